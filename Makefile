@@ -1,0 +1,52 @@
+# Each target sets up .venv first if it must.
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV := $(CURDIR)/.venv
+export PATH := $(VENV)/bin:$(PATH)
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all repro ui lint format lock clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## install the locked environment into .venv
+
+$(READY): requirements.lock pyproject.toml
+	@echo "Installing the locked environment into .venv (about 6 GB; once)."
+	test -d .venv || $(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(READY)
+
+demo: $(READY) ## the whole pipeline on synthetic X-rays in .demo/, no network, some minutes
+	cxr demo
+
+repro: $(READY) ## run what has changed of the real pipeline (dvc repro)
+	dvc repro
+
+ui: $(READY) ## browse all runs in MLflow; DEMO=1 for the demo's, PORT=5000
+	cxr ui $(if $(DEMO),--demo) --port $(or $(PORT),5000)
+
+test: $(READY) ## the fast tests
+	python -m pytest
+
+test-all: $(READY) ## all tests: the pipeline, the README's commands and a browser too
+	python -m pytest -m "slow or not slow"
+
+lint: $(READY) ## ruff and mypy
+	ruff check .
+	ruff format --check .
+	mypy
+
+format: $(READY) ## format the code
+	ruff check --fix .
+	ruff format .
+
+lock: $(READY) ## resolve pyproject.toml into requirements.lock anew (needs uv)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --all-extras --no-header \
+	  pyproject.toml -o requirements.lock
+
+clean: ## remove .venv and the demo; results stay
+	rm -rf .venv .demo

@@ -1,0 +1,1 @@
+"""chest X-ray models: trained, compared, explained and traced to what made them."""

@@ -1,0 +1,122 @@
+"""Batches made on the device: uint8 images in, normalised and augmented tensors out.
+
+The whole split lies on the device as one uint8 tensor and a batch is an index into it, after
+Keller Jordan's airbench (2023); there is no loader process to wait for.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cxr.models import InputSpec
+from cxr.params import Augment
+
+
+class Batches(Protocol):
+    """Inputs of one split, by index."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, index: Tensor, generator: torch.Generator | None) -> Tensor:
+        """The inputs at `index`; a generator asks for random changes, None for none."""
+        ...
+
+
+class ImageBatches:
+    """Images of one split as a network takes them."""
+
+    def __init__(self, images: Tensor, spec: InputSpec, augment: Augment | None = None) -> None:
+        self._images = images  # uint8 (N, H, W), on the device
+        self._spec = spec
+        self._augment = augment
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def batch(self, index: Tensor, generator: torch.Generator | None) -> Tensor:
+        grey = self._images[index].unsqueeze(1).float().div_(255)  # (B, 1, H, W)
+        if generator is not None and self._augment is not None:
+            grey = change(grey, self._augment, generator)
+        return normalise(grey, self._spec)
+
+
+class FeatureBatches:
+    """Pooled features (N, D) of a frozen backbone, and those of the mirrored images."""
+
+    def __init__(self, features: Tensor, mirrored: Tensor | None = None) -> None:
+        self._features = features
+        self._mirrored = mirrored
+
+    def __len__(self) -> int:
+        return len(self._features)
+
+    def batch(self, index: Tensor, generator: torch.Generator | None) -> Tensor:
+        features = self._features[index]
+        if generator is None or self._mirrored is None:
+            return features
+        return torch.where(
+            _coin(len(index), generator).unsqueeze(1), self._mirrored[index], features
+        )
+
+
+def normalise(grey: Tensor, spec: InputSpec) -> Tensor:
+    """Grey images (B, 1, H, W) on the scale 0..1 as the network's input (B, C, S, S)."""
+    if grey.shape[-1] != spec.image_size:
+        grey = F.interpolate(
+            grey, size=(spec.image_size, spec.image_size), mode="bilinear", align_corners=False
+        )
+    mean = torch.tensor(spec.mean, device=grey.device).view(1, -1, 1, 1)
+    std = torch.tensor(spec.std, device=grey.device).view(1, -1, 1, 1)
+    return (grey - mean) / std
+
+
+def change(grey: Tensor, augment: Augment, generator: torch.Generator) -> Tensor:
+    """Each image mirrored, moved, turned, scaled and stretched in contrast by chance.
+
+    Parameters
+    ----------
+    grey : (B, 1, H, W) on the scale 0..1.
+    augment : `mirror` with probability a half; `shift` in image widths, `rotate` in degrees,
+        `scale` and `contrast` as fractions: each uniform between minus and plus that.
+    """
+    n = len(grey)
+    if augment.mirror and augment.is_only_mirror:
+        return torch.where(_coin(n, generator).view(n, 1, 1, 1), grey.flip(3), grey)
+    if augment.shift or augment.rotate or augment.scale:
+        theta = _affine(n, augment, generator)
+        grid = F.affine_grid(theta, list(grey.shape), align_corners=False)
+        grey = F.grid_sample(grey, grid, padding_mode="zeros", align_corners=False)
+    if augment.contrast:
+        factor = 1 + augment.contrast * _uniform((n, 1, 1, 1), generator)
+        mean = grey.mean(dim=(2, 3), keepdim=True)
+        grey = mean + (grey - mean) * factor
+    return grey
+
+
+def _affine(n: int, augment: Augment, generator: torch.Generator) -> Tensor:
+    """(n, 2, 3) maps from the place in the new image to that in the old one."""
+    angle = torch.deg2rad(augment.rotate * _uniform((n,), generator))
+    zoom = 1 + augment.scale * _uniform((n,), generator)
+    # Coordinates run from -1 to 1, so an image is 2 wide.
+    shift = 2 * augment.shift * _uniform((n, 2), generator)
+    side = torch.ones_like(zoom)
+    if augment.mirror:
+        side = torch.where(_coin(n, generator), -side, side)
+    cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
+    return torch.stack(
+        [
+            torch.stack([cos * side, -sin, shift[:, 0]], dim=1),
+            torch.stack([sin * side, cos, shift[:, 1]], dim=1),
+        ],
+        dim=1,
+    )
+
+
+def _uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return torch.rand(shape, generator=generator, device=generator.device) * 2 - 1
+
+
+def _coin(n: int, generator: torch.Generator) -> Tensor:
+    return torch.rand(n, generator=generator, device=generator.device) < 0.5

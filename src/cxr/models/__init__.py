@@ -1,0 +1,181 @@
+"""Networks by name: build, save, load. One file a network, found by its name.
+
+Every network is cut in two where Grad-CAM looks: `feature_map(x)` gives (N, C, h, w), and
+`classify(feature_map)` gives logits (N, L). `forward` is the one after the other. A network gets
+tensors that `InputSpec` describes and never sees a path, a parameter file or a device.
+"""
+
+import importlib
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+
+from cxr.data.splits import Statistics
+from cxr.errors import CxrError
+from cxr.params import ModelBlock, ModelParams, validate
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """How a grey uint8 image becomes what the network takes."""
+
+    data_size: int  # pixels of the stored images, to which a foreign image is brought first
+    resampling: str  # filter that brings a foreign image to data_size
+    image_size: int  # pixels at the network's input; bilinear from data_size where they differ
+    channels: int  # a grey image is repeated
+    mean: tuple[float, ...]  # per channel, on the scale 0..1
+    std: tuple[float, ...]
+
+
+class Network(nn.Module):
+    """What the pipeline asks of a network."""
+
+    def feature_map(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, D, h, w)
+        raise NotImplementedError
+
+    def classify(self, feature_map: Tensor) -> Tensor:  # (N, D, h, w) -> (N, L)
+        raise NotImplementedError
+
+    def head(self) -> nn.Linear:
+        """The last layer, whose bias starts at the labels' prior."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, L)
+        return self.classify(self.feature_map(x))
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A network with all that is needed to use it on an image: the content of `models/<name>/`."""
+
+    name: str
+    network: Network
+    input: InputSpec
+    labels: tuple[str, ...]
+    params: dict[str, Any]  # the model's block, the protocol, seed and threads
+
+
+def hyper_parameters(name: str, block: ModelBlock) -> ModelParams:
+    """The model's block of params.yaml, checked against its own schema."""
+    schema = _module(name).Hyper
+    return cast(ModelParams, validate(schema, block.model_dump(), ("train", name)))
+
+
+def build(name: str, hyper: ModelParams, image_size: int, channels: int, n_labels: int) -> Network:
+    """A network with fresh weights from torch's global random state; CxrError where it can't be."""
+    network = _module(name).build(hyper, image_size, channels, n_labels)
+    return cast(Network, network)
+
+
+def input_spec(
+    name: str, hyper: ModelParams, data_size: int, statistics: Statistics | None
+) -> InputSpec:
+    """The input that the model asks for, given the size and statistics of the training images.
+
+    Statistics are None for a model that was trained before, on images with statistics of their own.
+    """
+    spec = _module(name).input_spec(hyper, data_size, statistics)
+    return cast(InputSpec, spec)
+
+
+def save(model: SavedModel, folder: Path) -> None:
+    """Write `weights.safetensors` and `model.json`; equal models give equal bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_weights(model.network, folder / "weights.safetensors")
+    description = {
+        "name": model.name,
+        "labels": model.labels,
+        "input": asdict(model.input),
+        "params": model.params,
+    }
+    (folder / "model.json").write_text(json.dumps(description, indent=2) + "\n")
+
+
+def load(folder: Path) -> SavedModel:
+    """A saved model, on the CPU and in evaluation mode."""
+    description = json.loads((folder / "model.json").read_text())
+    name = description["name"]
+    block = ModelBlock.model_validate(description["params"]["train"][name], strict=False)
+    spec = InputSpec(
+        **description["input"] | {key: tuple(description["input"][key]) for key in ("mean", "std")}
+    )
+    labels = tuple(description["labels"])
+    network = build(
+        name, hyper_parameters(name, block), spec.image_size, spec.channels, len(labels)
+    )
+    load_weights(network, folder / "weights.safetensors")
+    return SavedModel(name, network.eval(), spec, labels, description["params"])
+
+
+def write_weights(network: nn.Module, path: Path) -> None:
+    """A network's state as safetensors."""
+    state = {key: value.cpu().contiguous() for key, value in network.state_dict().items()}
+    path.write_bytes(to_safetensors(state))
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Fill a network from a safetensors file, or from a torch file of nothing but tensors."""
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CxrError(f"{path} does not exist") from None
+    except (SafetensorError, RuntimeError, ValueError, EOFError, KeyError, OSError) as error:
+        raise CxrError(f"{path} holds no weights that can be read: {_short(error)}") from None
+    except pickle.UnpicklingError as error:
+        raise CxrError(
+            f"{path} holds more than weights and is not loaded: {_short(error)}"
+        ) from None
+    fill(network, state, str(path))
+
+
+def fill(network: nn.Module, state: object, where: str) -> None:
+    """Copy a mapping of tensors into a network; CxrError where names or shapes are another's."""
+    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise CxrError(f"{where} holds no mapping of names to tensors")
+    try:
+        network.load_state_dict(state)
+    except RuntimeError:
+        raise CxrError(
+            f"{where} holds the weights of another network: {_first_difference(network, state)}"
+        ) from None
+
+
+def n_parameters(network: nn.Module) -> dict[str, int]:
+    """Number of parameters, in all and trainable."""
+    return {
+        "total": sum(p.numel() for p in network.parameters()),
+        "trainable": sum(p.numel() for p in network.parameters() if p.requires_grad),
+    }
+
+
+def _module(name: str) -> Any:
+    try:
+        return importlib.import_module(f"cxr.models.{name}")
+    except ModuleNotFoundError:
+        raise CxrError(f"there is no model `{name}`") from None
+
+
+def _short(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+
+
+def _first_difference(network: nn.Module, state: Mapping[str, Tensor]) -> str:
+    own = network.state_dict()
+    for key, value in own.items():
+        if key not in state:
+            return f"`{key}` is missing"
+        if state[key].shape != value.shape:
+            return f"`{key}` is {tuple(state[key].shape)}, {tuple(value.shape)} is needed"
+    return f"`{next(iter(state.keys() - own.keys()))}` is not part of this one"

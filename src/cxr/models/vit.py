@@ -1,0 +1,124 @@
+"""A Vision Transformer: patches as tokens, blocks that start with a norm, the mean of the tokens.
+
+Dosovitskiy et al., "An image is worth 16x16 words", ICLR 2021, in the form of Beyer et al.,
+"Better plain ViT baselines for ImageNet-1k", 2022: the mean of all tokens instead of a class token.
+It needs no class token to be found by Grad-CAM, and every token carries gradient at the last block.
+"""
+
+from pydantic import model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cxr.data.splits import Statistics
+from cxr.errors import CxrError
+from cxr.models import InputSpec, Network
+from cxr.params import Count, ModelParams
+
+
+class Hyper(ModelParams):
+    patch: Count  # pixels, height and width
+    width: Count
+    depth: Count
+    heads: Count
+    mlp: Count
+
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> "Hyper":
+        if self.width % self.heads:
+            raise ValueError(f"heads ({self.heads}) must divide width ({self.width})")
+        return self
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention (Vaswani et al., "Attention is all you need", 2017)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.projection = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, T, D) -> (N, T, D)
+        n, t, d = x.shape
+        qkv = self.qkv(x).view(n, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        query, key, value = qkv.unbind(0)  # each (N, heads, T, D / heads)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        projected: Tensor = self.projection(mixed.transpose(1, 2).reshape(n, t, d))
+        return projected
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, width: int, heads: int, mlp: int) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
+        self.mlp_norm = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, mlp), nn.GELU(), nn.Linear(mlp, width))
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, T, D) -> (N, T, D)
+        x = x + self.attention(self.attention_norm(x))
+        x = x + self.mlp(self.mlp_norm(x))
+        return x
+
+
+class VisionTransformer(Network):
+    """`feature_map` is the grid of tokens behind the last block, `classify` norm, mean and head."""
+
+    def __init__(
+        self,
+        image_size: int,
+        channels: int,
+        patch: int,
+        width: int,
+        depth: int,
+        heads: int,
+        mlp: int,
+        n_labels: int,
+    ) -> None:
+        super().__init__()
+        self.grid = image_size // patch
+        self.patches = nn.Conv2d(channels, width, kernel_size=patch, stride=patch)
+        self.positions = nn.Parameter(
+            nn.init.trunc_normal_(self.patches.weight.new_empty(1, self.grid**2, width), std=0.02)
+        )
+        self.blocks = nn.Sequential(*(Block(width, heads, mlp) for _ in range(depth)))
+        self.norm = nn.LayerNorm(width)
+        self.classifier = nn.Linear(width, n_labels)
+
+    def feature_map(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, D, grid, grid)
+        tokens = self.patches(x).flatten(2).transpose(1, 2) + self.positions  # (N, T, D)
+        tokens = self.blocks(tokens)
+        grid: Tensor = tokens.transpose(1, 2).unflatten(2, (self.grid, self.grid))
+        return grid
+
+    def classify(self, feature_map: Tensor) -> Tensor:  # (N, D, grid, grid) -> (N, L)
+        tokens = feature_map.flatten(2).transpose(1, 2)
+        logits: Tensor = self.classifier(self.norm(tokens).mean(dim=1))
+        return logits
+
+    def head(self) -> nn.Linear:
+        return self.classifier
+
+
+def build(hyper: Hyper, image_size: int, channels: int, n_labels: int) -> VisionTransformer:
+    if image_size % hyper.patch:
+        raise CxrError(
+            f"vit cuts the image into patches: train.vit.patch ({hyper.patch}) must divide the "
+            f"image size ({image_size} px)"
+        )
+    return VisionTransformer(
+        image_size,
+        channels,
+        hyper.patch,
+        hyper.width,
+        hyper.depth,
+        hyper.heads,
+        hyper.mlp,
+        n_labels,
+    )
+
+
+def input_spec(hyper: Hyper, data_size: int, statistics: Statistics) -> InputSpec:
+    return InputSpec(data_size, "bicubic", data_size, 1, (statistics.mean,), (statistics.std,))

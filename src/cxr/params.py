@@ -1,0 +1,195 @@
+"""params.yaml as frozen, strict, range-checked objects.
+
+There are no defaults here: every value stands in params.yaml, where DVC tracks it. The file is read
+with the parser that DVC uses (YAML 1.2), so that `1e-3` and `no` mean the same to both.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from cxr.errors import CxrError
+
+PARAMS_FILE = "params.yaml"
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A mapping of params.yaml: immutable, no conversion of types, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+class PhantomCounts(Section):
+    train: Annotated[int, Field(ge=1, le=1_000_000)]
+    val: Annotated[int, Field(ge=1, le=1_000_000)]
+    test: Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class Download(Section):
+    source: Literal["medmnist", "file", "phantom"]
+    size: Literal[28, 64, 128, 224]
+    path: str | None
+    phantom: PhantomCounts
+
+    @model_validator(mode="after")
+    def _file_needs_a_path(self) -> "Download":
+        if self.source == "file" and not self.path:
+            raise ValueError("source `file` needs `path`, an npz in ChestMNIST's layout")
+        return self
+
+
+class Protocol(Section):
+    """What the models share, so that they are compared fairly."""
+
+    epochs: Count
+    batch_size: Count
+    warmup_epochs: NonNegative
+    patience: Count
+
+
+class Augment(Section):
+    """Random changes of a training image; each is drawn anew for every image of every epoch."""
+
+    mirror: bool
+    shift: Annotated[float, Field(ge=0, le=0.5)]
+    rotate: Annotated[float, Field(ge=0, le=180)]
+    scale: Fraction
+    contrast: Fraction
+
+    @property
+    def is_only_mirror(self) -> bool:
+        return not (self.shift or self.rotate or self.scale or self.contrast)
+
+
+class ModelParams(Section):
+    """What every model's block holds; a model's own module adds its network's hyper-parameters."""
+
+    lr: Positive
+    weight_decay: NonNegative
+    augment: Augment
+
+
+class ModelBlock(ModelParams):
+    """`train.<model>` before the model's own module has looked at the rest of its keys."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="allow")
+
+
+class Train(Section):
+    model_config = ConfigDict(frozen=True, strict=True, extra="allow")
+    __pydantic_extra__: dict[str, ModelBlock]
+
+    protocol: Protocol
+
+    @model_validator(mode="after")
+    def _models_exist(self) -> "Train":
+        for name in self.__pydantic_extra__:
+            if name not in model_names():
+                raise ValueError(
+                    f"unknown model `{name}`; the models are {', '.join(model_names())}"
+                )
+        return self
+
+    def block(self, model: str) -> ModelBlock:
+        """The block of one model; CxrError where params.yaml has none."""
+        if model not in self.__pydantic_extra__:
+            raise CxrError(f"{PARAMS_FILE}: train.{model} is missing; add the model's block")
+        return self.__pydantic_extra__[model]
+
+
+class Evaluate(Section):
+    threshold_rule: Literal["youden", "f1"]
+
+
+class GradCam(Section):
+    split: Literal["train", "val", "test"]
+    indices: Annotated[
+        tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1, max_length=200)
+    ]
+
+
+class Params(Section):
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    threads: Annotated[int, Field(ge=1, le=1024)]
+    download: Download
+    train: Train
+    evaluate: Evaluate
+    gradcam: GradCam
+
+
+def model_names() -> list[str]:
+    """The models there are: one file each in `cxr/models`."""
+    return sorted(path.stem for path in (Path(__file__).parent / "models").glob("[!_]*.py"))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML 1.2 mapping, read as DVC reads it; CxrError with one line where it is none."""
+    try:
+        content = YAML(typ="safe", pure=True).load(path)
+    except FileNotFoundError:
+        raise CxrError(f"{path} is missing; restore it with `git checkout -- {path}`") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        line = " ".join(str(error).split())
+        raise CxrError(f"{path} is not valid YAML: {line}") from None
+    if not isinstance(content, dict):
+        raise CxrError(f"{path} must hold a mapping of keys to values")
+    return content
+
+
+def load(path: Path) -> Params:
+    """Read and check params.yaml; CxrError names the first wrong key, its value and its range."""
+    return cast(Params, validate(Params, read_yaml(path), ()))
+
+
+def validate(schema: type[Section], values: dict[str, Any], prefix: tuple[str, ...]) -> Section:
+    """Check `values`, which stand at the dotted key `prefix` of params.yaml, against `schema`."""
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        raise CxrError(_sentence(error.errors()[0], schema, prefix)) from None
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one mapping of dotted names; lists stay whole."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}.{key}" if prefix else str(key)
+        if isinstance(value, dict):
+            flat.update(flatten(value, name))
+        else:
+            flat[name] = value
+    return flat
+
+
+def _sentence(error: ErrorDetails, schema: type[Section], prefix: tuple[str, ...]) -> str:
+    key = ".".join(str(part) for part in (*prefix, *error["loc"])) or "the file"
+    if error["type"] == "missing":
+        return f"{PARAMS_FILE}: {key} is missing"
+    if error["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(
+            str(error["loc"][-1]), _keys_beside(error["loc"], schema), 1
+        )
+        hint = f"; did you mean `{close[0]}`?" if close else "; remove it"
+        return f"{PARAMS_FILE}: {key} is not a known key{hint}"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return f"{PARAMS_FILE}: {key}: {message}"
+    return f"{PARAMS_FILE}: {key} is {error['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _keys_beside(location: tuple[int | str, ...], schema: type[BaseModel]) -> list[str]:
+    current: Any = schema
+    for part in location[:-1]:
+        fields = getattr(current, "model_fields", {})
+        current = fields[part].annotation if part in fields else ModelBlock
+    return list(getattr(current, "model_fields", {}))

@@ -1,0 +1,34 @@
+"""download: the raw file of the asked-for source, one npz in ChestMNIST's layout."""
+
+from pathlib import Path
+
+from cxr import progress, stage
+from cxr.data import source, splits
+from cxr.params import Params
+
+
+def download(run: stage.Stage) -> None:
+    raw = run.output("data/raw")
+    raw.mkdir()
+    title = f"download ({run.origin.source})"
+    with progress.bar(title) as advance:
+        source.get(
+            run.params.download,
+            run.params.seed,
+            raw / "chest.npz",
+            run.scratch / "download",
+            run.project,
+            advance,
+        )
+    splits.write_origin(run.origin, raw)
+    progress.say(f"{title}: {run.origin.name}, {(raw / 'chest.npz').stat().st_size / 1e6:.1f} MB")
+
+
+def users_file(params: Params, project: Path) -> tuple[Path, ...]:
+    if params.download.source != "file":
+        return ()
+    return (source.user_file(params.download.path or "", project),)
+
+
+if __name__ == "__main__":
+    stage.run("download", download, foreign=users_file)

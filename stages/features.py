@@ -1,0 +1,50 @@
+"""features: the frozen backbone's output for every image, computed once."""
+
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+
+from cxr import features, models, progress, stage, training
+from cxr.data import splits
+from cxr.models import squeezenet
+from cxr.params import Params
+
+MODEL = "squeezenet"
+
+
+def compute(run: stage.Stage) -> None:
+    hyper = hyper_parameters(run.params)
+    dataset = splits.open_dataset(run.input(stage.PROCESSED))
+    spec = squeezenet.input_spec(hyper, dataset.size, None)
+    backbone = squeezenet.backbone(hyper.weights, run.project)
+    store = features.create_store(run.output("data/features"), MODEL, hyper.freeze, backbone)
+    if not hyper.freeze:
+        progress.say("features: none, since train.squeezenet.freeze is false")
+        return
+    views = [(name, False) for name in splits.SPLITS]
+    views += [("train", True)] if hyper.augment.mirror else []
+    for name, mirror in views:
+        split = splits.open_split(run.input(stage.PROCESSED), name)
+        title = f"{name}_mirrored" if mirror else name
+        with progress.bar(f"features: {title}") as advance:
+            values = features.compute(
+                backbone, split.images, spec, torch.device(run.device), mirror, advance
+            )
+        np.save(store.folder / f"{title}.npy", values, allow_pickle=False)
+        progress.say(f"features: {title}, {len(values):,} images of {spec.image_size} px")
+        run.log.metrics[f"n/{title}"] = len(values)
+
+
+def hyper_parameters(params: Params) -> squeezenet.Hyper:
+    return cast(squeezenet.Hyper, models.hyper_parameters(MODEL, params.train.block(MODEL)))
+
+
+def users_weights(params: Params, project: Path) -> tuple[Path, ...]:
+    path = squeezenet.weights_file(hyper_parameters(params).weights, project)
+    return (path,) if path else ()
+
+
+if __name__ == "__main__":
+    stage.run("features", compute, prepare=training.prepare, foreign=users_weights)

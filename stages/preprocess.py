@@ -1,0 +1,51 @@
+"""preprocess: the raw file checked, and laid down as arrays that can be memory-mapped."""
+
+from dataclasses import asdict
+
+from cxr import plots, progress, stage
+from cxr.data import quality, splits
+from cxr.lineage import md5_of_file
+
+
+def preprocess(run: stage.Stage) -> None:
+    folder = run.output("data/processed")
+    folder.mkdir()
+    raw = run.input("data/raw") / "chest.npz"
+    dataset, statistics = splits.extract(raw, run.origin, folder)
+    opened = {name: splits.open_split(folder, name) for name in splits.SPLITS}
+    report = quality.describe(opened)
+
+    run.write_json("data/statistics.json", asdict(statistics))
+    run.write_json(
+        "reports/data.json",
+        {
+            "data": {
+                "name": dataset.origin.name,
+                "source": dataset.origin.source,
+                "size": dataset.size,
+                "md5": md5_of_file(raw),
+                "labels": dataset.labels,
+                "train_mean": statistics.mean,
+                "train_std": statistics.std,
+            },
+            **report,
+        },
+    )
+    plots.label_counts(report["splits"], run.origin, run.picture("reports/data/labels.png"))
+    plots.sample_images(opened["train"], run.origin, run.picture("reports/data/samples.png"))
+
+    run.log.metrics.update(
+        {f"n/{name}": n for name, n in dataset.n.items()}
+        | {f"prevalence/{k}": v for k, v in report["splits"]["train"]["prevalence"].items()}
+        | {"data/problems": len(report["problems"]), "data/train_mean": statistics.mean}
+    )
+    progress.say(
+        f"preprocess: {run.origin.name}, "
+        + ", ".join(f"{n:,} {name}" for name, n in dataset.n.items())
+    )
+    for problem in report["problems"]:
+        progress.say(f"preprocess: note: {problem}")
+
+
+if __name__ == "__main__":
+    stage.run("preprocess", preprocess)

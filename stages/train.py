@@ -1,0 +1,147 @@
+"""train-<model>: one network on the training split, kept at its best epoch on validation."""
+
+import csv
+import sys
+from dataclasses import asdict
+from functools import partial
+
+import numpy as np
+import torch
+
+from cxr import features, models, plots, progress, stage, training
+from cxr.data import splits
+from cxr.labels import LABELS
+from cxr.params import ModelParams
+
+MLFLOW_NAMES = {
+    "epoch": "epoch",
+    "train_loss": "loss/train",
+    "val_loss": "loss/val",
+    "val_macro_auroc": "val/macro_auroc",
+    "val_macro_ap": "val/macro_ap",
+    "lr": "schedule/lr",
+    "seconds": "speed/seconds_per_epoch",
+    "images_per_second": "speed/images_per_second",
+}
+
+
+def train(run: stage.Stage, name: str) -> None:
+    hyper = models.hyper_parameters(name, run.params.train.block(name))
+    device = torch.device(run.device)
+    store = open_store(run)
+    model = new_model(run, name, hyper, store)
+    network = model.network.to(device)
+    processed = run.input(stage.PROCESSED)
+    trained, train_inputs = features.feed(model, "train", processed, store, device, hyper.augment)
+    _, val_inputs = features.feed(model, "val", processed, store, device)
+    n_parameters = models.n_parameters(network)
+    progress.say(
+        f"{run.name}: {n_parameters['trainable']:,} of {n_parameters['total']:,} parameters "
+        f"trained on {len(train_inputs):,} images of {run.origin.name}, {run.device}"
+    )
+    with progress.bar(run.name) as advance:
+        fit = training.fit(
+            trained,
+            network.head(),
+            training.Examples(train_inputs, labels_of(run, "train", device)),
+            training.Examples(val_inputs, labels_of(run, "val", device)),
+            run.params.train.protocol,
+            hyper,
+            run.params.seed,
+            on_epoch=partial(show_epoch, run),
+            on_batch=advance,
+        )
+    models.save(model, run.output(f"models/{name}"))
+    report(run, name, fit, n_parameters)
+
+
+def open_store(run: stage.Stage) -> features.FeatureStore | None:
+    """The features of a frozen backbone, for a model that declares them."""
+    if stage.FEATURES not in run.declared.dependencies:
+        return None
+    return features.open_store(run.input(stage.FEATURES))
+
+
+def new_model(
+    run: stage.Stage, name: str, hyper: ModelParams, store: features.FeatureStore | None
+) -> models.SavedModel:
+    dataset = splits.open_dataset(run.input(stage.PROCESSED))
+    statistics = splits.open_statistics(run.input(stage.STATISTICS)) if store is None else None
+    spec = models.input_spec(name, hyper, dataset.size, statistics)
+    network = models.build(name, hyper, spec.image_size, spec.channels, len(LABELS))
+    if store is not None:
+        models.fill(network.get_submodule("features"), store.backbone(), str(store.folder))
+    used = {
+        "seed": run.params.seed,
+        "threads": run.params.threads,
+        "train": {
+            "protocol": run.params.train.protocol.model_dump(mode="json"),
+            name: hyper.model_dump(mode="json"),
+        },
+    }
+    return models.SavedModel(name, network, spec, LABELS, used)
+
+
+def labels_of(run: stage.Stage, split: str, device: torch.device) -> torch.Tensor:
+    labels = splits.open_split(run.input(stage.PROCESSED), split).labels
+    return torch.from_numpy(labels.astype(np.float32)).to(device)
+
+
+def show_epoch(run: stage.Stage, epoch: training.Epoch) -> None:
+    run.log_epoch({MLFLOW_NAMES[key]: value for key, value in asdict(epoch).items()})
+    progress.say(
+        f"{run.name}: epoch {epoch.epoch:>2}/{run.params.train.protocol.epochs}"
+        f"  loss {epoch.train_loss:.4f}  val loss {epoch.val_loss:.4f}"
+        f"  val macro AUROC {epoch.val_macro_auroc:.4f}"
+        f"  {epoch.seconds:.1f} s, {epoch.images_per_second:,.0f} images/s"
+    )
+
+
+def report(run: stage.Stage, name: str, fit: training.Fit, n_parameters: dict[str, int]) -> None:
+    best = fit.history[fit.best_epoch - 1]
+    rows = [asdict(epoch) for epoch in fit.history]
+    with open(run.output(f"reports/{name}/history.csv"), "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    run.write_json(
+        f"reports/{name}/train.json",
+        {
+            "model": name,
+            "data": run.origin.name,
+            "parameters": n_parameters,
+            "best_epoch": fit.best_epoch,
+            "epochs": len(fit.history),
+            "stopped_early": fit.stopped_early,
+            "val_macro_auroc": best.val_macro_auroc,
+            "val_macro_ap": best.val_macro_ap,
+            "seconds": sum(epoch.seconds for epoch in fit.history),
+            "device": run.device,
+        },
+    )
+    plots.learning_curves(
+        fit.history, fit.best_epoch, name, run.origin, run.picture(f"reports/{name}/curves.png")
+    )
+    run.log.metrics.update(
+        {
+            "best/epoch": fit.best_epoch,
+            "best/val_macro_auroc": best.val_macro_auroc,
+            "best/val_macro_ap": best.val_macro_ap,
+            "parameters/total": n_parameters["total"],
+            "parameters/trainable": n_parameters["trainable"],
+        }
+    )
+    progress.say(
+        f"{run.name}: kept epoch {fit.best_epoch}, val macro AUROC {best.val_macro_auroc:.4f}"
+    )
+
+
+def main() -> None:
+    if len(sys.argv) != 2:
+        print("usage: python stages/train.py MODEL", file=sys.stderr)
+        sys.exit(2)
+    stage.run(f"train-{sys.argv[1]}", partial(train, name=sys.argv[1]), prepare=training.prepare)
+
+
+if __name__ == "__main__":
+    main()

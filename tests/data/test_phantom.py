@@ -1,0 +1,220 @@
+"""The phantom: the same chest however it is asked for, signs where they belong, real statistics."""
+
+import numpy as np
+import pytest
+
+from cxr.data import phantom
+from cxr.errors import CxrError
+from cxr.labels import LABELS
+
+# Counts in the 78,468 training images of ChestMNIST (ChestX-ray14: Wang et al., ChestX-ray8, CVPR
+# 2017, in the split of MedMNIST): images per label, images per pair of labels, share of images
+# without a label.
+PUBLISHED_IMAGES = 78_468
+PUBLISHED_POSITIVES = {
+    "atelectasis": 7996,
+    "cardiomegaly": 1950,
+    "effusion": 9261,
+    "infiltration": 13914,
+    "mass": 3988,
+    "nodule": 4375,
+    "pneumonia": 978,
+    "pneumothorax": 3705,
+    "consolidation": 3263,
+    "edema": 1690,
+    "emphysema": 1799,
+    "fibrosis": 1158,
+    "pleural": 2279,
+    "hernia": 144,
+}
+PUBLISHED_PAIRS = {
+    ("atelectasis", "effusion"): 2226,
+    ("effusion", "infiltration"): 2801,
+    ("cardiomegaly", "effusion"): 741,
+    ("mass", "nodule"): 605,
+    ("pneumonia", "edema"): 246,
+    ("pneumothorax", "emphysema"): 539,
+    ("effusion", "pleural"): 594,
+    ("cardiomegaly", "pneumothorax"): 32,
+    ("edema", "pneumothorax"): 24,
+    ("nodule", "atelectasis"): 405,
+}
+PUBLISHED_NO_FINDING = 0.5404
+BLOCKS = 320  # 81,920 images' labels
+
+
+@pytest.fixture(scope="module")
+def many_labels() -> np.ndarray:
+    drawn = [phantom._draw(7, "train", block).labels for block in range(BLOCKS)]
+    return np.concatenate(drawn).astype(int)
+
+
+@pytest.fixture(scope="module")
+def train() -> phantom.Batch:
+    return phantom.render(0, "train", 0, 2048, 28)
+
+
+@pytest.fixture(scope="module")
+def train_masks() -> np.ndarray:
+    return phantom.masks(0, "train", 0, 2048, 28)
+
+
+def test_batch_is_uint8_of_the_asked_shape(train: phantom.Batch) -> None:
+    assert train.images.shape == (2048, 28, 28) and train.images.dtype == np.uint8
+    assert train.labels.shape == (2048, 14) and train.labels.dtype == np.uint8
+    assert set(np.unique(train.labels)) == {0, 1}
+    empty = phantom.render(0, "val", 5, 5, 64)
+    assert empty.images.shape == (0, 64, 64) and empty.labels.shape == (0, 14)
+
+
+def test_values_use_the_range_as_chestmnist_does(train: phantom.Batch) -> None:
+    grey = train.images / 255
+    assert 0.42 < grey.mean() < 0.58
+    assert 0.20 < grey.std() < 0.30
+    assert train.images.min() < 10 and train.images.max() > 245
+
+
+@pytest.mark.parametrize("size", [28, 100])
+def test_how_the_range_is_cut_changes_nothing(size: int) -> None:
+    whole = phantom.render(3, "train", 0, 300, size)
+    cuts = [(0, 37), (37, 129), (129, 130), (130, 300)]
+    parts = [phantom.render(3, "train", *cut, size) for cut in cuts]
+    np.testing.assert_array_equal(whole.images, np.concatenate([p.images for p in parts]))
+    np.testing.assert_array_equal(whole.labels, np.concatenate([p.labels for p in parts]))
+
+
+def test_masks_do_not_depend_on_the_cut() -> None:
+    whole = phantom.masks(3, "val", 240, 280, 28)
+    parts = [phantom.masks(3, "val", *cut, 28) for cut in ((240, 259), (259, 280))]
+    np.testing.assert_array_equal(whole, np.concatenate(parts))
+
+
+def test_seed_split_and_index_each_make_other_chests() -> None:
+    first = phantom.render(0, "train", 0, 64, 28)
+    again = phantom.render(0, "train", 0, 64, 28)
+    np.testing.assert_array_equal(first.images, again.images)
+    others = [
+        phantom.render(1, "train", 0, 64, 28),
+        phantom.render(0, "val", 0, 64, 28),
+        phantom.render(0, "test", 0, 64, 28),
+        phantom.render(0, "train", 256, 320, 28),
+    ]
+    # Labels, because other pixel noise alone would make the images differ.
+    assert len({batch.labels.tobytes() for batch in [first, *others]}) == 5
+
+
+@pytest.mark.parametrize("size", [56, 112, 224])
+def test_an_index_is_the_same_chest_at_every_size(size: int) -> None:
+    small, large = (phantom.render(0, "test", 30, 46, s) for s in (28, size))
+    np.testing.assert_array_equal(small.labels, large.labels)
+    k = size // 28
+    shrunk = large.images.reshape(16, 28, k, 28, k).mean(axis=(2, 4)).reshape(16, -1)
+    match = np.corrcoef(small.images.reshape(16, -1), shrunk)[:16, 16:]
+    assert np.diag(match).min() > 0.94
+    np.testing.assert_array_equal(match.argmax(axis=1), np.arange(16))
+
+
+def test_rendered_labels_are_the_drawn_ones(train: phantom.Batch) -> None:
+    drawn = np.concatenate([phantom._draw(0, "train", block).labels for block in range(8)])
+    np.testing.assert_array_equal(train.labels, drawn)
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_prevalence_is_the_published_one(label: str, many_labels: np.ndarray) -> None:
+    prevalence = PUBLISHED_POSITIVES[label] / PUBLISHED_IMAGES
+    sampling_sd = np.sqrt(prevalence * (1 - prevalence) / len(many_labels))
+    assert abs(many_labels[:, LABELS.index(label)].mean() - prevalence) < 4 * sampling_sd
+
+
+@pytest.mark.parametrize("pair", PUBLISHED_PAIRS)
+def test_pairs_occur_together_as_published(pair: tuple[str, str], many_labels: np.ndarray) -> None:
+    a, b = (many_labels[:, LABELS.index(label)] for label in pair)
+    expected = PUBLISHED_PAIRS[pair] / PUBLISHED_IMAGES * len(many_labels)
+    # The correlations are rounded to 0.01, which moves a count by up to some 5 %.
+    assert abs((a & b).sum() - expected) < 4 * np.sqrt(expected) + 0.05 * expected
+
+
+def test_share_without_finding_is_near_the_published_one(many_labels: np.ndarray) -> None:
+    assert abs((many_labels.sum(axis=1) == 0).mean() - PUBLISHED_NO_FINDING) < 0.012
+
+
+def test_a_mask_is_empty_exactly_where_the_label_is_absent(
+    train: phantom.Batch, train_masks: np.ndarray
+) -> None:
+    np.testing.assert_array_equal(train_masks.any(axis=(2, 3)), train.labels.astype(bool))
+
+
+def test_local_signs_are_small(train: phantom.Batch, train_masks: np.ndarray) -> None:
+    local = [LABELS.index(label) for label in phantom.LOCAL_SIGNS]
+    areas = train_masks[:, local].mean(axis=(2, 3))[train.labels[:, local] > 0]
+    assert np.median(areas) <= 0.08
+    diffuse = train_masks[:, LABELS.index("emphysema")].mean(axis=(1, 2))
+    assert np.median(diffuse[diffuse > 0]) > 0.15
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_a_sign_changes_the_picture_inside_its_mask(
+    label: str, train: phantom.Batch, train_masks: np.ndarray
+) -> None:
+    k = LABELS.index(label)
+    without = phantom._render(0, "train", 0, 2048, 28, without=label)
+    change = np.abs(train.images.astype(int) - without.images)
+    positive = train.labels[:, k] > 0
+    assert positive.any() and not change[~positive].any()
+    inside, change = train_masks[positive, k], change[positive]
+    local = label in phantom.LOCAL_SIGNS
+    assert change[inside].mean() > (40 if local else 10) * change[~inside].mean()
+    assert change[inside].mean() > 8  # grey levels of 255
+
+
+def test_cardiomegaly_is_a_heart_wider_than_half_the_thorax() -> None:
+    size = 128
+    draws = phantom._draw(0, "train", 0)
+    rows = np.flatnonzero(draws.labels[:, LABELS.index("cardiomegaly")])
+    assert rows.size >= 3
+    for row in rows:
+        heart = phantom.masks(0, "train", row, row + 1, size)[0, LABELS.index("cardiomegaly")]
+        a = draws.anatomy
+        thorax_pixels = (a["thorax"] * a["zoom"])[row].item() * size
+        assert heart.any(axis=0).sum() / thorax_pixels > 0.48  # less a pixel at either border
+
+
+def test_effusion_whitens_a_costophrenic_angle(train: phantom.Batch) -> None:
+    shown = train.images.astype(int)
+    without = phantom._render(0, "train", 0, 2048, 28, without="effusion").images
+    change = (shown - without)[train.labels[:, LABELS.index("effusion")] > 0]
+    brightened = change.clip(min=0).sum(axis=0)
+    rows, columns = np.indices((28, 28))
+    assert brightened.sum() > 20 * (-change.clip(max=0)).sum()
+    assert (brightened * rows).sum() / brightened.sum() > 15
+    lateral = np.abs(columns - 13.5) > 5
+    assert brightened[lateral].sum() > 0.6 * brightened.sum()
+
+
+@pytest.mark.parametrize("split", phantom.SPLITS)
+def test_mean_brightness_gives_no_local_sign_away(split: str) -> None:
+    batch = phantom.render(5, split, 0, 3072, 28)
+    brightness = batch.images.mean(axis=(1, 2))
+    for label in ("atelectasis", "effusion", "infiltration", "mass", "nodule", "pneumothorax"):
+        positive = batch.labels[:, LABELS.index(label)] > 0
+        gap = brightness[positive].mean() - brightness[~positive].mean()
+        assert abs(gap) < 0.35 * brightness.std(), label
+
+
+@pytest.mark.parametrize(
+    ("seed", "split", "start", "stop", "size", "words"),
+    [
+        (0, "train", 0, 1, 27, "size 27 is outside 28..224"),
+        (0, "train", 0, 1, 225, "size 225 is outside 28..224"),
+        (0, "dev", 0, 1, 28, "split 'dev' is none of train, val, test"),
+        (0, "train", 3, 2, 28, "range 3..2"),
+        (0, "train", -1, 2, 28, "range -1..2"),
+        (-4, "train", 0, 1, 28, "seed -4 is negative"),
+    ],
+)
+def test_bad_values_are_named(
+    seed: int, split: str, start: int, stop: int, size: int, words: str
+) -> None:
+    for ask in (phantom.render, phantom.masks):
+        with pytest.raises(CxrError, match=words):
+            ask(seed, split, start, stop, size)

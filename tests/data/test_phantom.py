@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from cxr.data import phantom
+from cxr.data.phantom.draws import Draws, draw
+from cxr.data.splits import SPLITS
 from cxr.errors import CxrError
 from cxr.labels import LABELS
 
@@ -45,7 +47,7 @@ BLOCKS = 320  # 81,920 images' labels
 
 @pytest.fixture(scope="module")
 def many_labels() -> np.ndarray:
-    drawn = [phantom._draw(7, "train", block).labels for block in range(BLOCKS)]
+    drawn = [draw(7, "train", block).labels for block in range(BLOCKS)]
     return np.concatenate(drawn).astype(int)
 
 
@@ -57,6 +59,16 @@ def train() -> phantom.Batch:
 @pytest.fixture(scope="module")
 def train_masks() -> np.ndarray:
     return phantom.masks(0, "train", 0, 2048, 28)
+
+
+def render_without(label: str, patch: pytest.MonkeyPatch) -> np.ndarray:
+    """The images of `train` with a finding left unpainted, all else the same."""
+
+    def draw_without(seed: int, split: str, block: int) -> Draws:
+        return draw(seed, split, block).without(label)
+
+    patch.setattr(phantom, "draw", draw_without)
+    return phantom.render(0, "train", 0, 2048, 28).images
 
 
 def test_batch_is_uint8_of_the_asked_shape(train: phantom.Batch) -> None:
@@ -115,7 +127,7 @@ def test_an_index_is_the_same_chest_at_every_size(size: int) -> None:
 
 
 def test_rendered_labels_are_the_drawn_ones(train: phantom.Batch) -> None:
-    drawn = np.concatenate([phantom._draw(0, "train", block).labels for block in range(8)])
+    drawn = np.concatenate([draw(0, "train", block).labels for block in range(8)])
     np.testing.assert_array_equal(train.labels, drawn)
 
 
@@ -154,11 +166,10 @@ def test_local_signs_are_small(train: phantom.Batch, train_masks: np.ndarray) ->
 
 @pytest.mark.parametrize("label", LABELS)
 def test_a_sign_changes_the_picture_inside_its_mask(
-    label: str, train: phantom.Batch, train_masks: np.ndarray
+    label: str, train: phantom.Batch, train_masks: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     k = LABELS.index(label)
-    without = phantom._render(0, "train", 0, 2048, 28, without=label)
-    change = np.abs(train.images.astype(int) - without.images)
+    change = np.abs(train.images.astype(int) - render_without(label, monkeypatch))
     positive = train.labels[:, k] > 0
     assert positive.any() and not change[~positive].any()
     inside, change = train_masks[positive, k], change[positive]
@@ -169,7 +180,7 @@ def test_a_sign_changes_the_picture_inside_its_mask(
 
 def test_cardiomegaly_is_a_heart_wider_than_half_the_thorax() -> None:
     size = 128
-    draws = phantom._draw(0, "train", 0)
+    draws = draw(0, "train", 0)
     rows = np.flatnonzero(draws.labels[:, LABELS.index("cardiomegaly")])
     assert rows.size >= 3
     for row in rows:
@@ -179,10 +190,11 @@ def test_cardiomegaly_is_a_heart_wider_than_half_the_thorax() -> None:
         assert heart.any(axis=0).sum() / thorax_pixels > 0.48  # less a pixel at either border
 
 
-def test_effusion_whitens_a_costophrenic_angle(train: phantom.Batch) -> None:
-    shown = train.images.astype(int)
-    without = phantom._render(0, "train", 0, 2048, 28, without="effusion").images
-    change = (shown - without)[train.labels[:, LABELS.index("effusion")] > 0]
+def test_effusion_whitens_a_costophrenic_angle(
+    train: phantom.Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change = train.images.astype(int) - render_without("effusion", monkeypatch)
+    change = change[train.labels[:, LABELS.index("effusion")] > 0]
     brightened = change.clip(min=0).sum(axis=0)
     rows, columns = np.indices((28, 28))
     assert brightened.sum() > 20 * (-change.clip(max=0)).sum()
@@ -191,7 +203,7 @@ def test_effusion_whitens_a_costophrenic_angle(train: phantom.Batch) -> None:
     assert brightened[lateral].sum() > 0.6 * brightened.sum()
 
 
-@pytest.mark.parametrize("split", phantom.SPLITS)
+@pytest.mark.parametrize("split", SPLITS)
 def test_mean_brightness_gives_no_local_sign_away(split: str) -> None:
     batch = phantom.render(5, split, 0, 3072, 28)
     brightness = batch.images.mean(axis=(1, 2))
@@ -209,6 +221,7 @@ def test_mean_brightness_gives_no_local_sign_away(split: str) -> None:
         (0, "dev", 0, 1, 28, "split 'dev' is none of train, val, test"),
         (0, "train", 3, 2, 28, "range 3..2"),
         (0, "train", -1, 2, 28, "range -1..2"),
+        (0, "train", 0, 1, -28, "size -28 is outside 28..224"),
         (-4, "train", 0, 1, 28, "seed -4 is negative"),
     ],
 )

@@ -155,7 +155,8 @@ def _check_split(reader: NpzReader, split: str) -> int:
     if labels_dtype.kind not in "uib":
         raise CxrError(
             f"{where}: {split}_labels is {labels_dtype}"
-            f"{_nan_count(reader, f'{split}_labels', labels_dtype)}; labels must be integers, 0 or 1"
+            f"{_nan_count(reader, f'{split}_labels', labels_dtype)}; "
+            "labels must be integers, 0 or 1"
         )
     if len(labels_shape) != 2 or labels_shape[1] != len(LABELS):
         raise CxrError(

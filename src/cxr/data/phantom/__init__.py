@@ -1,0 +1,134 @@
+"""A synthetic ChestMNIST: grey chest X-rays whose 14 findings are painted where they show in life.
+
+Image i of a split depends on (seed, split, i, size) alone. Everything about it but the pixel noise
+is drawn in size-free units, so index i shows the same chest at 28 and at 224 pixels.
+
+One way through the files: `copula` draws the labels and `draws` all else that chance decides,
+`anatomy` is the healthy chest, `signs` paints findings into it, `film` takes the picture, and here
+images are counted out. `shapes` is what they paint with.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cxr.data.phantom.draws import BLOCK, Draws, draw
+from cxr.data.phantom.film import expose, picture
+from cxr.data.phantom.signs import LOCAL_SIGNS
+from cxr.data.splits import SPLITS
+from cxr.errors import CxrError
+from cxr.labels import LABELS
+
+__all__ = ["LOCAL_SIGNS", "Batch", "masks", "render"]
+
+_MIN_SIZE, _MAX_SIZE = 28, 224
+_PART_PIXELS = 128 * 28 * 28  # rendered at once: bounds memory at 224, fits the cache at 28
+_MASK_SHARE = 0.25  # a mask holds what changed by at least this share of the largest change
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images, uint8 of shape (N, S, S), and their labels, uint8 of shape (N, 14)."""
+
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.uint8]
+
+
+def render(seed: int, split: str, start: int, stop: int, size: int) -> Batch:
+    """Images start..stop of a split.
+
+    Parameters
+    ----------
+    seed : 0 or more; another seed is another data set
+    split : "train", "val" or "test"
+    start, stop : the range of indices, 0 <= start <= stop; how it is cut changes nothing
+    size : side in pixels, 28 to 224
+
+    Returns
+    -------
+    Batch of images (stop - start, size, size) and labels (stop - start, 14), both uint8
+
+    Raises
+    ------
+    CxrError : a value outside its range
+    """
+    _check(seed, split, start, stop, size)
+    images = np.empty((stop - start, size, size), np.uint8)
+    labels = np.empty((stop - start, len(LABELS)), np.uint8)
+    for part in _parts(seed, split, start, stop, size):
+        film, _ = picture(part.draws, size)
+        images[part.into] = expose(film, part.draws.anatomy, part.noise)[part.keep]
+        labels[part.into] = part.draws.labels[part.keep]
+    return Batch(images, labels)
+
+
+def masks(seed: int, split: str, start: int, stop: int, size: int) -> npt.NDArray[np.bool_]:
+    """Where each finding of images start..stop shows; arguments and errors as for `render`.
+
+    A pixel belongs to a finding if taking the finding away changes the noise-free film there by at
+    least a quarter of the largest change. Cardiomegaly's mask is the whole heart, emphysema's both
+    lungs.
+
+    Returns
+    -------
+    bool array of shape (stop - start, 14, size, size); all False for a label that is absent
+    """
+    _check(seed, split, start, stop, size)
+    shown = np.empty((stop - start, len(LABELS), size, size), np.bool_)
+    for part in _parts(seed, split, start, stop, size):
+        shown[part.into] = _masks(part.draws, size)[part.keep]
+    return shown
+
+
+def _masks(draws: Draws, size: int) -> npt.NDArray[np.bool_]:
+    film, organs = picture(draws, size)
+    shown = np.zeros((len(film), len(LABELS), size, size), np.bool_)
+    for k, label in enumerate(LABELS):
+        rows = draws.positive(label)
+        if label in organs:
+            shown[rows, k] = organs[label][rows] > 0.5
+        elif rows.size:
+            healed, _ = picture(draws.take(rows).without(label), size)
+            change = np.abs(film[rows] - healed)
+            shown[rows, k] = change > _MASK_SHARE * change.max(axis=(1, 2), keepdims=True)
+    return shown
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Images that are rendered together, whichever of them are asked for."""
+
+    draws: Draws
+    noise: np.random.Generator
+    keep: slice  # those asked for, within the part
+    into: slice  # where they go in what is asked for
+
+
+def _parts(seed: int, split: str, start: int, stop: int, size: int) -> Iterator[_Part]:
+    """The parts that cover start..stop. They lie the same for every range: so does their noise."""
+    at_once = _PART_PIXELS // size**2
+    step = 1 << (at_once.bit_length() - 1)  # a power of two, so that it divides the block
+    for block in range(start // BLOCK, -(-stop // BLOCK)):
+        draws = draw(seed, split, block)
+        for offset in range(0, BLOCK, step):
+            first = block * BLOCK + offset
+            if start - step < first < stop:
+                yield _Part(
+                    draws.take(slice(offset, offset + step)),
+                    np.random.default_rng([seed, SPLITS.index(split), block, offset, size]),
+                    keep=slice(max(start - first, 0), stop - first),
+                    into=slice(max(first - start, 0), first + step - start),
+                )
+
+
+def _check(seed: int, split: str, start: int, stop: int, size: int) -> None:
+    if not _MIN_SIZE <= size <= _MAX_SIZE:
+        raise CxrError(f"phantom size {size} is outside {_MIN_SIZE}..{_MAX_SIZE} pixels")
+    if split not in SPLITS:
+        raise CxrError(f"phantom split {split!r} is none of {', '.join(SPLITS)}")
+    if not 0 <= start <= stop:
+        raise CxrError(f"phantom range {start}..{stop} needs 0 <= start <= stop")
+    if seed < 0:
+        raise CxrError(f"phantom seed {seed} is negative; use 0 or more")

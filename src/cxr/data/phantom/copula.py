@@ -1,0 +1,55 @@
+"""How labels are drawn: as often, and together as often, as in the real data.
+
+A Gaussian copula: one standard normal per label, correlated as the labels are; a label is present
+where its normal falls below the quantile of its prevalence.
+"""
+
+from statistics import NormalDist
+
+import numpy as np
+import numpy.typing as npt
+
+from cxr.labels import LABELS
+
+# Positives per label among the 78,468 training images of ChestMNIST, that is ChestX-ray14 (Wang et
+# al., ChestX-ray8, CVPR 2017) in the split of MedMNIST.
+_TRAIN_IMAGES = 78_468
+_TRAIN_POSITIVES = (
+    7996, 1950, 9261, 13914, 3988, 4375, 978, 3705, 3263, 1690, 1799, 1158, 2279, 144,
+)  # fmt: skip
+
+# Tetrachoric correlations (in 1/100, lower triangle without the diagonal) of the same labels: each
+# is the correlation of two standard normals whose joint tail holds as many images as have both
+# labels. Fitted pair by pair; the matrix is positive definite (least eigenvalue 0.27).
+_TETRACHORIC = (
+    (7,),
+    (36, 38),
+    (21, 7, 25),
+    (6, -6, 20, 5),
+    (-3, -6, 7, 11, 29),
+    (16, -2, 13, 29, -3, -5),
+    (10, -18, 15, 0, 11, 3, -12),
+    (29, 9, 28, 13, 26, 12, 15, 3),
+    (-1, 14, 23, 32, 1, 0, 56, -20, 9),
+    (15, -3, 6, -1, 10, -7, -5, 51, 1, -7),
+    (7, 7, -2, 4, 7, 12, -5, 2, 3, -18, -1),
+    (9, 8, 25, 7, 25, 19, 3, 13, 13, -3, 15, 25),
+    (9, -7, -11, -3, 13, -4, 1, 0, -6, 0, -20, 8, 5),
+)
+
+
+def _factor() -> npt.NDArray[np.float64]:
+    correlation = np.eye(len(LABELS))
+    for row, values in enumerate(_TETRACHORIC, start=1):
+        correlation[row, :row] = correlation[:row, row] = np.array(values) / 100
+    return np.linalg.cholesky(correlation).astype(np.float64)
+
+
+_FACTOR = _factor()
+_CUT = np.array([NormalDist().inv_cdf(n / _TRAIN_IMAGES) for n in _TRAIN_POSITIVES])
+
+
+def draw_labels(rng: np.random.Generator, n: int) -> npt.NDArray[np.uint8]:
+    """Labels of n images, 0 or 1, uint8 of shape (n, 14)."""
+    present = rng.standard_normal((n, len(LABELS))) @ _FACTOR.T < _CUT
+    return present.astype(np.uint8)

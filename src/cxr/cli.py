@@ -18,7 +18,7 @@ app = typer.Typer(
 )
 
 # MLflow's page opens in a mode for language models unless it is told otherwise.
-UI_VIEW = "?workflowType=machine_learning"
+UI_VIEW = "#/experiments?workflowType=machine_learning"
 
 
 @app.callback()

@@ -1,0 +1,114 @@
+"""dvc.yaml declares exactly the deciding modules that each stage imports."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from cxr import lineage
+
+ROOT = Path(__file__).parents[1]
+SRC = ROOT / "src"
+STAGES = list(lineage.stages(ROOT))
+
+
+def module_file(name: str) -> Path | None:
+    for path in (SRC / (name.replace(".", "/") + ".py"), SRC / name.replace(".", "/")):
+        if path.is_file():
+            return path
+        if (path / "__init__.py").is_file():
+            return path / "__init__.py"
+    return None
+
+
+def has_code(path: Path) -> bool:
+    """Whether there is more than a docstring."""
+    return len(ast.parse(path.read_text()).body) > 1
+
+
+def is_deciding(path: Path) -> bool:
+    room = path.relative_to(SRC / "cxr").parts[0].removesuffix(".py")
+    return room not in lineage.PRESENTING and has_code(path)
+
+
+def imports(path: Path) -> set[Path]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        # Importing a.b.c runs a and a.b, too.
+        for name in names:
+            parts = name.split(".")
+            found |= {module_file(".".join(parts[:n])) for n in range(1, len(parts) + 1)}
+    return {path for path in found if path is not None}
+
+
+def closure(start: set[Path]) -> set[Path]:
+    """Deciding modules reached from the given files, not by way of presenting ones."""
+    reached: set[Path] = set()
+    todo = {path for file in start for path in imports(file)}
+    while todo:
+        path = todo.pop()
+        if path in reached or not is_deciding(path):
+            continue
+        reached.add(path)
+        todo |= imports(path)
+    return reached
+
+
+def models_of(stage: str) -> set[Path]:
+    """Networks that are found by name and not by an import statement."""
+    folder = SRC / "cxr" / "models"
+    if stage.startswith("train-"):
+        return {folder / f"{stage.removeprefix('train-')}.py"}
+    return set(folder.glob("*.py")) if stage in ("evaluate", "gradcam") else set()
+
+
+def declared_code(stage: str) -> set[Path]:
+    files = set()
+    for dependency in lineage.declaration(stage, ROOT).dependencies:
+        path = ROOT / dependency
+        if dependency.startswith("src/"):
+            files |= set(path.rglob("*.py")) if path.is_dir() else {path}
+    return files
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_declared_code_is_what_is_imported(stage: str) -> None:
+    declaration = lineage.declaration(stage, ROOT)
+    script = declaration.command.split()[1]
+    models = models_of(stage)
+    needed = closure({ROOT / script} | models) | models
+    assert declared_code(stage) == needed
+    assert script in declaration.dependencies
+
+
+def test_presenting_modules_exist() -> None:
+    assert {
+        name for name in lineage.PRESENTING if not (SRC / "cxr" / f"{name}.py").exists()
+    } == set()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_stage_depends_on_times(stage: str) -> None:
+    """Records and reports hold times and run ids, so nothing may depend on them."""
+    declaration = lineage.declaration(stage, ROOT)
+    assert not any(path.startswith(("records", "reports")) for path in declaration.dependencies)
+    assert f"records/{stage}.json" in declaration.outputs
+
+
+def test_our_reading_of_dvc_yaml_is_dvcs() -> None:
+    from dvc.repo import Repo
+
+    for stage in Repo(str(ROOT)).index.stages:
+        ours = lineage.declaration(stage.name, ROOT)
+        theirs = [dep for dep in stage.deps if not hasattr(dep, "params")]
+        assert ours.command == stage.cmd
+        assert set(ours.dependencies) == {str(dep.def_path) for dep in theirs}
+        assert set(ours.outputs) == {str(out.def_path) for out in stage.outs}
+        params = [dep.params for dep in stage.deps if hasattr(dep, "params")]
+        assert set(ours.params) == {name for names in params for name in names}

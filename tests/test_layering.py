@@ -1,0 +1,69 @@
+"""A file imports from lower floors only, and two libraries have one home each."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SRC = ROOT / "src" / "cxr"
+
+# From the ground up; docs/architecture.md draws them.
+FLOORS = (
+    {"errors", "labels"},
+    {"params"},
+    {"lineage", "progress"},
+    {"data"},
+    {"models"},
+    {"augment", "metrics"},
+    {"cam", "features", "training"},
+    {"plots", "tracking"},
+    {"stage"},
+    {"demo"},
+    {"cli"},
+)
+FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
+FILES = sorted(path for path in SRC.rglob("*.py") if path != SRC / "__init__.py")
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(SRC).parts[0].removesuffix(".py")
+
+
+def imported_modules(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_every_file_has_a_floor() -> None:
+    assert {room_of(path) for path in FILES} == set(FLOOR_OF)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SRC)))
+def test_imports_go_down(path: Path) -> None:
+    room = room_of(path)
+    rooms = {name.split(".")[1] for name in imported_modules(path) if name.startswith("cxr.")}
+    upwards = {other for other in rooms - {room} if FLOOR_OF[other] >= FLOOR_OF[room]}
+    assert not upwards
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SRC)))
+def test_the_package_knows_no_stage(path: Path) -> None:
+    assert not any(name.startswith("stages") for name in imported_modules(path))
+
+
+@pytest.mark.parametrize(
+    ("library", "home"), [("mlflow", "tracking.py"), ("matplotlib", "plots.py")]
+)
+def test_a_library_has_one_home(library: str, home: str) -> None:
+    importers = {
+        path.name
+        for path in [*FILES, *(ROOT / "stages").glob("*.py")]
+        if any(name.split(".")[0] == library for name in imported_modules(path))
+    }
+    assert importers == {home}

@@ -49,7 +49,7 @@ def explain(run: stage.Stage, model: models.SavedModel, split: splits.Split) -> 
     )
     maps = cam.grad_cam(model.network.to(device), inputs)
     np.savez(
-        run.output(f"reports/gradcam/{model.name}/maps.npz"),
+        run.output(f"reports/maps/{model.name}.npz"),
         indices=np.array(indices),
         logits=maps.logits,
         evidence=maps.evidence,

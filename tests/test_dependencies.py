@@ -88,9 +88,7 @@ def test_declared_code_is_what_is_imported(stage: str) -> None:
 
 
 def test_presenting_modules_exist() -> None:
-    assert {
-        name for name in lineage.PRESENTING if not (SRC / "cxr" / f"{name}.py").exists()
-    } == set()
+    assert {path.stem for path in (SRC / "cxr").glob("*.py")} >= lineage.PRESENTING
 
 
 @pytest.mark.parametrize("stage", STAGES)

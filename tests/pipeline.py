@@ -1,0 +1,86 @@
+"""A pipeline on a tiny phantom in a working copy of its own, for the tests that need one."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cxr.demo import change_params
+
+ROOT = Path(__file__).parents[1]
+
+TINY: dict[str, Any] = {
+    "threads": 1,
+    "download.source": "phantom",
+    "download.phantom.train": 300,
+    "download.phantom.val": 200,
+    "download.phantom.test": 150,
+    "train.protocol.epochs": 2,
+    "train.protocol.batch_size": 64,
+    "train.squeezenet.weights": "none",
+    "train.squeezenet.image_size": 32,
+    "train.vit.depth": 1,
+    "gradcam.indices": [0, 3],
+}
+
+COMMITTER = {
+    f"GIT_{who}_{what}": value
+    for who in ("AUTHOR", "COMMITTER")
+    for what, value in (("NAME", "tester"), ("EMAIL", "tester@example.org"))
+}
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A git and DVC working copy."""
+
+    folder: Path
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a program of the environment there; `dvc` and `python` are found first."""
+        env = os.environ | COMMITTER
+        env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
+        env["PYTHONPATH"] = str(self.folder / "src")
+        for name in ("MLFLOW_TRACKING_URI", "DVC_ROOT", "DVC_EXP_NAME"):
+            env.pop(name, None)
+        return subprocess.run(
+            list(command), cwd=self.folder, env=env, capture_output=True, text=True
+        )
+
+    def dvc(self, *arguments: str) -> str:
+        """What a DVC command prints; it must succeed."""
+        done = self.run("dvc", *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def repro(self, *arguments: str) -> list[str]:
+        """`dvc repro`; the stages that ran, in order."""
+        lines = self.dvc("repro", *arguments).splitlines()
+        return [line.split("'")[1] for line in lines if line.startswith("Running stage")]
+
+    def change(self, **params: Any) -> None:
+        """Set parameters; a dot in a key is written as two underscores."""
+        changes = {key.replace("__", "."): value for key, value in params.items()}
+        change_params(self.folder / "params.yaml", changes)
+
+    def json(self, path: str) -> Any:
+        return json.loads((self.folder / path).read_text())
+
+
+def create(folder: Path, params: dict[str, Any] = TINY) -> Pipeline:
+    """A fresh repository with the project's own pipeline and the given parameters."""
+    for name in ("src", "stages"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache"))
+    for name in ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"):
+        shutil.copy2(ROOT / name, folder / name)
+    change_params(folder / "params.yaml", params)
+    pipeline = Pipeline(folder)
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
+        done = pipeline.run("git", *command)
+        assert done.returncode == 0, done.stderr
+    return pipeline

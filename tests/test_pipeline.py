@@ -1,0 +1,265 @@
+"""The pipeline itself: what `dvc repro` leaves behind, and what makes which stage run again."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+from pipeline import Pipeline, create
+from sklearn.metrics import roc_auc_score
+
+from cxr import lineage
+from cxr.labels import LABELS
+from cxr.metrics import sigmoid
+
+MODELS = ("cnn", "squeezenet", "vit")
+STAGES = {
+    "download", "preprocess", "features", "train-cnn", "train-squeezenet", "train-vit",
+    "evaluate", "gradcam",
+}  # fmt: skip
+DECIDING_OUTPUTS = ("data", "models", "predictions", "decisions")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
+    """A pipeline that has run once, in a folder whose name is not plain."""
+    pipeline = create(tmp_path_factory.mktemp("röntgen bilder"))
+    assert set(pipeline.repro()) == STAGES
+    yield pipeline
+
+
+def client(pipeline: Pipeline) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{pipeline.folder / 'mlflow.db'}")
+
+
+def runs(pipeline: Pipeline) -> dict[str, object]:
+    store = client(pipeline)
+    experiment = store.get_experiment_by_name("phantom-28")
+    return {run.info.run_name: run for run in store.search_runs([experiment.experiment_id])}
+
+
+def digests(pipeline: Pipeline) -> dict[str, str]:
+    return {path: lineage.digest(pipeline.folder / path).md5 for path in DECIDING_OUTPUTS}
+
+
+def test_nothing_runs_twice(made: Pipeline) -> None:
+    assert made.repro() == []
+
+
+def test_nothing_is_left_in_scratch(made: Pipeline) -> None:
+    assert [p.name for p in (made.folder / ".scratch").iterdir() if "-" in p.name] == []
+
+
+def test_git_sees_only_the_lock(made: Pipeline) -> None:
+    assert made.run("git", "status", "--porcelain").stdout.split() == ["??", "dvc.lock"]
+
+
+def test_metrics_are_those_of_the_predictions(made: Pipeline) -> None:
+    """Recomputed here from predictions and labels with sklearn alone."""
+    labels = np.load(made.folder / "data/processed/test_labels.npy")
+    metrics = made.json("reports/metrics.json")
+    for model in MODELS:
+        logits = np.load(made.folder / f"predictions/{model}.npz")["test_logits"]
+        both = [i for i in range(14) if 0 < labels[:, i].sum() < len(labels)]
+        areas = [roc_auc_score(labels[:, i], logits[:, i]) for i in both]
+        test = metrics["models"][model]["test"]
+        assert test["macro_auroc"] == pytest.approx(np.mean(areas), abs=1e-12)
+        assert test["n_labels"] == len(both)
+        undefined = {entry["label"] for entry in test["undefined"] if "auroc" in entry["what"]}
+        assert undefined == {LABELS[i] for i in range(14) if i not in both}
+        accuracy = ((sigmoid(logits) >= 0.5) == labels).mean()
+        assert test["accuracy"] == pytest.approx(accuracy)
+    assert metrics["models"]["all-negative"]["test"]["accuracy"] == (labels == 0).mean()
+
+
+def test_summary_is_small_and_flat_enough(made: Pipeline) -> None:
+    summary = made.json("reports/summary.json")
+    scalars = [v for value in summary.values() for v in getattr(value, "values", lambda: [value])()]
+    assert len(scalars) <= 12
+    assert all(isinstance(value, float) for value in scalars)
+
+
+def test_thresholds_come_from_validation(made: Pipeline) -> None:
+    labels = np.load(made.folder / "data/processed/val_labels.npy")
+    logits = np.load(made.folder / "predictions/cnn.npz")["val_logits"]
+    thresholds = made.json("decisions/cnn.json")["thresholds"]
+    for i, label in enumerate(LABELS):
+        if labels[:, i].any():
+            assert np.isclose(sigmoid(logits[:, i]), thresholds[label]).any()
+        else:
+            assert thresholds[label] is None
+
+
+def test_every_map_is_alive_and_changes_with_the_label(made: Pipeline) -> None:
+    for model in MODELS:
+        evidence = np.load(made.folder / f"reports/maps/{model}.npz")["evidence"]
+        flat = evidence.reshape(*evidence.shape[:2], -1)
+        assert (np.abs(flat).max(axis=2) > 0).all()
+        for image in flat:
+            assert len(np.unique(image, axis=0)) == len(LABELS)
+
+
+def test_every_stage_has_its_runs_in_mlflow(made: Pipeline) -> None:
+    single = STAGES - {"evaluate", "gradcam"}
+    expected = single | {f"{s}-{m}" for s in ("evaluate", "gradcam") for m in MODELS}
+    found = runs(made)
+    assert set(found) == expected
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+
+
+def test_records_lead_to_the_runs_that_made_the_outputs(made: Pipeline) -> None:
+    found = {run.info.run_id: run for run in runs(made).values()}
+    for stage in STAGES:
+        record = made.json(f"records/{stage}.json")
+        for log in record["runs"]:
+            run = found.pop(log["run_id"])
+            assert run.data.tags["cxr.fingerprint"] == record["fingerprint"]
+            assert run.data.params == {key: str(value) for key, value in log["params"].items()}
+            for name, value in log["metrics"].items():
+                assert run.data.metrics[name] == pytest.approx(value)
+        for path, digest in record["outputs"].items():
+            assert lineage.digest(made.folder / path).md5 == digest["md5"]
+    assert found == {}
+
+
+def test_records_and_dvc_lock_hold_the_same_md5s(made: Pipeline) -> None:
+    from cxr.params import read_yaml
+
+    locked = read_yaml(made.folder / "dvc.lock")["stages"]
+    for stage in STAGES:
+        record = made.json(f"records/{stage}.json")
+        outs = {out["path"]: out["md5"] for out in locked[stage]["outs"]}
+        deps = {dep["path"]: dep["md5"] for dep in locked[stage].get("deps", [])}
+        assert deps == {k: v["md5"] for k, v in record["facts"]["dependencies"].items()}
+        assert outs.items() >= {k: v["md5"] for k, v in record["outputs"].items()}.items()
+        assert record["facts"]["command"] == locked[stage]["cmd"]
+
+
+def test_mlflow_holds_the_curves_of_history_csv(made: Pipeline) -> None:
+    store, found = client(made), runs(made)
+    for model in MODELS:
+        with open(made.folder / f"reports/{model}/history.csv") as file:
+            rows = list(csv.DictReader(file))
+        points = store.get_metric_history(found[f"train-{model}"].info.run_id, "loss/val")
+        assert [(p.step, p.value) for p in points] == [
+            (int(row["epoch"]), float(row["val_loss"])) for row in rows
+        ]
+
+
+def test_mlflow_holds_pictures_data_sets_and_training_parameters(made: Pipeline) -> None:
+    store, found = client(made), runs(made)
+    gradcam = found["gradcam-vit"]
+    names = [a.path for a in store.list_artifacts(gradcam.info.run_id, "gradcam/vit")]
+    assert names == ["gradcam/vit/0.png", "gradcam/vit/3.png"]
+    processed = lineage.digest(made.folder / "data/processed").md5
+    for run in (gradcam, found["train-cnn"]):
+        digests = {d.dataset.name: d.dataset.digest for d in run.inputs.dataset_inputs}
+        assert digests["phantom-28/data/processed"] == processed
+        assert run.data.tags["cxr.md5.data/processed"] == processed
+    assert found["evaluate-vit"].data.params["train.vit.depth"] == "1"
+    assert found["evaluate-vit"].data.params["train.protocol.epochs"] == "2"
+
+
+def test_pictures_say_phantom_and_data_says_its_source(made: Pipeline) -> None:
+    assert made.json("reports/data.json")["data"]["source"] == "phantom"
+    assert made.json("reports/metrics.json")["data"]["name"] == "phantom-28"
+    assert made.json("records/gradcam.json")["data"] == {"name": "phantom-28", "source": "phantom"}
+
+
+def test_what_later_stages_read_is_free_of_times_ids_and_hosts(made: Pipeline) -> None:
+    secrets = {log["run_id"] for s in STAGES for log in made.json(f"records/{s}.json")["runs"]}
+    secrets |= {made.json("records/evaluate.json")["host"], str(made.folder)}
+    for folder in DECIDING_OUTPUTS:
+        for path in (made.folder / folder).rglob("*.json"):
+            assert not any(secret in path.read_text() for secret in secrets)
+
+
+def test_dvc_tells_the_story(made: Pipeline) -> None:
+    made.run("git", "add", "dvc.lock")
+    made.run("git", "commit", "-qm", "first")
+    before = (made.folder / "params.yaml").read_text()
+    made.change(train__vit__lr=0.5)
+    assert "train.vit.lr" in made.dvc("params", "diff")
+    (made.folder / "params.yaml").write_text(before)
+    assert "test_macro_auroc" in made.dvc("metrics", "show")
+    plots = made.dvc("plots", "diff", "--json")
+    assert "reports/vit/history.csv" in plots
+    assert "test_macro_auroc" in made.dvc("exp", "show", "--csv")
+
+
+def test_a_presenting_edit_runs_nothing_again(made: Pipeline) -> None:
+    edited = [made.folder / f"src/cxr/{name}.py" for name in sorted(lineage.PRESENTING)]
+    originals = [path.read_text() for path in edited]
+    for path, text in zip(edited, originals, strict=True):
+        path.write_text(text + "\n# a new colour\n")
+    try:
+        assert "up to date" in made.dvc("status")
+    finally:
+        for path, text in zip(edited, originals, strict=True):
+            path.write_text(text)
+
+
+def test_a_deciding_edit_is_seen(made: Pipeline) -> None:
+    path = made.folder / "src/cxr/models/vit.py"
+    text = path.read_text()
+    path.write_text(text + "\n# another network\n")
+    try:
+        status = made.dvc("status")
+    finally:
+        path.write_text(text)
+    assert "train-vit:" in status
+    assert "train-cnn:" not in status
+    assert "features:" not in status
+
+
+@pytest.mark.slow
+def test_one_rate_runs_one_training_and_what_follows(made: Pipeline) -> None:
+    before = (made.folder / "params.yaml").read_text()
+    made.change(train__vit__lr=0.003)
+    assert made.repro() == ["train-vit", "evaluate", "gradcam"]
+    assert made.repro() == []
+    (made.folder / "params.yaml").write_text(before)
+    made.repro()
+
+
+@pytest.mark.slow
+def test_retraining_gives_the_same_bits_and_runs_nothing_after_it(made: Pipeline) -> None:
+    before = digests(made)
+    for model in MODELS:
+        assert made.repro("--force", "--single-item", f"train-{model}") == [f"train-{model}"]
+    assert digests(made) == before
+    assert made.repro() == []
+
+
+@pytest.mark.slow
+def test_presenting_code_decides_no_byte(made: Pipeline, tmp_path: Path) -> None:
+    """Figures, messages and tracking are changed for real, and everything is made again."""
+    other = create(tmp_path)
+    source = other.folder / "src/cxr"
+    plots = source / "plots.py"
+    plots.write_text(plots.read_text().replace("DPI = 100", "DPI = 50"))
+    progress = source / "progress.py"
+    progress.write_text(
+        progress.read_text().replace("console.print(line", "console.print(line[::-1]")
+    )
+    tracking = source / "tracking.py"
+    tracking.write_text(tracking.read_text().replace('"cxr.failure"', '"cxr.reason"'))
+    other.repro()
+    assert digests(other) == digests(made)
+    mine, theirs = (lineage.digest(p.folder / "reports/auroc.png") for p in (other, made))
+    assert mine != theirs
+
+
+@pytest.mark.slow
+def test_fine_tuning_the_whole_squeezenet(made: Pipeline, tmp_path: Path) -> None:
+    whole = create(tmp_path)
+    whole.change(train__squeezenet__freeze=False, train__protocol__epochs=1)
+    assert "train-squeezenet" in whole.repro("train-squeezenet")
+    assert sorted(p.name for p in (whole.folder / "data/features").iterdir()) == [
+        "backbone.safetensors", "features.json",
+    ]  # fmt: skip
+    assert whole.json("reports/squeezenet/train.json")["parameters"] == {
+        "total": 729_678, "trainable": 729_678,
+    }  # fmt: skip

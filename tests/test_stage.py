@@ -1,0 +1,121 @@
+"""A stage publishes whole or not at all, and says why not."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from pipeline import Pipeline, create
+
+WORK = """
+import time
+from pathlib import Path
+from cxr import stage
+from cxr.errors import CxrError
+
+def work(run):
+    raw = run.output("data/raw")
+    raw.mkdir()
+    (raw / "chest.npz").write_text("half")
+    {body}
+
+stage.run("download", work)
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Pipeline:
+    return create(tmp_path)
+
+
+def start(project: Pipeline, body: str) -> subprocess.CompletedProcess[str]:
+    (project.folder / "stages/download.py").write_text(WORK.format(body=body))
+    return project.run("python", "stages/download.py")
+
+
+def only_run(project: Pipeline):
+    store = MlflowClient(f"sqlite:///{project.folder / 'mlflow.db'}")
+    experiment = store.get_experiment_by_name("phantom-28")
+    (run,) = store.search_runs([experiment.experiment_id])
+    return run
+
+
+def nothing_is_published(project: Pipeline) -> bool:
+    scratch = project.folder / ".scratch"
+    left = list(scratch.iterdir()) if scratch.exists() else []
+    return not (project.folder / "data").exists() and left == []
+
+
+def test_a_parameter_edited_meanwhile_is_refused(project: Pipeline) -> None:
+    done = start(
+        project,
+        "p = Path('params.yaml'); p.write_text(p.read_text().replace('seed: 0', 'seed: 1'))",
+    )
+    assert done.returncode == 2
+    assert "params.yaml: seed changed while the stage ran" in done.stderr
+    assert nothing_is_published(project)
+    run = only_run(project)
+    assert run.info.status == "FAILED"
+    assert "seed changed" in run.data.tags["cxr.failure"]
+
+
+def test_code_edited_meanwhile_is_refused(project: Pipeline) -> None:
+    done = start(project, "p = Path('src/cxr/labels.py'); p.write_text(p.read_text() + '#')")
+    assert done.returncode == 2
+    assert "src/cxr/labels.py changed while the stage ran" in done.stderr
+    assert nothing_is_published(project)
+
+
+def test_an_error_for_people_is_one_line(project: Pipeline) -> None:
+    done = start(project, "raise CxrError('the moon is full; wait')")
+    assert (done.returncode, done.stderr) == (2, "download: the moon is full; wait\n")
+    assert nothing_is_published(project)
+    assert only_run(project).data.tags["cxr.failure"] == "the moon is full; wait"
+
+
+def test_a_full_disk_is_one_line(project: Pipeline) -> None:
+    done = start(project, "raise OSError(28, 'No space left on device', 'x.npz')")
+    assert done.returncode == 2
+    assert done.stderr.startswith("download: x.npz: No space left on device")
+    assert len(done.stderr.splitlines()) == 1
+    assert nothing_is_published(project)
+
+
+def test_an_undeclared_output_is_a_defect(project: Pipeline) -> None:
+    done = start(project, "run.output('data/secret.npz')")
+    assert done.returncode == 1
+    assert "dvc.yaml does not declare" in done.stderr
+    assert nothing_is_published(project)
+
+
+def test_an_interrupt_is_told_and_publishes_nothing(project: Pipeline) -> None:
+    (project.folder / "stages/download.py").write_text(
+        WORK.format(body="Path('ready').touch(); time.sleep(60)")
+    )
+    env = os.environ | {"PYTHONPATH": str(project.folder / "src")}
+    env.pop("MLFLOW_TRACKING_URI", None)
+    process = subprocess.Popen(
+        [sys.executable, "stages/download.py"], cwd=project.folder, env=env,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not (project.folder / "ready").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert stderr == "download: stopped; nothing was published\n"
+    assert nothing_is_published(project)
+    assert only_run(project).info.status == "KILLED"
+
+
+def test_a_store_that_cannot_be_opened_is_one_line(project: Pipeline) -> None:
+    (project.folder / "mlflow.db").write_text("this is no database, and longer than a header")
+    done = start(project, "pass")
+    assert done.returncode == 2
+    assert "MLflow's store" in done.stderr
+    assert "Traceback" not in done.stderr

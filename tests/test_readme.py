@@ -1,0 +1,61 @@
+"""What the README and the docs tell people to type, and where they point, is there."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cxr.params import flatten, read_yaml
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def commands() -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_pictures_exist(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if c.startswith("make ")])
+def test_make_targets_exist(command: str) -> None:
+    done = subprocess.run(
+        ["make", "--dry-run", *command.split()[1:]], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_parameters_named_in_the_readme_exist() -> None:
+    known = flatten(read_yaml(ROOT / "params.yaml"))
+    named = re.findall(r"-S ([\w.]+)=", (ROOT / "README.md").read_text())
+    assert named
+    assert set(named) <= set(known)
+
+
+def test_make_help_lists_every_target() -> None:
+    done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for target in ("demo", "test", "test-all", "repro", "ui", "lint"):
+        assert f"make {target} " in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"], ["ui", "--help"]])
+def test_help_has_an_example_or_the_commands(arguments: list[str]) -> None:
+    program = Path(sys.executable).parent / "cxr"
+    done = subprocess.run([program, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "Example:" in done.stdout or "demo" in done.stdout
+
+
+def test_outside_of_a_clone_the_command_says_so(tmp_path: Path) -> None:
+    program = Path(sys.executable).parent / "cxr"
+    done = subprocess.run([program, "ui"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("cxr: ")
+    assert len(done.stderr.splitlines()) == 1

@@ -37,7 +37,7 @@ WAYS_OUT = (
 )
 
 TIMEOUT_SECONDS = (10, 60)  # to connect, and between two pieces
-PIECE_BYTES = 2**20
+PIECE_BYTES = 2**16  # what a broken connection loses at most
 PHANTOM_CHUNK = 1024  # images
 
 # Called with the number of items done so far and the number in all.

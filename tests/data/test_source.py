@@ -1,0 +1,151 @@
+"""Downloads arrive whole, go on where they stopped, and say why when they can't."""
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import medmnist
+import numpy as np
+import pytest
+
+from cxr.data import source
+from cxr.data.splits import Origin
+from cxr.errors import CxrError
+from cxr.labels import LABELS
+from cxr.params import Download, PhantomCounts
+
+CONTENT = bytes(range(256)) * 4096
+MD5 = hashlib.md5(CONTENT).hexdigest()
+
+
+class Server(ThreadingHTTPServer):
+    """Answers with CONTENT; `faults` are used up one a request."""
+
+    faults: list[str]
+    ranges: list[str | None]
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        asked = self.headers.get("Range")
+        self.server.ranges.append(asked)
+        fault = self.server.faults.pop(0) if self.server.faults else ""
+        if fault == "503":
+            self.send_error(503)
+            return
+        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
+        body = CONTENT[start:]
+        self.send_response(206 if asked else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: len(body) // 2] if fault == "break" else body)
+
+    def log_message(self, *_: object) -> None:
+        """Silent."""
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    made = Server(("127.0.0.1", 0), Handler)
+    made.faults, made.ranges = [], []
+    thread = threading.Thread(target=made.serve_forever, daemon=True)
+    thread.start()
+    yield made
+    made.shutdown()
+
+
+def fetch(server: Server, folder: Path, md5: str = MD5) -> Path:
+    target = folder / "chest.npz"
+    url = f"http://127.0.0.1:{server.server_port}/chest.npz"
+    source.fetch(url, md5, target, folder / "scratch", lambda done, total: None)
+    return target
+
+
+def refusal(server: Server, folder: Path, md5: str = MD5) -> str:
+    with pytest.raises(CxrError) as caught:
+        fetch(server, folder, md5)
+    assert not (folder / "chest.npz").exists()
+    text = str(caught.value)
+    assert "\n" not in text
+    for way_out in ("try again", "download.source=file", "download.source=phantom"):
+        assert way_out in text
+    return text
+
+
+def test_a_file_arrives_whole(server: Server, tmp_path: Path) -> None:
+    assert fetch(server, tmp_path).read_bytes() == CONTENT
+
+
+def test_a_broken_download_goes_on_where_it_stopped(server: Server, tmp_path: Path) -> None:
+    server.faults = ["break"]
+    assert "broke off" in refusal(server, tmp_path)
+    assert fetch(server, tmp_path).read_bytes() == CONTENT
+    assert server.ranges == [None, f"bytes={len(CONTENT) // 2}-"]
+
+
+def test_a_wrong_file_is_thrown_away(server: Server, tmp_path: Path) -> None:
+    assert f"MD5 {MD5} instead of" in refusal(server, tmp_path, "0" * 32)
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_the_servers_answer_is_told(server: Server, tmp_path: Path) -> None:
+    server.faults = ["503"]
+    assert "503 Service Unavailable" in refusal(server, tmp_path)
+
+
+def test_no_server_is_told(server: Server, tmp_path: Path) -> None:
+    server.shutdown()
+    server.server_close()
+    assert "no connection" in refusal(server, tmp_path)
+
+
+def test_places_and_labels_are_the_publishers() -> None:
+    info = medmnist.INFO["chestmnist"]
+    for size in source.URLS:
+        suffix = "" if size == 28 else f"_{size}"
+        assert source.URLS[size] == info[f"url{suffix}"]
+        assert source.MD5S[size] == info[f"MD5{suffix}"]
+    assert tuple(info["label"][str(i)] for i in range(14)) == LABELS
+
+
+def test_the_publishers_reader_reads_our_raw_file(tmp_path: Path) -> None:
+    counts = {"train": 30, "val": 20, "test": 10}
+    progress: list[tuple[int, int]] = []
+    source.write_phantom(
+        0, counts, 28, tmp_path / "chestmnist.npz", lambda *done: progress.append(done)
+    )
+    assert progress[-1] == (60, 60)
+    raw = np.load(tmp_path / "chestmnist.npz")
+    for split, n in counts.items():
+        theirs = medmnist.ChestMNIST(split=split, root=str(tmp_path), download=False)
+        assert len(theirs.imgs) == n
+        np.testing.assert_array_equal(theirs.imgs, raw[f"{split}_images"])
+        np.testing.assert_array_equal(theirs.labels, raw[f"{split}_labels"])
+
+
+def test_the_same_seed_gives_the_same_file(tmp_path: Path) -> None:
+    counts = {"train": 5, "val": 5, "test": 5}
+    files = [tmp_path / name for name in ("a.npz", "b.npz", "c.npz")]
+    for seed, path in zip((0, 0, 1), files, strict=True):
+        source.write_phantom(seed, counts, 28, path, lambda done, total: None)
+    assert files[0].read_bytes() == files[1].read_bytes() != files[2].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "name"),
+    [
+        ("medmnist", None, "chestmnist-64"),
+        ("phantom", None, "phantom-64"),
+        ("file", "/x/nih_real_28.npz", "nih_real_28"),
+    ],
+)
+def test_data_is_named_by_its_source(kind: str, path: str | None, name: str) -> None:
+    counts = PhantomCounts(train=1, val=1, test=1)
+    download = Download.model_validate(
+        {"source": kind, "size": 64, "path": path, "phantom": counts}
+    )
+    assert source.origin(download) == Origin(name, kind)

@@ -1,0 +1,379 @@
+"""What holds for every network, and that a saved model is the same model when it is loaded."""
+
+import json
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from cxr import models, params
+from cxr.data.splits import Statistics
+from cxr.errors import CxrError
+from cxr.labels import LABELS
+from cxr.models import InputSpec, Network, SavedModel
+
+PROJECT = Path(__file__).parents[2]
+PARAMS = params.load(PROJECT / "params.yaml")
+CHANNELS = {"cnn": 1, "squeezenet": 3, "vit": 1}
+NAMES = sorted(CHANNELS)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)  # the number of threads decides the last bits
+
+
+def hyper(name: str, **changes: object) -> params.ModelParams:
+    stated = models.hyper_parameters(name, PARAMS.train.block(name))
+    return stated.model_copy(update=changes)
+
+
+def network(name: str, size: int = 28, planes: int | None = None, **changes: object) -> Network:
+    torch.manual_seed(1)
+    return models.build(name, hyper(name, **changes), size, planes or CHANNELS[name], len(LABELS))
+
+
+def images(name: str, n: int, size: int = 28, planes: int | None = None) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(2)
+    return torch.randn(n, planes or CHANNELS[name], size, size, generator=generator)
+
+
+def saved_model(name: str) -> SavedModel:
+    net = network(name)
+    spec = InputSpec(
+        28, "bicubic", 28, CHANNELS[name], (0.1,) * CHANNELS[name], (1 / 3,) * CHANNELS[name]
+    )
+    used = {
+        "seed": 3,
+        "threads": 1,
+        "train": {
+            "protocol": PARAMS.train.protocol.model_dump(mode="json"),
+            name: hyper(name).model_dump(mode="json"),
+        },
+    }
+    with torch.no_grad():  # running statistics that are not those of a fresh batch norm
+        for _ in range(3):
+            net.train()(images(name, 8) * 2 + 1)
+    return SavedModel(name, net.eval(), spec, LABELS, used)
+
+
+def test_every_model_file_is_covered_here() -> None:
+    assert params.model_names() == NAMES
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "channels", "shape"),
+    [
+        ("cnn", 28, 1, (128, 7, 7)),
+        ("cnn", 28, 3, (128, 7, 7)),
+        ("cnn", 64, 1, (128, 16, 16)),
+        ("cnn", 128, 1, (128, 32, 32)),
+        ("cnn", 4, 1, (128, 1, 1)),
+        ("vit", 28, 1, (64, 7, 7)),
+        ("vit", 28, 3, (64, 7, 7)),
+        ("vit", 64, 1, (64, 16, 16)),
+        ("vit", 128, 1, (64, 32, 32)),
+        ("squeezenet", 17, 3, (512, 1, 1)),
+        ("squeezenet", 28, 3, (512, 1, 1)),
+        ("squeezenet", 64, 3, (512, 3, 3)),
+        ("squeezenet", 128, 3, (512, 7, 7)),
+        ("squeezenet", 224, 3, (512, 13, 13)),
+    ],
+)
+def test_feature_map_has_the_stated_shape(
+    name: str, size: int, channels: int, shape: tuple[int, int, int]
+) -> None:
+    net = network(name, size, channels).eval()
+    x = images(name, 2, size, channels)
+    with torch.inference_mode():
+        assert net.feature_map(x).shape == (2, *shape)
+        assert net(x).shape == (2, len(LABELS))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "channels", "told"),
+    [
+        ("cnn", 3, 1, "3 px is below its least size, 4"),
+        ("vit", 30, 1, r"train\.vit\.patch \(4\) must divide the image size \(30 px\)"),
+        ("squeezenet", 16, 3, "at least 17 px, not 16"),
+        ("squeezenet", 28, 1, "3 channels, .*not 1"),
+    ],
+)
+def test_size_that_does_not_fit_is_told_with_its_number(
+    name: str, size: int, channels: int, told: str
+) -> None:
+    with pytest.raises(CxrError, match=told):
+        network(name, size, channels)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_forward_is_classify_of_feature_map(name: str) -> None:
+    net, x = network(name).eval(), images(name, 3)
+    with torch.inference_mode():
+        assert torch.equal(net(x), net.classify(net.feature_map(x)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_empty_feature_map_gives_the_bias_of_the_head_and_no_relu_hides_it(name: str) -> None:
+    net = network(name).eval()
+    bias = torch.linspace(-6, 1, len(LABELS))
+    with torch.inference_mode():
+        net.head().bias.copy_(bias)
+        nothing = torch.zeros_like(net.feature_map(images(name, 2)))
+        assert torch.allclose(net.classify(nothing), bias.expand(2, -1), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_fresh_logits_have_both_signs(name: str) -> None:
+    with torch.inference_mode():
+        logits = network(name).eval()(images(name, 16))
+    assert (logits < 0).any() and (logits > 0).any()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_output_of_an_image_does_not_depend_on_the_others(name: str) -> None:
+    model = saved_model(name)
+    x = images(name, 6)
+    with torch.inference_mode():
+        together = model.network(x)
+        alone = torch.cat([model.network(x[i : i + 1]) for i in range(6)])
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"), [("cnn", {}), ("vit", {}), ("squeezenet", {"freeze": False})]
+)
+def test_gradient_reaches_every_parameter(name: str, changes: dict[str, object]) -> None:
+    net = network(name, 64, **changes).train()
+    F.binary_cross_entropy_with_logits(net(images(name, 8, 64)), torch.ones(8, 14)).backward()
+    without = [key for key, p in net.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not without
+    assert all(p.requires_grad for p in net.parameters())
+
+
+def test_gradient_reaches_the_head_alone_of_a_frozen_squeezenet() -> None:
+    net = network("squeezenet", 64, freeze=True).train()
+    net(images("squeezenet", 4, 64)).sum().backward()
+    moved = {key for key, p in net.named_parameters() if p.grad is not None and p.grad.any()}
+    assert moved == {"classifier.weight", "classifier.bias"}
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "lr", "steps", "changes"),
+    [
+        ("cnn", 28, 1e-2, 40, {}),
+        ("vit", 28, 5e-3, 60, {}),
+        ("squeezenet", 33, 3e-4, 100, {"freeze": False}),
+        ("squeezenet", 33, 0.5, 300, {"freeze": True}),
+    ],
+    ids=["cnn", "vit", "squeezenet", "squeezenet-frozen"],
+)
+def test_eight_images_can_be_learnt_by_heart(
+    name: str, size: int, lr: float, steps: int, changes: dict[str, object]
+) -> None:
+    net, x = network(name, size, **changes), images(name, 8, size)
+    labels = torch.rand(8, 14, generator=torch.Generator().manual_seed(3)).round()
+    step = net
+    if changes.get("freeze"):
+        step, x = net.classify, net.feature_map(x).detach()
+    optimizer = torch.optim.Adam((p for p in net.parameters() if p.requires_grad), lr=lr)
+    net.train()
+    for _ in range(steps):
+        loss = F.binary_cross_entropy_with_logits(step(x), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if loss < 0.02:
+            break
+    net.eval()
+    with torch.inference_mode():
+        assert F.binary_cross_entropy_with_logits(step(x), labels) < 0.05
+
+
+def test_n_parameters_counts_all_and_trainable() -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
+    net[0].requires_grad_(False)
+    assert models.n_parameters(net) == {"total": 12 + 4 + 8 + 2, "trainable": 8 + 2}
+
+
+@pytest.mark.parametrize("name", ["cnn", "vit"])
+def test_input_of_cnn_and_vit_is_the_data_under_its_own_statistics(name: str) -> None:
+    spec = models.input_spec(name, hyper(name), 64, Statistics(0.4, 0.2))
+    assert spec == InputSpec(64, "bicubic", 64, 1, (0.4,), (0.2,))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_loaded_model_is_the_saved_one_to_the_bit(name: str, tmp_path: Path) -> None:
+    model = saved_model(name)
+    models.save(model, tmp_path / "model")
+    loaded = models.load(tmp_path / "model")
+    assert replace(loaded, network=model.network) == model
+    assert not loaded.network.training
+    x = images(name, 5)
+    with torch.inference_mode():
+        assert torch.equal(loaded.network(x), model.network(x))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_saving_twice_gives_equal_bytes(name: str, tmp_path: Path) -> None:
+    model = saved_model(name)
+    models.save(model, tmp_path / "a")
+    models.save(model, tmp_path / "b")
+    models.save(models.load(tmp_path / "a"), tmp_path / "c")
+    for file in ("weights.safetensors", "model.json"):
+        contents = {(tmp_path / folder / file).read_bytes() for folder in "abc"}
+        assert len(contents) == 1, file
+
+
+def test_model_json_names_what_is_needed_to_use_the_model(tmp_path: Path) -> None:
+    models.save(saved_model("cnn"), tmp_path)
+    description = json.loads((tmp_path / "model.json").read_text())
+    assert description["name"] == "cnn"
+    assert description["labels"] == list(LABELS)
+    assert description["input"] == {
+        "data_size": 28, "resampling": "bicubic", "image_size": 28, "channels": 1,
+        "mean": [0.1], "std": [1 / 3],
+    }  # fmt: skip
+    assert description["params"]["train"]["cnn"]["channels"] == [32, 64, 128]
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_weights_are_read_from_either_kind_of_file(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"weights{suffix}"
+    source, target = network("cnn"), network("cnn")
+    torch.nn.init.normal_(target.head().weight)
+    if suffix == ".pt":
+        torch.save(source.state_dict(), path)
+    else:
+        models.write_weights(source, path)
+    models.load_weights(target, path)
+    for key, value in source.state_dict().items():
+        assert torch.equal(target.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"channels": (32, 64, 96)}, r"`features.8.weight` is \(96, 64, 3, 3\), \(128, 64, 3, 3\)"),
+        ({"channels": (8, 64, 96)}, r"`features.0.weight` is \(8, 1, 3, 3\), \(32, 1, 3, 3\) is n"),
+    ],
+)
+def test_first_difference_of_another_shape_is_named(
+    changes: dict[str, object], told: str, tmp_path: Path
+) -> None:
+    models.write_weights(network("cnn", **changes), tmp_path / "w.safetensors")
+    with pytest.raises(CxrError, match=f"weights of another network: {told}"):
+        models.load_weights(network("cnn"), tmp_path / "w.safetensors")
+
+
+def test_first_missing_and_the_surplus_tensor_are_named(tmp_path: Path) -> None:
+    models.write_weights(network("vit"), tmp_path / "vit.safetensors")
+    with pytest.raises(CxrError, match=r"another network: `features\.0\.weight` is missing"):
+        models.load_weights(network("cnn"), tmp_path / "vit.safetensors")
+    state = network("cnn").state_dict() | {"surplus": torch.zeros(1)}
+    with pytest.raises(CxrError, match="another network: `surplus` is not part of this one"):
+        models.fill(network("cnn"), state, "here")
+
+
+class Trap:
+    """What a hostile file would hold: a call that runs when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (self.marker,)
+
+
+@pytest.mark.parametrize("how", ["torch.save", "pickle.dumps"])
+def test_code_in_a_weights_file_is_refused_and_never_run(how: str, tmp_path: Path) -> None:
+    path, marker = tmp_path / "evil.pt", tmp_path / "ran"
+    content = {"features.0.weight": Trap(marker)}
+    if how == "torch.save":
+        torch.save(content, path)
+        torch.load(path, weights_only=False)  # the trap works, so that its silence means something
+        assert marker.exists()
+        marker.unlink()
+    else:
+        path.write_bytes(pickle.dumps(content))
+    with pytest.raises(CxrError, match=r"evil\.pt holds more than weights and is not loaded"):
+        models.load_weights(network("cnn"), path)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+@pytest.mark.parametrize("content", [b"", b"# just some words\n", b"\x00\xff" * 50, None])
+def test_file_without_weights_is_one_sentence(
+    suffix: str, content: bytes | None, tmp_path: Path
+) -> None:
+    path = tmp_path / f"w{suffix}"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(CxrError, match=rf"w\{suffix} (does not exist|holds)") as caught:
+        models.load_weights(network("cnn"), path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"G", b"K", b"eC1", b"X{X\n", b"q*|0!SvUH"])
+@pytest.mark.xfail(strict=True, raises=Exception, reason="IndexError and struct.error leak out")
+def test_short_text_that_reads_like_pickle_is_one_sentence(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "w.pt").write_bytes(content)
+    with pytest.raises(CxrError, match=r"w\.pt holds"):
+        models.load_weights(network("cnn"), tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("content", [[1, 2], torch.zeros(3), {"a": 1}])
+def test_torch_file_that_is_no_mapping_of_tensors_is_refused(
+    content: object, tmp_path: Path
+) -> None:
+    torch.save(content, tmp_path / "w.pt")
+    with pytest.raises(CxrError, match="holds no mapping of names to tensors"):
+        models.load_weights(network("cnn"), tmp_path / "w.pt")
+
+
+@pytest.mark.xfail(strict=True, raises=AttributeError, reason="keys that are no text pass fill()")
+def test_mapping_whose_keys_are_no_names_is_refused() -> None:
+    with pytest.raises(CxrError, match="holds no mapping of names to tensors"):
+        models.fill(network("cnn"), {1: torch.zeros(1)}, "here")
+
+
+@pytest.mark.xfail(strict=True, raises=StopIteration, reason="a layout is no difference to fill()")
+def test_sparse_weights_are_refused() -> None:
+    state = network("cnn").state_dict()
+    state["classifier.weight"] = state["classifier.weight"].to_sparse()
+    with pytest.raises(CxrError, match=r"here .*classifier\.weight"):
+        models.fill(network("cnn"), state, "here")
+
+
+@pytest.mark.xfail(strict=True, raises=FileNotFoundError, reason="load() leaves it a traceback")
+def test_missing_model_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(CxrError, match=r"model\.json does not exist"):
+        models.load(tmp_path)
+
+
+def test_unknown_model_is_named() -> None:
+    with pytest.raises(CxrError, match="there is no model `resnet`"):
+        models.build("resnet", hyper("cnn"), 28, 1, 14)
+
+
+def test_same_seed_gives_the_same_bytes_in_another_process(tmp_path: Path) -> None:
+    """torch's own state is the only source of chance in build()."""
+    code = (
+        "import sys, torch; from pathlib import Path; from cxr import models, params\n"
+        "train = params.load(Path(sys.argv[1])).train\n"
+        "for name, channels in (('cnn', 1), ('squeezenet', 3), ('vit', 1)):\n"
+        "    hyper = models.hyper_parameters(name, train.block(name))\n"
+        "    torch.manual_seed(1)\n"
+        "    net = models.build(name, hyper, 28, channels, 14)\n"
+        "    models.write_weights(net, Path(sys.argv[2]) / name)\n"
+    )
+    command = [sys.executable, "-c", code, str(PROJECT / "params.yaml"), str(tmp_path)]
+    subprocess.run(command, check=True)
+    for name in NAMES:
+        models.write_weights(network(name), tmp_path / "here")
+        assert (tmp_path / name).read_bytes() == (tmp_path / "here").read_bytes(), name

@@ -148,7 +148,6 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
         squeezenet.backbone("other.pt", tmp_path)
 
 
-@pytest.mark.xfail(strict=False, reason="a classifier is named where it stands in the file too")
 def test_surplus_tensor_is_named_although_a_classifier_stands_beside_it(tmp_path: Path) -> None:
     state = {"classifier.1.weight": torch.zeros(1), **features_state(0), "extra": torch.zeros(1)}
     torch.save(state, tmp_path / "extra.pt")

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
@@ -102,7 +101,10 @@ def save(model: SavedModel, folder: Path) -> None:
 
 def load(folder: Path) -> SavedModel:
     """A saved model, on the CPU and in evaluation mode."""
-    description = json.loads((folder / "model.json").read_text())
+    try:
+        description = json.loads((folder / "model.json").read_text())
+    except FileNotFoundError:
+        raise CxrError(f"{folder / 'model.json'} does not exist; `dvc repro` makes it") from None
     name = description["name"]
     block = ModelBlock.model_validate(description["params"]["train"][name], strict=False)
     spec = InputSpec(
@@ -124,32 +126,34 @@ def write_weights(network: nn.Module, path: Path) -> None:
 
 def load_weights(network: nn.Module, path: Path) -> None:
     """Fill a network from a safetensors file, or from a torch file of nothing but tensors."""
+    fill(network, read_weights(path), str(path))
+
+
+def read_weights(path: Path) -> object:
+    """What a file of weights holds; CxrError where it can't be read or would run code."""
     try:
         if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CxrError(f"{path} does not exist") from None
-    except (SafetensorError, RuntimeError, ValueError, EOFError, KeyError, OSError) as error:
-        raise CxrError(f"{path} holds no weights that can be read: {_short(error)}") from None
     except pickle.UnpicklingError as error:
         raise CxrError(
             f"{path} holds more than weights and is not loaded: {_short(error)}"
         ) from None
-    fill(network, state, str(path))
+    except Exception as error:  # a file that is no such thing raises whatever its bytes lead to
+        raise CxrError(f"{path} holds no weights that can be read: {_short(error)}") from None
 
 
 def fill(network: nn.Module, state: object, where: str) -> None:
     """Copy a mapping of tensors into a network; CxrError where names or shapes are another's."""
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
         raise CxrError(f"{where} holds no mapping of names to tensors")
-    try:
-        network.load_state_dict(state)
-    except RuntimeError:
-        raise CxrError(
-            f"{where} holds the weights of another network: {_first_difference(network, state)}"
-        ) from None
+    if difference := _first_difference(network, state):
+        raise CxrError(f"{where} holds the weights of another network: {difference}")
+    network.load_state_dict(state)
 
 
 def n_parameters(network: nn.Module) -> dict[str, int]:
@@ -171,11 +175,14 @@ def _short(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
 
 
-def _first_difference(network: nn.Module, state: Mapping[str, Tensor]) -> str:
+def _first_difference(network: nn.Module, state: Mapping[str, Tensor]) -> str | None:
     own = network.state_dict()
     for key, value in own.items():
         if key not in state:
             return f"`{key}` is missing"
         if state[key].shape != value.shape:
             return f"`{key}` is {tuple(state[key].shape)}, {tuple(value.shape)} is needed"
-    return f"`{next(iter(state.keys() - own.keys()))}` is not part of this one"
+        if state[key].layout != value.layout:
+            return f"`{key}` is {state[key].layout}, {value.layout} is needed"
+    surplus = [key for key in state if key not in own]
+    return f"`{surplus[0]}` is not part of this one" if surplus else None

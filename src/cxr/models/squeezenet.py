@@ -8,7 +8,7 @@ frozen backbone is needed once an image and not once an epoch.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from torchvision.models import SqueezeNet1_1_Weights, squeezenet1_1
 
 from cxr.data.splits import Statistics
 from cxr.errors import CxrError
-from cxr.models import InputSpec, Network, fill, load_weights
+from cxr.models import InputSpec, Network, fill, read_weights
 from cxr.params import ModelParams
 
 N_FEATURES = 512
@@ -87,10 +87,17 @@ def backbone(weights: str, root: Path) -> nn.Module:
     network = Backbone()
     path = weights_file(weights, root)
     if path is not None:
-        load_weights(network, path)
+        fill(network, without_classifier(read_weights(path)), str(path))
     elif weights == "imagenet":
-        fill(network, _imagenet_state(), "torchvision")
+        fill(network, without_classifier(_imagenet_state()), "torchvision")
     return network.features
+
+
+def without_classifier(state: object) -> object:
+    """The state without the 1000-class head that a whole SqueezeNet's file holds, too."""
+    if not isinstance(state, Mapping):
+        return state
+    return {k: v for k, v in state.items() if not str(k).startswith("classifier.")}
 
 
 def weights_file(weights: str, root: Path) -> Path | None:
@@ -107,15 +114,11 @@ def weights_file(weights: str, root: Path) -> Path | None:
 
 
 class Backbone(nn.Module):
-    """The features under torchvision's key names; a classifier beside them is passed over."""
+    """The features under torchvision's key names."""
 
     def __init__(self) -> None:
         super().__init__()
         self.features: nn.Module = squeezenet1_1().features
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        features = {k: v for k, v in state_dict.items() if not k.startswith("classifier.")}
-        return super().load_state_dict(features, *args, **kwargs)
 
 
 def _imagenet_state() -> Mapping[str, Tensor]:

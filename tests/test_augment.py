@@ -1,0 +1,257 @@
+"""Batches: normalised as stated, changed only when asked, by no more than asked."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional as F
+
+from cxr import augment
+from cxr.augment import FeatureBatches, ImageBatches, change, normalise
+from cxr.models import InputSpec
+from cxr.params import Augment
+
+GREY = InputSpec(28, "bicubic", 28, 1, (0.4,), (0.2,))
+RGB = InputSpec(28, "bicubic", 28, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+ALL = {"mirror": True, "shift": 0.1, "rotate": 20.0, "scale": 0.2, "contrast": 0.3}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)  # the number of threads decides the last bits
+
+
+def asked(**changes: float) -> Augment:
+    nothing = {"mirror": False, "shift": 0.0, "rotate": 0.0, "scale": 0.0, "contrast": 0.0}
+    return Augment.model_validate(nothing | changes)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def noise(n: int, size: int = 28) -> Tensor:
+    return torch.rand(n, 1, size, size, generator=seeded(9))
+
+
+def drawn(
+    monkeypatch: pytest.MonkeyPatch, turn: float, zoom: float, shift: tuple[float, float]
+) -> None:
+    """Let chance draw these shares of what is allowed, for every image."""
+    single = iter([turn, zoom])
+
+    def uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        if len(shape) == 2:
+            return torch.tensor([shift]).expand(shape)
+        return torch.full(shape, next(single))
+
+    monkeypatch.setattr(augment, "_uniform", uniform)
+
+
+@pytest.mark.parametrize("spec", [GREY, RGB], ids=["grey", "rgb"])
+def test_normalise_is_minus_mean_over_std_for_every_channel(spec: InputSpec) -> None:
+    grey = noise(3)
+    out = normalise(grey, spec)
+    assert out.shape == (3, spec.channels, 28, 28) and out.dtype == torch.float32
+    for channel, (mean, std) in enumerate(zip(spec.mean, spec.std, strict=True)):
+        assert np.allclose(out[:, channel], (grey[:, 0].numpy() - mean) / std, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [64, 224])
+def test_normalise_resizes_bilinearly(size: int) -> None:
+    spec = InputSpec(28, "bicubic", size, 1, (0.4,), (0.2,))
+    resized = F.interpolate(noise(2), size=(size, size), mode="bilinear", align_corners=False)
+    assert torch.allclose(normalise(noise(2), spec), (resized - 0.4) / 0.2, atol=1e-5)
+
+
+def test_normalise_puts_pixel_centres_on_pixel_centres() -> None:
+    spec = InputSpec(2, "bicubic", 4, 1, (0.0,), (1.0,))
+    out = normalise(torch.tensor([[[[0.0, 1.0], [0.0, 1.0]]]]), spec)
+    assert out[0, 0].tolist() == [[0.0, 0.25, 0.75, 1.0]] * 4
+
+
+@pytest.mark.parametrize("with_augment", [True, False])
+def test_batch_is_the_images_at_the_index_as_a_network_takes_them(with_augment: bool) -> None:
+    """Without a generator augmentation is off, and without augmentation so is the generator."""
+    images = torch.randint(0, 256, (6, 28, 28), dtype=torch.uint8, generator=seeded())
+    before = images.clone()
+    batches = ImageBatches(images, GREY, asked(**ALL) if with_augment else None)
+    index = torch.tensor([4, 0, 4])
+    out = batches.batch(index, None if with_augment else seeded())
+    stated = (images.numpy()[[4, 0, 4]] / 255 - 0.4) / 0.2
+    assert len(batches) == 6
+    assert np.allclose(out[:, 0], stated, atol=1e-6)
+    assert torch.equal(images, before)
+
+
+def test_generator_turns_augmentation_on() -> None:
+    images = torch.randint(0, 256, (8, 28, 28), dtype=torch.uint8, generator=seeded())
+    batches = ImageBatches(images, GREY, asked(**ALL))
+    plain = batches.batch(torch.arange(8), None)
+    changed = batches.batch(torch.arange(8), seeded())
+    assert ((plain - changed).abs().amax(dim=(1, 2, 3)) > 0.1).all()
+
+
+def test_nothing_asked_changes_nothing() -> None:
+    assert torch.equal(change(noise(5), asked(), seeded()), noise(5))
+
+
+def test_resampling_that_moves_nothing_changes_nothing() -> None:
+    almost = asked(shift=1e-9, rotate=1e-7, scale=1e-9)
+    assert torch.allclose(change(noise(5), almost, seeded()), noise(5), atol=1e-5)
+
+
+def assert_half_is_mirrored(changed: Tensor, images: Tensor, atol: float) -> None:
+    """Every image is the one or the other, and about as many are (within 4 standard deviations)."""
+    mirrored = (changed - images.flip(3)).abs().amax(dim=(1, 2, 3)) <= atol
+    kept = (changed - images).abs().amax(dim=(1, 2, 3)) <= atol
+    assert (mirrored ^ kept).all()
+    n = len(images)
+    assert abs(int(mirrored.sum()) - n / 2) < 4 * np.sqrt(n / 4)
+
+
+def test_mirror_alone_flips_half_of_the_images_exactly() -> None:
+    images = noise(2000, 8)
+    assert_half_is_mirrored(change(images, asked(mirror=True), seeded()), images, atol=0)
+
+
+@pytest.mark.parametrize("other", ["shift", "rotate", "scale"])
+def test_mirror_flips_half_of_the_images_whatever_else_is_asked(other: str) -> None:
+    images = noise(2000, 8)
+    both = asked(mirror=True, **{other: 1e-6})
+    assert_half_is_mirrored(change(images, both, seeded()), images, atol=1e-4)
+
+
+@pytest.mark.xfail(strict=True, reason="change() forgets the mirror beside contrast alone")
+def test_mirror_flips_half_of_the_images_beside_contrast() -> None:
+    images = noise(2000, 8)
+    changed = change(images, asked(mirror=True, contrast=1e-6), seeded())
+    assert_half_is_mirrored(changed, images, atol=1e-4)
+
+
+@pytest.mark.parametrize(("dx", "dy"), [(2, 0), (0, 3), (-3, 1)])
+def test_shift_by_whole_pixels_is_a_roll_with_black_behind_it(
+    dx: int, dy: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = noise(4, 20)
+    drawn(monkeypatch, 0, 0, (-dx / 4, -dy / 4))  # the map leads from the new place to the old one
+    moved = change(images, asked(shift=4 / 20), seeded())
+    rolled = np.roll(images.numpy(), (dy, dx), axis=(2, 3))
+    inside = np.zeros((20, 20), bool)
+    inside[max(dy, 0) : 20 + min(dy, 0), max(dx, 0) : 20 + min(dx, 0)] = True
+    assert np.allclose(moved, np.where(inside, rolled, 0), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("turn", "zoom", "shift"),
+    [
+        (1.0, 0.0, (0.0, 0.0)),
+        (0.0, -1.0, (0.0, 0.0)),
+        (0.0, 0.5, (1.0, -0.3)),
+        (-0.6, 0.7, (0.2, -1.0)),
+    ],
+)
+def test_turn_zoom_and_shift_equal_scipys_affine_transform(
+    turn: float, zoom: float, shift: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn(monkeypatch, turn, zoom, shift)
+    image = noise(1, 21)
+    out = change(image, asked(rotate=30.0, scale=0.2, shift=0.1), seeded())
+    angle, factor = np.deg2rad(30 * turn), 1 + 0.2 * zoom
+    # From the new place (row, column) to the old one, about the centre at pixel 10.
+    matrix = factor * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    centre = np.array([10.0, 10.0])
+    offset = centre - matrix @ centre + 21 * 0.1 * np.array([shift[1], shift[0]])
+    peer = ndimage.affine_transform(
+        image[0, 0].numpy(), matrix, offset, order=1, mode="grid-constant"
+    )
+    assert np.allclose(out[0, 0], peer, atol=1e-4)
+
+
+def test_shift_moves_the_centre_of_mass_within_the_bound_and_up_to_it() -> None:
+    x = torch.arange(41.0) - 20
+    blob = torch.exp(-(x[:, None] ** 2 + x[None, :] ** 2) / 8).expand(500, 1, 41, 41)
+    moved = change(blob, asked(shift=0.2), seeded())[:, 0]
+    total = moved.sum(dim=(1, 2))
+    for axis in (1, 2):
+        place = (moved.sum(dim=axis) * x).sum(dim=1) / total
+        assert place.abs().max() <= 0.2 * 41 + 0.01
+        assert place.abs().max() > 0.95 * 0.2 * 41
+        # Uniform: the mean of 500 has a standard deviation of bound / sqrt(3 * 500).
+        assert abs(place.mean()) < 4 * 0.2 * 41 / np.sqrt(3 * 500)
+
+
+def test_turn_keeps_the_centre_and_stays_within_its_degrees() -> None:
+    x = torch.arange(41.0) - 20
+    bar = torch.exp(-(x[:, None] ** 2) / 4 - x[None, :] ** 2 / 60).expand(500, 1, 41, 41)
+    turned = change(bar, asked(rotate=30.0), seeded())[:, 0]
+    total = turned.sum(dim=(1, 2))
+    row, column = x[:, None], x[None, :]
+    for axis in (row, column):
+        assert ((turned * axis).sum(dim=(1, 2)) / total).abs().max() < 1e-3
+    spread = [(turned * a * b).sum(dim=(1, 2)) for a, b in ((row, column), (column, column))]
+    variance_of_rows = (turned * row * row).sum(dim=(1, 2))
+    degrees = torch.rad2deg(torch.atan2(2 * spread[0], spread[1] - variance_of_rows) / 2)
+    assert degrees.abs().max() < 30.1 and degrees.min() < -28 and degrees.max() > 28
+
+
+def test_contrast_keeps_the_mean_and_stretches_each_image_by_one_factor() -> None:
+    images = noise(500, 8)
+    out = change(images, asked(contrast=0.4), seeded())
+    mean = images.mean(dim=(2, 3), keepdim=True)
+    assert torch.allclose(out.mean(dim=(2, 3), keepdim=True), mean, atol=1e-5)
+    factor = out.std(dim=(1, 2, 3)) / images.std(dim=(1, 2, 3))
+    assert torch.allclose(out, mean + (images - mean) * factor.view(-1, 1, 1, 1), atol=1e-4)
+    assert 0.6 - 1e-4 < factor.min() < 0.62 and 1.38 < factor.max() < 1.4 + 1e-4
+
+
+def features(n: int) -> tuple[Tensor, Tensor]:
+    return torch.randn(n, 5, generator=seeded()), torch.randn(n, 5, generator=seeded(1))
+
+
+def of_images(generator: torch.Generator) -> Tensor:
+    images = torch.randint(0, 256, (8, 28, 28), dtype=torch.uint8, generator=seeded())
+    return ImageBatches(images, GREY, asked(**ALL)).batch(torch.arange(8), generator)
+
+
+def of_features(generator: torch.Generator) -> Tensor:
+    return FeatureBatches(*features(40)).batch(torch.arange(40), generator)
+
+
+@pytest.mark.parametrize("batch", [of_images, of_features])
+def test_same_seed_gives_the_same_batch_and_every_draw_is_new(
+    batch: Callable[[torch.Generator], Tensor],
+) -> None:
+    assert torch.equal(batch(seeded(5)), batch(seeded(5)))
+    assert not torch.equal(batch(seeded(5)), batch(seeded(6)))
+    generator = seeded(5)
+    assert not torch.equal(batch(generator), batch(generator))
+
+
+def test_every_image_of_a_batch_is_changed_in_its_own_way() -> None:
+    same = noise(1).expand(6, 1, 28, 28)
+    out = change(same, asked(**ALL), seeded())
+    assert len(torch.unique(out.flatten(1), dim=0)) == 6
+
+
+def test_feature_batches_take_the_mirrored_view_half_of_the_time() -> None:
+    plain, mirrored = features(2000)
+    index = torch.randperm(2000, generator=seeded())
+    out = FeatureBatches(plain, mirrored).batch(index, seeded())
+    picked = (out == mirrored[index]).all(dim=1)
+    assert ((out == plain[index]).all(dim=1) ^ picked).all()
+    assert abs(int(picked.sum()) - 1000) < 4 * np.sqrt(500)
+
+
+@pytest.mark.parametrize("has_mirrored", [True, False])
+def test_feature_batches_are_plain_without_a_generator_or_a_mirrored_view(
+    has_mirrored: bool,
+) -> None:
+    plain, mirrored = features(10)
+    batches = FeatureBatches(plain, mirrored if has_mirrored else None)
+    index = torch.tensor([3, 9, 3])
+    assert torch.equal(batches.batch(index, None if has_mirrored else seeded()), plain[index])
+    assert len(batches) == 10

@@ -1,0 +1,174 @@
+"""Stored features: what the backbone gives, so that the head alone is the whole network."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cxr import features, models, params, training
+from cxr.augment import ImageBatches, normalise
+from cxr.labels import LABELS
+from cxr.models import InputSpec, SavedModel, squeezenet
+
+PARAMS = params.load(Path(__file__).parents[1] / "params.yaml")
+CPU = torch.device("cpu")
+SPEC = InputSpec(28, "bicubic", 40, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+N = 20  # two whole batches of 8 and a part of one
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)  # the number of threads decides the last bits
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (N, 28, 28), dtype=np.uint8)
+
+
+@pytest.fixture
+def model() -> SavedModel:
+    hyper = models.hyper_parameters("squeezenet", PARAMS.train.block("squeezenet"))
+    torch.manual_seed(0)
+    network = models.build("squeezenet", hyper, SPEC.image_size, SPEC.channels, len(LABELS))
+    return SavedModel("squeezenet", network, SPEC, LABELS, {})
+
+
+def computed(model: SavedModel, images: np.ndarray, mirror: bool = False) -> np.ndarray:
+    backbone = model.network.get_submodule("features")
+    return features.compute(backbone, images, model.input, CPU, mirror, lambda done, of: None)
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_features_are_the_mean_of_the_feature_map(
+    mirror: bool, images: np.ndarray, model: SavedModel
+) -> None:
+    seen = np.ascontiguousarray(images[:, :, ::-1]) if mirror else images
+    grey = torch.from_numpy(seen / np.float32(255)).unsqueeze(1)
+    with torch.inference_mode():
+        plain = model.network.eval().feature_map(normalise(grey, SPEC)).mean(dim=(2, 3)).numpy()
+    values = computed(model, images, mirror)
+    assert values.shape == (N, 512) and values.dtype == np.float32
+    assert np.linalg.norm(values - plain) < 1e-4 * np.linalg.norm(plain)
+    assert np.allclose(values, plain, rtol=1e-4, atol=1e-5 * plain.max())
+
+
+def test_mirrored_features_are_others(images: np.ndarray, model: SavedModel) -> None:
+    assert not np.allclose(computed(model, images), computed(model, images, True), rtol=1e-2)
+
+
+def test_progress_ends_at_the_number_of_images(images: np.ndarray, model: SavedModel) -> None:
+    told: list[tuple[int, int]] = []
+    backbone = model.network.get_submodule("features")
+    features.compute(backbone, images, SPEC, CPU, False, lambda *done: told.append(done))
+    assert told == [(8, N), (16, N), (N, N)]
+
+
+def test_dropout_and_batch_statistics_are_off(images: np.ndarray) -> None:
+    """A backbone in training mode would give another result for every batch."""
+    backbone = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Dropout(0.5)
+    ).train()
+    first = features.compute(backbone, images, SPEC, CPU, False, lambda *done: None)
+    again = features.compute(backbone, images[5:], SPEC, CPU, False, lambda *done: None)
+    assert np.allclose(first[5:], again, atol=1e-5)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_store_is_read_back_as_it_was_made(frozen: bool, tmp_path: Path, model: SavedModel) -> None:
+    backbone = model.network.get_submodule("features")
+    made = features.create_store(tmp_path / "features", "squeezenet", frozen, backbone)
+    assert features.open_store(tmp_path / "features") == made
+    assert (made.model, made.frozen) == ("squeezenet", frozen)
+    stored = made.backbone()
+    assert stored.keys() == backbone.state_dict().keys()
+    for key, value in backbone.state_dict().items():
+        assert torch.equal(stored[key], value), key
+
+
+@pytest.mark.parametrize("has_mirrored", [True, False])
+def test_store_gives_each_split_its_own_features(has_mirrored: bool, tmp_path: Path) -> None:
+    for i, name in enumerate(("train", "val", "test")):
+        np.save(tmp_path / f"{name}.npy", np.full((i + 2, 3), i, np.float32))
+    if has_mirrored:
+        np.save(tmp_path / "train_mirrored.npy", np.full((2, 3), 9, np.float32))
+    store = features.FeatureStore(tmp_path, "squeezenet", True)
+    for i, name in enumerate(("train", "val", "test")):
+        batches = store.batches(name, CPU)
+        assert len(batches) == i + 2
+        assert (batches.batch(torch.arange(i + 2), None) == i).all()
+    index, generator = torch.zeros(100, dtype=torch.long), torch.Generator().manual_seed(0)
+    drawn = store.batches("train", CPU).batch(index, generator)
+    assert set(drawn.unique().tolist()) == ({0.0, 9.0} if has_mirrored else {0.0})
+
+
+def processed_folder(folder: Path, images: np.ndarray) -> Path:
+    np.save(folder / "val_images.npy", images)
+    np.save(folder / "val_labels.npy", np.zeros((len(images), len(LABELS)), np.uint8))
+    return folder
+
+
+def test_head_on_stored_features_is_the_whole_network_on_images(
+    tmp_path: Path, images: np.ndarray, model: SavedModel
+) -> None:
+    torch.nn.init.normal_(model.network.head().weight, std=0.1)
+    processed = processed_folder(tmp_path, images)
+    backbone = model.network.get_submodule("features")
+    store = features.create_store(tmp_path / "features", "squeezenet", True, backbone)
+    np.save(store.folder / "val.npy", computed(model, images))
+    logits = [
+        training.predict(*features.feed(model, "val", processed, used, CPU), CPU, batch_size=7)
+        for used in (store, None)
+    ]
+    assert logits[0].std() > 0.01
+    assert np.allclose(logits[0], logits[1], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("made_for", "frozen", "is_used"),
+    [("squeezenet", True, True), ("squeezenet", False, False), ("vit", True, False)],
+)
+def test_features_are_used_only_when_frozen_and_for_their_own_model(
+    made_for: str,
+    frozen: bool,
+    is_used: bool,
+    tmp_path: Path,
+    images: np.ndarray,
+    model: SavedModel,
+) -> None:
+    processed = processed_folder(tmp_path, images)
+    np.save(tmp_path / "val.npy", np.zeros((N, 512), np.float32))
+    store = features.FeatureStore(tmp_path, made_for, frozen)
+    network, inputs = features.feed(model, "val", processed, store, CPU)
+    assert len(inputs) == N
+    if is_used:
+        assert network is model.network.head()
+        assert inputs.batch(torch.arange(2), None).shape == (2, 512)
+    else:
+        assert network is model.network
+        assert inputs.batch(torch.arange(2), None).shape == (2, 3, 40, 40)
+
+
+def test_images_are_fed_with_the_asked_for_augmentation(
+    tmp_path: Path, images: np.ndarray, model: SavedModel
+) -> None:
+    processed = processed_folder(tmp_path, images)
+    mirror = params.Augment(mirror=True, shift=0.0, rotate=0.0, scale=0.0, contrast=0.0)
+    index = torch.arange(N)
+    plain = ImageBatches(torch.from_numpy(images), SPEC).batch(index, None)
+    for augment, n_mirrored in ((None, {0}), (mirror, set(range(3, N - 2)))):
+        _, inputs = features.feed(model, "val", processed, None, CPU, augment)
+        out = inputs.batch(index, torch.Generator().manual_seed(0))
+        assert int((out != plain).flatten(1).any(dim=1).sum()) in n_mirrored
+
+
+def test_backbones_state_fills_the_features_of_a_network(tmp_path: Path, model: SavedModel) -> None:
+    """What stages/train.py does with the store of a backbone that is trained further."""
+    torch.manual_seed(1)
+    backbone = squeezenet.backbone("none", tmp_path)
+    store = features.create_store(tmp_path / "features", "squeezenet", False, backbone)
+    models.fill(model.network.get_submodule("features"), store.backbone(), "store")
+    x = torch.randn(1, 3, 40, 40)
+    with torch.inference_mode():
+        assert torch.equal(model.network.eval().feature_map(x), backbone.eval()(x))

@@ -125,7 +125,6 @@ def test_mirror_flips_half_of_the_images_whatever_else_is_asked(other: str) -> N
     assert_half_is_mirrored(change(images, both, seeded()), images, atol=1e-4)
 
 
-@pytest.mark.xfail(strict=True, reason="change() forgets the mirror beside contrast alone")
 def test_mirror_flips_half_of_the_images_beside_contrast() -> None:
     images = noise(2000, 8)
     changed = change(images, asked(mirror=True, contrast=1e-6), seeded())

@@ -76,8 +76,8 @@ def test_digests_are_dvcs(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     (folder / "b").mkdir(parents=True)
     (folder / "b" / "z.txt").write_text("z")
-    (folder / "a.txt").write_text("a")
-    (folder / "b.txt").write_text("sorts between a and b/")
+    (folder / "a.txt").write_text("b")
+    (folder / "b.txt").write_text("a")
     database = HashFileDB(localfs, str(tmp_path / "cache"))
     for path in (folder, folder / "a.txt"):
         _, _, theirs = build(database, str(path), localfs, "md5")

@@ -82,12 +82,12 @@ def change(grey: Tensor, augment: Augment, generator: torch.Generator) -> Tensor
         `scale` and `contrast` as fractions: each uniform between minus and plus that.
     """
     n = len(grey)
-    if augment.mirror and augment.is_only_mirror:
-        return torch.where(_coin(n, generator).view(n, 1, 1, 1), grey.flip(3), grey)
     if augment.shift or augment.rotate or augment.scale:
         theta = _affine(n, augment, generator)
         grid = F.affine_grid(theta, list(grey.shape), align_corners=False)
         grey = F.grid_sample(grey, grid, padding_mode="zeros", align_corners=False)
+    elif augment.mirror:
+        grey = torch.where(_coin(n, generator).view(n, 1, 1, 1), grey.flip(3), grey)
     if augment.contrast:
         factor = 1 + augment.contrast * _uniform((n, 1, 1, 1), generator)
         mean = grey.mean(dim=(2, 3), keepdim=True)

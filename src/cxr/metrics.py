@@ -6,7 +6,6 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import (
     average_precision_score,
-    precision_recall_curve,
     roc_auc_score,
     roc_curve,
 )
@@ -15,6 +14,7 @@ from cxr.labels import LABELS
 
 Floats = npt.NDArray[np.floating[Any]]
 Labels = npt.NDArray[np.uint8]
+Counts = npt.NDArray[np.int64]
 Rule = Literal["youden", "f1"]
 
 ONE_CLASS = "has images of one class only"
@@ -126,15 +126,25 @@ def _by_label(measure: Any, labels: Labels, scores: Floats) -> npt.NDArray[np.fl
 
 
 def _youden(y: Labels, probs: Floats) -> float:
-    false_positive_rate, true_positive_rate, cut = roc_curve(y, probs)
-    return float(cut[1:][np.argmax((true_positive_rate - false_positive_rate)[1:])])
+    cut, true_positives, false_positives = _at_every_cut(y, probs)
+    # Times both class sizes, so that equal values are equal to the last bit.
+    j = true_positives * int((y == 0).sum()) - false_positives * int(y.sum())
+    return float(cut[np.argmax(j)])
 
 
 def _best_f1(y: Labels, probs: Floats) -> float:
-    precision, recall, cut = precision_recall_curve(y, probs)
-    f1 = 2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny)
-    best = np.flatnonzero(f1[:-1] == f1[:-1].max())
-    return float(cut[best[-1]])
+    cut, true_positives, false_positives = _at_every_cut(y, probs)
+    f1 = 2 * true_positives / (true_positives + false_positives + int(y.sum()))
+    return float(cut[np.argmax(f1)])
+
+
+def _at_every_cut(y: Labels, probs: Floats) -> tuple[Floats, Counts, Counts]:
+    """Every distinct probability from the highest down, with the positives called by it."""
+    false_rate, true_rate, cut = roc_curve(y, probs, drop_intermediate=False)
+    n_positive = int(y.sum())
+    true_positives = np.rint(true_rate[1:] * n_positive).astype(np.int64)
+    false_positives = np.rint(false_rate[1:] * (len(y) - n_positive)).astype(np.int64)
+    return cut[1:], true_positives, false_positives
 
 
 def _at_threshold(y: npt.NDArray[np.bool_], probs: Floats, cut: float) -> dict[str, float | None]:

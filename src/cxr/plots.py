@@ -5,7 +5,7 @@ Every figure names its data; one made from the phantom says so in capitals.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,9 @@ from matplotlib.ticker import MaxNLocator
 
 from cxr.data.splits import Origin, Split
 from cxr.labels import LABELS
-from cxr.training import Epoch
+
+if TYPE_CHECKING:
+    from cxr.training import Epoch  # preprocess draws, too, and does without torch
 
 DPI = 100
 # Colours that people with any colour vision tell apart (Okabe & Ito, 2008).
@@ -64,7 +66,7 @@ def sample_images(split: Split, origin: Origin, path: Path) -> None:
 
 
 def learning_curves(
-    history: Sequence[Epoch], best_epoch: int, model: str, origin: Origin, path: Path
+    history: "Sequence[Epoch]", best_epoch: int, model: str, origin: Origin, path: Path
 ) -> None:
     """Losses, validation AUROC and learning rate by epoch; the kept epoch is marked."""
     figure = Figure(figsize=(10.5, 3.6), layout="constrained")
@@ -94,7 +96,8 @@ def auroc_by_label(tests: dict[str, Any], origin: Origin, path: Path) -> None:
     names = ["macro", *LABELS]
     for i, (model, test) in enumerate(tests.items()):
         values = [test["macro_auroc"], *(test["labels"][label]["auroc"] for label in LABELS)]
-        defined = [(value, -j) for j, value in enumerate(values) if value is not None]
+        beside = (i - (len(tests) - 1) / 2) * 0.2  # so that equal values don't hide each other
+        defined = [(value, -j - beside) for j, value in enumerate(values) if value is not None]
         axes.scatter(
             [value for value, _ in defined],
             [place for _, place in defined],
@@ -104,7 +107,7 @@ def auroc_by_label(tests: dict[str, Any], origin: Origin, path: Path) -> None:
             zorder=3,
         )
     axes.axvline(0.5, color=GREY, linestyle=":", linewidth=1)
-    axes.text(0.5, 0.7, "chance", color=GREY, ha="center", fontsize=8)
+    axes.text(0.502, -len(LABELS) - 0.45, "chance", color=GREY, fontsize=8)
     axes.axhline(-0.5, color=GREY, linewidth=0.6)
     positives = next(iter(tests.values()))["labels"]
     ticks = [

@@ -99,9 +99,8 @@ def fit(
     set_prior_bias(head, train.labels)
     optimizer = torch.optim.AdamW(_decay_groups(network, hyper.weight_decay), lr=hyper.lr)
     steps = math.ceil(len(train.inputs) / protocol.batch_size)
-    schedule = LambdaLR(
-        optimizer, _warmup_cosine(round(protocol.warmup_epochs * steps), protocol.epochs * steps)
-    )
+    share_of_rate = _warmup_cosine(round(protocol.warmup_epochs * steps), protocol.epochs * steps)
+    schedule = LambdaLR(optimizer, share_of_rate)
     generator = torch.Generator(device).manual_seed(seed)
     history: list[Epoch] = []
     best: dict[str, Tensor] = {}
@@ -112,13 +111,14 @@ def fit(
             network, train, protocol.batch_size, optimizer, schedule, generator, on_batch
         )
         seconds = time.perf_counter() - started
-        if not math.isfinite(train_loss):
+        logits = predict(network, val.inputs, device, protocol.batch_size)
+        if not (math.isfinite(train_loss) and np.isfinite(logits).all()):
             raise CxrError(
-                f"training diverged in epoch {number}: the loss is {train_loss}; lower the "
+                f"training diverged in epoch {number}: the loss is {train_loss:g}; lower the "
                 f"learning rate, {hyper.lr:g}"
             )
-        logits = predict(network, val.inputs, device, protocol.batch_size)
-        epoch = _measure(number, train_loss, logits, val, schedule, seconds, len(train.inputs))
+        lr = hyper.lr * share_of_rate(number * steps - 1)
+        epoch = _measure(number, train_loss, logits, val, lr, seconds, len(train.inputs))
         history.append(epoch)
         on_epoch(epoch)
         if best_epoch == 0 or epoch.val_macro_auroc > history[best_epoch - 1].val_macro_auroc:
@@ -185,7 +185,7 @@ def _measure(
     train_loss: float,
     logits: npt.NDArray[np.float32],
     val: Examples,
-    schedule: LambdaLR,
+    lr: float,
     seconds: float,
     n_images: int,
 ) -> Epoch:
@@ -203,7 +203,7 @@ def _measure(
         val_loss=float(F.binary_cross_entropy_with_logits(torch.from_numpy(logits), labels)),
         val_macro_auroc=macro_auroc,
         val_macro_ap=metrics.macro(metrics.average_precision(y, logits)),
-        lr=float(schedule.get_last_lr()[0]),
+        lr=lr,
         seconds=seconds,
         images_per_second=n_images / seconds,
     )

@@ -23,6 +23,7 @@ CHANGES: dict[str, Any] = {
     "train.protocol.epochs": 6,
     "train.squeezenet.weights": "none",
     "train.squeezenet.image_size": 112,
+    "gradcam.indices": [5, 6, 8, 13],
 }
 
 

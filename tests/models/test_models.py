@@ -352,6 +352,40 @@ def test_missing_model_is_one_sentence(tmp_path: Path) -> None:
         models.load(tmp_path)
 
 
+@pytest.mark.parametrize("content", ['{"name": "cnn"', "[]", "{}"])
+@pytest.mark.xfail(strict=True, reason="JSONDecodeError, TypeError and KeyError leak out of load()")
+def test_damaged_model_is_one_sentence(content: str, tmp_path: Path) -> None:
+    models.save(saved_model("cnn"), tmp_path)
+    (tmp_path / "model.json").write_text(content)
+    with pytest.raises(CxrError, match=r"model\.json"):
+        models.load(tmp_path)
+
+
+@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="fill() leaves what torch can't copy")
+def test_weights_without_values_are_refused() -> None:
+    state = {key: value.to("meta") for key, value in network("cnn").state_dict().items()}
+    with pytest.raises(CxrError, match="here"):
+        models.fill(network("cnn"), state, "here")
+
+
+@pytest.mark.xfail(strict=True, reason="torch's own advice to load it all the same is passed on")
+def test_refused_file_comes_without_the_advice_to_run_its_code(tmp_path: Path) -> None:
+    (tmp_path / "w.pt").write_bytes(b"# just some words\n")
+    with pytest.raises(CxrError) as caught:
+        models.load_weights(network("cnn"), tmp_path / "w.pt")
+    assert "weights_only" not in str(caught.value)
+
+
+@pytest.mark.xfail(strict=True, reason="a package that is missing is told as a missing model")
+def test_model_whose_package_is_missing_is_not_called_unknown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delitem(sys.modules, "cxr.models.squeezenet", raising=False)
+    monkeypatch.setitem(sys.modules, "torchvision.models", None)
+    with pytest.raises((CxrError, ImportError), match="torchvision"):
+        models.build("squeezenet", hyper("cnn"), 28, 3, 14)
+
+
 def test_unknown_model_is_named() -> None:
     with pytest.raises(CxrError, match="there is no model `resnet`"):
         models.build("resnet", hyper("cnn"), 28, 1, 14)

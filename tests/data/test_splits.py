@@ -1,0 +1,220 @@
+"""The splits on disk are the raw file's, and a raw file that can't be used is refused by name."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cxr.data import npz, splits
+from cxr.data.splits import SPLITS, Origin
+from cxr.errors import CxrError
+from cxr.labels import LABELS
+
+Arrays = dict[str, Any]
+
+COUNTS = {"train": 9, "val": 5, "test": 7}
+REAL = Path(__file__).parents[3] / "shared/data/nih_real_28.npz"
+
+
+@pytest.fixture
+def arrays() -> Arrays:
+    """A good raw file with all columns; the splits differ in brightness and length."""
+    rng = np.random.default_rng(0)
+    made: Arrays = {}
+    for darkest, (split, n) in zip((0, 60, 120), COUNTS.items(), strict=True):
+        made[f"{split}_images"] = rng.integers(darkest, 256, (n, 10, 10)).astype(np.uint8)
+        made[f"{split}_labels"] = rng.integers(0, 2, (n, len(LABELS))).astype(np.int64)
+        made[f"{split}_ids"] = np.array([f"{split}-{i}.png" for i in range(n)])
+        made[f"{split}_patients"] = np.arange(n, dtype=np.int32)
+    return made
+
+
+def extract(
+    arrays: Arrays, folder: Path, save: Callable[..., None] = np.savez
+) -> tuple[splits.Dataset, splits.Statistics]:
+    save(folder / "mine.npz", **arrays)
+    return splits.extract(folder / "mine.npz", Origin("mine", "file"), folder)
+
+
+def refusal(arrays: Arrays, folder: Path) -> str:
+    with pytest.raises(CxrError) as caught:
+        extract(arrays, folder)
+    text = str(caught.value)
+    assert text.startswith(f"{folder / 'mine.npz'}: ") and len(text.splitlines()) == 1
+    assert not (folder / "dataset.json").exists()
+    return text
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("chunk_bytes", [250, 2**24])
+def test_the_arrays_are_those_that_numpy_reads(
+    arrays: Arrays,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    save: Callable[..., None],
+    chunk_bytes: int,
+) -> None:
+    monkeypatch.setattr(npz, "CHUNK_BYTES", chunk_bytes)
+    extract(arrays, tmp_path, save)
+    raw = np.load(tmp_path / "mine.npz")
+    for name in SPLITS:
+        split = splits.open_split(tmp_path, name)
+        np.testing.assert_array_equal(split.images, raw[f"{name}_images"], strict=True)
+        np.testing.assert_array_equal(split.labels, raw[f"{name}_labels"])
+        np.testing.assert_array_equal(split.ids, raw[f"{name}_ids"], strict=True)
+        np.testing.assert_array_equal(split.patients, raw[f"{name}_patients"], strict=True)
+        assert split.labels.dtype == np.uint8
+
+
+def test_images_stay_on_disk_until_they_are_read(arrays: Arrays, tmp_path: Path) -> None:
+    extract(arrays, tmp_path)
+    images = splits.open_split(tmp_path, "train").images
+    assert isinstance(images, np.memmap) and not images.flags.writeable
+
+
+def test_ids_and_patients_may_be_absent_as_in_chestmnist(arrays: Arrays, tmp_path: Path) -> None:
+    extract({k: v for k, v in arrays.items() if k.endswith(("images", "labels"))}, tmp_path)
+    for name in SPLITS:
+        split = splits.open_split(tmp_path, name)
+        assert split.ids is None and split.patients is None
+
+
+def test_statistics_are_numpys_over_the_training_pixels_alone(
+    arrays: Arrays, tmp_path: Path
+) -> None:
+    _, statistics = extract(arrays, tmp_path)
+    grey = arrays["train_images"].astype(np.float64) / 255
+    assert statistics.mean == pytest.approx(grey.mean(), rel=1e-13)
+    assert statistics.std == pytest.approx(grey.std(), rel=1e-13)
+
+
+def test_statistics_of_a_hand_computed_case(arrays: Arrays, tmp_path: Path) -> None:
+    arrays["train_images"][:] = 0
+    arrays["train_images"][:, :5] = 255  # one half white
+    _, statistics = extract(arrays, tmp_path)
+    assert (statistics.mean, statistics.std) == (0.5, 0.5)
+
+
+def test_the_dataset_is_described_and_read_back(arrays: Arrays, tmp_path: Path) -> None:
+    dataset, _ = extract(arrays, tmp_path)
+    assert dataset == splits.Dataset(Origin("mine", "file"), 10, COUNTS, LABELS)
+    assert splits.open_dataset(tmp_path) == dataset
+
+
+@pytest.mark.parametrize("source", ["medmnist", "file", "phantom"])
+def test_the_origin_is_read_back(tmp_path: Path, source: str) -> None:
+    origin = Origin("näme", source)
+    splits.write_origin(origin, tmp_path)
+    assert splits.read_origin(tmp_path) == origin
+    assert origin.is_phantom == (source == "phantom")
+
+
+@pytest.mark.parametrize("dtype", ["?", "i1", "u2", ">i4", "u8"])
+def test_labels_of_any_integer_type_are_taken(arrays: Arrays, tmp_path: Path, dtype: str) -> None:
+    labels = arrays["val_labels"].copy()
+    arrays["val_labels"] = labels.astype(dtype)
+    extract(arrays, tmp_path)
+    np.testing.assert_array_equal(splits.open_split(tmp_path, "val").labels, labels)
+
+
+def with_nan(values: np.ndarray) -> np.ndarray:
+    values = values.astype(np.float32)
+    values[2, 3] = np.nan
+    return values
+
+
+def with_value(value: int) -> Callable[[np.ndarray], np.ndarray]:
+    def spoil(labels: np.ndarray) -> np.ndarray:
+        labels[3, LABELS.index("edema")] = labels[4, 0] = value
+        return labels
+
+    return spoil
+
+
+REFUSALS: dict[str, tuple[str, Callable[[np.ndarray], Any], str]] = {
+    "float images": (
+        "train_images",
+        lambda a: a / 255,
+        "train_images is float64; images must be uint8, 0 to 255",
+    ),
+    "images with NaN": ("test_images", with_nan, "test_images is float32 with 10 NaN; images"),
+    "wide integers": ("val_images", lambda a: a.astype(int), "val_images is int64; images"),
+    "colour": (
+        "val_images",
+        lambda a: np.stack([a] * 3, -1),
+        "val_images has shape (5, 10, 10, 3); grey square images are needed",
+    ),
+    "flat images": ("val_images", lambda a: a.reshape(5, 100), "has shape (5, 100); grey"),
+    "oblong images": ("val_images", lambda a: a[:, :9], "has shape (5, 9, 10); grey"),
+    "tiny images": ("val_images", lambda a: a[:, :7, :7], "has shape (5, 7, 7); grey"),
+    "no images": ("val_images", lambda a: a[:0], "val_images is empty; every split needs images"),
+    "another size": ("val_images", lambda a: a[:, :9, :9], "of different sizes: [9, 10]"),
+    "object images": ("val_images", lambda a: a.astype(object), "`val_images` holds pickled"),
+    "Fortran images": ("val_images", np.asfortranarray, "`val_images` must be an array of rows in"),
+    "float labels": (
+        "train_labels",
+        lambda a: a.astype(float),
+        "train_labels is float64; labels must be integers, 0 or 1",
+    ),
+    "labels with NaN": ("test_labels", with_nan, "test_labels is float32 with 1 NaN; labels"),
+    "text labels": ("val_labels", lambda a: a.astype(str), "val_labels is <U21; labels must be"),
+    "13 labels": (
+        "val_labels",
+        lambda a: a[:, :13],
+        "val_labels has shape (5, 13); 14 labels are needed",
+    ),
+    "one label": ("val_labels", lambda a: a[:, 0], "val_labels has shape (5,); 14 labels"),
+    "labels of 2": (
+        "val_labels",
+        with_value(2),
+        "val_labels holds 2 at row 3, edema (2 such values); labels must be 0 or 1",
+    ),
+    "labels of -1": ("val_labels", with_value(-1), "val_labels holds -1 at row 3, edema (2 such"),
+    "object labels": ("val_labels", lambda a: a.astype(object), "`val_labels` holds pickled"),
+    "fewer labels": (
+        "test_labels",
+        lambda a: a[:6],
+        "test_images has 7 rows and test_labels has 6; one row an image is needed",
+    ),
+    "more ids": ("val_ids", lambda a: np.append(a, "x"), "has 5 rows and val_ids has 6; one row"),
+    "fewer patients": ("val_patients", lambda a: a[1:], "has 5 rows and val_patients has 4; one"),
+    "object ids": ("val_ids", lambda a: a.astype(object), "`val_ids` holds pickled"),
+}
+
+
+@pytest.mark.parametrize(("key", "spoil", "words"), REFUSALS.values(), ids=REFUSALS)
+def test_what_can_not_be_used_is_refused_and_named(
+    arrays: Arrays, tmp_path: Path, key: str, spoil: Callable[[np.ndarray], Any], words: str
+) -> None:
+    arrays[key] = spoil(arrays[key])
+    assert words in refusal(arrays, tmp_path)
+
+
+@pytest.mark.parametrize("key", [f"{s}_{kind}" for s in SPLITS for kind in ("images", "labels")])
+def test_a_missing_array_is_named(arrays: Arrays, tmp_path: Path, key: str) -> None:
+    del arrays[key]
+    with pytest.raises(CxrError, match=rf"mine\.npz has no `{key}`; it holds "):
+        extract(arrays, tmp_path)
+
+
+def test_training_images_of_one_grey_value_are_refused(arrays: Arrays, tmp_path: Path) -> None:
+    arrays["train_images"][:] = 7
+    with pytest.raises(CxrError, match="all training pixels have one value"):
+        extract(arrays, tmp_path)
+
+
+@pytest.mark.skipif(not REAL.exists(), reason=f"{REAL} is not here")
+def test_real_x_rays_are_laid_down_as_numpy_reads_them(tmp_path: Path) -> None:
+    dataset, statistics = splits.extract(REAL, Origin("nih_real_28", "file"), tmp_path)
+    assert (dataset.size, dataset.n) == (28, {"train": 1462, "val": 171, "test": 711})
+    raw = np.load(REAL)
+    for name in SPLITS:
+        split = splits.open_split(tmp_path, name)
+        for column in ("images", "labels", "ids", "patients"):
+            np.testing.assert_array_equal(getattr(split, column), raw[f"{name}_{column}"])
+    assert statistics.mean == pytest.approx((raw["train_images"] / 255).mean(), rel=1e-12)
+    assert statistics.std == pytest.approx((raw["train_images"] / 255).std(), rel=1e-12)
+    positives = splits.open_split(tmp_path, "val").labels.sum(axis=0)
+    assert [label for label, n in zip(LABELS, positives, strict=True) if n == 0] == ["hernia"]

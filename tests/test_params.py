@@ -1,0 +1,219 @@
+"""params.yaml means the same to us as to DVC, and a wrong value is named by its dotted key."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from dvc.utils.serialize import load_yaml
+from pydantic import ValidationError
+
+from cxr import models, params
+from cxr.demo import change_params
+from cxr.errors import CxrError
+
+COMMITTED = Path(__file__).parents[1] / "params.yaml"
+MODELS = ["cnn", "squeezenet", "vit"]
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    path = tmp_path / "params.yaml"
+    path.write_text(COMMITTED.read_text())
+    return path
+
+
+def refusal(path: Path) -> str:
+    """The sentence with which a file is refused; by a model's own schema where ours lets it by."""
+    with pytest.raises(CxrError) as caught:
+        loaded = params.load(path)
+        for name in MODELS:
+            models.hyper_parameters(name, loaded.train.block(name))
+    text = str(caught.value)
+    assert len(text.splitlines()) == 1
+    return text
+
+
+def remove(path: Path, key: str) -> None:
+    """Take a dotted key out of a YAML file."""
+    content = params.read_yaml(path)
+    *parents, last = key.split(".")
+    section = content
+    for parent in parents:
+        section = section[parent]
+    del section[last]
+    path.write_text(yaml.safe_dump(content))
+
+
+def test_the_committed_file_loads_with_every_model() -> None:
+    loaded = params.load(COMMITTED)
+    assert params.model_names() == MODELS
+    for name in MODELS:
+        hyper = models.hyper_parameters(name, loaded.train.block(name))
+        assert hyper.lr == load_yaml(str(COMMITTED))["train"][name]["lr"]
+
+
+def test_the_committed_file_reads_as_dvc_reads_it() -> None:
+    assert params.read_yaml(COMMITTED) == load_yaml(str(COMMITTED))
+
+
+@pytest.mark.parametrize(
+    ("text", "ours", "pyyamls"),
+    [("1e-3", 0.001, "1e-3"), ("no", "no", False), ("010", 10, 8), ("1:30", "1:30", 90)],
+)
+def test_values_are_yaml_1_2_as_dvcs_are(
+    tmp_path: Path, text: str, ours: Any, pyyamls: Any
+) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(f"value: {text}\n")
+    read = params.read_yaml(path)["value"]
+    dvcs = load_yaml(str(path))["value"]
+    assert (read, type(read)) == (ours, type(ours)) == (dvcs, type(dvcs))
+    assert yaml.safe_load(path.read_text())["value"] == pyyamls  # why PyYAML is not our reader
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("sed", "seed"),
+        ("thread", "threads"),
+        ("download.sise", "size"),
+        ("download.phantom.trian", "train"),
+        ("train.protocol.epoch", "epochs"),
+        ("train.cnn.augment.shfit", "shift"),
+        ("train.cnn.chanels", "channels"),
+        ("train.squeezenet.weight", "weights"),
+        ("train.vit.haeds", "heads"),
+        ("gradcam.index", "indices"),
+    ],
+)
+def test_a_mistyped_key_is_named_with_the_right_one(copy: Path, wrong: str, right: str) -> None:
+    change_params(copy, {wrong: 1})
+    assert refusal(copy) == f"params.yaml: {wrong} is not a known key; did you mean `{right}`?"
+
+
+def test_a_key_like_no_other_is_to_be_removed(copy: Path) -> None:
+    change_params(copy, {"evaluate.zzz": 1})
+    assert refusal(copy) == "params.yaml: evaluate.zzz is not a known key; remove it"
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", -1),
+        ("seed", True),
+        ("seed", 1.0),
+        ("seed", 2**32),
+        ("threads", 0),
+        ("download.source", "kaggle"),
+        ("download.size", 32),
+        ("download.phantom.train", 0),
+        ("train.protocol.epochs", 0),
+        ("train.protocol.batch_size", True),
+        ("train.protocol.warmup_epochs", NAN),
+        ("train.cnn.lr", "fast"),
+        ("train.cnn.lr", "1e-3"),
+        ("train.cnn.lr", -0.001),
+        ("train.cnn.lr", 0),
+        ("train.cnn.lr", NAN),
+        ("train.cnn.lr", INF),
+        ("train.cnn.lr", True),
+        ("train.cnn.lr", None),
+        ("train.vit.weight_decay", -INF),
+        ("train.cnn.augment.mirror", 1),
+        ("train.cnn.augment.shift", 0.6),
+        ("train.cnn.augment.rotate", NAN),
+        ("train.cnn.augment.scale", 1),
+        ("train.cnn.channels", 3),
+        ("train.cnn.dropout", 1),
+        ("train.squeezenet.image_size", 16),
+        ("train.vit.heads", 0),
+        ("evaluate.threshold_rule", "best"),
+        ("gradcam.split", "dev"),
+        ("gradcam.indices", []),
+    ],
+)
+def test_a_wrong_value_is_shown_beside_its_key(copy: Path, key: str, value: Any) -> None:
+    change_params(copy, {key: value})
+    assert refusal(copy).startswith(f"params.yaml: {key} is {value!r}: ")
+
+
+@pytest.mark.parametrize(
+    "key", ["seed", "download.path", "train.protocol.patience", "train.vit.lr", "train.vit.patch"]
+)
+def test_a_missing_key_is_named(copy: Path, key: str) -> None:
+    remove(copy, key)
+    assert refusal(copy) == f"params.yaml: {key} is missing"
+
+
+def test_a_missing_model_is_named(copy: Path) -> None:
+    remove(copy, "train.vit")
+    assert refusal(copy) == "params.yaml: train.vit is missing; add the model's block"
+
+
+def test_an_unknown_model_is_named_with_the_known_ones(copy: Path) -> None:
+    block = params.read_yaml(copy)["train"]["cnn"]
+    change_params(copy, {"train.foo": block})
+    assert refusal(copy) == (
+        "params.yaml: train: unknown model `foo`; the models are cnn, squeezenet, vit"
+    )
+
+
+@pytest.mark.parametrize("path", [None, ""])
+def test_source_file_needs_a_path(copy: Path, path: str | None) -> None:
+    change_params(copy, {"download.source": "file", "download.path": path})
+    assert refusal(copy).startswith("params.yaml: download: source `file` needs `path`")
+
+
+def test_frozen_features_can_only_be_mirrored(copy: Path) -> None:
+    change_params(copy, {"train.squeezenet.augment.shift": 0.1})
+    assert refusal(copy).startswith("params.yaml: train.squeezenet: with freeze: true")
+    change_params(copy, {"train.squeezenet.freeze": False})
+    params.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"seed: [0", "is not valid YAML"),
+        (b"seed: 0\nseed: 1\n", 'found duplicate key "seed"'),
+        (b"seed: !!python/object/apply:os.getcwd []\n", "could not determine a constructor"),
+        (b"seed: 0\n---\nseed: 1\n", "expected a single document"),
+        (b"seed: \x80\n", "is not valid YAML"),
+        (b"- seed\n", "must hold a mapping"),
+        (b"seed", "must hold a mapping"),
+        (b"", "must hold a mapping"),
+    ],
+)
+def test_what_is_no_mapping_in_yaml_is_refused(copy: Path, content: bytes, words: str) -> None:
+    copy.write_bytes(content)
+    text = refusal(copy)
+    assert str(copy) in text and words in text
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "params.yaml").startswith(f"{tmp_path}/params.yaml is missing")
+
+
+def test_params_are_frozen() -> None:
+    loaded = params.load(COMMITTED)
+    hyper = models.hyper_parameters("cnn", loaded.train.block("cnn"))
+    for section, key in (
+        (loaded, "seed"),
+        (loaded.download.phantom, "train"),
+        (loaded.train.protocol, "epochs"),
+        (loaded.train.block("cnn"), "lr"),
+        (hyper, "lr"),
+        (hyper.augment, "shift"),
+    ):
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(section, key, 1)
+    assert isinstance(loaded.gradcam.indices, tuple) and isinstance(hyper.channels, tuple)
+
+
+def test_flatten_gives_dotted_names_and_keeps_lists_whole() -> None:
+    nested = {"a": 1, "b": {"c": [1, 2], "d": {"e": None}}, "f": {}}
+    assert params.flatten(nested) == {"a": 1, "b.c": [1, 2], "b.d.e": None}

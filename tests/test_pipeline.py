@@ -259,7 +259,7 @@ def test_presenting_code_decides_no_byte(made: Pipeline, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_fine_tuning_the_whole_squeezenet(made: Pipeline, tmp_path: Path) -> None:
+def test_fine_tuning_the_whole_squeezenet(tmp_path: Path) -> None:
     whole = create(tmp_path)
     whole.change(train__squeezenet__freeze=False, train__protocol__epochs=1)
     assert "train-squeezenet" in whole.repro("train-squeezenet")

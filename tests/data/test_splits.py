@@ -81,9 +81,11 @@ def test_ids_and_patients_may_be_absent_as_in_chestmnist(arrays: Arrays, tmp_pat
         assert split.ids is None and split.patients is None
 
 
+@pytest.mark.parametrize("chunk_bytes", [250, 2**24])
 def test_statistics_are_numpys_over_the_training_pixels_alone(
-    arrays: Arrays, tmp_path: Path
+    arrays: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int
 ) -> None:
+    monkeypatch.setattr(npz, "CHUNK_BYTES", chunk_bytes)
     _, statistics = extract(arrays, tmp_path)
     grey = arrays["train_images"].astype(np.float64) / 255
     assert statistics.mean == pytest.approx(grey.mean(), rel=1e-13)

@@ -153,12 +153,18 @@ def test_shift_by_whole_pixels_is_a_roll_with_black_behind_it(
         (-0.6, 0.7, (0.2, -1.0)),
     ],
 )
+@pytest.mark.parametrize("mirrored", [False, True])
 def test_turn_zoom_and_shift_equal_scipys_affine_transform(
-    turn: float, zoom: float, shift: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+    turn: float,
+    zoom: float,
+    shift: tuple[float, float],
+    mirrored: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     drawn(monkeypatch, turn, zoom, shift)
+    monkeypatch.setattr(augment, "_coin", lambda n, generator: torch.tensor([mirrored] * n))
     image = noise(1, 21)
-    out = change(image, asked(rotate=30.0, scale=0.2, shift=0.1), seeded())
+    out = change(image, asked(mirror=True, rotate=30.0, scale=0.2, shift=0.1), seeded())
     angle, factor = np.deg2rad(30 * turn), 1 + 0.2 * zoom
     # From the new place (row, column) to the old one, about the centre at pixel 10.
     matrix = factor * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
@@ -167,7 +173,7 @@ def test_turn_zoom_and_shift_equal_scipys_affine_transform(
     peer = ndimage.affine_transform(
         image[0, 0].numpy(), matrix, offset, order=1, mode="grid-constant"
     )
-    assert np.allclose(out[0, 0], peer, atol=1e-4)
+    assert np.allclose(out[0, 0], peer[:, ::-1] if mirrored else peer, atol=1e-4)
 
 
 def test_shift_moves_the_centre_of_mass_within_the_bound_and_up_to_it() -> None:

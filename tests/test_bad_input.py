@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pipeline import Pipeline, create
+from pipeline import TINY, Pipeline, create
 
 Arrays = dict[str, Any]
 
@@ -227,7 +227,7 @@ def test_a_networks_own_parameter_is_checked_before_its_work(project: Pipeline) 
         from cxr.errors import CxrError
 
         block = params.load(project.folder / "params.yaml").train.block("vit")
-        with pytest.raises(CxrError, match=r"train\.vit\.heads is missing"):
+        with pytest.raises(CxrError, match=r"train\.vit\.haeds is not a known key"):
             models.hyper_parameters("vit", block)
     finally:
         (project.folder / "params.yaml").write_text(text)
@@ -256,6 +256,7 @@ def test_no_network(project: Pipeline) -> None:
 
 FILES: dict[str, tuple[bytes | None, str]] = {
     "missing": (None, "does not exist"),
+    "cut short": (b"PK\x03\x04" + bytes(2000), "cut short"),
     "text": (b"these are words, and no images at all", "is not an npz file"),
 }
 
@@ -318,3 +319,61 @@ def test_a_full_disk_while_writing(tmp_path: Path) -> None:
     done = run_stage(project, "stages/download.py", preexec_fn=limit)
     is_refused(project, done, "too large")
     assert (project.folder / "data/raw/chest.npz").read_bytes() == before
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    """Data preprocessed, and files of weights that are none."""
+    project = create(tmp_path_factory.mktemp("prepared"), {**TINY, "download.phantom.train": 2200})
+    for name in ("download", "preprocess"):
+        assert run_stage(project, f"stages/{name}.py").returncode == 0
+    torch.save({"conv1.weight": torch.zeros(3)}, project.folder / "other.pt")
+    torch.save({"features": Marker(project.folder / "ran")}, project.folder / "code.pt")
+    return project
+
+
+FEATURES: dict[str, tuple[str, int | None, str]] = {
+    "another network's weights": ("other.pt", None, "holds the weights of another network"),
+    "weights that carry code": ("code.pt", None, "is no file of plain tensors"),
+    # above the size of the store and the backbone, below that of the 4.5 MB of features
+    "a disk full for numpy": ("none", 3_500_000, "written"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("weights", "limit", "words"), FEATURES.values(), ids=FEATURES)
+def test_features_at_the_stage(
+    prepared: Pipeline, weights: str, limit: int | None, words: str
+) -> None:
+    def restrict() -> None:
+        if limit is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    prepared.change(train__squeezenet__weights=weights)
+    done = run_stage(prepared, "stages/features.py", preexec_fn=restrict)
+    prepared.change(train__squeezenet__weights="none")
+    is_refused(prepared, done, words)
+    assert not (prepared.folder / "data/features").exists()
+    assert not (prepared.folder / "ran").exists()
+
+
+@pytest.mark.slow
+def test_a_networks_mistyped_parameter_at_the_stage(prepared: Pipeline) -> None:
+    original = (prepared.folder / "params.yaml").read_text()
+    prepared.change(train__cnn__chanels=[8])
+    done = run_stage(prepared, "stages/train.py", "cnn")
+    (prepared.folder / "params.yaml").write_text(original)
+    is_refused(prepared, done, "train.cnn.chanels", "`channels`")
+    assert not (prepared.folder / "models/cnn").exists()
+
+
+@pytest.mark.slow
+def test_bad_arrays_at_the_stage(prepared: Pipeline) -> None:
+    raw = prepared.folder / "data/raw/chest.npz"
+    good, processed = raw.read_bytes(), prepared.folder / "data/processed/dataset.json"
+    before = processed.read_bytes()
+    np.savez(raw, **with_two(arrays()))
+    done = run_stage(prepared, "stages/preprocess.py")
+    raw.write_bytes(good)
+    is_refused(prepared, done, "val_labels holds 2 at row 3, pneumonia")
+    assert processed.read_bytes() == before

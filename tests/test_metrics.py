@@ -143,6 +143,12 @@ def test_thresholds_of_a_hand_computed_case(rule: metrics.Rule, cut: float) -> N
     assert metrics.thresholds(one_column(y), one_column(probs), rule)[0] == cut
 
 
+def test_threshold_of_chance_is_the_highest_probability() -> None:
+    """Every cut of this label has a Youden index of zero."""
+    y, probs = np.array([1, 0, 1, 0], np.uint8), np.array([0.9, 0.9, 0.1, 0.1])
+    assert metrics.thresholds(one_column(y), one_column(probs), "youden")[0] == 0.9
+
+
 def test_threshold_of_a_label_with_one_class_is_nan() -> None:
     y = np.array([[1, 0, 1], [0, 0, 1]], np.uint8)
     for rule in ("youden", "f1"):

@@ -92,6 +92,24 @@ def test_a_mistyped_key_is_named_with_the_right_one(copy: Path, wrong: str, righ
     assert refusal(copy) == f"params.yaml: {wrong} is not a known key; did you mean `{right}`?"
 
 
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("seed", "sed"),
+        ("train.protocol.epochs", "train.protocol.epoch"),
+        ("train.cnn.augment.shift", "train.cnn.augment.shfit"),
+        ("train.vit.heads", "train.vit.haeds"),
+    ],
+)
+def test_a_mistyped_key_is_named_rather_than_the_one_it_left_missing(
+    copy: Path, right: str, wrong: str
+) -> None:
+    remove(copy, right)
+    change_params(copy, {wrong: 1})
+    last = right.rpartition(".")[2]
+    assert refusal(copy) == f"params.yaml: {wrong} is not a known key; did you mean `{last}`?"
+
+
 def test_a_key_like_no_other_is_to_be_removed(copy: Path) -> None:
     change_params(copy, {"evaluate.zzz": 1})
     assert refusal(copy) == "params.yaml: evaluate.zzz is not a known key; remove it"
@@ -154,9 +172,10 @@ def test_a_missing_model_is_named(copy: Path) -> None:
     assert refusal(copy) == "params.yaml: train.vit is missing; add the model's block"
 
 
-def test_an_unknown_model_is_named_with_the_known_ones(copy: Path) -> None:
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_unknown_model_is_named_with_the_known_ones(copy: Path, whole: bool) -> None:
     block = params.read_yaml(copy)["train"]["cnn"]
-    change_params(copy, {"train.foo": block})
+    change_params(copy, {"train.foo": block if whole else {"lr": 0.1}})
     assert refusal(copy) == (
         "params.yaml: train: unknown model `foo`; the models are cnn, squeezenet, vit"
     )
@@ -183,6 +202,9 @@ def test_frozen_features_can_only_be_mirrored(copy: Path) -> None:
         (b"seed: !!python/object/apply:os.getcwd []\n", "could not determine a constructor"),
         (b"seed: 0\n---\nseed: 1\n", "expected a single document"),
         (b"seed: \x80\n", "is not valid YAML"),
+        (b"seed: 2024-99-99\n", "month must be in 1..12"),
+        (b"seed: !!int many\n", "is not valid YAML"),
+        (b"{" * 2000, "is not valid YAML"),
         (b"- seed\n", "must hold a mapping"),
         (b"seed", "must hold a mapping"),
         (b"", "must hold a mapping"),

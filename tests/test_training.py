@@ -279,6 +279,24 @@ def test_every_training_image_is_seen_once_an_epoch_in_a_new_order() -> None:
     assert not any(is_random for _, is_random in val.asked)
 
 
+def test_order_of_the_images_is_the_seeds_alone() -> None:
+    def order(seed: int, state_of_torch: int) -> list[tuple[list[int], bool]]:
+        torch.manual_seed(state_of_torch)
+        x, y = separable(10)
+        train = Scripted(x)
+        fit(
+            nn.Linear(1, 1),
+            Examples(train, y),
+            Examples(FeatureBatches(x), y),
+            protocol(2),
+            seed=seed,
+        )
+        return train.asked
+
+    assert order(seed=1, state_of_torch=0) == order(seed=1, state_of_torch=5)
+    assert order(seed=1, state_of_torch=0) != order(seed=2, state_of_torch=0)
+
+
 def test_training_loss_is_the_mean_over_images_whatever_the_last_batch() -> None:
     x, y = separable(10)
     net = nn.Linear(1, 1)
@@ -319,7 +337,10 @@ def test_history_is_what_the_network_scored() -> None:
 def test_divergence_names_its_epoch_and_the_rate(first_bad: int) -> None:
     x, y = separable(8)
     factors = [1.0] * (first_bad - 1) + [math.nan]
-    with pytest.raises(CxrError, match=rf"diverged in epoch {first_bad}: .* nan; .*rate, 0\.01"):
+    with pytest.raises(
+        CxrError,
+        match=rf"diverged in epoch {first_bad}: the loss is not a finite number; .*rate, 0\.01",
+    ):
         fit(nn.Linear(1, 1), Examples(Scripted(x, factors), y), Examples(FeatureBatches(x), y),
             protocol(4))  # fmt: skip
 

@@ -17,8 +17,9 @@ from cxr.errors import CxrError
 
 PARAMS_FILE = "params.yaml"
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# Above it AdamW's own arithmetic overflows, and nothing was ever trained so.
+Rate = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -74,7 +75,7 @@ class Augment(Section):
 class ModelParams(Section):
     """What every model's block holds; a model's own module adds its network's hyper-parameters."""
 
-    lr: Positive
+    lr: Rate
     weight_decay: NonNegative
     augment: Augment
 
@@ -91,14 +92,15 @@ class Train(Section):
 
     protocol: Protocol
 
-    @model_validator(mode="after")
-    def _models_exist(self) -> "Train":
-        for name in self.__pydantic_extra__:
-            if name not in model_names():
+    @model_validator(mode="before")
+    @classmethod
+    def _models_exist(cls, values: Any) -> Any:
+        for name in values if isinstance(values, dict) else ():
+            if name not in (*cls.model_fields, *model_names()):
                 raise ValueError(
                     f"unknown model `{name}`; the models are {', '.join(model_names())}"
                 )
-        return self
+        return values
 
     def block(self, model: str) -> ModelBlock:
         """The block of one model; CxrError where params.yaml has none."""
@@ -138,7 +140,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = YAML(typ="safe", pure=True).load(path)
     except FileNotFoundError:
         raise CxrError(f"{path} is missing; restore it with `git checkout -- {path}`") from None
-    except (YAMLError, UnicodeDecodeError) as error:
+    except (YAMLError, ValueError, RecursionError) as error:  # ruamel lets all three out
         line = " ".join(str(error).split())
         raise CxrError(f"{path} is not valid YAML: {line}") from None
     if not isinstance(content, dict):
@@ -156,7 +158,9 @@ def validate(schema: type[Section], values: dict[str, Any], prefix: tuple[str, .
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        raise CxrError(_sentence(error.errors()[0], schema, prefix)) from None
+        # A mistyped key is the cause of the missing one beside it.
+        first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
+        raise CxrError(_sentence(first, schema, prefix)) from None
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -123,10 +123,13 @@ def run(
     except CxrError as error:
         _refuse(name, str(error))
     except OSError as error:
-        if error.errno not in REFUSALS_OF_THE_DISK:
+        # numpy tells of a full disk without an errno.
+        if error.errno is not None and error.errno not in REFUSALS_OF_THE_DISK:
             raise
         place = f"{error.filename}: " if error.filename else ""
-        _refuse(name, f"{place}{error.strerror}; nothing was published; mend it and run again")
+        _refuse(
+            name, f"{place}{error.strerror or error}; nothing was published; mend it and run again"
+        )
     except KeyboardInterrupt:
         print(f"{name}: stopped; nothing was published", file=sys.stderr)
         sys.exit(130)

@@ -113,8 +113,9 @@ def fit(
         seconds = time.perf_counter() - started
         logits = predict(network, val.inputs, device, protocol.batch_size)
         if not (math.isfinite(train_loss) and np.isfinite(logits).all()):
+            what = "the loss" if not math.isfinite(train_loss) else "an output on validation"
             raise CxrError(
-                f"training diverged in epoch {number}: the loss is {train_loss:g}; lower the "
+                f"training diverged in epoch {number}: {what} is not a finite number; lower the "
                 f"learning rate, {hyper.lr:g}"
             )
         lr = hyper.lr * share_of_rate(number * steps - 1)

@@ -198,6 +198,23 @@ def test_a_flipped_bit_never_changes_a_value_unseen(
     assert n_refused >= array.nbytes - (save is np.savez_compressed)
 
 
+@pytest.mark.parametrize("save", SAVES)
+def test_no_flipped_byte_of_an_archive_is_a_traceback(path: Path, save: Save) -> None:
+    array = np.arange(6, dtype=np.uint8)
+    save(path, x=array)
+    whole = path.read_bytes()
+    for position in range(len(whole)):
+        for mask in (0x01, 0x80, 0xFF):
+            flipped = bytearray(whole)
+            flipped[position] ^= mask
+            path.write_bytes(flipped)
+            try:
+                with NpzReader(path) as reader:
+                    np.testing.assert_array_equal(reader.read("x"), array)
+            except CxrError as error:
+                assert str(path) in str(error)
+
+
 def test_written_members_are_what_numpy_loads(path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for key, array in ARRAYS.items():

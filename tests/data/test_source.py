@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -37,12 +38,19 @@ class Handler(BaseHTTPRequestHandler):
         if fault == "503":
             self.send_error(503)
             return
+        if fault == "no ranges":
+            asked = None
         start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
+        if start == len(CONTENT):
+            self.send_error(416)
+            return
         body = CONTENT[start:]
         self.send_response(206 if asked else 200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body[: len(body) // 2] if fault == "break" else body)
+        self.wfile.write(body[: len(body) // 2] if fault in ("break", "stall") else body)
+        if fault == "stall":
+            time.sleep(1)
 
     def log_message(self, *_: object) -> None:
         """Silent."""
@@ -85,6 +93,36 @@ def test_a_broken_download_goes_on_where_it_stopped(server: Server, tmp_path: Pa
     assert "broke off" in refusal(server, tmp_path)
     assert fetch(server, tmp_path).read_bytes() == CONTENT
     assert server.ranges == [None, f"bytes={len(CONTENT) // 2}-"]
+
+
+def test_a_server_without_ranges_sends_it_all_again(server: Server, tmp_path: Path) -> None:
+    server.faults = ["break", "no ranges"]
+    refusal(server, tmp_path)
+    assert fetch(server, tmp_path).read_bytes() == CONTENT
+    assert server.ranges[1] is not None
+
+
+@pytest.mark.parametrize("kept", [CONTENT, CONTENT[:-1] + b"?"], ids=["right", "wrong"])
+def test_a_part_as_long_as_the_file_is_decided_by_its_md5(
+    server: Server, tmp_path: Path, kept: bytes
+) -> None:
+    part = tmp_path / "scratch" / f"{MD5}.part"
+    part.parent.mkdir()
+    part.write_bytes(kept)
+    if kept == CONTENT:
+        assert fetch(server, tmp_path).read_bytes() == CONTENT
+    else:
+        assert "was thrown away" in refusal(server, tmp_path)
+    assert server.ranges == [f"bytes={len(CONTENT)}-"] and not part.exists()
+
+
+def test_a_server_that_falls_silent_is_told(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "TIMEOUT_SECONDS", (1, 0.3))
+    server.faults = ["stall"]
+    assert "the server did not answer in time" in refusal(server, tmp_path)
+    assert fetch(server, tmp_path).read_bytes() == CONTENT
 
 
 def test_a_wrong_file_is_thrown_away(server: Server, tmp_path: Path) -> None:

@@ -182,6 +182,14 @@ REFUSALS: dict[str, tuple[str, Callable[[np.ndarray], Any], str]] = {
     ),
     "more ids": ("val_ids", lambda a: np.append(a, "x"), "has 5 rows and val_ids has 6; one row"),
     "fewer patients": ("val_patients", lambda a: a[1:], "has 5 rows and val_patients has 4; one"),
+    "bytes for ids": ("val_ids", lambda a: a.astype("S"), "val_ids is |S9 of shape (5,); one"),
+    "infinite patients": (
+        "val_patients",
+        lambda a: np.full(5, np.inf),
+        "val_patients is float64 of shape",
+    ),
+    "dates for ids": ("val_ids", lambda a: np.zeros(5, "M8[D]"), "val_ids is datetime64[D] of"),
+    "two ids an image": ("val_ids", lambda a: np.stack([a, a], 1), "of shape (5, 2); one integer"),
     "object ids": ("val_ids", lambda a: a.astype(object), "`val_ids` holds pickled"),
 }
 

@@ -71,15 +71,18 @@ def test_output_equals_convolutions_written_out_in_numpy() -> None:
 
 
 def test_dropout_acts_on_the_pooled_features_in_training_alone() -> None:
-    network = Cnn(1, (4, 4, 1000), 0.25, 1)
+    network = Cnn(1, (4, 4, 1000), 0.25, 1000)
     with torch.no_grad():
-        network.classifier.weight.fill_(1)
+        network.classifier.weight.copy_(torch.eye(1000))  # logits show the features themselves
         network.classifier.bias.zero_()
     ones = torch.ones(1, 1000, 1, 1)
-    assert float(network.eval().classify(ones).detach()) == pytest.approx(1000)
     torch.manual_seed(0)
-    kept = float(network.train().classify(ones).detach()) * 0.75  # survivors are scaled by 1 / 0.75
-    assert kept == pytest.approx(750, abs=4 * np.sqrt(1000 * 0.25 * 0.75))
+    with torch.inference_mode():
+        assert (network.eval().classify(ones) == 1).all()
+        left = network.train().classify(ones)
+    dropped = left == 0
+    assert abs(int(dropped.sum()) - 250) < 4 * np.sqrt(1000 * 0.25 * 0.75)
+    assert torch.allclose(left[~dropped], torch.tensor(1 / 0.75))
 
 
 @pytest.mark.parametrize("channels", [[32, 64], [32, 64, 128, 256], [32, 0, 128]])

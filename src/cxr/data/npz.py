@@ -4,6 +4,7 @@ Nothing is ever unpickled: a member's header must state a plain dtype, and its s
 equal the bytes that the archive holds, before any array is made.
 """
 
+import errno
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -39,7 +40,9 @@ class NpzReader:
             raise CxrError(f"{path} does not exist") from None
         except IsADirectoryError:
             raise CxrError(f"{path} is a folder; an npz file is needed") from None
-        except zipfile.BadZipFile:
+        except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
+            if isinstance(error, OSError) and not _is_damage(error):
+                raise
             raise CxrError(
                 f"{path} is not an npz file, or it is cut short; get the file again"
             ) from None
@@ -57,7 +60,7 @@ class NpzReader:
         trace: TracebackType | None,
     ) -> None:
         self._archive.close()
-        if isinstance(error, zipfile.BadZipFile | zlib.error | EOFError):
+        if error is not None and _is_damage(error):
             raise CxrError(f"{self.path} is damaged ({error}); get the file again") from None
 
     def header(self, key: str) -> Header:
@@ -87,7 +90,12 @@ class NpzReader:
             raise CxrError(
                 f"{self.path} has no `{key}`; it holds {', '.join(sorted(self.keys)) or 'nothing'}"
             )
-        return self._archive.open(f"{key}.npy")
+        try:
+            return self._archive.open(f"{key}.npy")
+        except RuntimeError as error:  # encrypted, or packed in a way that zipfile does not know
+            raise CxrError(
+                f"{self.path}: `{key}` can't be unpacked ({error}); save it with np.savez"
+            ) from None
 
     def _read_header(self, member: IO[bytes], key: str) -> Header:
         try:
@@ -149,6 +157,12 @@ def write_npz_member(
         writer = NpyWriter(member, shape, dtype)
         for rows in chunks:
             writer.append(rows)
+
+
+def _is_damage(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno == errno.EINVAL  # the archive points to before its start
+    return isinstance(error, zipfile.BadZipFile | zlib.error | EOFError)
 
 
 def _read_exactly(member: IO[bytes], n_bytes: int) -> bytes:

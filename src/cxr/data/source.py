@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import requests
+from urllib3.exceptions import ReadTimeoutError
 
 from cxr.data import phantom
 from cxr.data.npz import Array, NpzReader, write_npz_member
@@ -32,7 +33,7 @@ MD5S = {
 }
 
 WAYS_OUT = (
-    "try again (what has arrived is kept), or use a copy you have with download.source=file and "
+    "try again, or use a copy you have with download.source=file and "
     "download.path=FILE, or the synthetic data with download.source=phantom"
 )
 
@@ -103,7 +104,9 @@ def fetch(url: str, md5: str, target: Path, scratch: Path, progress: Progress) -
     try:
         _receive(url, part, progress)
     except requests.RequestException as error:
-        raise CxrError(f"{url} could not be downloaded: {_cause(error)}; {WAYS_OUT}") from None
+        raise CxrError(
+            f"{url} could not be downloaded: {_cause(error)}; what has arrived is kept; {WAYS_OUT}"
+        ) from None
     found = md5_of_file(part)
     if found != md5:
         part.unlink()
@@ -161,7 +164,8 @@ def _receive(url: str, part: Path, progress: Progress) -> None:
 def _cause(error: requests.RequestException) -> str:
     if error.response is not None:
         return f"the server answered {error.response.status_code} {error.response.reason}"
-    if isinstance(error, requests.Timeout):
+    cause = error.args[0] if error.args else None
+    if isinstance(error, requests.Timeout) or isinstance(cause, ReadTimeoutError):
         return "the server did not answer in time"
     if isinstance(error, requests.exceptions.ProxyError):
         return "the proxy can't be reached"

@@ -163,6 +163,15 @@ def _check_split(reader: NpzReader, split: str) -> int:
             f"{where}: {split}_labels has shape {labels_shape}; "
             f"{len(LABELS)} labels are needed, (N, {len(LABELS)}) in ChestMNIST's order"
         )
+    for column in OPTIONAL_COLUMNS:
+        key = f"{split}_{column}"
+        if key in reader.keys:
+            column_shape, column_dtype = reader.header(key)
+            if len(column_shape) != 1 or column_dtype.kind not in "iuU":
+                raise CxrError(
+                    f"{where}: {key} is {column_dtype} of shape {column_shape}; "
+                    "one integer or text an image is needed"
+                )
     for column in ("labels", *OPTIONAL_COLUMNS):
         key = f"{split}_{column}"
         if key in reader.keys and reader.header(key).shape[0] != shape[0]:

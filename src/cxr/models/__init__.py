@@ -101,21 +101,23 @@ def save(model: SavedModel, folder: Path) -> None:
 
 def load(folder: Path) -> SavedModel:
     """A saved model, on the CPU and in evaluation mode."""
+    path = folder / "model.json"
     try:
-        description = json.loads((folder / "model.json").read_text())
+        description = json.loads(path.read_text())
+        name, params = str(description["name"]), dict(description["params"])
+        block = ModelBlock.model_validate(params["train"][name], strict=False)
+        given = description["input"]
+        spec = InputSpec(**given | {key: tuple(given[key]) for key in ("mean", "std")})
+        labels = tuple(description["labels"])
     except FileNotFoundError:
-        raise CxrError(f"{folder / 'model.json'} does not exist; `dvc repro` makes it") from None
-    name = description["name"]
-    block = ModelBlock.model_validate(description["params"]["train"][name], strict=False)
-    spec = InputSpec(
-        **description["input"] | {key: tuple(description["input"][key]) for key in ("mean", "std")}
-    )
-    labels = tuple(description["labels"])
+        raise CxrError(f"{path} does not exist; `dvc repro` makes it") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise CxrError(f"{path} is damaged; `dvc repro` makes it again") from None
     network = build(
         name, hyper_parameters(name, block), spec.image_size, spec.channels, len(labels)
     )
     load_weights(network, folder / "weights.safetensors")
-    return SavedModel(name, network.eval(), spec, labels, description["params"])
+    return SavedModel(name, network.eval(), spec, labels, params)
 
 
 def write_weights(network: nn.Module, path: Path) -> None:
@@ -137,9 +139,10 @@ def read_weights(path: Path) -> object:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CxrError(f"{path} does not exist") from None
-    except pickle.UnpicklingError as error:
+    except pickle.UnpicklingError:  # torch's own text tells how to load it all the same
         raise CxrError(
-            f"{path} holds more than weights and is not loaded: {_short(error)}"
+            f"{path} is no file of plain tensors and is not loaded; save the network's state_dict "
+            "alone"
         ) from None
     except Exception as error:  # a file that is no such thing raises whatever its bytes lead to
         raise CxrError(f"{path} holds no weights that can be read: {_short(error)}") from None
@@ -153,6 +156,8 @@ def fill(network: nn.Module, state: object, where: str) -> None:
         raise CxrError(f"{where} holds no mapping of names to tensors")
     if difference := _first_difference(network, state):
         raise CxrError(f"{where} holds the weights of another network: {difference}")
+    if broken := [key for key, value in state.items() if not _is_finite(value)]:
+        raise CxrError(f"{where} holds values that are no finite real numbers, in `{broken[0]}`")
     network.load_state_dict(state)
 
 
@@ -167,12 +172,18 @@ def n_parameters(network: nn.Module) -> dict[str, int]:
 def _module(name: str) -> Any:
     try:
         return importlib.import_module(f"cxr.models.{name}")
-    except ModuleNotFoundError:
+    except ModuleNotFoundError as error:
+        if error.name != f"cxr.models.{name}":
+            raise  # a package that the model needs is missing, not the model
         raise CxrError(f"there is no model `{name}`") from None
 
 
 def _short(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+
+
+def _is_finite(value: Tensor) -> bool:
+    return not value.is_complex() and bool(torch.isfinite(value).all())
 
 
 def _first_difference(network: nn.Module, state: Mapping[str, Tensor]) -> str | None:
@@ -182,7 +193,9 @@ def _first_difference(network: nn.Module, state: Mapping[str, Tensor]) -> str | 
             return f"`{key}` is missing"
         if state[key].shape != value.shape:
             return f"`{key}` is {tuple(state[key].shape)}, {tuple(value.shape)} is needed"
-        if state[key].layout != value.layout:
-            return f"`{key}` is {state[key].layout}, {value.layout} is needed"
+        for what in ("layout", "is_meta", "is_quantized"):
+            found, needed = getattr(state[key], what), getattr(value, what)
+            if found != needed:
+                return f"`{key}` has {what} {found}, {needed} is needed"
     surplus = [key for key in state if key not in own]
     return f"`{surplus[0]}` is not part of this one" if surplus else None

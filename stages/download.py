@@ -15,13 +15,15 @@ def download(run: stage.Stage) -> None:
         source.get(
             run.params.download,
             run.params.seed,
-            raw / "chest.npz",
+            raw / splits.RAW_FILE,
             run.scratch / "download",
             run.project,
             advance,
         )
     splits.write_origin(run.origin, raw)
-    progress.say(f"{title}: {run.origin.name}, {(raw / 'chest.npz').stat().st_size / 1e6:.1f} MB")
+    progress.say(
+        f"{title}: {run.origin.name}, {(raw / splits.RAW_FILE).stat().st_size / 1e6:.1f} MB"
+    )
 
 
 def users_file(params: Params, project: Path) -> tuple[Path, ...]:

@@ -10,7 +10,7 @@ from cxr.lineage import md5_of_file
 def preprocess(run: stage.Stage) -> None:
     folder = run.output("data/processed")
     folder.mkdir()
-    raw = run.input("data/raw") / "chest.npz"
+    raw = run.input("data/raw") / splits.RAW_FILE
     dataset, statistics = splits.extract(raw, run.origin, folder)
     opened = {name: splits.open_split(folder, name) for name in splits.SPLITS}
     report = quality.describe(opened)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cxr.demo import change_params
+from cxr import params as params_file
 
 ROOT = Path(__file__).parents[1]
 
@@ -65,7 +65,7 @@ class Pipeline:
     def change(self, **params: Any) -> None:
         """Set parameters; a dot in a key is written as two underscores."""
         changes = {key.replace("__", "."): value for key, value in params.items()}
-        change_params(self.folder / "params.yaml", changes)
+        params_file.change(self.folder / "params.yaml", changes)
 
     def json(self, path: str) -> Any:
         return json.loads((self.folder / path).read_text())
@@ -78,7 +78,7 @@ def create(folder: Path, params: dict[str, Any] = TINY) -> Pipeline:
     shutil.copytree(ROOT / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache"))
     for name in ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"):
         shutil.copy2(ROOT / name, folder / name)
-    change_params(folder / "params.yaml", params)
+    params_file.change(folder / "params.yaml", params)
     pipeline = Pipeline(folder)
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
         done = pipeline.run("git", *command)

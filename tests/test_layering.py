@@ -11,15 +11,17 @@ SRC = ROOT / "src" / "cxr"
 # From the ground up; docs/architecture.md draws them.
 FLOORS = (
     {"errors", "labels"},
-    {"params"},
+    {"git", "params"},
     {"lineage", "progress"},
-    {"data"},
-    {"models"},
+    {"data", "hashes", "repository"},
+    {"models", "records"},
     {"augment", "metrics"},
     {"cam", "features", "training"},
     {"plots", "tracking"},
-    {"stage"},
-    {"demo"},
+    {"archive", "stage"},
+    {"audit", "demo"},
+    {"difference", "replay", "sync"},
+    {"printing"},
     {"cli"},
 )
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}

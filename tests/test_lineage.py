@@ -96,6 +96,31 @@ def test_params_are_the_declared_ones_under_dotted_names(project: Path) -> None:
     assert facts(project).params == {"seed": 1, "train.a.lr": 0.001}
 
 
+def test_inputs_are_the_outputs_of_other_stages(project: Path) -> None:
+    """Also where the dependency is a folder that holds an output, or the output itself."""
+    pipeline = project / "dvc.yaml"
+    pipeline.write_text(
+        pipeline.read_text()
+        + "  before:\n    cmd: 'true'\n    outs: [data/one.txt]\n"
+        + "  beside:\n    cmd: 'true'\n    outs: [database]\n"
+    )
+    assert facts(project).inputs == {"data/one.txt": lineage.md5_of_file(project / "data/one.txt")}
+
+
+def test_the_patch_brings_params_yaml_too(project: Path) -> None:
+    (project / "params.yaml").write_text("seed: 1\nthreads: 2\ntrain: {a: {lr: 1e-3}, b: 3}\n")
+    code = facts(project).code
+    assert code["edited"] == []
+    assert "+train: {a: {lr: 1e-3}, b: 3}" in code["patch"]
+
+
+def test_files_that_are_no_code_are_not_edited(project: Path) -> None:
+    (project / "src/cxr/py.typed").touch()
+    git(project, "add", "-A")
+    git(project, "commit", "-qm", "typed")
+    assert facts(project).code["edited"] == []
+
+
 def test_clean_tree_has_no_patch(project: Path) -> None:
     code = facts(project).code
     assert code["commit"] == git(project, "rev-parse", "HEAD")

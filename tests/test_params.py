@@ -9,8 +9,8 @@ from dvc.utils.serialize import load_yaml
 from pydantic import ValidationError
 
 from cxr import models, params
-from cxr.demo import change_params
 from cxr.errors import CxrError
+from cxr.params import change
 
 COMMITTED = Path(__file__).parents[1] / "params.yaml"
 MODELS = ["cnn", "squeezenet", "vit"]
@@ -88,7 +88,7 @@ def test_values_are_yaml_1_2_as_dvcs_are(
     ],
 )
 def test_a_mistyped_key_is_named_with_the_right_one(copy: Path, wrong: str, right: str) -> None:
-    change_params(copy, {wrong: 1})
+    change(copy, {wrong: 1})
     assert refusal(copy) == f"params.yaml: {wrong} is not a known key; did you mean `{right}`?"
 
 
@@ -105,13 +105,13 @@ def test_a_mistyped_key_is_named_rather_than_the_one_it_left_missing(
     copy: Path, right: str, wrong: str
 ) -> None:
     remove(copy, right)
-    change_params(copy, {wrong: 1})
+    change(copy, {wrong: 1})
     last = right.rpartition(".")[2]
     assert refusal(copy) == f"params.yaml: {wrong} is not a known key; did you mean `{last}`?"
 
 
 def test_a_key_like_no_other_is_to_be_removed(copy: Path) -> None:
-    change_params(copy, {"evaluate.zzz": 1})
+    change(copy, {"evaluate.zzz": 1})
     assert refusal(copy) == "params.yaml: evaluate.zzz is not a known key; remove it"
 
 
@@ -155,7 +155,7 @@ NAN, INF = float("nan"), float("inf")
     ],
 )
 def test_a_wrong_value_is_shown_beside_its_key(copy: Path, key: str, value: Any) -> None:
-    change_params(copy, {key: value})
+    change(copy, {key: value})
     assert refusal(copy).startswith(f"params.yaml: {key} is {value!r}: ")
 
 
@@ -175,7 +175,7 @@ def test_a_missing_model_is_named(copy: Path) -> None:
 @pytest.mark.parametrize("whole", [True, False])
 def test_an_unknown_model_is_named_with_the_known_ones(copy: Path, whole: bool) -> None:
     block = params.read_yaml(copy)["train"]["cnn"]
-    change_params(copy, {"train.foo": block if whole else {"lr": 0.1}})
+    change(copy, {"train.foo": block if whole else {"lr": 0.1}})
     assert refusal(copy) == (
         "params.yaml: train: unknown model `foo`; the models are cnn, squeezenet, vit"
     )
@@ -183,14 +183,14 @@ def test_an_unknown_model_is_named_with_the_known_ones(copy: Path, whole: bool) 
 
 @pytest.mark.parametrize("path", [None, ""])
 def test_source_file_needs_a_path(copy: Path, path: str | None) -> None:
-    change_params(copy, {"download.source": "file", "download.path": path})
+    change(copy, {"download.source": "file", "download.path": path})
     assert refusal(copy).startswith("params.yaml: download: source `file` needs `path`")
 
 
 def test_frozen_features_can_only_be_mirrored(copy: Path) -> None:
-    change_params(copy, {"train.squeezenet.augment.shift": 0.1})
+    change(copy, {"train.squeezenet.augment.shift": 0.1})
     assert refusal(copy).startswith("params.yaml: train.squeezenet: with freeze: true")
-    change_params(copy, {"train.squeezenet.freeze": False})
+    change(copy, {"train.squeezenet.freeze": False})
     params.load(copy)
 
 

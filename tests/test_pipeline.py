@@ -196,7 +196,12 @@ def test_dvc_tells_the_story(made: Pipeline) -> None:
 
 
 def test_a_presenting_edit_runs_nothing_again(made: Pipeline) -> None:
-    edited = [made.folder / f"src/cxr/{name}.py" for name in sorted(lineage.PRESENTING)]
+    rooms = [made.folder / "src/cxr" / name for name in sorted(lineage.PRESENTING)]
+    edited = [
+        path
+        for room in rooms
+        for path in (room.glob("*.py") if room.is_dir() else [room.with_suffix(".py")])
+    ]
     originals = [path.read_text() for path in edited]
     for path, text in zip(edited, originals, strict=True):
         path.write_text(text + "\n# a new colour\n")

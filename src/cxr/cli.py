@@ -1,13 +1,16 @@
 """The `cxr` command."""
 
+import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from cxr import demo as demo_clone
+from cxr import progress
 from cxr.errors import CxrError
 from cxr.params import PARAMS_FILE
 
@@ -19,6 +22,9 @@ app = typer.Typer(
 
 # MLflow's page opens in a mode for language models unless it is told otherwise.
 UI_VIEW = "#/experiments?workflowType=machine_learning"
+
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document, for programs.")]
 
 
 @app.callback()
@@ -73,9 +79,111 @@ def ui(
     os.execv(sys.executable, command)  # noqa: S606 - a list of arguments, no shell
 
 
-def _project() -> Path:
-    """The nearest folder, from here upwards, that holds the pipeline."""
-    here = Path.cwd()
+@app.command()
+def audit(
+    target: Annotated[
+        str | None,
+        typer.Argument(help="A run id or its start, or a file or folder that a stage made."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Tell what made a result, up to its source, and whether that still holds.
+
+    Without a target: everything here and in every experiment. Exit status 1 where something does
+    not hold.
+
+    Example: cxr audit reports/metrics.json
+    """
+    from cxr import printing  # this and the next take seconds, and --help does without
+    from cxr.audit import Auditor, Verdict
+
+    if target is None:
+        answer = Auditor(_project()).everything()
+    elif (path := Path(target)).exists() or "/" in target or path.suffix:
+        answer = Auditor(_project(path.parent)).output(path)
+    else:
+        answer = Auditor(_project()).run(target)
+    if as_json:
+        _print_json(answer.as_json())
+    else:
+        printing.audit(answer)
+    raise typer.Exit(int(answer.verdict is Verdict.FAILS))
+
+
+@app.command()
+def diff(
+    a: Annotated[str, typer.Argument(help="A run id, an experiment or a git revision.")],
+    b: Annotated[str, typer.Argument(help="Another; unless told, what stands here.")] = "workspace",
+    as_json: Json = False,
+) -> None:
+    """Tell why two results differ: data, parameters, code, environment, or nothing.
+
+    Example: cxr diff baseline wide-vit
+    """
+    from cxr import printing
+    from cxr.difference import difference
+
+    answer = difference(_project(), a, b)
+    if as_json:
+        _print_json(answer.as_json())
+    else:
+        printing.diff(answer)
+
+
+@app.command()
+def replay(
+    run: Annotated[str, typer.Argument(help="A run id or its start.", metavar="RUN_ID")],
+    as_json: Json = False,
+) -> None:
+    """Make a run's result again from the recorded commit, parameters and data, and compare.
+
+    In a temporary place: nothing here changes. Exit status 1 where the result is another, or
+    where something that it needs is gone.
+
+    Example: cxr replay 3f2a91c0
+    """
+    from cxr import printing
+    from cxr import replay as replaying
+
+    try:
+        done = replaying.replay(_project(), run, sys.stderr if as_json else sys.stdout)
+    except replaying.Gone as gone:
+        print(f"cxr: run {run} can't be made again: {gone}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    if as_json:
+        _print_json(done.as_json())
+    else:
+        printing.replay(done)
+    raise typer.Exit(int(not done.holds))
+
+
+@app.command()
+def sync(as_json: Json = False) -> None:
+    """Bring MLflow up to what the records say: after a lost database, a pull, or a move.
+
+    Rebuilds every run that is missing, with its curves, parameters, tags, data sets and figures,
+    and lets the pictures be found where the folder stands now. Run twice, it does nothing twice.
+
+    Example: dvc pull && cxr sync
+    """
+    from cxr import printing
+    from cxr import sync as syncing
+
+    with progress.bar("sync") as advance:
+        done = syncing.sync(_project(), advance)
+    if as_json:
+        _print_json(asdict(done))
+    else:
+        printing.sync(done)
+
+
+def _print_json(content: dict[str, Any]) -> None:
+    print(json.dumps(content, indent=2))
+
+
+def _project(place: Path | None = None) -> Path:
+    """The nearest folder, from a place upwards, that holds the pipeline."""
+    here = (place or Path.cwd()).resolve()
     for folder in (here, *here.parents):
         if (folder / "dvc.yaml").exists() and (folder / PARAMS_FILE).exists():
             return folder

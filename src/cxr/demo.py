@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
+from cxr import git, params
 from cxr.errors import CxrError
 from cxr.params import PARAMS_FILE
 
@@ -35,17 +34,17 @@ def prepare(project: Path) -> Path:
     The demo's folder. What an earlier demo made there is kept, so that a second one has little to
     do.
     """
-    if shutil.which("git") is None or not (project / ".git").exists():
+    if not (project / ".git").exists():
         raise CxrError(f"{project} is no git clone; clone the repository with git, then run again")
     demo = project / FOLDER
     if (demo / ".git").exists():
-        _git(demo, "fetch", "--quiet", "origin", "HEAD")
-        _git(demo, "reset", "--quiet", "--hard", "FETCH_HEAD")
+        git.run(demo, "fetch", "--quiet", "origin", "HEAD")
+        git.run(demo, "reset", "--quiet", "--hard", "FETCH_HEAD")
     else:
-        _git(project, "clone", "--quiet", str(project), str(demo))
+        git.run(project, "clone", "--quiet", str(project), str(demo))
         (demo / "dvc.lock").unlink(missing_ok=True)
     _copy_uncommitted(project, demo)
-    change_params(demo / PARAMS_FILE, CHANGES)
+    params.change(demo / PARAMS_FILE, CHANGES)
     return demo
 
 
@@ -61,25 +60,11 @@ def reproduce(demo: Path) -> int:
     return done.returncode
 
 
-def change_params(path: Path, changes: dict[str, Any]) -> None:
-    """Set dotted keys in a params.yaml, keeping its comments."""
-    yaml = YAML()
-    yaml.width = 4096
-    content = yaml.load(path)
-    for key, value in changes.items():
-        *parents, last = key.split(".")
-        section = content
-        for parent in parents:
-            section = section[parent]
-        section[last] = value
-    yaml.dump(content, path)
-
-
 def _copy_uncommitted(project: Path, demo: Path) -> None:
     """What differs from the commit: edited and new files come along, deleted ones go."""
-    listed = _git(project, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    listed = git.run(project, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     here = {name for name in listed.split("\0") if name and (project / name).is_file()}
-    there = {name for name in _git(demo, "ls-files", "-z").split("\0") if name}
+    there = {name for name in git.run(demo, "ls-files", "-z").split("\0") if name}
     for name in here - {"dvc.lock"}:
         source, target = project / name, demo / name
         if not target.exists() or source.read_bytes() != target.read_bytes():
@@ -87,13 +72,3 @@ def _copy_uncommitted(project: Path, demo: Path) -> None:
             shutil.copy2(source, target)
     for name in there - here:
         (demo / name).unlink(missing_ok=True)
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", *arguments], cwd=folder, capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        line = (done.stderr.strip().splitlines() or ["unknown cause"])[-1]
-        raise CxrError(f"git {arguments[0]} failed in {folder}: {line}")
-    return done.stdout

@@ -7,26 +7,30 @@ later stage reads, so it is no dependency.
 
 import hashlib
 import json
-import os
 import platform
-import shutil
-import subprocess
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from cxr import git
 from cxr.errors import CxrError
 from cxr.params import PARAMS_FILE, flatten, read_yaml
 
 PIPELINE_FILE = "dvc.yaml"
 CODE = ("src", "stages", PIPELINE_FILE)
+SOURCE_SUFFIX = ".py"
 
 # Modules of cxr that show, record or check, and decide no byte of what a later stage reads.
 PRESENTING = frozenset(
-    {"cli", "demo", "errors", "lineage", "params", "plots", "progress", "stage", "tracking"}
-)
+    {
+        "archive", "audit", "cli", "demo", "difference", "errors", "git", "hashes", "lineage",
+        "params", "plots", "printing", "progress", "records", "replay", "repository", "stage",
+        "sync", "tracking",
+    }
+)  # fmt: skip
 
 PACKAGES = (
     "cxr-pipeline", "numpy", "torch", "torchvision", "scikit-learn", "safetensors",
@@ -64,6 +68,7 @@ class Facts:
     stage: str
     command: str
     dependencies: dict[str, Digest]
+    inputs: dict[str, str]  # path -> md5 of other stages' outputs in these dependencies
     params: dict[str, Any]  # dotted names
     foreign: dict[str, str]  # path -> md5 of the user's own files that params.yaml names
     code: dict[str, Any]
@@ -111,13 +116,13 @@ class RunLog:
 def take_facts(declared: Declaration, root: Path, foreign: tuple[Path, ...], device: str) -> Facts:
     """Look at everything the stage depends on, as it is now."""
     params = read_yaml(root / PARAMS_FILE)
+    dependencies = {path: digest(root / path) for path in declared.dependencies}
     return Facts(
         stage=declared.stage,
         command=declared.command,
-        dependencies={path: digest(root / path) for path in declared.dependencies},
-        params={
-            name: value for key in declared.params for name, value in _select(params, key).items()
-        },
+        dependencies=dependencies,
+        inputs=_inputs(declared, root, dependencies),
+        params=select(params, declared.params),
         foreign={str(path): digest(path).md5 for path in foreign},
         code=_code(root, declared),
         environment=environment(device, params["threads"]),
@@ -143,18 +148,83 @@ def changed(before: Facts, after: Facts) -> list[str]:
     return found
 
 
-def stages(root: Path) -> dict[str, Any]:
-    """The stages of dvc.yaml by name, variables not yet filled in."""
-    content: dict[str, Any] = read_yaml(root / PIPELINE_FILE).get("stages", {})
-    return content
+def declarations(root: Path) -> dict[str, Declaration]:
+    """The stages of dvc.yaml by name; reads the part of DVC's language that ours uses."""
+    stages: dict[str, Any] = read_yaml(root / PIPELINE_FILE).get("stages", {})
+    return {name: _declaration(name, entry) for name, entry in stages.items()}
 
 
 def declaration(stage: str, root: Path) -> Declaration:
-    """The stage's entry in dvc.yaml; reads the part of DVC's language that our dvc.yaml uses."""
-    known = stages(root)
+    """One stage of dvc.yaml; CxrError where there is no such stage."""
+    known = declarations(root)
     if stage not in known:
         raise CxrError(f"{PIPELINE_FILE} has no stage `{stage}`; it has {', '.join(known)}")
-    entry = known[stage]
+    return known[stage]
+
+
+def digest(path: Path, md5_of: Callable[[Path], str] | None = None) -> Digest:
+    """MD5 of a file, or of a folder as DVC computes it; `md5_of` may remember big files."""
+    md5_of = md5_of or md5_of_file
+    if path.is_file():
+        return Digest(md5_of(path), path.stat().st_size)
+    if not path.is_dir():
+        raise CxrError(f"{path} is missing; `dvc repro` makes it, `dvc pull` brings it")
+    files = files_below(path)
+    size = sum(file.stat().st_size for file in files.values())
+    return Digest(md5_of_folder({name: md5_of(p) for name, p in files.items()}), size, len(files))
+
+
+def files_below(folder: Path) -> dict[str, Path]:
+    """The files that count as a folder's content, by their path in it."""
+    found = (path for path in folder.rglob("*") if path.is_file() and IGNORED not in path.parts)
+    return {path.relative_to(folder).as_posix(): path for path in found}
+
+
+def md5_of_folder(md5s: dict[str, str]) -> str:
+    """DVC's name for a folder, by the MD5 of each file in it: that of their sorted list."""
+    entries = [{"md5": md5, "relpath": path} for path, md5 in sorted(md5s.items())]
+    listing = json.dumps(entries, sort_keys=True)
+    return hashlib.md5(listing.encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def environment(device: str, threads: int) -> dict[str, Any]:
+    """Versions, machine and device. `device` is a torch device, or `none` without torch."""
+    return {
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "cpu": _cpu(),
+        "device": device,
+        "threads": threads,
+    }
+
+
+def select(params: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    """The values at and below dotted keys of params.yaml, under their full dotted names."""
+    found: dict[str, Any] = {}
+    for key in keys:
+        value: Any = params
+        for part in key.split("."):
+            if not isinstance(value, dict) or part not in value:
+                raise CxrError(f"{PARAMS_FILE}: {key} is missing")
+            value = value[part]
+        found |= flatten(value, key) if isinstance(value, dict) else {key: value}
+    return found
+
+
+def inside(path: str, places: tuple[str, ...]) -> bool:
+    """Whether a path is one of the places or below one."""
+    return any(path == place or path.startswith(f"{place}/") for place in places)
+
+
+def md5_of_file(path: Path) -> str:
+    """MD5 as 32 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _declaration(stage: str, entry: dict[str, Any]) -> Declaration:
     variables = {name: value for block in entry.get("vars", []) for name, value in block.items()}
 
     def filled(text: str) -> str:
@@ -176,54 +246,16 @@ def declaration(stage: str, root: Path) -> Declaration:
     )
 
 
-def digest(path: Path) -> Digest:
-    """MD5 of a file, or of a folder as DVC computes it: over the sorted list of its files."""
-    if path.is_file():
-        return Digest(md5_of_file(path), path.stat().st_size)
-    if not path.is_dir():
-        raise CxrError(f"{path} is missing; `dvc repro` makes it, `dvc pull` brings it")
-    entries, size = [], 0
-    for file in (p for p in path.rglob("*") if p.is_file() and IGNORED not in p.parts):
-        entries.append({"md5": md5_of_file(file), "relpath": file.relative_to(path).as_posix()})
-        size += file.stat().st_size
-    entries.sort(key=lambda entry: entry["relpath"])
-    listing = json.dumps(entries, sort_keys=True)
-    md5 = hashlib.md5(listing.encode(), usedforsecurity=False).hexdigest()
-    return Digest(f"{md5}.dir", size, len(entries))
-
-
-def environment(device: str, threads: int) -> dict[str, Any]:
-    """Versions, machine and device. `device` is a torch device, or `none` without torch."""
-    return {
-        "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in PACKAGES},
-        "system": platform.system(),
-        "machine": platform.machine(),
-        "cpu": _cpu(),
-        "device": device,
-        "threads": threads,
-    }
-
-
-def inside(path: str, places: tuple[str, ...]) -> bool:
-    """Whether a path is one of the places or below one."""
-    return any(path == place or path.startswith(f"{place}/") for place in places)
-
-
-def md5_of_file(path: Path) -> str:
-    """MD5 as 32 hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
-def _select(params: dict[str, Any], key: str) -> dict[str, Any]:
-    """The values below a dotted key, under their full dotted names."""
-    value: Any = params
-    for part in key.split("."):
-        if not isinstance(value, dict) or part not in value:
-            raise CxrError(f"{PARAMS_FILE}: {key} is missing")
-        value = value[part]
-    return flatten(value, key) if isinstance(value, dict) else {key: value}
+def _inputs(declared: Declaration, root: Path, known: dict[str, Digest]) -> dict[str, str]:
+    """MD5 of every output of another stage that is a dependency or stands inside one."""
+    made = [
+        output
+        for other in declarations(root).values()
+        if other.stage != declared.stage
+        for output in other.outputs
+        if inside(output, declared.dependencies)
+    ]
+    return {path: (known.get(path) or digest(root / path)).md5 for path in made}
 
 
 def _code(root: Path, declared: Declaration) -> dict[str, Any]:
@@ -231,19 +263,12 @@ def _code(root: Path, declared: Declaration) -> dict[str, Any]:
 
     By blob hash, since `git status` trusts times and sizes and can call an edited file clean.
     """
-    files = {
-        path.relative_to(root).as_posix(): _git_blob(path)
-        for place in CODE
-        for path in _files_below(root / place)
-    }
+    files = code_files(root)
     deciding = sorted(path for path in files if inside(path, declared.dependencies))
-    commit = _git(root, "rev-parse", "HEAD") if shutil.which("git") else None
+    commit = git.ask(root, "rev-parse", "HEAD")
     if commit is None:
         return {"commit": None, "files": files, "deciding": deciding, "edited": [], "patch": None}
-    listing = _git(root, "ls-tree", "-r", "HEAD", "--", *CODE) or ""
-    committed = {
-        line.split("\t", 1)[1]: line.split()[2] for line in listing.splitlines() if "\t" in line
-    }
+    committed = blobs_at(root, "HEAD")
     edited = sorted(
         path for path in files.keys() | committed.keys() if files.get(path) != committed.get(path)
     )
@@ -252,14 +277,34 @@ def _code(root: Path, declared: Declaration) -> dict[str, Any]:
         "files": files,
         "deciding": deciding,
         "edited": edited,
-        "patch": _patch(root, edited, sorted(files.keys() - committed.keys())) if edited else None,
+        "patch": _patch(root, edited, sorted(files.keys() - committed.keys())),
     }
+
+
+def code_files(root: Path) -> dict[str, str]:
+    """Blob hash of every source file and of dvc.yaml, as they are now."""
+    return {
+        path.relative_to(root).as_posix(): _git_blob(path)
+        for place in CODE
+        for path in _files_below(root / place)
+    }
+
+
+def blobs_at(root: Path, commit: str) -> dict[str, str]:
+    """Blob hash of every source file and of dvc.yaml in a commit; nothing where it is unknown."""
+    listing = git.ask(root, "ls-tree", "-r", "-z", commit, "--", *CODE) or ""
+    found = {}
+    for line in listing.split("\0"):
+        about, _, path = line.partition("\t")
+        if path.endswith(SOURCE_SUFFIX) or path == PIPELINE_FILE:
+            found[path] = about.split()[2]
+    return found
 
 
 def _files_below(place: Path) -> list[Path]:
     if place.is_file():
         return [place]
-    return sorted(place.rglob("*.py"))
+    return sorted(place.rglob(f"*{SOURCE_SUFFIX}"))
 
 
 def _git_blob(path: Path) -> str:
@@ -268,21 +313,18 @@ def _git_blob(path: Path) -> str:
 
 
 def _patch(root: Path, edited: list[str], new: list[str]) -> str | None:
-    """`git diff` against the commit with an index of its own, which has no times to trust."""
+    """What makes the commit's code and params.yaml those that ran; None where nothing is to do.
+
+    `git diff` with an index of its own, which has no times to trust.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        env = os.environ | {"GIT_INDEX_FILE": str(Path(folder) / "index")}
-        _git(root, "read-tree", "HEAD", env=env)
+        env = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
+        git.ask(root, "read-tree", "HEAD", env=env)
         if new:
-            _git(root, "add", "--intent-to-add", "--", *new, env=env)
-        return _git(root, "diff", "--binary", "HEAD", "--", *edited, env=env)
-
-
-def _git(root: Path, *arguments: str, env: dict[str, str] | None = None) -> str | None:
-    """What git prints, or None where it fails (no repository, no commit yet)."""
-    done = subprocess.run(
-        ["git", *arguments], cwd=root, env=env, capture_output=True, text=True, check=False
-    )
-    return done.stdout if done.returncode == 0 else None
+            git.ask(root, "add", "--intent-to-add", "--", *new, env=env)
+        return (
+            git.ask(root, "diff", "--binary", "HEAD", "--", *edited, PARAMS_FILE, env=env) or None
+        )
 
 
 def _cpu() -> str:

@@ -163,6 +163,20 @@ def validate(schema: type[Section], values: dict[str, Any], prefix: tuple[str, .
         raise CxrError(_sentence(first, schema, prefix)) from None
 
 
+def change(path: Path, changes: dict[str, Any]) -> None:
+    """Set dotted keys in a params.yaml, keeping its comments."""
+    yaml = YAML()
+    yaml.width = 4096
+    content = yaml.load(path)
+    for key, value in changes.items():
+        *parents, last = key.split(".")
+        section = content
+        for parent in parents:
+            section = section[parent]
+        section[last] = value
+    yaml.dump(content, path)
+
+
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings as one mapping of dotted names; lists stay whole."""
     flat: dict[str, Any] = {}

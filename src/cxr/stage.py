@@ -13,22 +13,22 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from cxr import lineage
+from cxr import lineage, records
 from cxr.data import source, splits
 from cxr.data.splits import Origin
 from cxr.errors import CxrError
 from cxr.lineage import Declaration, Facts, RunLog
 from cxr.params import PARAMS_FILE, Params, load
+from cxr.records import Record
 from cxr.tracking import FAILED, KILLED, Tracker, TrackingError
 
 SCRATCH = ".scratch"
-RECORD_SCHEMA = 1
 REFUSALS_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
 
 RAW, PROCESSED, STATISTICS, FEATURES = (
@@ -126,9 +126,10 @@ def run(
         # numpy tells of a full disk without an errno.
         if error.errno is not None and error.errno not in REFUSALS_OF_THE_DISK:
             raise
-        place = f"{error.filename}: " if error.filename else ""
+        place = error.filename or "while writing"
         _refuse(
-            name, f"{place}{error.strerror or error}; nothing was published; mend it and run again"
+            name,
+            f"{place}: {error.strerror or error}; nothing was published; mend it and run again",
         )
     except KeyboardInterrupt:
         print(f"{name}: stopped; nothing was published", file=sys.stderr)
@@ -137,7 +138,7 @@ def run(
 
 def trained_models(folder: Path) -> tuple[str, ...]:
     """The models that dvc.yaml trains, in its order."""
-    stages = lineage.stages(folder)
+    stages = lineage.declarations(folder)
     return tuple(name.removeprefix("train-") for name in stages if name.startswith("train-"))
 
 
@@ -190,7 +191,8 @@ def _live(
                 f"{', '.join(moved)} changed while the stage ran; nothing was published; "
                 "run `dvc repro` again"
             )
-        _write_record(stage, before, started)
+        record = _write_record(stage, before, started)
+        digest = lineage.digest(staging / records.path_of(name))
         _publish(stage)
     except BaseException as error:
         status = KILLED if isinstance(error, KeyboardInterrupt) else FAILED
@@ -204,7 +206,7 @@ def _live(
         shutil.rmtree(staging, ignore_errors=True)
     try:
         for log in logs.values():
-            tracker.finish(log, folder)
+            tracker.finish(log, records.tags(record, log, digest.md5), folder.joinpath)
     except TrackingError as error:  # the result stands, and its record says all that MLflow lacks
         print(f"{name}: note: {error}; the result and its record are kept", file=sys.stderr)
 
@@ -252,31 +254,32 @@ def _origin(declared: Declaration, folder: Path, params: Params) -> Origin:
     return source.origin(params.download)
 
 
-def _write_record(stage: Stage, facts: Facts, started: datetime) -> None:
+def _write_record(stage: Stage, facts: Facts, started: datetime) -> Record:
     """The record of what made the outputs: an output of its own, which no stage depends on."""
-    path = f"records/{stage.name}.json"
+    path = records.path_of(stage.name)
     outputs = {
-        output: asdict(lineage.digest(stage.staging / output))
+        output: lineage.digest(stage.staging / output)
         for output in stage.declared.outputs
         if output != path
     }
-    stage.write_json(
-        path,
-        {
-            "schema": RECORD_SCHEMA,
-            "stage": stage.name,
-            "fingerprint": facts.fingerprint,
-            "data": asdict(stage.origin),
-            "facts": facts.as_json(),
-            "outputs": outputs,
-            "runs": [asdict(log) for log in stage.logs.values()],
-            "started": started.isoformat(timespec="seconds"),
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            "host": socket.gethostname(),
-            "dvc_experiment": os.environ.get("DVC_EXP_NAME"),
-            "dvc_baseline": os.environ.get("DVC_EXP_BASELINE_REV"),
-        },
+    for log in stage.logs.values():
+        log.tags.update({f"cxr.made.{name}": digest.md5 for name, digest in outputs.items()})
+    record = Record(
+        schema=records.SCHEMA,
+        stage=stage.name,
+        fingerprint=facts.fingerprint,
+        data=stage.origin,
+        facts=facts,
+        outputs=outputs,
+        runs=list(stage.logs.values()),
+        started=started.isoformat(timespec="seconds"),
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        host=socket.gethostname(),
+        dvc_experiment=os.environ.get("DVC_EXP_NAME"),
+        dvc_baseline=os.environ.get("DVC_EXP_BASELINE_REV"),
     )
+    stage.write_json(path, record.as_json())
+    return record
 
 
 def _publish(stage: Stage) -> None:

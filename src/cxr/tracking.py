@@ -5,23 +5,37 @@ Files come first and MLflow second: whatever it is told stands in a record too.
 
 import logging
 import os
+import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlparse
 
 from filelock import FileLock
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it looks a server up on import
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    LifecycleStage,
+    Metric,
+    Param,
+    Run,
+    RunTag,
+    ViewType,
+)
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from cxr.errors import CxrError
 from cxr.lineage import RunLog
+from cxr.records import ORIGINAL_TAG
 
 FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"
 
@@ -30,6 +44,15 @@ ARTIFACTS_FOLDER = "mlruns"
 PARAM_LENGTH = 6000  # MLflow refuses longer values
 BATCH = 900  # MLflow takes at most 1000 metrics a call
 PARAMS_BATCH = 100
+MOST_RUNS = 50_000  # of one search
+SQLITE = "sqlite:///"
+# Where MLflow's database has addresses of artifacts.
+ADDRESSES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+)
+WAIT = 2.0  # seconds for a database that is locked
 
 
 def store_uri(root: Path) -> str:
@@ -41,28 +64,100 @@ class TrackingError(CxrError):
     """MLflow's store can't be reached or written."""
 
 
+@dataclass(frozen=True)
+class StoredRun:
+    """A run as MLflow has it."""
+
+    run_id: str
+    original_id: str  # of the run that this one was rebuilt from; its own where it was not
+    status: str
+    deleted: bool  # in MLflow's trash
+    params: dict[str, str]
+    metrics: dict[str, float]  # the last value of each
+    tags: dict[str, str]
+    datasets: dict[str, str]  # name -> digest
+    artifacts: Path | None  # folder; None where a server keeps them
+
+
+class Store:
+    """All runs of one MLflow store, to be read."""
+
+    def __init__(self, uri: str) -> None:
+        _quiet()
+        self._uri = uri
+        with _reported(uri, "read"):
+            self._client = MlflowClient(tracking_uri=uri)
+            experiments = self._client.search_experiments(view_type=ViewType.ALL)
+        self._experiments = [each.experiment_id for each in experiments]
+        self._places = [each.artifact_location for each in experiments if each.name != "Default"]
+
+    def strays(self, root: Path) -> bool:
+        """Whether our own store looks for artifacts elsewhere: its folder was moved or copied."""
+        here = root.resolve() / ARTIFACTS_FOLDER
+        return uses_own_store() and not all(
+            Path(unquote(urlparse(place).path)).is_relative_to(here) for place in self._places
+        )
+
+    @classmethod
+    def open(cls, root: Path) -> "Store | None":
+        """The project's store, or None where its database is not there."""
+        uri = store_uri(root)
+        file = _sqlite_file(uri)
+        if file is not None:
+            if not file.exists():
+                return None
+            _check_sqlite(file, uri)
+        return cls(uri)
+
+    def find(self, run_id: str) -> StoredRun | None:
+        """The run of an id, or the one that was rebuilt from it."""
+        return self._one(f"attributes.run_id = '{run_id}'") or self._one(
+            f"tags.`{ORIGINAL_TAG}` = '{run_id}' and attributes.status = '{FINISHED}'"
+        )
+
+    def starting_with(self, prefix: str) -> list[StoredRun]:
+        """The runs whose id, or the id of the run they were rebuilt from, starts so."""
+        own = self._search(f"attributes.run_id LIKE '{prefix}%'")
+        return own + self._search(f"tags.`{ORIGINAL_TAG}` LIKE '{prefix}%'")
+
+    def history(self, run_id: str, metric: str) -> list[tuple[int, float]]:
+        """Every point of a metric: step and value, in the order of the steps."""
+        with _reported(self._uri, "read"):
+            points = self._client.get_metric_history(run_id, metric)
+        return sorted((point.step, point.value) for point in points)
+
+    def _one(self, query: str) -> StoredRun | None:
+        found = self._search(query)
+        return min(found, key=lambda run: run.deleted) if found else None
+
+    def _search(self, query: str) -> list[StoredRun]:
+        with _reported(self._uri, "read"):
+            found = self._client.search_runs(
+                self._experiments, query, run_view_type=ViewType.ALL, max_results=MOST_RUNS
+            )
+        return [_stored(run) for run in found]
+
+
 class Tracker:
     """Writes runs to one experiment of one store."""
 
     def __init__(self, root: Path, experiment: str) -> None:
-        logging.getLogger("alembic").setLevel(logging.WARNING)
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        _quiet()
         self._uri = store_uri(root)
         # Processes that create the same sqlite file at once can break it for good.
-        with self._reported("opened"), FileLock(root / f"{STORE_FILE}.lock"):
+        with _reported(self._uri, "opened"), FileLock(root / f"{STORE_FILE}.lock"):
             self._client = MlflowClient(tracking_uri=self._uri)
             self._experiment_id = self._find_or_create(experiment, root)
 
     def start(self, log: RunLog) -> None:
         """Open a run with its tags and data sets; its id goes into `log`."""
-        with self._reported("written"):
+        with _reported(self._uri, "written"):
             run = self._client.create_run(
                 self._experiment_id, run_name=log.name, tags=log.tags, start_time=_now()
             )
             log.run_id = run.info.run_id
-            self._log_params(log)
-            if log.datasets:
-                self._client.log_inputs(log.run_id, [_dataset(entry) for entry in log.datasets])
+            self._log_params(log, log.run_id)
+            self._log_datasets(log, log.run_id)
 
     def log_epoch(self, log: RunLog, values: dict[str, float]) -> None:
         """One point of every curve; `values` has an `epoch`, which is the step."""
@@ -72,52 +167,200 @@ class Tracker:
             for name, value in values.items()
             if name != "epoch"
         ]
-        with self._reported("written"):
+        with _reported(self._uri, "written"):
             self._client.log_batch(log.run_id, metrics=metrics)
 
-    def finish(self, log: RunLog, root: Path) -> None:
-        """Tell the final numbers and pictures, and close the run."""
-        metrics = [Metric(name, float(value), _now(), 0) for name, value in log.metrics.items()]
-        with self._reported("written"):
-            self._log_params(log)
-            for start in range(0, len(metrics), BATCH):
-                self._client.log_batch(log.run_id, metrics=metrics[start : start + BATCH])
+    def finish(
+        self,
+        log: RunLog,
+        tags: dict[str, str],
+        file: Callable[[str], Path | None],
+        run_id: str | None = None,
+        at: int | None = None,
+    ) -> None:
+        """Tell all that the run does not show yet, and close it.
+
+        Parameters
+        ----------
+        file : finds an artifact by its path in `log`; None where it is gone.
+        run_id : of a run that stands for the log's own.
+        at : when it ended, in milliseconds since 1970; now, unless told.
+        """
+        run_id, at = run_id or log.run_id, at or _now()
+        with _reported(self._uri, "written"):
+            self._log_params(log, run_id)
+            self._log_missing_metrics(log, run_id, at)
+            named = [RunTag(key, value) for key, value in (log.tags | tags).items()]
+            self._client.log_batch(run_id, tags=named)
+            self._log_datasets(log, run_id)
             for path in log.artifacts:
-                self._client.log_artifact(log.run_id, str(root / path), _artifact_folder(path))
-            self._client.set_terminated(log.run_id, FINISHED)
+                place, folder = file(path), Path(artifact_place(path)).parent.as_posix()
+                if place is not None:
+                    inside = None if folder == "." else folder
+                    self._client.log_artifact(run_id, str(place), inside)
+            self._client.set_terminated(run_id, FINISHED, at)
 
     def abandon(self, log: RunLog, status: str, reason: str) -> None:
         """Close a run that has no result, with the reason where people look for it."""
-        with self._reported("written"):
+        with _reported(self._uri, "written"):
             self._client.set_tag(log.run_id, "cxr.failure", reason)
             self._client.set_terminated(log.run_id, status)
 
-    def _log_params(self, log: RunLog) -> None:
-        """The parameters by now; MLflow takes one again as long as its value is the same."""
-        params = [Param(key, str(value)[:PARAM_LENGTH]) for key, value in log.params.items()]
-        for start in range(0, len(params), PARAMS_BATCH):
-            self._client.log_batch(log.run_id, params=params[start : start + PARAMS_BATCH])
+    def rebuild(self, log: RunLog, at: int) -> str:
+        """Open a new run for a result whose own is gone; returns its id, and `finish` fills it."""
+        with _reported(self._uri, "written"):
+            run = self._client.create_run(
+                self._experiment_id,
+                run_name=log.name,
+                tags={**log.tags, ORIGINAL_TAG: log.run_id},
+                start_time=at,
+            )
+        return str(run.info.run_id)
 
-    @contextmanager
-    def _reported(self, verb: str) -> Iterator[None]:
-        try:
-            yield
-        except (MlflowException, SQLAlchemyError, OSError) as error:
-            raise TrackingError(
-                f"MLflow's store {self._uri} can't be {verb}: {_first_line(error)}"
-            ) from None
+    def restore(self, run_id: str) -> None:
+        """Take a run out of MLflow's trash."""
+        with _reported(self._uri, "written"):
+            self._client.restore_run(run_id)
+
+    def _log_params(self, log: RunLog, run_id: str) -> None:
+        """The parameters by now; MLflow takes one again as long as its value is the same."""
+        params = [Param(key, value) for key, value in shown_params(log).items()]
+        for start in range(0, len(params), PARAMS_BATCH):
+            self._client.log_batch(run_id, params=params[start : start + PARAMS_BATCH])
+
+    def _log_missing_metrics(self, log: RunLog, run_id: str, at: int) -> None:
+        """The points that MLflow lacks: its history only grows, so none is told twice."""
+        there = self._client.get_run(run_id).data.metrics
+        missing = []
+        for name, points in shown_metrics(log).items():
+            history = self._client.get_metric_history(run_id, name) if name in there else []
+            steps = {point.step for point in history}
+            missing += [
+                Metric(name, value, at, step) for step, value in points if step not in steps
+            ]
+        for start in range(0, len(missing), BATCH):
+            self._client.log_batch(run_id, metrics=missing[start : start + BATCH])
+
+    def _log_datasets(self, log: RunLog, run_id: str) -> None:
+        """MLflow takes a data set again without doubling it."""
+        if log.datasets:
+            self._client.log_inputs(run_id, [_dataset(entry) for entry in log.datasets])
 
     def _find_or_create(self, name: str, root: Path) -> str:
         found = self._client.get_experiment_by_name(name)
         if found is not None:
+            if found.lifecycle_stage == LifecycleStage.DELETED:
+                self._client.restore_experiment(found.experiment_id)
             return str(found.experiment_id)
         # A store of ours keeps its artifacts beside it; a server knows where its own go.
         place = (
-            None
-            if os.environ.get("MLFLOW_TRACKING_URI")
-            else (root.resolve() / ARTIFACTS_FOLDER / name).as_uri()
+            None if not uses_own_store() else (root.resolve() / ARTIFACTS_FOLDER / name).as_uri()
         )
         return str(self._client.create_experiment(name, artifact_location=place))
+
+
+def shown_params(log: RunLog) -> dict[str, str]:
+    """A run's parameters as MLflow keeps them."""
+    return {key: str(value)[:PARAM_LENGTH] for key, value in log.params.items()}
+
+
+def shown_metrics(log: RunLog) -> dict[str, list[tuple[int, float]]]:
+    """Step and value of every point of a run's metrics: its curves, and its final numbers."""
+    points: dict[str, list[tuple[int, float]]] = {}
+    for values in log.history:
+        for name, value in values.items():
+            if name != "epoch":
+                points.setdefault(name, []).append((int(values["epoch"]), float(value)))
+    for name, value in log.metrics.items():
+        points.setdefault(name, []).append((0, float(value)))
+    return points
+
+
+def relocate_artifacts(root: Path) -> int:
+    """Let our own store look for its artifacts where it now stands; how many runs that moved.
+
+    MLflow writes absolute addresses into its database and has no call to change them.
+    """
+    file = _sqlite_file(store_uri(root))
+    if file is None or not file.exists() or not uses_own_store():
+        return 0
+    here = (root.resolve() / ARTIFACTS_FOLDER).as_uri()
+    moved = 0
+    with closing(sqlite3.connect(file, timeout=WAIT)) as base, base:
+        places = base.execute("SELECT artifact_location FROM experiments").fetchall()
+        for (place,) in places:
+            there, middle, _ = place.rpartition(f"/{ARTIFACTS_FOLDER}/")
+            there += middle.rstrip("/")
+            if not middle or there in (here, unquote(urlparse(here).path)):
+                continue
+            for table, column in ADDRESSES:
+                done = base.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) "  # noqa: S608 - ours
+                    f"WHERE substr({column}, 1, ?) = ?",
+                    (here, len(there) + 1, len(there) + 1, f"{there}/"),
+                )
+                moved += done.rowcount if table == "runs" else 0
+    return moved
+
+
+def uses_own_store() -> bool:
+    """Whether the store is the project's own, not one that the environment names."""
+    return not os.environ.get("MLFLOW_TRACKING_URI")
+
+
+def artifact_place(path: str) -> str:
+    """Where an output stands among a run's artifacts: its own folders below `reports/`."""
+    return path.removeprefix("reports/")
+
+
+def _quiet() -> None:
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+
+
+@contextmanager
+def _reported(uri: str, verb: str) -> Iterator[None]:
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise TrackingError(f"MLflow's store {uri} can't be {verb}: {_first_line(error)}") from None
+
+
+def _sqlite_file(uri: str) -> Path | None:
+    return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
+
+
+def _check_sqlite(file: Path, uri: str) -> None:
+    """Find a locked or damaged database at once; MLflow itself would try for long."""
+    try:
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=WAIT)) as base:
+            base.execute("SELECT count(*) FROM runs").fetchone()
+    except sqlite3.OperationalError as error:
+        what = "another program has locked it; wait for it or end it"
+        if "locked" not in str(error):
+            what = f"{error}; move it away and run `cxr sync`, which rebuilds it"
+        raise TrackingError(f"MLflow's store {uri} can't be read: {what}") from None
+    except sqlite3.DatabaseError as error:
+        raise TrackingError(
+            f"MLflow's store {uri} is damaged ({error}); move it away and run `cxr sync`, "
+            "which rebuilds it"
+        ) from None
+
+
+def _stored(run: Run) -> StoredRun:
+    uri = urlparse(run.info.artifact_uri)
+    inputs = run.inputs.dataset_inputs if run.inputs else []
+    return StoredRun(
+        run_id=run.info.run_id,
+        original_id=run.data.tags.get(ORIGINAL_TAG, run.info.run_id),
+        status=run.info.status,
+        deleted=run.info.lifecycle_stage == LifecycleStage.DELETED,
+        params=dict(run.data.params),
+        metrics=dict(run.data.metrics),
+        tags=dict(run.data.tags),
+        datasets={each.dataset.name: each.dataset.digest for each in inputs},
+        artifacts=Path(unquote(uri.path)) if uri.scheme in ("", "file") else None,
+    )
 
 
 def _dataset(entry: dict[str, str]) -> DatasetInput:
@@ -129,12 +372,6 @@ def _dataset(entry: dict[str, str]) -> DatasetInput:
         source=entry["source"],
     )
     return DatasetInput(dataset, tags=[InputTag("mlflow.data.context", entry["context"])])
-
-
-def _artifact_folder(path: str) -> str | None:
-    """Where an output stands among a run's artifacts: its own folders below `reports/`."""
-    parent = Path(path).parent.as_posix().removeprefix("reports").strip("/")
-    return parent or None
 
 
 def _now() -> int:

@@ -18,6 +18,7 @@ from cxr.labels import LABELS
 
 SPLITS = ("train", "val", "test")
 OPTIONAL_COLUMNS = ("ids", "patients")
+RAW_FILE = "chest.npz"  # beside its origin.json
 
 Bytes = npt.NDArray[np.uint8]
 

@@ -1,0 +1,235 @@
+"""From a result to what made it, up to the source; and whether all that still holds.
+
+Each thing is held against its witnesses: what is on disk, DVC's lock file and cache, the stage's
+record, MLflow and git. The one that disagrees with the others is named, and nothing else.
+"""
+
+import re
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from cxr import lineage, records
+from cxr.archive import Found
+from cxr.audit import files, making, runs
+from cxr.audit.finding import Finding, Verdict, Where, fails, note, worst
+from cxr.audit.project import Project
+from cxr.errors import CxrError
+from cxr.records import Record
+from cxr.tracking import FINISHED
+
+__all__ = [
+    "RUN_ID",
+    "RUN_ID_LENGTH",
+    "Audit",
+    "Auditor",
+    "Finding",
+    "Node",
+    "Verdict",
+    "Where",
+    "find_run",
+]
+
+RUN_ID_LENGTH = 32
+RUN_ID = re.compile(rf"[0-9a-f]{{4,{RUN_ID_LENGTH}}}")
+
+
+@dataclass
+class Node:
+    """One execution of a stage: what was found about it, and what it was made from."""
+
+    record: Record
+    current: bool  # its outputs are those of the working copy
+    findings: list[Finding]
+    made_from: dict[str, "Node | None"] = field(default_factory=dict)  # by input path
+
+    @property
+    def verdict(self) -> Verdict:
+        """Of this execution alone, not of what it was made from."""
+        return worst(finding.verdict for finding in self.findings)
+
+    @property
+    def is_troubled(self) -> bool:
+        """Whether there is more to say than that it holds."""
+        return self.verdict is not Verdict.HOLDS
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit answers."""
+
+    target: str
+    results: list[Node]  # what was asked for
+    nodes: list[Node]  # that and all it was made from, each once, the source first
+    findings: list[Finding]  # about the project as a whole
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst that was found."""
+        found = [*self.findings, *(finding for node in self.nodes for finding in node.findings)]
+        return worst(finding.verdict for finding in found)
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "target": self.target,
+            "verdict": self.verdict,
+            "findings": [asdict(finding) for finding in self.findings],
+            "stages": [
+                {
+                    "stage": node.record.stage,
+                    "asked_for": node in self.results,
+                    "current": node.current,
+                    "verdict": node.verdict,
+                    "findings": [asdict(finding) for finding in node.findings],
+                    "made_from": {
+                        path: maker and maker.record.run_ids
+                        for path, maker in node.made_from.items()
+                    },
+                    "record": node.record.as_json(),
+                }
+                for node in self.nodes
+            ],
+        }
+
+
+class Auditor:
+    """Audits one clone; what it has looked at once it does not look at again."""
+
+    def __init__(self, root: Path) -> None:
+        self._project = Project(root)
+        self._nodes: dict[tuple[str, bool], Node] = {}
+
+    def everything(self) -> Audit:
+        """All results of the working copy, and those of every experiment."""
+        project, archive = self._project, self._project.archive
+        experiments = [
+            found
+            for commit in project.repository.experiments().values()
+            for found in archive.at(project.repository.lock_at(commit)).values()
+        ]
+        lost = [stage for stage in project.lock if stage not in archive.current]
+        if not (archive.current or lost or experiments):
+            raise CxrError(f"{project.root} holds no results yet; `dvc repro` makes some")
+        findings = [
+            fails(Where.RECORD, f"{records.path_of(stage)} is missing", "dvc pull")
+            for stage in lost
+        ]
+        return self._audit("everything", [*archive.current.values(), *experiments], findings)
+
+    def output(self, path: Path) -> Audit:
+        """What made a file or folder of the working copy."""
+        project = self._project
+        name = path.resolve().relative_to(project.root).as_posix()
+        makers = [
+            each.stage
+            for each in project.declared.values()
+            if any(
+                lineage.inside(name, (output,)) or lineage.inside(output, (name,))
+                for output in each.outputs
+            )
+        ]
+        if not makers:
+            raise CxrError(
+                f"{name} is no output of a stage; data/, models/, predictions/, decisions/, "
+                "reports/ and records/ hold what stages make"
+            )
+        for stage in makers:
+            if stage not in project.archive.current:
+                raise CxrError(
+                    f"{name} has no record ({records.path_of(stage)}); `dvc pull` brings it where "
+                    "there is one, `dvc repro` makes it"
+                )
+        return self._audit(name, [project.archive.current[stage] for stage in makers], [])
+
+    def run(self, text: str) -> Audit:
+        """What a run made, by its id or a unique start of one."""
+        found, run_id = find_run(text, self._project)
+        return self._audit(f"run {run_id}", [found], [])
+
+    def _audit(self, target: str, asked: list[Found], findings: list[Finding]) -> Audit:
+        store = self._project.store
+        if store is None:
+            says = "MLflow's database is not there; the records hold all it had"
+            findings = [*findings, note(Where.MLFLOW, says, runs.SYNC)]
+        elif store.strays(self._project.root):
+            says = "MLflow looks for its pictures where this folder was before"
+            findings = [*findings, note(Where.MLFLOW, says, runs.SYNC)]
+        results = [self._node(found) for found in asked]
+        self._project.memory.save()
+        return Audit(target, results, list(self._nodes.values()), findings)
+
+    def _node(self, found: Found) -> Node:
+        key = (found.digest.md5, found.current)
+        if key not in self._nodes:
+            made_from: dict[str, Node | None] = {}
+            for path, md5 in found.record.facts.inputs.items():
+                maker = self._project.archive.maker(path, md5)
+                if maker and maker.current and not found.current:
+                    maker = replace(maker, current=False)
+                made_from[path] = self._node(maker) if maker else None
+            self._nodes[key] = Node(found.record, found.current, self._look(found), made_from)
+        return self._nodes[key]
+
+    def _look(self, found: Found) -> list[Finding]:
+        project = self._project
+        record = files.record(found, project)
+        if not found.trusted:
+            return record
+        return [
+            *making.sources(found, project),
+            *making.inputs(found, project),
+            *making.parameters(found, project),
+            *making.code(found, project),
+            *making.environment(found),
+            *(files.on_disk(found, project) if found.current else []),
+            *files.in_cache(found, project),
+            *record,
+            *files.locked(found, project),
+            *runs.in_mlflow(found, project),
+        ]
+
+
+def find_run(text: str, project: Project) -> tuple[Found, str]:
+    """The record of a run and the run's id in it.
+
+    Parameters
+    ----------
+    text : its id, a unique start of that, or the same of a run that was rebuilt from it.
+
+    Raises
+    ------
+    CxrError
+        Where no run, more than one, or one without a result is meant.
+    """
+    if not RUN_ID.fullmatch(text):
+        raise CxrError(
+            f"{text} is neither a file here nor a run id (its first 4 to 32 hexadecimal digits)"
+        )
+    archive, store = project.archive, project.store
+    ids = {run_id for found in archive.current.values() for run_id in found.record.run_ids}
+    ids = {run_id for run_id in ids if run_id.startswith(text)}
+    stored = {run.original_id: run for run in (store.starting_with(text) if store else [])}
+    ids |= stored.keys()
+    if not ids:
+        ids = {run_id for found in archive.past for run_id in found.record.run_ids}
+        ids = {run_id for run_id in ids if run_id.startswith(text)}
+    if not ids:
+        raise CxrError(
+            f"no run {text} in MLflow or in the records; `dvc fetch` may bring its record"
+        )
+    if len(ids) > 1:
+        raise CxrError(f"{text} is the start of {len(ids)} run ids; give more digits of one")
+    run_id = ids.pop()
+    run = stored.get(run_id)
+    named = archive.of_md5(run.tags.get(records.RECORD_TAG, "")) if run else None
+    found = next((f for f in archive.current.values() if run_id in f.record.run_ids), named)
+    found = found or archive.run(run_id)
+    if found is None:
+        if run and run.status != FINISHED:
+            why = run.tags.get("cxr.failure", "it did not come to its end")
+            raise CxrError(f"run {run_id} is {run.status} and made no result: {why}")
+        raise CxrError(
+            f"the record of run {run_id} is not in DVC's cache; `dvc fetch` may bring it"
+        )
+    return found, run_id

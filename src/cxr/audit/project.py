@@ -1,0 +1,88 @@
+"""The witnesses of an audit, each read once: lock file, cache, params.yaml, code, git, MLflow."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from cxr import lineage
+from cxr.archive import Archive, Found
+from cxr.hashes import HashMemory
+from cxr.lineage import Declaration, Digest
+from cxr.params import PARAMS_FILE, read_yaml
+from cxr.repository import Lock, Repository
+from cxr.stage import SCRATCH
+from cxr.tracking import Store
+
+
+class Project:
+    """One clone of the project."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        self.repository = Repository(self.root)
+        self.archive = Archive(self.repository)
+        self.memory = HashMemory(self.root / SCRATCH / "md5s.json")
+
+    @cached_property
+    def store(self) -> Store | None:
+        """MLflow's store; None where its database is gone."""
+        return Store.open(self.root)
+
+    @cached_property
+    def lock(self) -> Lock:
+        return self.repository.lock()
+
+    @cached_property
+    def params(self) -> dict[str, Any]:
+        return read_yaml(self.root / PARAMS_FILE)
+
+    @cached_property
+    def declared(self) -> dict[str, Declaration]:
+        return lineage.declarations(self.root)
+
+    @cached_property
+    def code(self) -> dict[str, str]:
+        """Blob hash of each source file on disk."""
+        return lineage.code_files(self.root)
+
+    @cached_property
+    def committed(self) -> dict[str, str]:
+        """Blob hash of each source file at HEAD."""
+        return lineage.blobs_at(self.root, "HEAD")
+
+    def digest(self, path: str) -> Digest:
+        """Of what is on disk."""
+        return lineage.digest(self.root / path, self.memory.md5)
+
+    def md5s(self, path: str) -> dict[str, str]:
+        """MD5 of each file of an output on disk, by path."""
+        place = self.root / path
+        if place.is_file():
+            return {path: self.memory.md5(place)}
+        files = lineage.files_below(place)
+        return {f"{path}/{name}": self.memory.md5(file) for name, file in files.items()}
+
+    def content(self, found: Found, path: str) -> dict[str, str] | None:
+        """MD5 of each file that an output had, by path: as the cache knows, or the disk."""
+        md5 = found.record.outputs[path].md5
+        listed = self.repository.content(path, md5)
+        if listed is None and found.current and (self.root / path).is_dir():
+            on_disk = self.md5s(path)
+            names = {name.removeprefix(f"{path}/"): value for name, value in on_disk.items()}
+            if lineage.md5_of_folder(names) == md5:
+                return on_disk
+        return listed
+
+    def md5_of(self, found: Found, path: str) -> str | None:
+        """Of one file as the stage wrote it, or None where nothing here knows any more."""
+        for output in found.record.outputs:
+            if lineage.inside(path, (output,)):
+                return (self.content(found, output) or {}).get(path)
+        return None
+
+    def find(self, path: str, md5: str) -> Path | None:
+        """A file of this content: at its path in the working copy, or in the cache."""
+        for place in (self.root / path, self.repository.object(md5)):
+            if place.is_file() and self.memory.md5(place) == md5:
+                return place
+        return None

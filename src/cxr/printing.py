@@ -1,0 +1,152 @@
+"""Answers as people read them at a terminal: trees and tables."""
+
+import sys
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from cxr.audit import Audit, Finding, Node, Verdict, Where
+from cxr.difference import Change, Difference
+from cxr.records import SHORT_ID
+from cxr.replay import ABSOLUTE, RELATIVE, Replay
+from cxr.sync import Sync
+
+# A file or a pipe has no width to cut or wrap lines to.
+console = Console(width=None if sys.stdout.isatty() else 10_000, highlight=False)
+
+MARKS = {
+    Verdict.HOLDS: ("✓", "green"),
+    Verdict.NOTE: ("!", "yellow"),
+    Verdict.FAILS: ("✗", "bold red"),
+}
+SENTENCES = {
+    Verdict.HOLDS: "holds",
+    Verdict.NOTE: "holds, with something to note",
+    Verdict.FAILS: "does not hold",
+}
+
+
+def audit(answer: Audit) -> None:
+    """What was asked for in full, what it was made from in a line each; trouble wherever it is."""
+    headline = _marked(answer.verdict, f"{answer.target} {SENTENCES[answer.verdict]}")
+    project = [_finding(finding) for finding in answer.findings]
+    if len(answer.results) == 1:
+        results: list[Tree | Text] = [_tree(answer.results[0], None, set())]
+    else:
+        results = [_short(node) for node in answer.nodes if node.current or node.is_troubled]
+        past = sum(not node.current for node in answer.nodes)
+        if past:
+            results.append(Text(f"and {past} executions of stages in experiments"))
+    for line in [headline, *project, *results]:
+        console.print(line)
+
+
+def diff(answer: Difference) -> None:
+    """What differs, from the data to the numbers, and why the numbers do."""
+    console.print(Text(f"{answer.a} → {answer.b}", style="bold"))
+    for title in ("data", "parameters", "code", "environment", "results"):
+        changes: list[Change] = getattr(answer, title)
+        same = f", {answer.n_equal} are the same" if title == "results" and changes else ""
+        n = f"{len(changes)} differ{'s' if len(changes) == 1 else ''}" if changes else "the same"
+        console.print(Text(f"{title}: {n}{same}", style="bold"))
+        table = Table.grid(padding=(0, 2))
+        for change in changes:
+            a, b = (_value(value, title) for value in (change.a, change.b))
+            table.add_row("", change.name, a, "→", b, Text(change.detail, style="dim"))
+        if changes:
+            console.print(table)
+    console.print(Text(answer.sentence, style="bold"))
+
+
+def replay(done: Replay) -> None:
+    """Each output and metric then and now where they differ, and what that means."""
+    for each in [*done.outputs, *done.metrics]:
+        if each.then != each.now:
+            console.print(_marked(Verdict.NOTE, f"{each.name}: {each.then} then, {each.now} now"))
+    count = f"{len(done.outputs)} outputs and {len(done.metrics)} metrics"
+    if done.identical:
+        line = f"{done.stage} made again: {count}, the outputs bit for bit the same"
+    elif done.same_kind:
+        line = f"{done.stage} made again is another, though all that decides it was the same"
+    else:
+        within = "within" if done.close else "beyond"
+        line = (
+            f"{done.stage} made again on another kind of machine or with other packages: {count}, "
+            f"the metrics {within} {ABSOLUTE} + {RELATIVE:.0%} of what they were"
+        )
+    console.print(_marked(Verdict.HOLDS if done.holds else Verdict.FAILS, line))
+
+
+def sync(done: Sync) -> None:
+    """Each run that was brought back, and how many there were already."""
+    for run in done.runs:
+        new = f" as {run.now[:SHORT_ID]}" if run.now != run.run_id else ""
+        line = f"{run.how} {run.run_id[:SHORT_ID]} ({run.name}){new}"
+        if run.lost:
+            line += f", without {len(run.lost)} pictures that are neither here nor in DVC's cache"
+        console.print(line, markup=False)
+    if done.n_moved:
+        console.print(f"{done.n_moved} runs look for their pictures at the new place")
+    console.print(f"{len(done.runs)} runs brought back, {done.n_there} were there")
+
+
+def _tree(node: Node, path: str | None, shown: set[int]) -> Tree:
+    """A result with all that was looked at, and in shorter words what it was made from."""
+    again = id(node) in shown
+    tree = Tree(_title(node, path).append(", as above" if again else "", style="dim"))
+    if again:
+        return tree
+    shown.add(id(node))
+    for finding in node.findings:
+        brief = finding.where in (Where.SOURCE, Where.PARAMETERS)
+        if path is None or brief or finding.verdict is not Verdict.HOLDS:
+            tree.add(_finding(finding))
+    for name, maker in node.made_from.items():
+        if maker is None:
+            lost = f"{name}: the record of what made it is not here; `dvc fetch` may bring it"
+            tree.add(_marked(Verdict.NOTE, lost))
+        else:
+            tree.add(_tree(maker, name, shown))
+    return tree
+
+
+def _short(node: Node) -> Tree:
+    """A result in a line, and what is the matter with it."""
+    tree = Tree(_title(node, None))
+    for finding in node.findings:
+        if finding.verdict is not Verdict.HOLDS:
+            tree.add(_finding(finding))
+    return tree
+
+
+def _title(node: Node, path: str | None) -> Text:
+    record = node.record
+    md5 = record.outputs[path].md5 if path else ""
+    runs = ", ".join(log.run_id[:SHORT_ID] for log in record.runs)
+    experiment = f", experiment {record.dvc_experiment}" if record.dvc_experiment else ""
+    made = record.finished[:16].replace("T", " ")
+    made_of = f"{path} (md5 {md5[:SHORT_ID]}…) ← " if path and md5 else ""
+    title = _marked(node.verdict, made_of + record.stage)
+    about = f"  run {runs}, {record.data.name}, {made} UTC{experiment}"
+    return title.append(about, style="dim")
+
+
+def _finding(finding: Finding) -> Text:
+    line = _marked(finding.verdict, f"{finding.where}: {finding.says}")
+    if finding.mend:
+        line.append(f"  → {finding.mend}", style="bold")
+    return line
+
+
+def _value(value: object, title: str) -> str:
+    if title == "code":
+        return str(value)[:10]  # a blob hash
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _marked(verdict: Verdict, text: str) -> Text:
+    mark, style = MARKS[verdict]
+    line = Text(f"{mark} ", style=style)
+    return line.append(text, style="" if verdict is Verdict.HOLDS else style)

@@ -1,0 +1,185 @@
+"""A recorded run made again, in a temporary place, and held against what it made then."""
+
+import math
+import os
+import shlex
+import subprocess
+import sys
+import tarfile
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from cxr import audit, git, lineage, params, records
+from cxr.archive import Found
+from cxr.audit.project import Project
+from cxr.params import PARAMS_FILE
+from cxr.records import Record
+from cxr.tracking import shown_metrics
+
+# What a stage's fingerprint decides byte for byte; the other outputs have times in them.
+DECIDED = ("data", "models", "predictions", "decisions")
+TIMES = "speed/"  # metrics of the machine, not of the result
+
+# On another kind of machine, for every metric: |a - b| <= ABSOLUTE + RELATIVE * |a|.
+ABSOLUTE = RELATIVE = 0.02
+
+
+class Gone(Exception):
+    """Something that the run was made from is no longer here; the text names it."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One thing then and now: an output's MD5 or a metric's value."""
+
+    name: str
+    then: str | float | None
+    now: str | float | None
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What came out."""
+
+    run_id: str
+    stage: str
+    same_kind: bool  # everything that decides the bytes was the same, down to the processor
+    outputs: list[Compared]
+    metrics: list[Compared]
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        verdicts = {"identical": self.identical, "close": self.close, "holds": self.holds}
+        return {**asdict(self), **verdicts, "absolute": ABSOLUTE, "relative": RELATIVE}
+
+    @property
+    def identical(self) -> bool:
+        """Whether every output that the fingerprint decides has the same bytes."""
+        return all(each.then == each.now for each in self.outputs)
+
+    @property
+    def close(self) -> bool:
+        """Whether every metric is within the tolerance."""
+        return all(
+            isinstance(each.then, float)
+            and isinstance(each.now, float)
+            and math.isclose(each.then, each.now, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
+            for each in self.metrics
+        )
+
+    @property
+    def holds(self) -> bool:
+        """On the same kind of machine bit for bit, elsewhere within the tolerance."""
+        return self.identical or (not self.same_kind and self.close)
+
+
+def replay(root: Path, text: str, output: TextIO) -> Replay:
+    """Make a run's stage again from the recorded commit, patch, parameters and data.
+
+    Parameters
+    ----------
+    text : a run id, or a unique start of one.
+    output : where the stage's own lines go.
+
+    Raises
+    ------
+    Gone
+        Where something that it needs is no longer here.
+    """
+    project = Project(root)
+    found, run_id = audit.find_run(text, project)
+    facts = found.record.facts
+    with tempfile.TemporaryDirectory(prefix="cxr-replay-") as folder:
+        place = Path(folder).resolve()
+        _lay_code(facts.code, project, place)
+        for path, md5 in facts.inputs.items():
+            _lay_input(path, md5, project, place)
+        for path, md5 in facts.foreign.items():
+            _lay_users_file(path, md5, project, place)
+        params.change(place / PARAMS_FILE, facts.params)
+        _run(facts.command, place, output)
+        return _compare(found, run_id, place)
+
+
+def _lay_code(code: dict[str, Any], project: Project, place: Path) -> None:
+    commit = code["commit"]
+    if commit is None:
+        raise Gone("it was made outside of git, so its code was not kept")
+    if not project.repository.has_commit(commit):
+        raise Gone(f"commit {commit} is not in this clone; `git fetch --all` may bring it")
+    if code["edited"] and not code["patch"]:
+        raise Gone(f"the patch of {', '.join(code['edited'])} is not in the record")
+    tar = place / "code.tar"
+    git.run(project.root, "archive", "--format=tar", f"--output={tar}", commit)
+    with tarfile.open(tar) as archive:
+        archive.extractall(place, filter="data")
+    tar.unlink()
+    if code["patch"]:
+        # So that git does not take a repository around the temporary place for its own.
+        apart = {"GIT_CEILING_DIRECTORIES": str(place.parent)}
+        git.run(place, "apply", "--whitespace=nowarn", env=apart, stdin=code["patch"])
+
+
+def _lay_input(path: str, md5: str, project: Project, place: Path) -> None:
+    """An output of an earlier stage: each file from the working copy or the cache."""
+    content = project.repository.content(path, md5)
+    if content is None and (project.root / path).exists() and project.digest(path).md5 == md5:
+        content = project.md5s(path)
+    if content is None:
+        raise Gone(f"{path} (md5 {md5}) is not in DVC's cache; `dvc fetch` may bring it")
+    for name, expected in content.items():
+        source = project.find(name, expected)
+        if source is None:
+            raise Gone(f"{name} (md5 {expected}) is not in DVC's cache; `dvc fetch` may bring it")
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).symlink_to(source)
+
+
+def _lay_users_file(path: str, md5: str, project: Project, place: Path) -> None:
+    """A file that the parameters name; a relative path starts at the project's root."""
+    source = Path(path)
+    if not source.is_file() or project.memory.md5(source) != md5:
+        raise Gone(f"{path} (md5 {md5}) is no longer there or has changed")
+    if source.is_relative_to(project.root):
+        target = place / source.relative_to(project.root)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(source)
+
+
+def _run(command: str, place: Path, output: TextIO) -> None:
+    """The stage's own command, with a store of its own so that it adds no run to the project's."""
+    _, *arguments = shlex.split(command)
+    env = {key: value for key, value in os.environ.items() if not key.startswith("DVC_")}
+    env |= {"PYTHONPATH": str(place / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
+    env.pop("MLFLOW_TRACKING_URI", None)
+    output.flush()
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=place, env=env, stdout=output, check=False
+    )
+    if done.returncode != 0:
+        raise Gone(f"`{command}` ended with {done.returncode}; its own line says why")
+
+
+def _compare(found: Found, run_id: str, place: Path) -> Replay:
+    then = found.record
+    now = records.read(place / records.path_of(then.stage))
+    outputs = [
+        Compared(path, digest.md5, lineage.digest(place / path).md5)
+        for path, digest in then.outputs.items()
+        if lineage.inside(path, DECIDED)
+    ]
+    before, after = _metrics(then), _metrics(now)
+    metrics = [Compared(name, before.get(name), after.get(name)) for name in {**before, **after}]
+    return Replay(run_id, then.stage, then.fingerprint == now.fingerprint, outputs, metrics)
+
+
+def _metrics(record: Record) -> dict[str, float]:
+    """The last value of every metric of the result, by run and name."""
+    return {
+        f"{log.name} {name}": points[-1][1]
+        for log in record.runs
+        for name, points in shown_metrics(log).items()
+        if not name.startswith(TIMES)
+    }

@@ -1,0 +1,149 @@
+"""What DVC and git keep of a project: lock files, cached content, revisions. Reads only."""
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from dvc.config import Config, ConfigError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from cxr import git
+from cxr.errors import CxrError
+from cxr.lineage import Digest
+from cxr.params import PARAMS_FILE, flatten
+
+LOCK_FILE = "dvc.lock"
+MEND = f"restore it with `git checkout -- {LOCK_FILE}`, or delete it and run `dvc repro`"
+EXPERIMENTS = "refs/exps"
+NO_BLOB = "0" * 40  # git's name for a file that is not there
+EXPERIMENTS_AT_WORK = ("exec", "celery", "apply")  # DVC's own notes below refs/exps
+
+
+@dataclass(frozen=True)
+class LockedStage:
+    """A stage as dvc.lock has it."""
+
+    command: str
+    dependencies: dict[str, Digest]
+    params: dict[str, Any]  # dotted names
+    outputs: dict[str, Digest]
+
+
+Lock = dict[str, LockedStage]
+
+
+class Repository:
+    """One clone of the project."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+
+    @cached_property
+    def cache(self) -> Path:
+        """DVC's cache, wherever its settings put it."""
+        try:
+            place = Config(str(self.root / ".dvc"))["cache"].get("dir")
+        except ConfigError as error:
+            raise CxrError(f"DVC's settings can't be read: {error}") from None
+        return Path(place) if place else self.root / ".dvc" / "cache"
+
+    def lock(self) -> Lock:
+        """dvc.lock as it is now; empty where nothing was made yet."""
+        path = self.root / LOCK_FILE
+        try:
+            return _lock(path.read_text(), str(path))
+        except FileNotFoundError:
+            return {}
+        except UnicodeDecodeError:
+            raise CxrError(f"{path} is damaged; {MEND}") from None
+
+    def lock_at(self, commit: str) -> Lock:
+        """dvc.lock of a commit."""
+        text = git.ask(self.root, "show", f"{commit}:{LOCK_FILE}")
+        return _lock(text, f"{LOCK_FILE} of {commit[:10]}") if text else {}
+
+    def experiments(self) -> dict[str, str]:
+        """DVC's experiments: name -> commit."""
+        listing = git.ask(
+            self.root, "for-each-ref", "--format=%(objectname) %(refname)", EXPERIMENTS
+        )
+        found = {}
+        for line in (listing or "").splitlines():
+            commit, ref = line.split(" ", 1)
+            parts = ref.removeprefix(f"{EXPERIMENTS}/").split("/", 2)
+            # refs/exps/<two digits>/<the other 38>/<name>
+            if len(parts) == 3 and parts[0] not in EXPERIMENTS_AT_WORK:
+                found[parts[2]] = commit
+        return found
+
+    def commit(self, name: str) -> str | None:
+        """The commit of an experiment or a git revision."""
+        if name in (experiments := self.experiments()):
+            return experiments[name]
+        if name.startswith("-"):
+            return None
+        found = git.ask(self.root, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
+        return found.strip() if found else None
+
+    def has_commit(self, commit: str) -> bool:
+        return git.ask(self.root, "cat-file", "-e", f"{commit}^{{commit}}") is not None
+
+    def object(self, md5: str) -> Path:
+        """Where the cache keeps a file, or the list of a folder's files."""
+        return self.cache / "files" / "md5" / md5[:2] / md5[2:]
+
+    def content(self, path: str, md5: str) -> dict[str, str] | None:
+        """MD5 of each file of an output, by path; None where the cache lacks a folder's list."""
+        if not md5.endswith(".dir"):
+            return {path: md5}
+        try:
+            entries = json.loads(self.object(md5).read_bytes())
+            return {f"{path}/{entry['relpath']}": entry["md5"] for entry in entries}
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def past_outputs(self, folder: str) -> set[str]:
+        """MD5 of every file below a folder that was an output once.
+
+        As every dvc.lock in a commit, branch or experiment says, and DVC's run cache, which also
+        knows what was never committed.
+        """
+        listing = git.ask(
+            self.root, "log", "--all", "-m", "--format=", "--raw", "--no-abbrev", "--", LOCK_FILE
+        )
+        blobs = {line.split()[3] for line in (listing or "").splitlines() if line} - {NO_BLOB}
+        texts = [git.run(self.root, "cat-file", "--batch", stdin="\n".join(blobs))] if blobs else []
+        for file in (self.cache / "runs").glob("*/*/*"):
+            texts.append(file.read_text(errors="replace"))
+        # Parsed as YAML, a hundred lock files would take seconds.
+        entry = re.compile(rf"path: {folder}/\S+\n\s+hash: md5\n\s+md5: ([0-9a-f]{{32}})\s")
+        return {md5 for text in texts for md5 in entry.findall(text)}
+
+
+def _lock(text: str, where: str) -> Lock:
+    try:
+        stages = _yaml(text)["stages"]
+        return {name: _stage(entry) for name, entry in stages.items()}
+    except (YAMLError, ValueError, KeyError, TypeError, AttributeError):
+        raise CxrError(f"{where} is damaged; {MEND}") from None
+
+
+def _yaml(text: str) -> Any:
+    return YAML(typ="safe", pure=True).load(text)
+
+
+def _stage(entry: dict[str, Any]) -> LockedStage:
+    return LockedStage(
+        command=entry["cmd"],
+        dependencies={item["path"]: _digest(item) for item in entry.get("deps", [])},
+        params=flatten(entry.get("params", {}).get(PARAMS_FILE, {})),
+        outputs={item["path"]: _digest(item) for item in entry.get("outs", [])},
+    )
+
+
+def _digest(item: dict[str, Any]) -> Digest:
+    return Digest(item["md5"], item["size"], item.get("nfiles"))

@@ -1,0 +1,127 @@
+"""MLflow brought up to what the records say: files come first, MLflow second."""
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from filelock import FileLock
+
+from cxr import records
+from cxr.archive import Found
+from cxr.audit.project import Project
+from cxr.lineage import RunLog
+from cxr.progress import Advance
+from cxr.stage import SCRATCH
+from cxr.tracking import (
+    FINISHED,
+    Store,
+    StoredRun,
+    Tracker,
+    artifact_place,
+    relocate_artifacts,
+    store_uri,
+)
+
+
+@dataclass(frozen=True)
+class Synced:
+    """One run that MLflow shows again."""
+
+    run_id: str  # of the record
+    name: str
+    how: str  # rebuilt, restored or completed
+    now: str  # the id under which MLflow has it
+    lost: tuple[str, ...]  # pictures that are neither here nor in the cache
+
+
+@dataclass(frozen=True)
+class Sync:
+    """What a sync did."""
+
+    runs: list[Synced]
+    n_there: int  # runs that were there already
+    n_moved: int  # runs whose artifacts are looked for at their new place
+
+
+def sync(root: Path, advance: Advance) -> Sync:
+    """Rebuild what MLflow lacks of every record that can be reached; nothing twice.
+
+    Parameters
+    ----------
+    advance : told how many runs were looked at, of how many.
+    """
+    project = Project(root)
+    scratch = project.root / SCRATCH
+    scratch.mkdir(exist_ok=True)
+    with FileLock(scratch / "sync.lock"):
+        Store.open(project.root)  # tells of a locked or damaged database before anything is done
+        moved = relocate_artifacts(project.root)
+        known = [*project.archive.current.values(), *project.archive.past]
+        # By run: the same record may be found in more than one place.
+        logs = {
+            log.run_id: (log, found)
+            for found in reversed(known)
+            if found.trusted
+            for log in found.record.runs
+        }
+        trackers = {
+            name: Tracker(project.root, name)
+            for name in sorted({found.record.data.name for _, found in logs.values()})
+        }
+        if not trackers:
+            return Sync([], 0, moved)
+        store, done = Store(store_uri(project.root)), []
+        for n, (log, found) in enumerate(logs.values(), 1):
+            tracker = trackers[found.record.data.name]
+            done.append(_sync(log, found, store.find(log.run_id), tracker, project))
+            advance(n, len(logs))
+    synced = [one for one in done if one is not None]
+    return Sync(synced, len(done) - len(synced), moved)
+
+
+def _sync(
+    log: RunLog, found: Found, stored: StoredRun | None, tracker: Tracker, project: Project
+) -> Synced | None:
+    if stored is None:
+        how, run_id = "rebuilt", tracker.rebuild(log, _milliseconds(found.record.started))
+    elif stored.deleted:
+        how, run_id = "restored", stored.run_id
+        tracker.restore(run_id)
+    elif stored.status != FINISHED or _lacks_pictures(log, stored):
+        how, run_id = "completed", stored.run_id
+    else:
+        return None
+    tags = records.tags(found.record, log, found.digest.md5)
+    with tempfile.TemporaryDirectory() as folder:
+        pictures = {path: _picture(path, found, project, Path(folder)) for path in log.artifacts}
+        end = _milliseconds(found.record.finished)
+        tracker.finish(log, tags, pictures.__getitem__, run_id, end)
+    lost = tuple(path for path, place in pictures.items() if place is None)
+    return Synced(log.run_id, log.name, how, run_id, lost)
+
+
+def _lacks_pictures(log: RunLog, stored: StoredRun) -> bool:
+    folder = stored.artifacts
+    return folder is not None and not all(
+        (folder / artifact_place(path)).exists() for path in log.artifacts
+    )
+
+
+def _picture(path: str, found: Found, project: Project, folder: Path) -> Path | None:
+    """A copy of an output under its own name: from the working copy or the cache."""
+    md5 = project.md5_of(found, path)
+    if md5 is None:
+        return None
+    source = project.find(path, md5)
+    if source is None:
+        return None
+    copy = folder / path
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, copy)
+    return copy
+
+
+def _milliseconds(time: str) -> int:
+    return int(datetime.fromisoformat(time).timestamp() * 1000)

@@ -57,6 +57,12 @@ class Pipeline:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
 
+    def git(self, *arguments: str) -> str:
+        """What a git command prints; it must succeed."""
+        done = self.run("git", *arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     def repro(self, *arguments: str) -> list[str]:
         """`dvc repro`; the stages that ran, in order."""
         lines = self.dvc("repro", *arguments).splitlines()
@@ -81,6 +87,5 @@ def create(folder: Path, params: dict[str, Any] = TINY) -> Pipeline:
     params_file.change(folder / "params.yaml", params)
     pipeline = Pipeline(folder)
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
-        done = pipeline.run("git", *command)
-        assert done.returncode == 0, done.stderr
+        pipeline.git(*command)
     return pipeline

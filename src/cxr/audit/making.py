@@ -37,13 +37,13 @@ def code(found: Found, project: Project) -> list[Finding]:
         findings += _declaration(found, project) + _edits(found, project)
     facts = found.record.facts.code
     commit, deciding, edited = facts["commit"], facts["deciding"], set(facts["edited"])
+    there = project.blobs_at(commit) if commit else None
     if commit is None:
         findings.append(note(Where.CODE, "made outside of git; its code can't be had again"))
-    elif not project.repository.has_commit(commit):
+    elif there is None:
         says = f"commit {commit[:10]} is not in this clone"
         findings.append(note(Where.CODE, says, "git fetch --all"))
     else:
-        there = lineage.blobs_at(project.root, commit)
         wrong = [
             path
             for path in deciding

@@ -21,6 +21,7 @@ class Project:
         self.root = root.resolve()
         self.repository = Repository(self.root)
         self.archive = Archive(self.repository)
+        self._blobs: dict[str, dict[str, str] | None] = {}
         self.memory = HashMemory(self.root / SCRATCH / "md5s.json")
 
     @cached_property
@@ -49,6 +50,13 @@ class Project:
     def committed(self) -> dict[str, str]:
         """Blob hash of each source file at HEAD."""
         return lineage.blobs_at(self.root, "HEAD")
+
+    def blobs_at(self, commit: str) -> dict[str, str] | None:
+        """Blob hash of each source file in a commit; None where this clone lacks the commit."""
+        if commit not in self._blobs:
+            there = self.repository.has_commit(commit)
+            self._blobs[commit] = lineage.blobs_at(self.root, commit) if there else None
+        return self._blobs[commit]
 
     def digest(self, path: str) -> Digest:
         """Of what is on disk."""

@@ -1,0 +1,435 @@
+"""Every alteration is found and named, and nothing else is accused."""
+
+import json
+import re
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pipeline import Pipeline, create
+
+from cxr import lineage
+from cxr.audit import Verdict
+
+pytestmark = pytest.mark.slow
+
+STAGES = (
+    "download", "preprocess", "features", "train-cnn", "train-squeezenet", "train-vit",
+    "evaluate", "gradcam",
+)  # fmt: skip
+PROJECT = "the project"
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A pipeline that has run, with one experiment beside it, and a copy to restore it from."""
+    folder = tmp_path_factory.mktemp("röntgen bilder") / "p"
+    pipeline = create(folder)
+    pipeline.repro()
+    pipeline.git("add", "dvc.lock")
+    pipeline.git("commit", "-qm", "made")
+    pipeline.dvc("exp", "run", "-n", "fast", "-S", "train.cnn.lr=0.01")
+    pipeline.git("checkout", "--", ".")
+    pipeline.dvc("checkout")
+    assert pipeline.repro() == []
+    copy = folder.with_name("kept")
+    shutil.copytree(folder, copy, symlinks=True)
+    return folder, copy
+
+
+@pytest.fixture
+def made(kept: tuple[Path, Path]) -> Pipeline:
+    """The pipeline as it was made, at the place where it was made."""
+    folder, copy = kept
+    shutil.rmtree(folder)
+    shutil.copytree(copy, folder, symlinks=True)
+    return Pipeline(folder)
+
+
+@pytest.fixture(scope="module")
+def table(request: pytest.FixtureRequest) -> Iterator[list[str]]:
+    """One line a case, printed at the end."""
+    lines: list[str] = []
+    yield lines
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        print("", *lines, sep="\n")
+
+
+Alter = Callable[[Pipeline], None]
+Trouble = set[tuple[str, str]]  # stage and what about it
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    alter: Alter
+    verdict: Verdict
+    trouble: Trouble = field(default_factory=set)
+    says: str = ""  # a pattern that the finding's sentence matches
+
+
+def flip(path: str, at: int = -1) -> Alter:
+    """Change one byte, and nothing of size or name."""
+
+    def alter(made: Pipeline) -> None:
+        file = made.folder / path
+        content = bytearray(file.read_bytes())
+        content[at] ^= 1
+        file.write_bytes(content)
+
+    return alter
+
+
+def edit(path: str, old: str, new: str) -> Alter:
+    """Replace a text once; it must be there."""
+
+    def alter(made: Pipeline) -> None:
+        file = made.folder / path
+        text = file.read_text()
+        assert re.search(old, text), (path, old)
+        file.chmod(0o644)
+        file.write_text(re.sub(old, new, text, count=1, flags=re.DOTALL))
+
+    return alter
+
+
+def edit_json(path: str, change: Callable[[Any], None]) -> Alter:
+    def alter(made: Pipeline) -> None:
+        content = made.json(path)
+        change(content)
+        (made.folder / path).write_text(json.dumps(content, indent=2) + "\n")
+
+    return alter
+
+
+def lock_value(stage: str, key: str, new: str) -> Alter:
+    """Change the first value after a key of one stage in dvc.lock."""
+    pattern = rf"(\n  {stage}:\n(?:    .*\n)*?.*?{key})[^\n]+"
+    return edit("dvc.lock", pattern, rf"\g<1>{new}")
+
+
+def param(**changes: Any) -> Alter:
+    return lambda made: made.change(**changes)
+
+
+def sql(statement: str) -> Alter:
+    def alter(made: Pipeline) -> None:
+        with sqlite3.connect(made.folder / "mlflow.db") as base:
+            assert base.execute(statement).rowcount > 0
+        base.close()
+
+    return alter
+
+
+def of_run(name: str) -> str:
+    return f"run_uuid IN (SELECT run_uuid FROM runs WHERE name = '{name}')"
+
+
+TRAINED = of_run("train-cnn")
+
+
+def delete(path: str) -> Alter:
+    def alter(made: Pipeline) -> None:
+        place = made.folder / path
+        if place.is_dir():
+            shutil.rmtree(place)
+        else:
+            place.unlink()
+
+    return alter
+
+
+def add(path: str) -> Alter:
+    def alter(made: Pipeline) -> None:
+        (made.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (made.folder / path).write_text("new")
+
+    return alter
+
+
+def commit_code(path: str) -> Alter:
+    def alter(made: Pipeline) -> None:
+        edit(path, "$", "\n# another\n")(made)
+        made.git("commit", "-qam", "another")
+
+    return alter
+
+
+def picture(made: Pipeline) -> Path:
+    run_id = made.json("records/gradcam.json")["runs"][0]["run_id"]
+    return made.folder / f"mlruns/phantom-28/{run_id}/artifacts/gradcam/cnn/0.png"
+
+
+def delete_run_for_good(made: Pipeline) -> None:
+    for name in ("metrics", "latest_metrics", "params", "tags", "runs"):
+        sql(f"DELETE FROM {name} WHERE {TRAINED}")(made)
+
+
+def damage_cache(made: Pipeline) -> None:
+    md5 = lineage.md5_of_file(made.folder / "reports/auroc.png")
+    flip_cached = made.folder / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
+    flip_cached.chmod(0o644)
+    flip_cached.write_bytes(flip_cached.read_bytes()[:-1] + b"\0")
+
+
+def other_record(made: Pipeline) -> None:
+    """The record of the experiment's training, which the cache keeps."""
+    text = _experiment_lock(made)
+    md5 = re.search(r"records/train-cnn.json\n\s+hash: md5\n\s+md5: (\w+)", text)[1]
+    source = made.folder / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
+    target = made.folder / "records/train-cnn.json"
+    target.unlink()
+    shutil.copyfile(source, target)
+
+
+def _experiment_lock(made: Pipeline) -> str:
+    (ref,) = (
+        line for line in made.git("for-each-ref", "--format=%(refname)").split()
+        if line.endswith("/fast")
+    )  # fmt: skip
+    return made.git("show", f"{ref}:dvc.lock")
+
+
+def edit_record_everywhere(made: Pipeline) -> None:
+    """The record, and dvc.lock and the cache with it: only MLflow and arithmetic know."""
+    edit_json("records/train-cnn.json", lambda r: r["facts"]["params"].update(seed=7))(made)
+    made.dvc("commit", "--force", "train-cnn")
+
+
+def retrain_alone(made: Pipeline) -> None:
+    made.change(train__vit__lr=0.01)
+    made.dvc("repro", "--single-item", "train-vit")
+
+
+def both(*alters: Alter) -> Alter:
+    def alter(made: Pipeline) -> None:
+        for each in alters:
+            each(made)
+
+    return alter
+
+
+def stages(where: str, *names: str) -> Trouble:
+    return {(name, where) for name in names}
+
+
+FAILS, NOTE, HOLDS = Verdict.FAILS, Verdict.NOTE, Verdict.HOLDS
+SEEDED = [stage for stage in STAGES if stage != "preprocess"]
+VIT_CODE = ("train-vit", "evaluate", "gradcam")
+ELSEWHERE = "a" * 32
+MD5 = r"\n      hash: md5\n      md5: "
+
+CASES = [
+    Case("nothing", lambda made: None, HOLDS),
+    # files
+    Case("a byte of the raw file", flip("data/raw/chest.npz", 5000), FAILS,
+         stages("files", "download"), r"data/raw/chest.npz was altered"),
+    Case("the raw file's origin", edit("data/raw/origin.json", "phantom-28", "chestmnist"), FAILS,
+         stages("files", "download"), r"origin.json was altered"),
+    Case("a byte of a processed array", flip("data/processed/val_images.npy"), FAILS,
+         stages("files", "preprocess"), r"val_images.npy was altered"),
+    Case("the training mean", edit_json("data/statistics.json", lambda j: j.update(mean=0.5)),
+         FAILS, stages("files", "preprocess"), r"mean is 0.5, was 0\."),
+    Case("a byte of a feature", flip("data/features/test.npy"), FAILS,
+         stages("files", "features"), "test.npy was altered"),
+    Case("a byte of a model", flip("models/vit/weights.safetensors"), FAILS,
+         stages("files", "train-vit"), "weights.safetensors was altered"),
+    Case("a file beside a model's", add("models/vit/extra.bin"), FAILS,
+         stages("files", "train-vit"), "extra.bin was added"),
+    Case("a folder that no stage made, among the models", add("models/resnet/weights.bin"), FAILS,
+         stages("inputs", "evaluate", "gradcam"), "models/resnet/weights.bin: no stage made"),
+    Case("a byte of predictions", flip("predictions/cnn.npz", 300), FAILS,
+         stages("files", "evaluate"), "predictions/cnn.npz was altered"),
+    Case("a threshold", edit_json("decisions/cnn.json", lambda j: j["thresholds"].update(mass=0.9)),
+         FAILS, stages("files", "evaluate"), "decisions/cnn.json was altered"),
+    Case("a byte of a figure", flip("reports/auroc.png"), FAILS,
+         stages("files", "evaluate"), "reports/auroc.png is not what evaluate wrote"),
+    Case("a byte of a Grad-CAM picture", flip("reports/gradcam/vit/3.png"), FAILS,
+         stages("files", "gradcam"), "reports/gradcam/vit/3.png was altered"),
+    Case("a value in metrics.json",
+         edit_json("reports/metrics.json",
+                   lambda j: j["models"]["cnn"]["test"].update(macro_auroc=0.99)), FAILS,
+         stages("files", "evaluate"), r"models.cnn.test.macro_auroc is 0.99, was 0\."),
+    Case("a loss in the history", edit("reports/cnn/history.csv", r"0\.", "1."), FAILS,
+         stages("files", "train-cnn"), "history.csv is not what train-cnn wrote"),
+    Case("an output deleted", delete("predictions"), FAILS,
+         stages("files", "evaluate"), "predictions is missing"),
+    # dvc.lock
+    Case("an output's md5 in dvc.lock",
+         lock_value("train-vit", f"- path: models/vit{MD5}", ELSEWHERE + ".dir"),
+         FAILS, stages("dvc.lock", "train-vit"), f"models/vit is md5 {ELSEWHERE}.dir"),
+    Case("a dependency's md5 in dvc.lock",
+         lock_value("evaluate", f"- path: models{MD5}", ELSEWHERE + ".dir"),
+         FAILS, stages("dvc.lock", "evaluate"), f"models is md5 {ELSEWHERE}.dir"),
+    Case("the record's md5 in dvc.lock",
+         lock_value("train-vit", f"records/train-vit.json{MD5}", ELSEWHERE),
+         FAILS, stages("dvc.lock", "train-vit"), f"records/train-vit.json is md5 {ELSEWHERE}"),
+    Case("a size in dvc.lock",
+         lock_value("evaluate", rf"auroc.png{MD5}\w+\n      size: ", "1"),
+         FAILS, stages("dvc.lock", "evaluate"), r"reports/auroc.png is md5 \w+ \(1 bytes\)"),
+    Case("a parameter in dvc.lock", lock_value("evaluate", "threshold_rule: ", "f1"), FAILS,
+         stages("dvc.lock", "evaluate"), "threshold_rule is 'f1', the record says 'youden'"),
+    Case("a command in dvc.lock", lock_value("download", "cmd: ", "python other.py"), FAILS,
+         stages("dvc.lock", "download"), "the command is `python other.py`"),
+    Case("a stage cut from dvc.lock", edit("dvc.lock", r"\n  gradcam:\n(    .*\n)+", "\n"), FAILS,
+         stages("dvc.lock", "gradcam"), "dvc.lock has no stage gradcam"),
+    # parameters
+    Case("a model's parameter", param(train__vit__lr=0.5), FAILS, stages("parameters", "train-vit"),
+         "train.vit.lr is 0.5 in params.yaml, this was made with 0"),
+    Case("another seed", param(seed=1), FAILS,
+         stages("parameters", *SEEDED), "seed is 1 in params.yaml, this was made with 0"),
+    Case("another number of threads", param(threads=2), FAILS,
+         stages("parameters", *STAGES), "threads is 2"),
+    # code
+    Case("a line of a model's code, not committed", edit("src/cxr/models/vit.py", "$", "\n# x\n"),
+         FAILS, stages("code", *VIT_CODE), r"models/vit.py was edited \(not committed\)"),
+    Case("a line of a model's code, committed", commit_code("src/cxr/models/vit.py"), FAILS,
+         stages("code", *VIT_CODE), "models/vit.py was changed by a commit"),
+    Case("a stage's own program", edit("stages/gradcam.py", "$", "\n# x\n"), FAILS,
+         stages("code", "gradcam"), "stages/gradcam.py was edited"),
+    Case("a deciding file deleted", delete("src/cxr/cam.py"), FAILS,
+         stages("code", "gradcam"), "src/cxr/cam.py is gone"),
+    Case("presenting code", edit("src/cxr/plots.py", "$", "\n# x\n"), HOLDS),
+    Case("a stage that reads more", edit("dvc.yaml", "    params: .seed, threads, gradcam.",
+         "    params: [seed, threads, gradcam, evaluate]"), FAILS,
+         stages("parameters", "gradcam"), "evaluate.threshold_rule is 'youden' in params.yaml"),
+    Case("a stage with another command", edit("dvc.yaml", "python stages/gradcam", "python -O x"),
+         FAILS, stages("code", "gradcam"), "declares other command for gradcam now"),
+    # records
+    Case("a record edited",
+         edit_json("records/train-cnn.json", lambda r: r["facts"]["params"].update(seed=7)), FAILS,
+         stages("record", "train-cnn"), "records/train-cnn.json was edited"),
+    Case("a record of another run in its place", other_record, FAILS,
+         stages("record", "train-cnn"), "is the record of another run"),
+    Case("a record deleted", delete("records/train-cnn.json"), FAILS,
+         stages("record", "train-cnn"), "records/train-cnn.json is missing"),
+    Case("a record edited, and dvc.lock and the cache with it", edit_record_everywhere, FAILS,
+         {("train-cnn", "record"), ("train-cnn", "dvc.lock"), ("train-cnn", "parameters"),
+          ("train-cnn", "mlflow")}, "its fingerprint is not that of its facts"),
+    Case("an upstream stage run alone, with another parameter", retrain_alone, FAILS,
+         stages("inputs", "evaluate", "gradcam"), "train-vit has made another"),
+    # MLflow
+    Case("a metric in MLflow's runs table",
+         sql("UPDATE latest_metrics SET value = 0.99 WHERE key = 'test/macro_auroc' AND "
+             + of_run("evaluate-cnn")), FAILS, stages("mlflow", "evaluate"),
+         r"\(evaluate-cnn\): metric test/macro_auroc is 0.99"),
+    Case("a point of a curve in MLflow",
+         sql("UPDATE metrics SET value = 0 WHERE key = 'loss/val' AND step = 1 AND "
+             + of_run("train-vit")), FAILS, stages("mlflow", "train-vit"),
+         "metric loss/val is 0.0 at step 1"),
+    Case("a parameter in MLflow",
+         sql("UPDATE params SET value = '9' WHERE key = 'train.vit.lr' AND "
+             + of_run("evaluate-vit")), FAILS, stages("mlflow", "evaluate"),
+         r"\(evaluate-vit\): parameter train.vit.lr is 9"),
+    Case("a tag in MLflow",
+         sql(f"UPDATE tags SET value = 'other' WHERE key = 'cxr.data' AND {TRAINED}"), FAILS,
+         stages("mlflow", "train-cnn"), "tag cxr.data is other"),
+    Case("a data set's digest in MLflow",
+         sql("UPDATE datasets SET digest = 'x' WHERE name LIKE '%/data/raw'"), FAILS,
+         stages("mlflow", "preprocess"), "data set phantom-28/data/raw is x"),
+    Case("a picture in MLflow", lambda made: flip(str(picture(made)))(made), FAILS,
+         stages("mlflow", "gradcam"), "MLflow's reports/gradcam/cnn/0.png is another"),
+    Case("a picture deleted from MLflow", lambda made: picture(made).unlink(), NOTE,
+         stages("mlflow", "gradcam"), "MLflow lacks reports/gradcam/cnn/0.png"),
+    Case("a run deleted", sql(f"UPDATE runs SET lifecycle_stage = 'deleted' WHERE {TRAINED}"), NOTE,
+         stages("mlflow", "train-cnn"), "was deleted in MLflow"),
+    Case("a run deleted for good", delete_run_for_good, NOTE,
+         stages("mlflow", "train-cnn"), "is not in MLflow"),
+    Case("MLflow's database deleted", delete("mlflow.db"), NOTE,
+         stages("mlflow", PROJECT), "MLflow's database is not there"),
+    # the cache
+    Case("the cache emptied", delete(".dvc/cache/files"), NOTE,
+         stages("cache", *STAGES), "DVC's cache lacks"),
+    Case("a cached file damaged", damage_cache, FAILS,
+         stages("cache", "evaluate"), "the cached copy of reports/auroc.png is damaged"),
+]  # fmt: skip
+
+
+def trouble(answer: dict[str, Any]) -> dict[tuple[str, str], list[str]]:
+    """What was found fault with: stage and subject, and the sentences."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for stage, findings in [
+        (PROJECT, answer["findings"]),
+        *((node["stage"], node["findings"]) for node in answer["stages"]),
+    ]:
+        for finding in findings:
+            if finding["verdict"] != Verdict.HOLDS:
+                found.setdefault((stage, finding["where"]), []).append(finding["says"])
+    return found
+
+
+def audit(made: Pipeline, *arguments: str) -> dict[str, Any]:
+    """What `cxr audit --json` answers; its exit status must be that of its verdict."""
+    done = made.run("cxr", "audit", "--json", *arguments)
+    assert done.stderr == ""
+    answer: dict[str, Any] = json.loads(done.stdout)
+    assert done.returncode == (answer["verdict"] == Verdict.FAILS)
+    return answer
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_an_alteration_is_named_and_nothing_else(
+    case: Case, made: Pipeline, table: list[str]
+) -> None:
+    case.alter(made)
+    answer = audit(made)
+    found = trouble(answer)
+    where = ", ".join(sorted({f"{about} of {stage}" for stage, about in found})) or "-"
+    table.append(f"{case.name:<58} {answer['verdict']:<6} {where}")
+    assert answer["verdict"] == case.verdict, found
+    assert set(found) == case.trouble, found
+    if case.says:
+        sentences = [sentence for says in found.values() for sentence in says]
+        assert any(re.search(case.says, sentence) for sentence in sentences), sentences
+
+
+def test_another_package_is_a_note(made: Pipeline, table: list[str]) -> None:
+    about = made.folder / "src/numpy-9.9.dist-info/METADATA"
+    about.parent.mkdir()
+    about.write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 9.9\n")
+    answer = audit(made)
+    table.append(f"{'another version of a package':<58} {answer['verdict']:<6} environment of all")
+    assert answer["verdict"] == Verdict.NOTE
+    found = trouble(answer)
+    assert set(found) == stages("environment", *STAGES)
+    assert re.search(r"numpy [\d.]+ then, 9.9 now", found["download", "environment"][0])
+
+
+@pytest.fixture(scope="module")
+def of_file(tmp_path_factory: pytest.TempPathFactory) -> tuple[Pipeline, Path]:
+    """Data from a user's own file: only the first two stages."""
+    pipeline = create(tmp_path_factory.mktemp("file"))
+    pipeline.repro("download")
+    own = tmp_path_factory.mktemp("own") / "images.npz"
+    shutil.copyfile(pipeline.folder / "data/raw/chest.npz", own)
+    pipeline.change(download__source="file", download__path=str(own))
+    pipeline.repro("preprocess")
+    return pipeline, own
+
+
+def test_a_users_file_that_changed_fails_and_one_that_is_elsewhere_is_a_note(
+    of_file: tuple[Pipeline, Path], table: list[str]
+) -> None:
+    pipeline, own = of_file
+    answer = audit(pipeline, "data/processed")
+    assert (answer["verdict"], trouble(answer)) == (Verdict.HOLDS, {})
+
+    content = own.read_bytes()
+    own.write_bytes(content[:-1] + b"x")
+    answer = audit(pipeline, "data/processed")
+    table.append(f"{'the file behind download.path':<58} {answer['verdict']:<6} source of download")
+    assert answer["verdict"] == Verdict.FAILS
+    assert set(trouble(answer)) == stages("source", "download")
+    assert f"{own} has changed since" in trouble(answer)["download", "source"][0]
+
+    own.unlink()
+    answer = audit(pipeline, "data/processed")
+    table.append(f"{'that file gone':<58} {answer['verdict']:<6} source of download")
+    assert answer["verdict"] == Verdict.NOTE
+    assert set(trouble(answer)) == stages("source", "download")
+    own.write_bytes(content)

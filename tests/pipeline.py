@@ -42,14 +42,18 @@ class Pipeline:
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a program of the environment there; `dvc` and `python` are found first."""
+        return subprocess.run(
+            list(command), cwd=self.folder, env=self.environment(), capture_output=True, text=True
+        )
+
+    def environment(self) -> dict[str, str]:
+        """Of the programs that run there."""
         env = os.environ | COMMITTER
         env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
         env["PYTHONPATH"] = str(self.folder / "src")
         for name in ("MLFLOW_TRACKING_URI", "DVC_ROOT", "DVC_EXP_NAME"):
             env.pop(name, None)
-        return subprocess.run(
-            list(command), cwd=self.folder, env=env, capture_output=True, text=True
-        )
+        return env
 
     def dvc(self, *arguments: str) -> str:
         """What a DVC command prints; it must succeed."""
@@ -68,10 +72,20 @@ class Pipeline:
         lines = self.dvc("repro", *arguments).splitlines()
         return [line.split("'")[1] for line in lines if line.startswith("Running stage")]
 
+    def copy(self, folder: Path) -> "Pipeline":
+        """The same pipeline in another folder."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        return Pipeline(folder)
+
     def change(self, **params: Any) -> None:
         """Set parameters; a dot in a key is written as two underscores."""
         changes = {key.replace("__", "."): value for key, value in params.items()}
         params_file.change(self.folder / "params.yaml", changes)
+
+    def run_id(self, stage: str) -> str:
+        """Of the stage's (first) run, as its record has it."""
+        run_id: str = self.json(f"records/{stage}.json")["runs"][0]["run_id"]
+        return run_id
 
     def json(self, path: str) -> Any:
         return json.loads((self.folder / path).read_text())

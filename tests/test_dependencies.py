@@ -80,7 +80,8 @@ def declared_code(stage: str) -> set[Path]:
 @pytest.mark.parametrize("stage", STAGES)
 def test_declared_code_is_what_is_imported(stage: str) -> None:
     declaration = lineage.declaration(stage, ROOT)
-    script = declaration.command.split()[1]
+    path, python, script, *_ = declaration.command.split()
+    assert (path, python) == ("PYTHONPATH=src", "python")
     models = models_of(stage)
     needed = closure({ROOT / script} | models) | models
     assert declared_code(stage) == needed

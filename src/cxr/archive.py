@@ -112,7 +112,7 @@ class Archive:
         if md5 not in self._read:
             path = self._repository.object(md5)
             try:
-                whole = path.exists() and md5_of_file(path) == md5
+                whole = path.is_file() and md5_of_file(path) == md5
                 self._read[md5] = records.read(path) if whole else None
             except CxrError:  # of a schema that this version can't read
                 self._read[md5] = None

@@ -71,12 +71,6 @@ class Side:
         return self._merged(deciding)
 
     @property
-    def environment(self) -> dict[str, Any]:
-        """Of the results that were asked for."""
-        found = self.asked[-1].record.facts.environment
-        return {**found["packages"], **{k: v for k, v in found.items() if k != "packages"}}
-
-    @property
     def data(self) -> dict[str, str]:
         """MD5 of each output below data/, and of the user's own files."""
 
@@ -123,7 +117,7 @@ def difference(root: Path, a: str, b: str) -> Difference:
         "data": _data(left, right, project),
         "parameters": _changes(left.parameters, right.parameters),
         "code": _code(left, right, project),
-        "environment": _changes(left.environment, right.environment),
+        "environment": _environment(left, right),
         "results": _changes(before, after),
     }
     common = before.keys() & after.keys()
@@ -198,6 +192,19 @@ def _code(left: Side, right: Side, project: Project) -> list[Change]:
     return changes
 
 
+def _environment(left: Side, right: Side) -> list[Change]:
+    """Stage by stage, since each may have been made in another place; each change once."""
+    shared = [(left.chain[name], right.chain[name]) for name in left.chain if name in right.chain]
+    pairs = shared or [(left.asked[-1], right.asked[-1])]
+    changes: list[Change] = []
+    for pair in pairs:
+        then, now = (found.record.facts.environment for found in pair)
+        for change in _changes({**then, **then["packages"]}, {**now, **now["packages"]}):
+            if change.name != "packages" and change not in changes:
+                changes.append(change)
+    return changes
+
+
 def _sentence(left: Side, right: Side, changes: dict[str, list[Change]], common: bool) -> str:
     """Why the numbers differ, or that nothing which decides them does."""
     deciding = (*DECIDING_PACKAGES, "python", "machine", "cpu", "device")
@@ -221,7 +228,7 @@ def _sentence(left: Side, right: Side, changes: dict[str, list[Change]], common:
             return "Nothing that decides the numbers differs, and they are the same."
         return f"The numbers are the same, although this differs: {named}."
     if not causes:
-        device = right.environment["device"]
+        device = right.asked[-1].record.facts.environment["device"]
         return (
             "The numbers differ although nothing that is recorded to decide them does; "
             f"on {device} a run is not always the same bit for bit."

@@ -1,6 +1,5 @@
 """A recorded run made again, in a temporary place, and held against what it made then."""
 
-import math
 import os
 import shlex
 import subprocess
@@ -22,7 +21,7 @@ from cxr.tracking import shown_metrics
 DECIDED = ("data", "models", "predictions", "decisions")
 TIMES = "speed/"  # metrics of the machine, not of the result
 
-# On another kind of machine, for every metric: |a - b| <= ABSOLUTE + RELATIVE * |a|.
+# On another kind of machine, for every metric: |now - then| <= ABSOLUTE + RELATIVE * |then|.
 ABSOLUTE = RELATIVE = 0.02
 
 
@@ -65,7 +64,7 @@ class Replay:
         return all(
             isinstance(each.then, float)
             and isinstance(each.now, float)
-            and math.isclose(each.then, each.now, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
+            and abs(each.now - each.then) <= ABSOLUTE + RELATIVE * abs(each.then)
             for each in self.metrics
         )
 
@@ -149,8 +148,9 @@ def _lay_users_file(path: str, md5: str, project: Project, place: Path) -> None:
 
 
 def _run(command: str, place: Path, output: TextIO) -> None:
-    """The stage's own command, with a store of its own so that it adds no run to the project's."""
-    _, *arguments = shlex.split(command)
+    """The stage's own program, with a store of its own so that it adds no run to the project's."""
+    words = shlex.split(command)
+    arguments = words[words.index("python") + 1 :]
     env = {key: value for key, value in os.environ.items() if not key.startswith("DVC_")}
     env |= {"PYTHONPATH": str(place / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
     env.pop("MLFLOW_TRACKING_URI", None)

@@ -137,6 +137,8 @@ def _yaml(text: str) -> Any:
 
 
 def _stage(entry: dict[str, Any]) -> LockedStage:
+    if not isinstance(entry["cmd"], str):
+        raise TypeError("cmd")
     return LockedStage(
         command=entry["cmd"],
         dependencies={item["path"]: _digest(item) for item in entry.get("deps", [])},
@@ -146,4 +148,6 @@ def _stage(entry: dict[str, Any]) -> LockedStage:
 
 
 def _digest(item: dict[str, Any]) -> Digest:
+    if not isinstance(item["md5"], str):
+        raise TypeError("md5")
     return Digest(item["md5"], item["size"], item.get("nfiles"))

@@ -151,6 +151,7 @@ def _live(
 ) -> None:
     folder = Path.cwd()
     project = Path(os.environ.get("DVC_ROOT", folder)).resolve()
+    _check_own_code(folder)
     started = datetime.now(UTC)
     declared = lineage.declaration(name, folder)
     params = load(folder / PARAMS_FILE)
@@ -209,6 +210,16 @@ def _live(
             tracker.finish(log, records.tags(record, log, digest.md5), folder.joinpath)
     except TrackingError as error:  # the result stands, and its record says all that MLflow lacks
         print(f"{name}: note: {error}; the result and its record are kept", file=sys.stderr)
+
+
+def _check_own_code(folder: Path) -> None:
+    """Else the facts name code that did not run: the installed package may be another copy's."""
+    running = Path(lineage.__file__).resolve().parents[1]
+    if running != (folder / "src").resolve():
+        raise CxrError(
+            f"the code of {running} would run instead of {folder / 'src'}; set PYTHONPATH=src, as "
+            "dvc.yaml does"
+        )
 
 
 def _new_log(name: str, model: str | None, facts: Facts, origin: Origin) -> RunLog:

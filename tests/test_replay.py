@@ -59,10 +59,9 @@ def test_a_stage_is_made_again_bit_for_bit(made: Pipeline, stage: str) -> None:
 @pytest.mark.slow
 def test_a_dirty_tree_and_another_number_of_threads_are_made_again(made: Pipeline) -> None:
     """An edited file, a new one and parameters that were never committed, with two threads."""
-    edit(made, "src/cxr/models/vit.py", "nn.GELU()", "Odd()")
-    edit(
-        made, "src/cxr/models/vit.py", "from cxr.errors", "from cxr.odd import odd\nfrom cxr.errors"
-    )
+    vit = "src/cxr/models/vit.py"
+    edit(made, vit, "nn.GELU()", "Odd()")
+    edit(made, vit, "from cxr.errors", "from cxr.odd import Odd\nfrom cxr.errors")
     (made.folder / "src/cxr/odd.py").write_text("from torch.nn import SiLU as Odd\n")
     made.change(train__vit__lr=0.02, threads=2)
     made.dvc("repro", "--single-item", "train-vit")

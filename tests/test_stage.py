@@ -119,3 +119,40 @@ def test_a_store_that_cannot_be_opened_is_one_line(project: Pipeline) -> None:
     assert done.returncode == 2
     assert "MLflow's store" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("path", "old", "new", "named"),
+    [
+        ("params.yaml", "weight_decay: 0.05", "weight_decay: 0.1", "params.yaml: train.cnn"),
+        ("src/cxr/augment.py", '"""', '"""A', "src/cxr/augment.py"),
+    ],
+)
+def test_an_edit_during_a_training_is_refused(
+    kept: Path, tmp_path: Path, path: str, old: str, new: str, named: str
+) -> None:
+    """As `dvc repro` runs it: the run is FAILED with the reason, and DVC keeps no result."""
+    project = Pipeline(kept).copy(tmp_path / "p")
+    project.change(train__cnn__lr=0.003, train__protocol__epochs=40, train__protocol__patience=40)
+    process = subprocess.Popen(
+        ["dvc", "repro", "--single-item", "train-cnn"], cwd=project.folder,
+        env=project.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if "epoch  2/40" in line:
+            file = project.folder / path
+            file.write_text(file.read_text().replace(old, new, 1))
+    assert process.wait() != 0
+    (refusal,) = [line for line in lines if "changed while the stage ran" in line]
+    assert refusal.startswith(f"train-cnn: {named}")
+    assert "nothing was published" in refusal
+    assert not any("Traceback" in line for line in lines)
+    assert not (project.folder / "models/cnn").exists()
+    store = MlflowClient(f"sqlite:///{project.folder / 'mlflow.db'}")
+    ids = [each.experiment_id for each in store.search_experiments()]
+    (run,) = store.search_runs(ids, "attributes.status = 'FAILED'")
+    assert named in run.data.tags["cxr.failure"]

@@ -327,7 +327,7 @@ def _reported(uri: str, verb: str) -> Iterator[None]:
 
 
 def _sqlite_file(uri: str) -> Path | None:
-    return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
+    return Path(uri.removeprefix(SQLITE)).resolve() if uri.startswith(SQLITE) else None
 
 
 def _check_sqlite(file: Path, uri: str) -> None:

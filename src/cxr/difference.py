@@ -14,7 +14,7 @@ from cxr.lineage import DECIDING_PACKAGES
 from cxr.tracking import shown_metrics
 
 WORKSPACE = "workspace"
-TIMES = ("speed/",)  # metrics of the machine, not of the result
+BESIDE = ("speed/", "schedule/")  # metrics of the machine and of the rate, not of the result
 NAMED = 4  # causes in the sentence; more are counted
 
 
@@ -100,7 +100,7 @@ class Side:
             for log in found.record.runs
             if self.run_id in (None, log.run_id)
             for name, points in shown_metrics(log).items()
-            if not name.startswith(TIMES)
+            if not name.startswith(BESIDE)
         }
 
     def _merged(self, of: Callable[[Found], dict[str, Any]]) -> dict[str, Any]:

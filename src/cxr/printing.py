@@ -16,6 +16,8 @@ from cxr.sync import Sync
 # A file or a pipe has no width to cut or wrap lines to.
 console = Console(width=None if sys.stdout.isatty() else 10_000, highlight=False)
 
+SHARED = {"seed", "threads"}  # parameters of every stage
+
 MARKS = {
     Verdict.HOLDS: ("✓", "green"),
     Verdict.NOTE: ("!", "yellow"),
@@ -94,14 +96,12 @@ def sync(done: Sync) -> None:
 
 def _tree(node: Node, path: str | None, shown: set[int]) -> Tree:
     """A result with all that was looked at, and in shorter words what it was made from."""
-    again = id(node) in shown
-    tree = Tree(_title(node, path).append(", as above" if again else "", style="dim"))
-    if again:
-        return tree
+    if id(node) in shown:
+        return Tree(_title(node, path, "as above"))
     shown.add(id(node))
+    tree = Tree(_title(node, path, _about(node)))
     for finding in node.findings:
-        brief = finding.where in (Where.SOURCE, Where.PARAMETERS)
-        if path is None or brief or finding.verdict is not Verdict.HOLDS:
+        if path is None or _is_telling(finding, node):
             tree.add(_finding(finding))
     for name, maker in node.made_from.items():
         if maker is None:
@@ -112,25 +112,35 @@ def _tree(node: Node, path: str | None, shown: set[int]) -> Tree:
     return tree
 
 
+def _is_telling(finding: Finding, node: Node) -> bool:
+    """Of what something was made from: trouble, the source, and parameters of its own."""
+    if finding.verdict is not Verdict.HOLDS or finding.where is Where.SOURCE:
+        return True
+    return finding.where is Where.PARAMETERS and not node.record.facts.params.keys() <= SHARED
+
+
 def _short(node: Node) -> Tree:
     """A result in a line, and what is the matter with it."""
-    tree = Tree(_title(node, None))
+    tree = Tree(_title(node, None, _about(node)))
     for finding in node.findings:
         if finding.verdict is not Verdict.HOLDS:
             tree.add(_finding(finding))
     return tree
 
 
-def _title(node: Node, path: str | None) -> Text:
+def _title(node: Node, path: str | None, about: str) -> Text:
+    md5 = node.record.outputs[path].md5 if path else ""
+    made_of = f"{path} (md5 {md5[:SHORT_ID]}…) ← " if path else ""
+    title = _marked(node.verdict, made_of + node.record.stage)
+    return title.append(f"  {about}", style="dim")
+
+
+def _about(node: Node) -> str:
     record = node.record
-    md5 = record.outputs[path].md5 if path else ""
-    runs = ", ".join(log.run_id[:SHORT_ID] for log in record.runs)
+    runs = ", ".join(run_id[:SHORT_ID] for run_id in record.run_ids)
     experiment = f", experiment {record.dvc_experiment}" if record.dvc_experiment else ""
     made = record.finished[:16].replace("T", " ")
-    made_of = f"{path} (md5 {md5[:SHORT_ID]}…) ← " if path and md5 else ""
-    title = _marked(node.verdict, made_of + record.stage)
-    about = f"  run {runs}, {record.data.name}, {made} UTC{experiment}"
-    return title.append(about, style="dim")
+    return f"run {runs}, {record.data.name}, {made} UTC{experiment}"
 
 
 def _finding(finding: Finding) -> Text:

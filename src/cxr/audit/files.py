@@ -21,7 +21,8 @@ def on_disk(found: Found, project: Project) -> list[Finding]:
             says, mend = f"{path} is missing", f"dvc checkout {path}"
             findings.append(fails(Where.FILES, says, mend))
         elif project.digest(path).md5 != digest.md5:
-            says = f"{path} is not what {found.record.stage} wrote: " + _how(path, digest, project)
+            how = _how(path, digest, project)
+            says = f"{path} is not what {found.record.stage} wrote: {how}"
             findings.append(fails(Where.FILES, says, f"dvc checkout --force {path}"))
     n = sum(digest.nfiles or 1 for digest in found.record.outputs.values())
     return findings or [holds(Where.FILES, f"{n} files are as {found.record.stage} wrote them")]
@@ -104,16 +105,16 @@ def _refill(found: Found) -> str:
 def _how(path: str, digest: Digest, project: Project) -> str:
     """In which way an output differs from what was written."""
     written = project.repository.content(path, digest.md5)
-    if written is None:
-        return f"md5 {project.digest(path).md5} instead of {digest.md5}"
+    if digest.nfiles is None or written is None:
+        values = _values(path, digest, project)
+        return values or f"md5 {project.digest(path).md5} instead of {digest.md5}"
     now = project.md5s(path)
     ways = {
         "was altered": [name for name in written if name in now and now[name] != written[name]],
         "is missing": [name for name in written if name not in now],
         "was added": [name for name in now if name not in written],
     }
-    sentence = "; ".join(f"{some(names)} {way}" for way, names in ways.items() if names)
-    return sentence + _values(path, digest, project)
+    return "; ".join(f"{some(names)} {way}" for way, names in ways.items() if names)
 
 
 def _values(path: str, digest: Digest, project: Project) -> str:
@@ -125,12 +126,11 @@ def _values(path: str, digest: Digest, project: Project) -> str:
         now = flatten(json.loads((project.root / path).read_bytes()))
     except (OSError, ValueError, AttributeError):
         return ""
-    changed = [
+    return some(
         f"{key} is {now.get(key)!r}, was {was.get(key)!r}"
         for key in {**was, **now}
         if was.get(key) != now.get(key)
-    ]
-    return f" ({some(changed)})" if changed else ""
+    )
 
 
 def _differences(locked: dict[str, Any], made: dict[str, Any]) -> list[str]:

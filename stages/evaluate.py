@@ -20,7 +20,7 @@ def evaluate(run: stage.Stage) -> None:
     results: dict[str, Any] = {}
     for name, log in run.logs.items():
         model = models.load(run.input(f"models/{name}"))
-        log.params.update(flatten(model.params))
+        log.params = flatten(model.params) | log.params  # its own seed and threads win
         probs = {key: metrics.sigmoid(value) for key, value in predict(run, model).items()}
         cut = metrics.thresholds(labels["val"], probs["val"], run.params.evaluate.threshold_rule)
         write_decision(run, name, cut)

@@ -26,7 +26,7 @@ def gradcam(run: stage.Stage) -> None:
     report: dict[str, Any] = {}
     for name, log in run.logs.items():
         model = models.load(run.input(f"models/{name}"))
-        log.params.update(flatten(model.params))
+        log.params = flatten(model.params) | log.params  # its own seed and threads win
         maps = explain(run, model, split)
         report[name] = describe(maps, wanted.indices)
         log.metrics["gradcam/maps"] = maps.logits.size

@@ -172,17 +172,40 @@ def damage_cache(made: Pipeline) -> None:
     flip_cached.write_bytes(flip_cached.read_bytes()[:-1] + b"\0")
 
 
+def damage_cached_list(made: Pipeline) -> None:
+    md5 = lineage.digest(made.folder / "reports/gradcam").md5
+    listing = made.folder / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
+    listing.chmod(0o644)
+    listing.write_text(
+        re.sub(r'"md5": "\w{32}"', f'"md5": "{ELSEWHERE}"', listing.read_text(), count=1)
+    )
+
+
+def cached_record_of_experiment(made: Pipeline) -> Path:
+    text = experiment_lock(made)
+    found = re.search(r"records/train-cnn.json\n\s+hash: md5\n\s+md5: (\w+)", text)
+    assert found
+    return made.folder / ".dvc/cache/files/md5" / found[1][:2] / found[1][2:]
+
+
+def damage_experiment(made: Pipeline) -> None:
+    record = cached_record_of_experiment(made)
+    record.chmod(0o644)
+    record.write_text(record.read_text().replace('"seed": 0', '"seed": 9'))
+
+
+def lose_experiment(made: Pipeline) -> None:
+    cached_record_of_experiment(made).unlink()
+
+
 def other_record(made: Pipeline) -> None:
     """The record of the experiment's training, which the cache keeps."""
-    text = _experiment_lock(made)
-    md5 = re.search(r"records/train-cnn.json\n\s+hash: md5\n\s+md5: (\w+)", text)[1]
-    source = made.folder / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
     target = made.folder / "records/train-cnn.json"
     target.unlink()
-    shutil.copyfile(source, target)
+    shutil.copyfile(cached_record_of_experiment(made), target)
 
 
-def _experiment_lock(made: Pipeline) -> str:
+def experiment_lock(made: Pipeline) -> str:
     (ref,) = (
         line for line in made.git("for-each-ref", "--format=%(refname)").split()
         if line.endswith("/fast")
@@ -274,6 +297,12 @@ CASES = [
     Case("a stage cut from dvc.lock", edit("dvc.lock", r"\n  gradcam:\n(    .*\n)+", "\n"), FAILS,
          stages("dvc.lock", "gradcam"), "dvc.lock has no stage gradcam"),
     # parameters
+    Case("a number turned into a truth value", param(seed=False), FAILS,
+         stages("parameters", *SEEDED), "seed is False in params.yaml, this was made with 0"),
+    Case("a parameter taken out", edit("params.yaml", "    patch: 4[^\n]*\n", ""), FAILS,
+         stages("parameters", "train-vit"), "train.vit.patch is None"),
+    Case("a file beside the code of the models", add("src/cxr/models/notes.txt"), FAILS,
+         stages("code", "evaluate", "gradcam"), "src/cxr/models has other files beside its code"),
     Case("a model's parameter", param(train__vit__lr=0.5), FAILS, stages("parameters", "train-vit"),
          "train.vit.lr is 0.5 in params.yaml, this was made with 0"),
     Case("another seed", param(seed=1), FAILS,
@@ -337,7 +366,36 @@ CASES = [
          stages("mlflow", "train-cnn"), "is not in MLflow"),
     Case("MLflow's database deleted", delete("mlflow.db"), NOTE,
          stages("mlflow", PROJECT), "MLflow's database is not there"),
+    Case("a metric added in MLflow",
+         sql("INSERT INTO latest_metrics SELECT 'test/luck', value, timestamp, step, is_nan, "
+             "run_uuid FROM latest_metrics WHERE key = 'test/macro_auroc' AND "
+             + of_run("evaluate-cnn")), FAILS, stages("mlflow", "evaluate"),
+         "metric test/luck is .*, the record has none"),
+    Case("a parameter added in MLflow",
+         sql("INSERT INTO params SELECT 'train.cnn.luck', '7', run_uuid FROM runs "
+             "WHERE name = 'train-cnn'"), FAILS, stages("mlflow", "train-cnn"), "luck is 7"),
+    Case("a tag of ours added in MLflow",
+         sql("INSERT INTO tags SELECT 'cxr.made.models/vit', 'x', run_uuid FROM runs "
+             "WHERE name = 'train-cnn'"), FAILS, stages("mlflow", "train-cnn"), "models/vit is x"),
+    Case("a person's tag, name and description in MLflow",
+         both(sql("INSERT INTO tags SELECT 'checked', 'by me', run_uuid FROM runs"),
+              sql("UPDATE runs SET name = 'the best'"),
+              sql("UPDATE tags SET value = 'mine' WHERE key = 'mlflow.note.content'")), HOLDS),
+    Case("a run moved into another experiment",
+         both(sql("INSERT INTO experiments SELECT 9, 'chestmnist-28', 'file:///x', "
+                  "lifecycle_stage, creation_time, last_update_time, workspace FROM experiments LIMIT 1"),
+              sql("UPDATE runs SET experiment_id = 9 WHERE name = 'evaluate-vit'")), NOTE,
+         stages("mlflow", "evaluate"), "stands in experiment chestmnist-28"),
+    Case("the record that MLflow names",
+         sql(f"UPDATE tags SET value = '{ELSEWHERE}' WHERE key = 'cxr.record' AND {TRAINED}"),
+         FAILS, stages("mlflow", "train-cnn"), f"tag cxr.record is {ELSEWHERE}"),
     # the cache
+    Case("the list of a cached folder", damage_cached_list, FAILS,
+         stages("cache", "gradcam"), "the cached copy of reports/gradcam is damaged"),
+    Case("an experiment's record in the cache", damage_experiment, FAILS,
+         stages("cache", PROJECT), "the cached record of train-cnn in experiment fast is damaged"),
+    Case("an experiment's record gone from the cache", lose_experiment, NOTE,
+         stages("cache", PROJECT), "lacks the records of train-cnn in experiment fast"),
     Case("the cache emptied", delete(".dvc/cache/files"), NOTE,
          stages("cache", *STAGES), "DVC's cache lacks"),
     Case("a cached file damaged", damage_cache, FAILS,
@@ -428,3 +486,34 @@ def test_a_users_file_that_changed_fails_and_one_that_is_elsewhere_is_a_note(
     assert answer["verdict"] == Verdict.NOTE
     assert set(trouble(answer)) == stages("source", "download")
     own.write_bytes(content)
+
+
+def test_a_record_that_mlflow_names_wrongly_misleads_nobody(made: Pipeline) -> None:
+    """The tag of one run leads to the record of another."""
+    ours, theirs = (
+        made.run_id("train-vit"),
+        lineage.md5_of_file(made.folder / "records/train-cnn.json"),
+    )
+    sql(f"UPDATE tags SET value = '{theirs}' WHERE key = 'cxr.record' AND run_uuid = '{ours}'")(
+        made
+    )
+    answer = audit(made, ours)
+    (asked,) = [node["stage"] for node in answer["stages"] if node["asked_for"]]
+    assert asked == "train-vit"
+    assert set(trouble(answer)) == stages("mlflow", "train-vit")
+
+
+def test_an_earlier_result_names_what_was_there_in_time(made: Pipeline) -> None:
+    """Not the maker of the same bytes that ran after it."""
+    before = made.run_id("preprocess")
+    made.dvc("repro", "--force", "--single-item", "preprocess")
+    assert made.run_id("preprocess") != before
+    made.dvc("exp", "apply", "fast")
+    run_id = made.run_id("train-cnn")
+    made.git("checkout", "--", ".")
+    made.dvc("checkout")
+    answer = audit(made, run_id)
+    (makers,) = [
+        node["made_from"]["data/processed"] for node in answer["stages"] if node["asked_for"]
+    ]
+    assert makers == [before]

@@ -144,4 +144,4 @@ def test_a_fresh_clone_with_pull_and_sync(kept: Path, tmp_path: Path) -> None:
     holds(clone)
     for run in done["runs"][:2]:  # the recorded id and the new one mean the same
         assert holds(clone, run["run_id"])["target"] == holds(clone, run["now"])["target"]
-    assert cxr(clone, "sync") == {"runs": [], "n_there": 12, "n_moved": 0}
+    assert cxr(clone, "sync") == {"runs": [], "refused": {}, "n_there": 12, "n_moved": 0}

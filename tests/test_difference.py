@@ -107,3 +107,36 @@ def test_another_package_is_found_in_the_records(made: Pipeline) -> None:
     answer = diff(made, "HEAD")
     assert [(c["name"], c["b"]) for c in answer["environment"]] == [("matplotlib", "9.9")]
     assert answer["sentence"].startswith("Nothing that decides the numbers differs")
+
+
+def test_a_run_against_all_that_stands_here(made: Pipeline) -> None:
+    """It is held against the run of its name, and against nothing else."""
+    answer = diff(made, made.run_id("train-cnn"))
+    assert answer["sentence"] == (
+        "Nothing that decides the numbers differs, and they are the same."
+    )
+    assert answer["alone"] == []
+    answer = diff(made, run_of(made, "fast", "train-cnn"))
+    assert names(answer["parameters"]) == {"train.cnn.lr"}
+
+
+def test_a_change_in_one_stage_alone_names_it(made: Pipeline) -> None:
+    """One training with another seed, and the rest as before."""
+    made.change(seed=1)
+    made.dvc("repro", "--single-item", "train-vit")
+    made.change(seed=0)
+    made.dvc("repro", "--single-item", "evaluate")
+    assert "RUNNING" not in made.run("cxr", "audit", "reports/metrics.json").stdout
+    answer = diff(made, "HEAD")
+    (seed,) = answer["parameters"]
+    assert (seed["name"], seed["a"], seed["b"], seed["detail"]) == ("seed", 0, 1, "train-vit")
+    assert "seed is 0 in HEAD and 1 in workspace for train-vit" in answer["sentence"]
+
+
+def test_runs_of_different_stages_say_so(made: Pipeline) -> None:
+    answer = diff(made, made.run_id("train-cnn"), made.run_id("train-vit"))
+    assert answer["parameters"] == []
+    assert "different stages, train-cnn and train-vit" in answer["sentence"]
+    assert answer["alone"] == [
+        f"train-cnn is only in {answer['a']}", f"train-vit is only in {answer['b']}",
+    ]  # fmt: skip

@@ -49,7 +49,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def facts(project: Path) -> lineage.Facts:
-    return lineage.take_facts(lineage.declaration("go", project), project, (), "cpu")
+    return lineage.take_facts(lineage.declaration("go", project), project, {}, "cpu")
 
 
 def test_declaration_fills_in_variables(project: Path) -> None:

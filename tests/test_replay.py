@@ -108,3 +108,44 @@ def test_a_commit_that_is_gone_is_named(made: Pipeline, tmp_path: Path) -> None:
     assert done.returncode == 1
     commit = clone.json("records/train-cnn.json")["facts"]["code"]["commit"]
     assert f"commit {commit} is not in this clone" in done.stderr
+
+
+@pytest.mark.slow
+def test_maps_are_compared_too(made: Pipeline) -> None:
+    edit(made, "stages/gradcam.py", "evidence=", "evidence=np.random.rand(1) + ")
+    made.dvc("repro", "--single-item", "gradcam")
+    done = made.run("cxr", "replay", made.run_id("gradcam"))
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "! reports/maps: " in done.stdout
+
+
+@pytest.mark.slow
+def test_neither_git_settings_nor_ignored_files_lose_the_code(made: Pipeline) -> None:
+    made.git("config", "diff.noprefix", "true")
+    made.git("config", "color.ui", "always")
+    made.git("config", "core.autocrlf", "true")
+    (made.folder / ".git/info/exclude").write_text("odd.py\n")
+    edit(made, "src/cxr/metrics.py", "from cxr.labels", "from cxr.odd import ODD\nfrom cxr.labels")
+    (made.folder / "src/cxr/odd.py").write_text("ODD = 1\n")
+    made.dvc("repro", "--single-item", "evaluate")
+    run_id = made.run_id("evaluate")
+    (made.folder / "src/cxr/odd.py").unlink()
+    made.git("checkout", "--", "src")
+    done = made.run("cxr", "replay", run_id)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_users_file_beside_the_project_is_read_where_it_is(made: Pipeline) -> None:
+    own = made.folder.parent / "side (1)/images (1).npz"
+    own.parent.mkdir()
+    shutil.copyfile(made.folder / "data/raw/chest.npz", own)
+    made.change(download__source="file", download__path="../side (1)/images (1).npz")
+    made.dvc("repro", "--single-item", "download")
+    for _ in range(2):
+        done = made.run("cxr", "replay", made.run_id("download"))
+        assert done.returncode == 0, done.stdout + done.stderr
+    own.write_bytes(b"another")
+    done = made.run("cxr", "replay", made.run_id("download"))
+    assert done.returncode == 1
+    assert "images (1).npz" in done.stderr

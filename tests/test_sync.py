@@ -1,5 +1,6 @@
 """MLflow is brought up to the records: whatever is missing, and nothing twice."""
 
+import sqlite3
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -133,3 +134,50 @@ def test_a_run_is_found_by_the_md5_of_what_it_read_or_made(made: Pipeline) -> No
     processed = record["facts"]["inputs"]["data/processed"]
     readers = store.search_runs(ids, f"tags.`cxr.md5.data/processed` = '{processed}'")
     assert {run.info.run_name for run in readers} >= {"train-cnn", "features", "evaluate-vit"}
+
+
+def test_lost_points_and_a_rebuild_that_was_killed_are_completed(made: Pipeline) -> None:
+    (made.folder / "mlflow.db").unlink()
+    made.run("cxr", "sync")
+    with sqlite3.connect(made.folder / "mlflow.db") as base:
+        point = (
+            "key = 'loss/val' AND step = 1 AND run_uuid IN (SELECT run_uuid FROM runs WHERE name = "
+        )
+        assert base.execute(f"DELETE FROM metrics WHERE {point}'train-vit')").rowcount == 1
+        assert base.execute("UPDATE runs SET status = 'RUNNING' WHERE name = 'download'").rowcount
+    base.close()
+    lines = made.run("cxr", "sync").stdout.splitlines()
+    assert sorted(line.split()[0] for line in lines[:-1]) == ["completed", "completed"]
+    assert len(runs(made)) == 19
+    assert made.run("cxr", "audit").returncode == 0
+
+
+def test_one_run_that_mlflow_refuses_stops_no_other(made: Pipeline) -> None:
+    made.run("cxr", "sync")
+    refused, deleted = made.run_id("train-cnn"), made.run_id("train-vit")
+    with sqlite3.connect(made.folder / "mlflow.db") as base:
+        base.execute(
+            "UPDATE params SET value = '9' WHERE key = 'seed' AND run_uuid = ?", (refused,)
+        )
+        base.execute("UPDATE runs SET status = 'RUNNING' WHERE run_uuid = ?", (refused,))
+        base.execute("UPDATE runs SET lifecycle_stage = 'deleted' WHERE run_uuid = ?", (deleted,))
+    base.close()
+    done = made.run("cxr", "sync")
+    assert done.returncode == 1
+    assert f"restored {deleted[:8]}" in done.stdout
+    assert f"{refused[:8]} could not be told" in done.stdout
+    assert done.stderr == ""
+
+
+def test_what_a_person_keeps_in_mlflow_stays(made: Pipeline, tmp_path: Path) -> None:
+    """Another experiment with its artifacts, and a description that was edited."""
+    store = MlflowClient(f"sqlite:///{made.folder / 'mlflow.db'}")
+    place = (tmp_path / "mine/mlruns/7").as_uri()
+    mine = store.create_experiment("mine", artifact_location=place)
+    store.set_tag(made.run_id("gradcam"), "mlflow.note.content", "look at this")
+    picture = made.run_id("gradcam")
+    made.run("cxr", "sync")
+    (made.folder / f"mlruns/phantom-28/{picture}/artifacts/gradcam/cnn/3.png").unlink()
+    assert made.run("cxr", "sync").stdout.startswith("completed")
+    assert store.get_experiment(mine).artifact_location == place
+    assert store.get_run(picture).data.tags["mlflow.note.content"] == "look at this"

@@ -38,11 +38,8 @@ class Archive:
     @cached_property
     def current(self) -> dict[str, Found]:
         """The working copy's records by stage."""
-        lock = self._repository.lock()
-        on_disk = {path.stem for path in self._folder.glob("*.json")}
-        found = {
-            stage: self._current(stage, lock) for stage in [*lock, *sorted(on_disk - set(lock))]
-        }
+        lock, declared = self._repository.lock(), lineage.declarations(self._repository.root)
+        found = {stage: self._current(stage, lock) for stage in {**lock, **declared}}
         return {stage: one for stage, one in found.items() if one is not None}
 
     def at(self, lock: Lock) -> dict[str, Found]:
@@ -58,14 +55,32 @@ class Archive:
         """The record of a run."""
         return next((found for found in self._known() if run_id in found.record.run_ids), None)
 
-    def maker(self, path: str, md5: str) -> Found | None:
-        """What made an output of this content; the working copy's own record comes first."""
+    def lost(self, lock: Lock) -> dict[str, str]:
+        """Records that a lock file names and the cache lacks or has damaged: stage -> MD5."""
+        return {
+            name: stage.outputs[records.path_of(name)].md5
+            for name, stage in lock.items()
+            if records.path_of(name) in stage.outputs
+            and self._cached(stage.outputs[records.path_of(name)].md5) is None
+        }
+
+    def maker(self, path: str, md5: str, of: Found) -> Found | None:
+        """What made an output of this content for another result.
+
+        For a result of the working copy that is the working copy's own record. For an earlier one
+        it is the last that was there in time: the same content may have been made again since.
+        """
 
         def made(found: Found) -> bool:
             digest = found.record.outputs.get(path)
             return digest is not None and digest.md5 == md5
 
-        return next((found for found in self._known() if made(found)), None)
+        current = next(filter(made, self.current.values()), None)
+        if current is not None and of.current:
+            return current
+        makers = [*filter(made, self.past), *([current] if current else [])]
+        in_time = [each for each in makers if each.record.finished <= of.record.started]
+        return max(in_time or makers, key=lambda each: each.record.finished, default=None)
 
     @cached_property
     def past(self) -> list[Found]:
@@ -91,18 +106,17 @@ class Archive:
         entry = lock.get(stage)
         named = entry.outputs.get(records.path_of(stage)) if entry else None
         cached = self._cached(named.md5) if named else None
-        if not path.exists():
+        if not path.is_file():
             if named and cached:
                 return Found(cached, self._digest(named.md5), entry, current=True)
             return None
         on_disk, digest = records.read(path), lineage.digest(path)
-        if named and named.md5 != digest.md5:
-            if cached:
-                return Found(cached, self._digest(named.md5), entry, current=True)
-            if self._cached(digest.md5) is None:
-                return Found(on_disk, digest, entry, current=True, trusted=False)
+        if named and named.md5 != digest.md5 and cached:
+            return Found(cached, self._digest(named.md5), entry, current=True)
         if on_disk.stage != stage:
             raise CxrError(f"{path} is the record of {on_disk.stage}; {records.MEND}")
+        if named and named.md5 != digest.md5 and self._cached(digest.md5) is None:
+            return Found(on_disk, digest, entry, current=True, trusted=False)
         return Found(on_disk, digest, entry, current=True)
 
     def _digest(self, md5: str) -> Digest:

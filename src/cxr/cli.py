@@ -95,14 +95,14 @@ def audit(
     Example: cxr audit reports/metrics.json
     """
     from cxr import printing  # this and the next take seconds, and --help does without
-    from cxr.audit import Auditor, Verdict
+    from cxr.audit import RUN_ID, Auditor, Verdict
 
     if target is None:
         answer = Auditor(_project()).everything()
-    elif (path := Path(target)).exists() or "/" in target or path.suffix:
-        answer = Auditor(_project(path.parent)).output(path)
-    else:
+    elif RUN_ID.fullmatch(target) and not Path(target).exists():
         answer = Auditor(_project()).run(target)
+    else:
+        answer = Auditor(_project(Path(target).parent)).output(Path(target))
     if as_json:
         _print_json(answer.as_json())
     else:
@@ -175,6 +175,7 @@ def sync(as_json: Json = False) -> None:
         _print_json(asdict(done))
     else:
         printing.sync(done)
+    raise typer.Exit(int(bool(done.refused)))
 
 
 def _print_json(content: dict[str, Any]) -> None:

@@ -1,13 +1,13 @@
 """Why two results differ: in data, parameters, code, environment, or in nothing recorded."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cxr import audit, git
+from cxr import audit, git, records
 from cxr.archive import Found
-from cxr.audit.finding import some
+from cxr.audit.finding import same, some
 from cxr.audit.project import Project
 from cxr.errors import CxrError
 from cxr.lineage import DECIDING_PACKAGES
@@ -40,6 +40,7 @@ class Difference:
     environment: list[Change]
     results: list[Change]
     n_equal: int  # metrics that are the same
+    alone: list[str]  # stages that only one side has, and which
     sentence: str
 
     def as_json(self) -> dict[str, Any]:
@@ -49,81 +50,59 @@ class Difference:
 
 @dataclass(frozen=True)
 class Side:
-    """A result, or all results of a revision, with what they were made from."""
+    """A run with what it was made from, or all stages of a revision."""
 
     name: str
-    asked: list[Found]
     chain: dict[str, Found]  # by stage
-    run_id: str | None  # where one run was asked for
+    stage: str | None = None  # of the one run that is compared
+    run: str | None = None  # its name
 
-    @property
-    def parameters(self) -> dict[str, Any]:
-        return self._merged(lambda found: found.record.facts.params)
-
-    @property
-    def code(self) -> dict[str, str]:
-        """Blob hash of each deciding file."""
-
-        def deciding(found: Found) -> dict[str, str]:
-            code = found.record.facts.code
-            return {path: code["files"][path] for path in code["deciding"]}
-
-        return self._merged(deciding)
-
-    @property
-    def data(self) -> dict[str, str]:
-        """MD5 of each output below data/, and of the user's own files."""
-
-        def made(found: Found) -> dict[str, str]:
-            outputs = found.record.outputs.items()
-            below = {path: digest.md5 for path, digest in outputs if path.startswith("data/")}
-            return below | found.record.facts.foreign
-
-        return self._merged(made)
-
-    @property
-    def counts(self) -> dict[str, float]:
-        """Images of each split, as preprocess found them."""
-        found = self.chain.get("preprocess")
-        metrics = found.record.runs[0].metrics if found else {}
+    def results(self) -> dict[str, float]:
+        """The last value of each metric; of one run under the metric's name alone."""
+        logs = (log for found in self.chain.values() for log in found.record.runs)
         return {
-            f"images in {name.removeprefix('n/')}": value
-            for name, value in metrics.items()
-            if name.startswith("n/")
-        }
-
-    def results(self, with_run: bool) -> dict[str, float]:
-        """The last value of each metric; two single runs are compared whatever their names."""
-        return {
-            f"{log.name} {name}" if with_run else name: points[-1][1]
-            for found in self.asked
-            for log in found.record.runs
-            if self.run_id in (None, log.run_id)
+            name if self.run else f"{log.name} {name}": points[-1][1]
+            for log in logs
+            if self.run in (None, log.name)
             for name, points in shown_metrics(log).items()
             if not name.startswith(BESIDE)
         }
 
-    def _merged(self, of: Callable[[Found], dict[str, Any]]) -> dict[str, Any]:
-        return {key: value for found in self.chain.values() for key, value in of(found).items()}
+
+Pairs = dict[str, tuple[Found, Found]]  # by stage
 
 
 def difference(root: Path, a: str, b: str) -> Difference:
-    """Compare two runs, experiments or git revisions; `workspace` is what stands here now."""
+    """Compare two runs, experiments or git revisions; `workspace` is what stands here now.
+
+    A run is compared with the run of the same name where the other side is a whole revision.
+    """
     project = Project(root)
     left, right = _side(a, project), _side(b, project)
-    with_run = left.run_id is None or right.run_id is None
-    before, after = left.results(with_run), right.results(with_run)
+    left, right = _cut(left, right, project), _cut(right, left, project)
+    shared = [name for name in left.chain if name in right.chain]
+    pairs = {name: (left.chain[name], right.chain[name]) for name in shared}
+    before, after = left.results(), right.results()
+    common = [name for name in before if name in after]
+    results = [Change(n, before[n], after[n]) for n in common if before[n] != after[n]]
     changes = {
-        "data": _data(left, right, project),
-        "parameters": _changes(left.parameters, right.parameters),
-        "code": _code(left, right, project),
-        "environment": _environment(left, right),
-        "results": _changes(before, after),
+        "data": _data(pairs, project),
+        "parameters": _stage_by_stage(pairs, lambda found: found.record.facts.params),
+        "code": [_with_lines(each, project) for each in _stage_by_stage(pairs, _deciding_code)],
+        "environment": _stage_by_stage(pairs, _environment),
+        "results": results,
     }
-    common = before.keys() & after.keys()
-    n_equal = sum(before[name] == after[name] for name in common)
+    alone = [
+        f"{name} is only in {side.name}"
+        for side in (left, right)
+        for name in side.chain
+        if name not in pairs
+    ]
+    n_equal = len(common) - len(results)
     sentence = _sentence(left, right, changes, bool(common))
-    return Difference(left.name, right.name, **changes, n_equal=n_equal, sentence=sentence)
+    return Difference(
+        left.name, right.name, **changes, n_equal=n_equal, alone=alone, sentence=sentence
+    )
 
 
 def _side(name: str, project: Project) -> Side:
@@ -132,77 +111,120 @@ def _side(name: str, project: Project) -> Side:
         chain = {k: found for k, found in project.archive.current.items() if found.trusted}
         if not chain:
             raise CxrError(f"{project.root} holds no results yet; `dvc repro` makes some")
-        return Side(name, list(chain.values()), chain, None)
+        return Side(name, chain)
     is_run_id = len(name) == audit.RUN_ID_LENGTH
     commit = None if is_run_id else project.repository.commit(name)
     if commit is None:
         if not audit.RUN_ID.fullmatch(name):
             raise CxrError(f"{name} is no experiment, git revision or run id; `dvc exp show` lists")
         found, run_id = audit.find_run(name, project)
-        chain = {}
-        _climb(found, project, chain)
-        return Side(f"{run_id[:8]} ({found.record.stage})", [found], chain, run_id)
-    chain = project.archive.at(project.repository.lock_at(commit))
-    if not chain:
+        run = next(log.name for log in found.record.runs if log.run_id == run_id)
+        title = f"{run_id[: records.SHORT_ID]} ({run})"
+        return Side(title, _climb(found, project, {}), found.record.stage, run)
+    lock = project.repository.lock_at(commit)
+    lost = project.archive.lost(lock)
+    if lost or not lock:
+        what = f"the records of {some(lost)} in" if lost else "any result of"
         raise CxrError(
-            f"{name} has no records here: it was never run, or its records are not in DVC's "
-            "cache; `dvc fetch --all-commits` may bring them"
+            f"{what} {name} are not in DVC's cache, or damaged; `dvc fetch --all-commits` may "
+            "bring them"
         )
-    return Side(name, list(chain.values()), chain, None)
+    return Side(name, project.archive.at(lock))
 
 
-def _climb(found: Found, project: Project, chain: dict[str, Found]) -> None:
+def _cut(side: Side, other: Side, project: Project) -> Side:
+    """Of a whole revision only what the one run on the other side is to be held against."""
+    if side.stage is not None or other.stage is None:
+        return side
+    if other.stage not in side.chain:
+        raise CxrError(f"{side.name} has no {other.stage} to compare with")
+    chain = _climb(side.chain[other.stage], project, {})
+    return Side(side.name, chain, other.stage, other.run)
+
+
+def _climb(found: Found, project: Project, chain: dict[str, Found]) -> dict[str, Found]:
     """The result and all that it was made from, the source first."""
     for path, md5 in found.record.facts.inputs.items():
-        maker = project.archive.maker(path, md5)
+        maker = project.archive.maker(path, md5, found)
         if maker is not None and maker.record.stage not in chain:
             _climb(maker, project, chain)
     chain[found.record.stage] = found
+    return chain
 
 
 def _changes(a: dict[str, Any], b: dict[str, Any]) -> list[Change]:
     return [
-        Change(name, a.get(name), b.get(name)) for name in {**a, **b} if a.get(name) != b.get(name)
+        Change(name, a.get(name), b.get(name))
+        for name in {**a, **b}
+        if not same(a.get(name), b.get(name))
     ]
 
 
-def _data(left: Side, right: Side, project: Project) -> list[Change]:
+def _stage_by_stage(pairs: Pairs, of: Callable[[Found], dict[str, Any]]) -> list[Change]:
+    """Each change once, with its stages where it is not in all that have such a thing."""
+    places: dict[str, tuple[Change, list[str]]] = {}
+    having: dict[str, int] = {}
+    for stage, (left, right) in pairs.items():
+        a, b = of(left), of(right)
+        for name in {**a, **b}:
+            having[name] = having.get(name, 0) + 1
+        for change in _changes(a, b):
+            places.setdefault(repr(change), (change, []))[1].append(stage)
+    return [
+        replace(change, detail="" if len(stages) == having[change.name] else ", ".join(stages))
+        for change, stages in places.values()
+    ]
+
+
+def _deciding_code(found: Found) -> dict[str, str]:
+    code = found.record.facts.code
+    return {path: code["files"][path] for path in code["deciding"]}
+
+
+def _environment(found: Found) -> dict[str, Any]:
+    environment = found.record.facts.environment
+    others = {key: value for key, value in environment.items() if key != "packages"}
+    return {**environment["packages"], **others}
+
+
+def _made_data(found: Found) -> dict[str, str]:
+    """MD5 of each output below data/, and of the user's own files."""
+    outputs = found.record.outputs.items()
+    below = {path: digest.md5 for path, digest in outputs if path.startswith("data/")}
+    return below | found.record.facts.foreign
+
+
+def _counts(found: Found) -> dict[str, float]:
+    """Images of each split, as preprocess found them."""
+    if found.record.stage != "preprocess":
+        return {}
+    metrics = found.record.runs[0].metrics.items()
+    return {f"images in {k.removeprefix('n/')}": v for k, v in metrics if k.startswith("n/")}
+
+
+def _data(pairs: Pairs, project: Project) -> list[Change]:
     """Counts of images, then each output that differs, and which of its files."""
-    changes = _changes(left.counts, right.counts)
-    for change in _changes(left.data, right.data):
+    changes = _stage_by_stage(pairs, _counts)
+    for change in _stage_by_stage(pairs, _made_data):
         then, now = (
             project.repository.content(change.name, md5) if md5 else None
             for md5 in (change.a, change.b)
         )
         files = [each.name for each in _changes(then, now)] if then and now else []
         detail = some(files) if files and files != [change.name] else ""
-        changes.append(Change(change.name, change.a, change.b, detail))
+        changes.append(replace(change, detail=detail))
     return changes
 
 
-def _code(left: Side, right: Side, project: Project) -> list[Change]:
-    changes = []
-    for change in _changes(left.code, right.code):
-        detail = "only there" if change.b is None else "new" if change.a is None else ""
-        if change.a and change.b:
-            stat = git.ask(project.root, "diff", "--numstat", change.a, change.b)
-            added, removed = stat.split()[:2] if stat else ("?", "?")
-            detail = f"+{added} -{removed} lines" if stat else "edited, not in git"
-        changes.append(Change(change.name, change.a, change.b, detail))
-    return changes
-
-
-def _environment(left: Side, right: Side) -> list[Change]:
-    """Stage by stage, since each may have been made in another place; each change once."""
-    shared = [(left.chain[name], right.chain[name]) for name in left.chain if name in right.chain]
-    pairs = shared or [(left.asked[-1], right.asked[-1])]
-    changes: list[Change] = []
-    for pair in pairs:
-        then, now = (found.record.facts.environment for found in pair)
-        for change in _changes({**then, **then["packages"]}, {**now, **now["packages"]}):
-            if change.name != "packages" and change not in changes:
-                changes.append(change)
-    return changes
+def _with_lines(change: Change, project: Project) -> Change:
+    """A changed file with its number of added and removed lines, where git has both."""
+    if change.b is None or change.a is None:
+        return replace(change, detail="gone" if change.b is None else "new")
+    stat = git.ask(project.root, "diff", "--numstat", change.a, change.b)
+    if not stat:
+        return replace(change, detail="edited, not in git")
+    added, removed = stat.split()[:2]
+    return replace(change, detail=f"+{added} -{removed} lines")
 
 
 def _sentence(left: Side, right: Side, changes: dict[str, list[Change]], common: bool) -> str:
@@ -211,6 +233,7 @@ def _sentence(left: Side, right: Side, changes: dict[str, list[Change]], common:
     causes = [
         *(
             f"{c.name} is {c.a} in {left.name} and {c.b} in {right.name}"
+            + (f" for {c.detail}" if c.detail else "")
             for c in changes["parameters"]
         ),
         *(f"the code of {c.name}" for c in changes["code"]),
@@ -223,12 +246,17 @@ def _sentence(left: Side, right: Side, changes: dict[str, list[Change]], common:
     )
     if not common:
         return "The two have no metric in common."
+    if left.stage != right.stage:
+        return (
+            f"The two are runs of different stages, {left.stage} and {right.stage}; compared is "
+            "what both were made from."
+        )
     if not changes["results"]:
         if not causes:
             return "Nothing that decides the numbers differs, and they are the same."
         return f"The numbers are the same, although this differs: {named}."
     if not causes:
-        device = right.asked[-1].record.facts.environment["device"]
+        device = list(right.chain.values())[-1].record.facts.environment["device"]
         return (
             "The numbers differ although nothing that is recorded to decide them does; "
             f"on {device} a run is not always the same bit for bit."

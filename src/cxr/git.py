@@ -28,8 +28,19 @@ def run(folder: Path, *arguments: str, env: dict[str, str] | None = None, stdin:
 
 
 def ask(folder: Path, *arguments: str, env: dict[str, str] | None = None) -> str | None:
-    """What git prints, or None where it fails: no git, no repository, no such thing in it."""
+    """What git prints, or None where it fails: no git, no repository, no such thing in it.
+
+    Raises
+    ------
+    CxrError
+        Where git refuses a repository that belongs to somebody else: it would look like none.
+    """
     try:
         return run(folder, *arguments, env=env)
-    except CxrError:
+    except CxrError as error:
+        if "safe.directory" in str(error) or "dubious ownership" in str(error):
+            raise CxrError(
+                f"git does not trust {folder}, which is another user's; "
+                f"`git config --global --add safe.directory {folder}` lets it"
+            ) from None
         return None

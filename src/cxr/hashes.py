@@ -16,9 +16,10 @@ class HashMemory:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._known: dict[str, str] = json.loads(path.read_text())
+            known = json.loads(path.read_text())
         except (OSError, ValueError):
-            self._known = {}
+            known = None
+        self._known: dict[str, str] = known if isinstance(known, dict) else {}
         self._used: dict[str, str] = {}
 
     def md5(self, path: Path) -> str:

@@ -15,6 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from cxr import git
 from cxr.errors import CxrError
 from cxr.params import PARAMS_FILE, flatten, read_yaml
@@ -36,6 +38,12 @@ PACKAGES = (
     "cxr-pipeline", "numpy", "torch", "torchvision", "scikit-learn", "safetensors",
     "matplotlib", "mlflow", "dvc",
 )  # fmt: skip
+# Whatever the user's own settings of git are, `git apply` must be able to read it.
+DIFF = (
+    "-c", "core.autocrlf=false", "-c", "core.quotePath=false", "diff", "--binary", "--no-color",
+    "--no-ext-diff", "--no-textconv", "--no-renames", "--src-prefix=a/", "--dst-prefix=b/",
+)  # fmt: skip
+
 IGNORED = "__pycache__"  # in .dvcignore, too
 
 DECIDING_PACKAGES = ("numpy", "torch", "torchvision", "scikit-learn", "safetensors")
@@ -61,6 +69,28 @@ class Digest:
     nfiles: int | None = None  # of a folder
 
 
+class Code(TypedDict):
+    """The code of a working copy."""
+
+    commit: str | None
+    files: dict[str, str]  # path -> blob hash
+    deciding: list[str]  # those that the stage depends on
+    edited: list[str]  # those that differ from the commit
+    patch: str | None  # that makes the commit's code and params.yaml those that ran
+
+
+class Environment(TypedDict):
+    """Where a stage ran."""
+
+    python: str
+    packages: dict[str, str]
+    system: str
+    machine: str
+    cpu: str
+    device: str
+    threads: int
+
+
 @dataclass(frozen=True)
 class Facts:
     """All that a result was made from."""
@@ -71,8 +101,8 @@ class Facts:
     inputs: dict[str, str]  # path -> md5 of other stages' outputs in these dependencies
     params: dict[str, Any]  # dotted names
     foreign: dict[str, str]  # path -> md5 of the user's own files that params.yaml names
-    code: dict[str, Any]
-    environment: dict[str, Any]
+    code: Code
+    environment: Environment
 
     @property
     def fingerprint(self) -> str:
@@ -113,8 +143,13 @@ class RunLog:
     artifacts: list[str] = field(default_factory=list)  # paths of outputs
 
 
-def take_facts(declared: Declaration, root: Path, foreign: tuple[Path, ...], device: str) -> Facts:
-    """Look at everything the stage depends on, as it is now."""
+def take_facts(declared: Declaration, root: Path, foreign: dict[str, Path], device: str) -> Facts:
+    """Look at everything the stage depends on, as it is now.
+
+    Parameters
+    ----------
+    foreign : the user's own files that the parameters name: name in the record -> file.
+    """
     params = read_yaml(root / PARAMS_FILE)
     dependencies = {path: digest(root / path) for path in declared.dependencies}
     return Facts(
@@ -123,7 +158,7 @@ def take_facts(declared: Declaration, root: Path, foreign: tuple[Path, ...], dev
         dependencies=dependencies,
         inputs=_inputs(declared, root, dependencies),
         params=select(params, declared.params),
-        foreign={str(path): digest(path).md5 for path in foreign},
+        foreign={name: digest(path).md5 for name, path in foreign.items()},
         code=_code(root, declared),
         environment=environment(device, params["threads"]),
     )
@@ -150,8 +185,15 @@ def changed(before: Facts, after: Facts) -> list[str]:
 
 def declarations(root: Path) -> dict[str, Declaration]:
     """The stages of dvc.yaml by name; reads the part of DVC's language that ours uses."""
-    stages: dict[str, Any] = read_yaml(root / PIPELINE_FILE).get("stages", {})
-    return {name: _declaration(name, entry) for name, entry in stages.items()}
+    try:
+        stages: dict[str, Any] = read_yaml(root / PIPELINE_FILE).get("stages", {})
+        return {name: _declaration(name, entry) for name, entry in stages.items()}
+    except (KeyError, TypeError, AttributeError, StopIteration) as error:
+        reason = f"{type(error).__name__} {error}"
+        raise CxrError(
+            f"{root / PIPELINE_FILE} is no pipeline ({reason}); restore it with "
+            f"`git checkout -- {PIPELINE_FILE}`"
+        ) from None
 
 
 def declaration(stage: str, root: Path) -> Declaration:
@@ -187,7 +229,7 @@ def md5_of_folder(md5s: dict[str, str]) -> str:
     return hashlib.md5(listing.encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 
-def environment(device: str, threads: int) -> dict[str, Any]:
+def environment(device: str, threads: int) -> Environment:
     """Versions, machine and device. `device` is a torch device, or `none` without torch."""
     return {
         "python": platform.python_version(),
@@ -258,7 +300,7 @@ def _inputs(declared: Declaration, root: Path, known: dict[str, Digest]) -> dict
     return {path: (known.get(path) or digest(root / path)).md5 for path in made}
 
 
-def _code(root: Path, declared: Declaration) -> dict[str, Any]:
+def _code(root: Path, declared: Declaration) -> Code:
     """Commit, blob hash of every source file, and a patch where they differ from the commit.
 
     By blob hash, since `git status` trusts times and sizes and can call an edited file clean.
@@ -321,10 +363,8 @@ def _patch(root: Path, edited: list[str], new: list[str]) -> str | None:
         env = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
         git.ask(root, "read-tree", "HEAD", env=env)
         if new:
-            git.ask(root, "add", "--intent-to-add", "--", *new, env=env)
-        return (
-            git.ask(root, "diff", "--binary", "HEAD", "--", *edited, PARAMS_FILE, env=env) or None
-        )
+            git.run(root, "add", "--force", "--intent-to-add", "--", *new, env=env)
+        return git.run(root, *DIFF, "HEAD", "--", *edited, PARAMS_FILE, env=env) or None
 
 
 def _cpu() -> str:

@@ -59,6 +59,8 @@ def diff(answer: Difference) -> None:
             table.add_row("", change.name, a, "→", b, Text(change.detail, style="dim"))
         if changes:
             console.print(table)
+    for line in answer.alone:
+        console.print(line, markup=False)
     console.print(Text(answer.sentence, style="bold"))
 
 
@@ -89,6 +91,8 @@ def sync(done: Sync) -> None:
         if run.lost:
             line += f", without {len(run.lost)} pictures that are neither here nor in DVC's cache"
         console.print(line, markup=False)
+    for run_id, why in done.refused.items():
+        console.print(_marked(Verdict.FAILS, f"{run_id[:SHORT_ID]} could not be told: {why}"))
     if done.n_moved:
         console.print(f"{done.n_moved} runs look for their pictures at the new place")
     console.print(f"{len(done.runs)} runs brought back, {done.n_there} were there")

@@ -15,6 +15,7 @@ SCHEMA = 2
 FOLDER = "records"
 SHORT_ID = 8  # digits of a run id that people are shown
 
+STAGE_TAG = "cxr.stage"
 RECORD_TAG = "cxr.record"
 ORIGINAL_TAG = "cxr.original_run_id"
 DESCRIPTION_TAG = "mlflow.note.content"

@@ -13,12 +13,16 @@ from typing import Any, TextIO
 from cxr import audit, git, lineage, params, records
 from cxr.archive import Found
 from cxr.audit.project import Project
+from cxr.lineage import Code
 from cxr.params import PARAMS_FILE
 from cxr.records import Record
 from cxr.tracking import shown_metrics
 
-# What a stage's fingerprint decides byte for byte; the other outputs have times in them.
-DECIDED = ("data", "models", "predictions", "decisions")
+# What a stage's fingerprint decides byte for byte: all but pictures and what has times in it.
+DECIDED = (
+    "data", "models", "predictions", "decisions", "reports/data.json", "reports/metrics.json",
+    "reports/summary.json", "reports/labels.csv", "reports/maps", "reports/gradcam.json",
+)  # fmt: skip
 TIMES = "speed/"  # metrics of the machine, not of the result
 
 # On another kind of machine, for every metric: |now - then| <= ABSOLUTE + RELATIVE * |then|.
@@ -55,8 +59,8 @@ class Replay:
 
     @property
     def identical(self) -> bool:
-        """Whether every output that the fingerprint decides has the same bytes."""
-        return all(each.then == each.now for each in self.outputs)
+        """Whether every output that the fingerprint decides, and every metric, is the same."""
+        return all(each.then == each.now for each in [*self.outputs, *self.metrics])
 
     @property
     def close(self) -> bool:
@@ -96,13 +100,13 @@ def replay(root: Path, text: str, output: TextIO) -> Replay:
         for path, md5 in facts.inputs.items():
             _lay_input(path, md5, project, place)
         for path, md5 in facts.foreign.items():
-            _lay_users_file(path, md5, project, place)
+            _check_users_file(path, md5, project)
         params.change(place / PARAMS_FILE, facts.params)
-        _run(facts.command, place, output)
+        _run(facts.command, place, project.root, output)
         return _compare(found, run_id, place)
 
 
-def _lay_code(code: dict[str, Any], project: Project, place: Path) -> None:
+def _lay_code(code: Code, project: Project, place: Path) -> None:
     commit = code["commit"]
     if commit is None:
         raise Gone("it was made outside of git, so its code was not kept")
@@ -111,7 +115,8 @@ def _lay_code(code: dict[str, Any], project: Project, place: Path) -> None:
     if code["edited"] and not code["patch"]:
         raise Gone(f"the patch of {', '.join(code['edited'])} is not in the record")
     tar = place / "code.tar"
-    git.run(project.root, "archive", "--format=tar", f"--output={tar}", commit)
+    as_committed = ("-c", "core.autocrlf=false", "-c", "core.eol=lf")
+    git.run(project.root, *as_committed, "archive", "--format=tar", f"--output={tar}", commit)
     with tarfile.open(tar) as archive:
         archive.extractall(place, filter="data")
     tar.unlink()
@@ -119,6 +124,10 @@ def _lay_code(code: dict[str, Any], project: Project, place: Path) -> None:
         # So that git does not take a repository around the temporary place for its own.
         apart = {"GIT_CEILING_DIRECTORIES": str(place.parent)}
         git.run(place, "apply", "--whitespace=nowarn", env=apart, stdin=code["patch"])
+    laid = lineage.code_files(place)
+    other = [path for path, blob in code["files"].items() if laid.get(path) != blob]
+    if other:
+        raise Gone(f"{', '.join(other)} can't be had again from the commit and the recorded patch")
 
 
 def _lay_input(path: str, md5: str, project: Project, place: Path) -> None:
@@ -136,24 +145,24 @@ def _lay_input(path: str, md5: str, project: Project, place: Path) -> None:
         (place / name).symlink_to(source)
 
 
-def _lay_users_file(path: str, md5: str, project: Project, place: Path) -> None:
-    """A file that the parameters name; a relative path starts at the project's root."""
-    source = Path(path)
-    if not source.is_file() or project.memory.md5(source) != md5:
+def _check_users_file(path: str, md5: str, project: Project) -> None:
+    """A file that the parameters name; it is read where it is."""
+    place = project.root / path
+    if not place.is_file() or project.memory.md5(place) != md5:
         raise Gone(f"{path} (md5 {md5}) is no longer there or has changed")
-    if source.is_relative_to(project.root):
-        target = place / source.relative_to(project.root)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.symlink_to(source)
 
 
-def _run(command: str, place: Path, output: TextIO) -> None:
+def _run(command: str, place: Path, root: Path, output: TextIO) -> None:
     """The stage's own program, with a store of its own so that it adds no run to the project's."""
     words = shlex.split(command)
     arguments = words[words.index("python") + 1 :]
     env = {key: value for key, value in os.environ.items() if not key.startswith("DVC_")}
-    env |= {"PYTHONPATH": str(place / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
-    env.pop("MLFLOW_TRACKING_URI", None)
+    env |= {
+        "PYTHONPATH": str(place / "src"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "DVC_ROOT": str(root),  # where relative paths of the user's own files start
+        "MLFLOW_TRACKING_URI": f"sqlite:///{place / 'mlflow.db'}",
+    }
     output.flush()
     done = subprocess.run(
         [sys.executable, *arguments], cwd=place, env=env, stdout=output, check=False

@@ -1,5 +1,6 @@
 """What DVC and git keep of a project: lock files, cached content, revisions. Reads only."""
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -66,24 +67,27 @@ class Repository:
         text = git.ask(self.root, "show", f"{commit}:{LOCK_FILE}")
         return _lock(text, f"{LOCK_FILE} of {commit[:10]}") if text else {}
 
-    def experiments(self) -> dict[str, str]:
-        """DVC's experiments: name -> commit."""
+    def experiments(self) -> list[tuple[str, str]]:
+        """DVC's experiments: name and commit; two of one name on different commits are two."""
         listing = git.ask(
             self.root, "for-each-ref", "--format=%(objectname) %(refname)", EXPERIMENTS
         )
-        found = {}
+        found = []
         for line in (listing or "").splitlines():
             commit, ref = line.split(" ", 1)
             parts = ref.removeprefix(f"{EXPERIMENTS}/").split("/", 2)
             # refs/exps/<two digits>/<the other 38>/<name>
             if len(parts) == 3 and parts[0] not in EXPERIMENTS_AT_WORK:
-                found[parts[2]] = commit
+                found.append((parts[2], commit))
         return found
 
     def commit(self, name: str) -> str | None:
         """The commit of an experiment or a git revision."""
-        if name in (experiments := self.experiments()):
-            return experiments[name]
+        commits = [commit for each, commit in self.experiments() if each == name]
+        if len(commits) > 1:
+            raise CxrError(f"{name} is the name of {len(commits)} experiments; give the commit")
+        if commits:
+            return commits[0]
         if name.startswith("-"):
             return None
         found = git.ask(self.root, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
@@ -101,7 +105,10 @@ class Repository:
         if not md5.endswith(".dir"):
             return {path: md5}
         try:
-            entries = json.loads(self.object(md5).read_bytes())
+            listing = self.object(md5).read_bytes()
+            if hashlib.md5(listing, usedforsecurity=False).hexdigest() != md5.removesuffix(".dir"):
+                return None
+            entries = json.loads(listing)
             return {f"{path}/{entry['relpath']}": entry["md5"] for entry in entries}
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -148,6 +155,6 @@ def _stage(entry: dict[str, Any]) -> LockedStage:
 
 
 def _digest(item: dict[str, Any]) -> Digest:
-    if not isinstance(item["md5"], str):
+    if item["hash"] != "md5" or not isinstance(item["md5"], str):
         raise TypeError("md5")
     return Digest(item["md5"], item["size"], item.get("nfiles"))

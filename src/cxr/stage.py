@@ -7,6 +7,7 @@ there whole or not at all.
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -29,6 +30,7 @@ from cxr.records import Record
 from cxr.tracking import FAILED, KILLED, Tracker, TrackingError
 
 SCRATCH = ".scratch"
+REFUSED_IN_TAGS = re.compile(r"[^\w./ :-]", re.ASCII)  # by MLflow, in a tag's name
 REFUSALS_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
 
 RAW, PROCESSED, STATISTICS, FEATURES = (
@@ -156,7 +158,7 @@ def _live(
     declared = lineage.declaration(name, folder)
     params = load(folder / PARAMS_FILE)
     device = prepare(params)
-    files = foreign(params, project)
+    files = {_name(path, project): path for path in foreign(params, project)}
 
     def look() -> Facts:
         return lineage.take_facts(declared, folder, files, device)
@@ -209,7 +211,13 @@ def _live(
         for log in logs.values():
             tracker.finish(log, records.tags(record, log, digest.md5), folder.joinpath)
     except TrackingError as error:  # the result stands, and its record says all that MLflow lacks
-        print(f"{name}: note: {error}; the result and its record are kept", file=sys.stderr)
+        print(
+            f"{name}: note: {error}; the result and its record are kept, `cxr sync` tells MLflow",
+            file=sys.stderr,
+        )
+    except KeyboardInterrupt:
+        print(f"{name}: stopped; the result is published, `cxr sync` tells MLflow", file=sys.stderr)
+        sys.exit(130)
 
 
 def _check_own_code(folder: Path) -> None:
@@ -222,10 +230,16 @@ def _check_own_code(folder: Path) -> None:
         )
 
 
+def _name(path: Path, project: Path) -> str:
+    """A user's own file in the record: what lies in the project may move with it."""
+    inside = path.resolve().is_relative_to(project)
+    return path.resolve().relative_to(project).as_posix() if inside else str(path.resolve())
+
+
 def _new_log(name: str, model: str | None, facts: Facts, origin: Origin) -> RunLog:
     trains = name.removeprefix("train-") if name.startswith("train-") else None
     tags = {
-        "cxr.stage": name,
+        records.STAGE_TAG: name,
         "cxr.model": model or trains or "",
         "cxr.data": origin.name,
         "cxr.source": origin.source,
@@ -235,7 +249,10 @@ def _new_log(name: str, model: str | None, facts: Facts, origin: Origin) -> RunL
         "mlflow.source.name": facts.command,
         "mlflow.source.git.commit": facts.code["commit"] or "",
         **{f"cxr.md5.{path}": digest.md5 for path, digest in facts.dependencies.items()},
-        **{f"cxr.md5.{Path(path).name}": md5 for path, md5 in facts.foreign.items()},
+        **{
+            f"cxr.md5.{REFUSED_IN_TAGS.sub('_', Path(path).name)}": md5
+            for path, md5 in facts.foreign.items()
+        },
     }
     datasets = [
         {

@@ -19,8 +19,11 @@ from cxr.tracking import (
     Store,
     StoredRun,
     Tracker,
+    TrackingError,
     artifact_place,
     relocate_artifacts,
+    shown_metrics,
+    shown_params,
     store_uri,
 )
 
@@ -41,6 +44,7 @@ class Sync:
     """What a sync did."""
 
     runs: list[Synced]
+    refused: dict[str, str]  # run ids that MLflow would not take, and why
     n_there: int  # runs that were there already
     n_moved: int  # runs whose artifacts are looked for at their new place
 
@@ -71,25 +75,30 @@ def sync(root: Path, advance: Advance) -> Sync:
             for name in sorted({found.record.data.name for _, found in logs.values()})
         }
         if not trackers:
-            return Sync([], 0, moved)
+            return Sync([], {}, 0, moved)
         store, done = Store(store_uri(project.root)), []
+        refused: dict[str, str] = {}
         for n, (log, found) in enumerate(logs.values(), 1):
             tracker = trackers[found.record.data.name]
-            done.append(_sync(log, found, store.find(log.run_id), tracker, project))
+            try:
+                done.append(_sync(log, found, store, tracker, project))
+            except TrackingError as error:
+                refused[log.run_id] = str(error)
             advance(n, len(logs))
     synced = [one for one in done if one is not None]
-    return Sync(synced, len(done) - len(synced), moved)
+    return Sync(synced, refused, len(done) - len(synced), moved)
 
 
 def _sync(
-    log: RunLog, found: Found, stored: StoredRun | None, tracker: Tracker, project: Project
+    log: RunLog, found: Found, store: Store, tracker: Tracker, project: Project
 ) -> Synced | None:
+    stored = store.find(log.run_id)
     if stored is None:
         how, run_id = "rebuilt", tracker.rebuild(log, _milliseconds(found.record.started))
     elif stored.deleted:
         how, run_id = "restored", stored.run_id
         tracker.restore(run_id)
-    elif stored.status != FINISHED or _lacks_pictures(log, stored):
+    elif stored.status != FINISHED or _lacks(log, stored, store):
         how, run_id = "completed", stored.run_id
     else:
         return None
@@ -102,11 +111,18 @@ def _sync(
     return Synced(log.run_id, log.name, how, run_id, lost)
 
 
-def _lacks_pictures(log: RunLog, stored: StoredRun) -> bool:
+def _lacks(log: RunLog, stored: StoredRun, store: Store) -> bool:
+    """Whether a picture, a parameter, a tag or a point of a curve is not there."""
     folder = stored.artifacts
-    return folder is not None and not all(
-        (folder / artifact_place(path)).exists() for path in log.artifacts
+    pictures = folder is None or all((folder / artifact_place(p)).exists() for p in log.artifacts)
+    named = (
+        log.tags.keys() <= stored.tags.keys() and shown_params(log).keys() <= stored.params.keys()
     )
+    points = all(
+        {step for step, _ in points} <= {step for step, _ in store.history(stored.run_id, name)}
+        for name, points in shown_metrics(log).items()
+    )
+    return not (pictures and named and points)
 
 
 def _picture(path: str, found: Found, project: Project, folder: Path) -> Path | None:

@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlparse
 from filelock import FileLock
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it looks a server up on import
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # seconds instead of minutes
 
 from mlflow import MlflowClient
 from mlflow.entities import (
@@ -35,7 +36,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from cxr.errors import CxrError
 from cxr.lineage import RunLog
-from cxr.records import ORIGINAL_TAG
+from cxr.records import DESCRIPTION_TAG, ORIGINAL_TAG
 
 FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"
 
@@ -56,8 +57,12 @@ WAIT = 2.0  # seconds for a database that is locked
 
 
 def store_uri(root: Path) -> str:
-    """`MLFLOW_TRACKING_URI`, else the sqlite file in the project's root, as an absolute address."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve() / STORE_FILE}"
+    """`MLFLOW_TRACKING_URI`, else the project's own sqlite file; a relative one starts at its root.
+
+    MLflow itself would start at the working directory, which changes from command to command.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{STORE_FILE}"
+    return f"{SQLITE}{root.resolve() / uri[len(SQLITE) :]}" if uri.startswith(SQLITE) else uri
 
 
 class TrackingError(CxrError):
@@ -72,6 +77,7 @@ class StoredRun:
     original_id: str  # of the run that this one was rebuilt from; its own where it was not
     status: str
     deleted: bool  # in MLflow's trash
+    experiment: str
     params: dict[str, str]
     metrics: dict[str, float]  # the last value of each
     tags: dict[str, str]
@@ -88,15 +94,12 @@ class Store:
         with _reported(uri, "read"):
             self._client = MlflowClient(tracking_uri=uri)
             experiments = self._client.search_experiments(view_type=ViewType.ALL)
-        self._experiments = [each.experiment_id for each in experiments]
-        self._places = [each.artifact_location for each in experiments if each.name != "Default"]
+        self._names = {each.experiment_id: each.name for each in experiments}
+        self._places = [(each.name, each.artifact_location) for each in experiments]
 
     def strays(self, root: Path) -> bool:
         """Whether our own store looks for artifacts elsewhere: its folder was moved or copied."""
-        here = root.resolve() / ARTIFACTS_FOLDER
-        return uses_own_store() and not all(
-            Path(unquote(urlparse(place).path)).is_relative_to(here) for place in self._places
-        )
+        return uses_own_store() and any(_strays(name, place, root) for name, place in self._places)
 
     @classmethod
     def open(cls, root: Path) -> "Store | None":
@@ -111,9 +114,9 @@ class Store:
 
     def find(self, run_id: str) -> StoredRun | None:
         """The run of an id, or the one that was rebuilt from it."""
-        return self._one(f"attributes.run_id = '{run_id}'") or self._one(
-            f"tags.`{ORIGINAL_TAG}` = '{run_id}' and attributes.status = '{FINISHED}'"
-        )
+        own = self._search(f"attributes.run_id = '{run_id}'")
+        found = own or self._search(f"tags.`{ORIGINAL_TAG}` = '{run_id}'")
+        return min(found, key=lambda run: (run.deleted, run.status != FINISHED), default=None)
 
     def starting_with(self, prefix: str) -> list[StoredRun]:
         """The runs whose id, or the id of the run they were rebuilt from, starts so."""
@@ -126,16 +129,12 @@ class Store:
             points = self._client.get_metric_history(run_id, metric)
         return sorted((point.step, point.value) for point in points)
 
-    def _one(self, query: str) -> StoredRun | None:
-        found = self._search(query)
-        return min(found, key=lambda run: run.deleted) if found else None
-
     def _search(self, query: str) -> list[StoredRun]:
         with _reported(self._uri, "read"):
             found = self._client.search_runs(
-                self._experiments, query, run_view_type=ViewType.ALL, max_results=MOST_RUNS
+                list(self._names), query, run_view_type=ViewType.ALL, max_results=MOST_RUNS
             )
-        return [_stored(run) for run in found]
+        return [_stored(run, self._names[run.info.experiment_id]) for run in found]
 
 
 class Tracker:
@@ -190,6 +189,11 @@ class Tracker:
         with _reported(self._uri, "written"):
             self._log_params(log, run_id)
             self._log_missing_metrics(log, run_id, at)
+            there = self._client.get_run(run_id)
+            # A description that a person has edited stays.
+            tags = {
+                k: v for k, v in tags.items() if k != DESCRIPTION_TAG or k not in there.data.tags
+            }
             named = [RunTag(key, value) for key, value in (log.tags | tags).items()]
             self._client.log_batch(run_id, tags=named)
             self._log_datasets(log, run_id)
@@ -198,7 +202,8 @@ class Tracker:
                 if place is not None:
                     inside = None if folder == "." else folder
                     self._client.log_artifact(run_id, str(place), inside)
-            self._client.set_terminated(run_id, FINISHED, at)
+            if there.info.status != FINISHED:
+                self._client.set_terminated(run_id, FINISHED, at)
 
     def abandon(self, log: RunLog, status: str, reason: str) -> None:
         """Close a run that has no result, with the reason where people look for it."""
@@ -253,9 +258,7 @@ class Tracker:
                 self._client.restore_experiment(found.experiment_id)
             return str(found.experiment_id)
         # A store of ours keeps its artifacts beside it; a server knows where its own go.
-        place = (
-            None if not uses_own_store() else (root.resolve() / ARTIFACTS_FOLDER / name).as_uri()
-        )
+        place = None if not uses_own_store() else _artifacts(root, name).as_uri()
         return str(self._client.create_experiment(name, artifact_location=place))
 
 
@@ -284,23 +287,42 @@ def relocate_artifacts(root: Path) -> int:
     file = _sqlite_file(store_uri(root))
     if file is None or not file.exists() or not uses_own_store():
         return 0
-    here = (root.resolve() / ARTIFACTS_FOLDER).as_uri()
     moved = 0
-    with closing(sqlite3.connect(file, timeout=WAIT)) as base, base:
-        places = base.execute("SELECT artifact_location FROM experiments").fetchall()
-        for (place,) in places:
-            there, middle, _ = place.rpartition(f"/{ARTIFACTS_FOLDER}/")
-            there += middle.rstrip("/")
-            if not middle or there in (here, unquote(urlparse(here).path)):
-                continue
-            for table, column in ADDRESSES:
-                done = base.execute(
-                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) "  # noqa: S608 - ours
-                    f"WHERE substr({column}, 1, ?) = ?",
-                    (here, len(there) + 1, len(there) + 1, f"{there}/"),
-                )
-                moved += done.rowcount if table == "runs" else 0
+    with (
+        _reported(store_uri(root), "written"),
+        closing(sqlite3.connect(file, timeout=WAIT)) as base,
+        base,
+    ):
+        places = base.execute("SELECT name, artifact_location FROM experiments").fetchall()
+        for name, place in places:
+            if _strays(name, place, root):
+                moved += _redirect(base, place, _artifacts(root, name).as_uri())
     return moved
+
+
+def _redirect(base: sqlite3.Connection, there: str, here: str) -> int:
+    """Rewrite an experiment's address and those of all its runs; how many runs."""
+    n_runs = 0
+    for table, column in ADDRESSES:
+        done = base.execute(
+            f"UPDATE {table} SET {column} = ? || substr({column}, ?) "  # noqa: S608 - ours
+            f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
+            (here, len(there) + 1, there, len(there) + 1, f"{there}/"),
+        )
+        n_runs += done.rowcount if table == "runs" else 0
+    return n_runs
+
+
+def _strays(name: str, place: str, root: Path) -> bool:
+    """Whether artifacts that our own store laid down are here, and looked for elsewhere."""
+    address, here = urlparse(place), _artifacts(root, name)
+    there = Path(unquote(address.path))
+    ours = address.scheme in ("", "file") and there.parts[-2:] == here.parts[-2:]
+    return ours and there != here and here.is_dir()
+
+
+def _artifacts(root: Path, experiment: str) -> Path:
+    return root.resolve() / ARTIFACTS_FOLDER / experiment
 
 
 def uses_own_store() -> bool:
@@ -322,12 +344,12 @@ def _quiet() -> None:
 def _reported(uri: str, verb: str) -> Iterator[None]:
     try:
         yield
-    except (MlflowException, SQLAlchemyError, OSError) as error:
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
         raise TrackingError(f"MLflow's store {uri} can't be {verb}: {_first_line(error)}") from None
 
 
 def _sqlite_file(uri: str) -> Path | None:
-    return Path(uri.removeprefix(SQLITE)).resolve() if uri.startswith(SQLITE) else None
+    return Path(uri.removeprefix(SQLITE).split("?")[0]) if uri.startswith(SQLITE) else None
 
 
 def _check_sqlite(file: Path, uri: str) -> None:
@@ -347,7 +369,7 @@ def _check_sqlite(file: Path, uri: str) -> None:
         ) from None
 
 
-def _stored(run: Run) -> StoredRun:
+def _stored(run: Run, experiment: str) -> StoredRun:
     uri = urlparse(run.info.artifact_uri)
     inputs = run.inputs.dataset_inputs if run.inputs else []
     return StoredRun(
@@ -355,6 +377,7 @@ def _stored(run: Run) -> StoredRun:
         original_id=run.data.tags.get(ORIGINAL_TAG, run.info.run_id),
         status=run.info.status,
         deleted=run.info.lifecycle_stage == LifecycleStage.DELETED,
+        experiment=experiment,
         params=dict(run.data.params),
         metrics=dict(run.data.metrics),
         tags=dict(run.data.tags),

@@ -12,10 +12,11 @@ from typing import Any
 from cxr import lineage, records
 from cxr.archive import Found
 from cxr.audit import files, making, runs
-from cxr.audit.finding import Finding, Verdict, Where, fails, note, worst
+from cxr.audit.finding import Finding, Verdict, Where, fails, note, some, worst
 from cxr.audit.project import Project
 from cxr.errors import CxrError
-from cxr.records import Record
+from cxr.records import STAGE_TAG, Record
+from cxr.repository import LOCK_FILE
 from cxr.tracking import FINISHED
 
 __all__ = [
@@ -103,24 +104,24 @@ class Auditor:
     def everything(self) -> Audit:
         """All results of the working copy, and those of every experiment."""
         project, archive = self._project, self._project.archive
-        experiments = [
-            found
-            for commit in project.repository.experiments().values()
-            for found in archive.at(project.repository.lock_at(commit)).values()
-        ]
-        lost = [stage for stage in project.lock if stage not in archive.current]
-        if not (archive.current or lost or experiments):
+        findings = self._without_record()
+        experiments: list[Found] = []
+        for name, commit in project.repository.experiments():
+            lock = project.repository.lock_at(commit)
+            experiments += archive.at(lock).values()
+            findings += self._lost(name, archive.lost(lock))
+        if not (archive.current or findings or experiments):
             raise CxrError(f"{project.root} holds no results yet; `dvc repro` makes some")
-        findings = [
-            fails(Where.RECORD, f"{records.path_of(stage)} is missing", "dvc pull")
-            for stage in lost
-        ]
         return self._audit("everything", [*archive.current.values(), *experiments], findings)
 
     def output(self, path: Path) -> Audit:
         """What made a file or folder of the working copy."""
         project = self._project
-        name = path.resolve().relative_to(project.root).as_posix()
+        # The last part is not resolved: DVC may have linked it to its cache.
+        place = path.parent.resolve() / path.name
+        if not place.is_relative_to(project.root):
+            raise CxrError(f"{path} lies outside of {project.root}")
+        name = place.relative_to(project.root).as_posix()
         makers = [
             each.stage
             for each in project.declared.values()
@@ -131,8 +132,8 @@ class Auditor:
         ]
         if not makers:
             raise CxrError(
-                f"{name} is no output of a stage; data/, models/, predictions/, decisions/, "
-                "reports/ and records/ hold what stages make"
+                f"{name} is no output of a stage and no run id; data/, models/, predictions/, "
+                "decisions/, reports/ and records/ hold what stages make"
             )
         for stage in makers:
             if stage not in project.archive.current:
@@ -146,6 +147,36 @@ class Auditor:
         """What a run made, by its id or a unique start of one."""
         found, run_id = find_run(text, self._project)
         return self._audit(f"run {run_id}", [found], [])
+
+    def _without_record(self) -> list[Finding]:
+        """Stages of dvc.lock whose record is neither on disk nor in the cache."""
+        findings, project = [], self._project
+        for stage in project.lock.keys() - project.archive.current.keys():
+            path = records.path_of(stage)
+            if stage not in project.declared:
+                says = f"{LOCK_FILE} has a stage {stage} that dvc.yaml does not have"
+                findings.append(fails(Where.LOCK, says, f"git checkout -- {LOCK_FILE}"))
+            elif path in project.declared[stage].outputs:
+                findings.append(fails(Where.RECORD, f"{path} is missing", "dvc pull"))
+        return findings
+
+    def _lost(self, experiment: str, lost: dict[str, str]) -> list[Finding]:
+        """Records of an experiment that the cache lacks, or has damaged."""
+        places = {stage: self._project.repository.object(md5) for stage, md5 in lost.items()}
+        damaged = [stage for stage, place in places.items() if place.exists()]
+        absent = [stage for stage in lost if stage not in damaged]
+        findings = [
+            fails(
+                Where.CACHE,
+                f"the cached record of {stage} in experiment {experiment} is damaged "
+                f"({places[stage]})",
+            )
+            for stage in damaged
+        ]
+        if absent:
+            says = f"the cache lacks the records of {some(absent)} in experiment {experiment}"
+            findings.append(note(Where.CACHE, says, "dvc fetch --all-commits"))
+        return findings
 
     def _audit(self, target: str, asked: list[Found], findings: list[Finding]) -> Audit:
         store = self._project.store
@@ -164,7 +195,7 @@ class Auditor:
         if key not in self._nodes:
             made_from: dict[str, Node | None] = {}
             for path, md5 in found.record.facts.inputs.items():
-                maker = self._project.archive.maker(path, md5)
+                maker = self._project.archive.maker(path, md5, found)
                 if maker and maker.current and not found.current:
                     maker = replace(maker, current=False)
                 made_from[path] = self._node(maker) if maker else None
@@ -223,12 +254,16 @@ def find_run(text: str, project: Project) -> tuple[Found, str]:
     run_id = ids.pop()
     run = stored.get(run_id)
     named = archive.of_md5(run.tags.get(records.RECORD_TAG, "")) if run else None
-    found = next((f for f in archive.current.values() if run_id in f.record.run_ids), named)
+    found = next((f for f in archive.current.values() if run_id in f.record.run_ids), None)
+    if found is None and named is not None and run_id in named.record.run_ids:
+        found = named
     found = found or archive.run(run_id)
     if found is None:
         if run and run.status != FINISHED:
             why = run.tags.get("cxr.failure", "it did not come to its end")
             raise CxrError(f"run {run_id} is {run.status} and made no result: {why}")
+        if run and STAGE_TAG not in run.tags:
+            raise CxrError(f"run {run_id} was made by no stage of this pipeline")
         raise CxrError(
             f"the record of run {run_id} is not in DVC's cache; `dvc fetch` may bring it"
         )

@@ -6,7 +6,7 @@ from typing import Any
 
 from cxr import lineage, records
 from cxr.archive import Found
-from cxr.audit.finding import Finding, Where, fails, holds, note, some
+from cxr.audit.finding import Finding, Where, fails, holds, note, same, some
 from cxr.audit.project import Project
 from cxr.lineage import Digest
 from cxr.params import flatten
@@ -23,7 +23,10 @@ def on_disk(found: Found, project: Project) -> list[Finding]:
         elif project.digest(path).md5 != digest.md5:
             how = _how(path, digest, project)
             says = f"{path} is not what {found.record.stage} wrote: {how}"
-            findings.append(fails(Where.FILES, says, f"dvc checkout --force {path}"))
+            mend = f"dvc checkout --force {path}"
+            if found.locked and found.locked.outputs.get(path) != digest:
+                mend = f"git checkout -- {LOCK_FILE} && {mend}"
+            findings.append(fails(Where.FILES, says, mend))
     n = sum(digest.nfiles or 1 for digest in found.record.outputs.values())
     return findings or [holds(Where.FILES, f"{n} files are as {found.record.stage} wrote them")]
 
@@ -38,7 +41,8 @@ def in_cache(found: Found, project: Project) -> list[Finding]:
             missing += 1
         elif project.memory.md5(place) != md5.removesuffix(".dir"):
             says = f"the cached copy of {name} is damaged ({place})"
-            findings.append(fails(Where.CACHE, says, f"rm -f '{place}' && {_refill(found)}"))
+            mend = f"rm -f '{place}' && {_refill(found)}" if _has_own(name, md5, project) else None
+            findings.append(fails(Where.CACHE, says, mend))
     if missing:
         says = f"DVC's cache lacks {missing} of {n} files"
         findings.append(note(Where.CACHE, says, _refill(found)))
@@ -96,6 +100,14 @@ def _cached_names(found: Found, project: Project) -> Iterator[tuple[str, str]]:
         yield from (project.repository.content(path, digest.md5) or {}).items()
 
 
+def _has_own(path: str, md5: str, project: Project) -> bool:
+    """Whether the working copy has the content apart from the cache, which it may be linked to."""
+    here, cached = project.root / path, project.repository.object(md5)
+    if not here.is_file():
+        return here.is_dir() and project.digest(path).md5 == md5
+    return not here.samefile(cached) and project.memory.md5(here) == md5
+
+
 def _refill(found: Found) -> str:
     return (
         f"dvc commit --force {found.record.stage}" if found.current else "dvc fetch --all-commits"
@@ -137,7 +149,7 @@ def _differences(locked: dict[str, Any], made: dict[str, Any]) -> list[str]:
     return [
         f"{name} is {_value(locked.get(name))}, the record says {_value(made.get(name))}"
         for name in {**locked, **made}
-        if locked.get(name) != made.get(name)
+        if not same(locked.get(name), made.get(name))
     ]
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 SHOWN = 3  # names in a sentence; the rest is counted
 
@@ -55,6 +56,11 @@ def fails(where: Where, says: str, mend: str | None = None) -> Finding:
 def worst(verdicts: Iterable[Verdict]) -> Verdict:
     """The worst of them; nothing to find fault with holds."""
     return max(verdicts, key=list(Verdict).index, default=Verdict.HOLDS)
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two values of JSON or YAML are equal; to Python true is 1."""
+    return bool(a == b) and isinstance(a, bool) == isinstance(b, bool)
 
 
 def some(names: Iterable[str]) -> str:

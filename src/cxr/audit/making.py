@@ -1,12 +1,14 @@
 """What a result was made from, held against what there is now."""
 
+from contextlib import suppress
 from typing import Any
 
 from cxr import lineage
 from cxr.archive import Found
-from cxr.audit.finding import Finding, Where, fails, holds, note, some
+from cxr.audit.finding import Finding, Where, fails, holds, note, same, some
 from cxr.audit.project import Project
 from cxr.data import source, splits
+from cxr.errors import CxrError
 from cxr.lineage import CODE, DECIDING_PACKAGES, PIPELINE_FILE
 from cxr.params import PARAMS_FILE
 from cxr.stage import RAW
@@ -19,11 +21,11 @@ def parameters(found: Found, project: Project) -> list[Finding]:
     made = found.record.facts.params
     declared = project.declared.get(found.record.stage)
     if found.current and declared is not None:
-        now = lineage.select(project.params, declared.params)
+        now = _selected(project.params, declared.params)
         changed = [
             f"{name} is {now.get(name)!r} in {PARAMS_FILE}, this was made with {made.get(name)!r}"
             for name in {**made, **now}
-            if now.get(name) != made.get(name)
+            if not same(now.get(name), made.get(name))
         ]
         if changed:
             return [fails(Where.PARAMETERS, each, REPRO) for each in changed]
@@ -87,6 +89,9 @@ def sources(found: Found, project: Project) -> list[Finding]:
         place = project.root / path
         if not place.is_file():
             findings.append(note(Where.SOURCE, f"{path} (md5 {md5}) is not on this machine"))
+        elif project.memory.md5(place) != md5 and not found.current:
+            says = f"{path} has changed since (md5 {md5} then)"
+            findings.append(note(Where.SOURCE, says))
         elif project.memory.md5(place) != md5:
             says = f"{path} has changed since: md5 {project.memory.md5(place)}, was {md5}"
             findings.append(fails(Where.SOURCE, says, f"dvc repro --force {found.record.stage}"))
@@ -102,6 +107,15 @@ def inputs(found: Found, project: Project) -> list[Finding]:
     if not found.current:
         return []
     return _made_anew(found, project) + _strangers(found, project)
+
+
+def _selected(params: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    """The values that are there; a key that was taken out is a change like any other."""
+    found: dict[str, Any] = {}
+    for key in keys:
+        with suppress(CxrError):
+            found |= lineage.select(params, (key,))
+    return found
 
 
 def _grouped(made: dict[str, Any]) -> str:
@@ -143,15 +157,25 @@ def _edits(found: Found, project: Project) -> list[Finding]:
     for path in sorted(then.keys() | now.keys()):
         if then.get(path) == now.get(path):
             continue
-        if path not in now:
-            how = "is gone"
+        if path in facts["edited"] and now.get(path) == project.committed.get(path):
+            how = "was edited when this was made, and is as committed now"
+        elif path not in now:
+            how = "is gone since this was made"
         elif path not in then:
-            how = "is new"
+            how = "is new since this was made"
         elif now[path] == project.committed.get(path):
-            how = "was changed by a commit"
+            how = "was changed by a commit since this was made"
         else:
-            how = "was edited (not committed)"
-        findings.append(fails(Where.CODE, f"{path} {how} since this was made", REPRO))
+            how = "was edited (not committed) since this was made"
+        findings.append(fails(Where.CODE, f"{path} {how}", REPRO))
+    for place in places:
+        digest = found.record.facts.dependencies[place]
+        known = any(lineage.inside(path, (place,)) for path in then.keys() | now.keys())
+        if findings or not known or not (project.root / place).exists():
+            continue
+        if project.digest(place).md5 != digest.md5:
+            says = f"{place} has other files beside its code than when this was made"
+            findings.append(fails(Where.CODE, says, REPRO))
     return findings
 
 
@@ -188,7 +212,8 @@ def _made_anew(found: Found, project: Project) -> list[Finding]:
 
 def _strangers(found: Found, project: Project) -> list[Finding]:
     """Files beside the outputs of other stages in a folder that this stage reads whole."""
-    outputs = tuple(path for each in project.declared.values() for path in each.outputs)
+    declared = (path for each in project.declared.values() for path in each.outputs)
+    outputs = (*declared, *(path for each in project.lock.values() for path in each.outputs))
     strange = []
     for folder in found.record.facts.dependencies:
         if lineage.inside(folder, (*CODE, *outputs)) or not (project.root / folder).is_dir():

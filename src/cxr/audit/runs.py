@@ -10,6 +10,8 @@ from cxr.lineage import RunLog, md5_of_file
 from cxr.tracking import FINISHED, Store, StoredRun, artifact_place, shown_metrics, shown_params
 
 SYNC = "cxr sync"
+LACKS = "MLflow lacks"
+SYSTEM = "system/"  # MLflow's own metrics of the machine
 
 
 def in_mlflow(found: Found, project: Project) -> list[Finding]:
@@ -32,11 +34,19 @@ def _run(log: RunLog, found: Found, project: Project, store: Store) -> list[Find
         return [note(Where.MLFLOW, f"{title} is {stored.status} in MLflow, yet has a result", SYNC)]
     wrong = [
         *_mapping("parameter", shown_params(log), stored.params),
-        *_mapping("tag", {**log.tags, records.RECORD_TAG: found.digest.md5}, stored.tags),
+        *_mapping(
+            "tag", {**log.tags, records.RECORD_TAG: found.digest.md5}, _held(stored.tags, log)
+        ),
         *_mapping("data set", {e["name"]: e["digest"] for e in log.datasets}, stored.datasets),
         *_metrics(log, stored, store),
     ]
-    findings = [fails(Where.MLFLOW, f"{title}: {each}") for each in wrong]
+    # What MLflow lacks can be told again; what it has otherwise can't be taken back.
+    findings = [
+        fails(Where.MLFLOW, f"{title}: {each}", SYNC if LACKS in each else None) for each in wrong
+    ]
+    if stored.experiment != found.record.data.name:
+        says = f"{title} stands in experiment {stored.experiment}, not {found.record.data.name}"
+        findings.append(note(Where.MLFLOW, says))
     if not store.strays(project.root):
         findings += _pictures(title, log, stored, found, project)
     if findings:
@@ -47,10 +57,16 @@ def _run(log: RunLog, found: Found, project: Project, store: Store) -> list[Find
 
 
 def _mapping(what: str, recorded: dict[str, str], shown: dict[str, str]) -> list[str]:
-    return [
-        f"{what} {key} is {shown.get(key)}, the record says {value}"
-        for key, value in recorded.items()
-        if shown.get(key) != value
+    wrong = []
+    for key, value in recorded.items():
+        if key not in shown:
+            wrong.append(f"{LACKS} {what} {key}, the record says {value}")
+        elif shown[key] != value:
+            wrong.append(f"{what} {key} is {shown[key]}, the record says {value}")
+    return wrong + [
+        f"{what} {key} is {value}, the record has none"
+        for key, value in shown.items()
+        if key not in recorded
     ]
 
 
@@ -60,17 +76,32 @@ def _metrics(log: RunLog, stored: StoredRun, store: Store) -> list[str]:
     for key, points in shown_metrics(log).items():
         last, shown = points[-1][1], stored.metrics.get(key)
         history = store.history(stored.run_id, key)
-        if shown is None or not math.isclose(shown, last):
+        if shown is None:
+            wrong.append(f"{LACKS} metric {key}, the record says {last}")
+        elif not math.isclose(shown, last):
             wrong.append(f"metric {key} is {shown}, the record says {last}")
         elif [step for step, _ in history] != [step for step, _ in points]:
-            wrong.append(f"metric {key} has {len(history)} points, the record {len(points)}")
+            count = f"{len(history)} points of metric {key}, the record has {len(points)}"
+            wrong.append(f"{LACKS if len(history) < len(points) else 'has'} {count}")
         else:
             wrong += [
                 f"metric {key} is {value} at step {step}, the record says {recorded}"
                 for (step, value), (_, recorded) in zip(history, points, strict=True)
                 if not math.isclose(value, recorded)
             ]
-    return wrong
+    extra = stored.metrics.keys() - shown_metrics(log).keys()
+    return wrong + [
+        f"metric {key} is {stored.metrics[key]}, the record has none"
+        for key in sorted(extra)
+        if not key.startswith(SYSTEM)
+    ]
+
+
+def _held(tags: dict[str, str], log: RunLog) -> dict[str, str]:
+    """The tags that a record answers for; people may set others."""
+    ours = {key: value for key, value in tags.items() if key.startswith("cxr.") or key in log.tags}
+    ours.pop(records.ORIGINAL_TAG, None)
+    return ours
 
 
 def _pictures(
@@ -83,7 +114,7 @@ def _pictures(
         place = stored.artifacts / artifact_place(path)
         expected = project.md5_of(found, path)
         if not place.exists():
-            findings.append(note(Where.MLFLOW, f"{title}: MLflow lacks {path}", SYNC))
+            findings.append(note(Where.MLFLOW, f"{title}: {LACKS} {path}", SYNC))
         elif expected is not None and md5_of_file(place) != expected:
             findings.append(fails(Where.MLFLOW, f"{title}: MLflow's {path} is another ({place})"))
     return findings

@@ -383,7 +383,8 @@ CASES = [
               sql("UPDATE tags SET value = 'mine' WHERE key = 'mlflow.note.content'")), HOLDS),
     Case("a run moved into another experiment",
          both(sql("INSERT INTO experiments SELECT 9, 'chestmnist-28', 'file:///x', "
-                  "lifecycle_stage, creation_time, last_update_time, workspace FROM experiments LIMIT 1"),
+                  "lifecycle_stage, creation_time, last_update_time, workspace "
+                  "FROM experiments LIMIT 1"),
               sql("UPDATE runs SET experiment_id = 9 WHERE name = 'evaluate-vit'")), NOTE,
          stages("mlflow", "evaluate"), "stands in experiment chestmnist-28"),
     Case("the record that MLflow names",
@@ -397,7 +398,7 @@ CASES = [
     Case("an experiment's record gone from the cache", lose_experiment, NOTE,
          stages("cache", PROJECT), "lacks the records of train-cnn in experiment fast"),
     Case("the cache emptied", delete(".dvc/cache/files"), NOTE,
-         stages("cache", *STAGES), "DVC's cache lacks"),
+         stages("cache", *STAGES, PROJECT), "DVC's cache lacks"),
     Case("a cached file damaged", damage_cache, FAILS,
          stages("cache", "evaluate"), "the cached copy of reports/auroc.png is damaged"),
 ]  # fmt: skip

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 from cxr import audit, git, lineage, params, records
 from cxr.archive import Found
 from cxr.audit.project import Project
+from cxr.errors import CxrError
 from cxr.lineage import Code
 from cxr.params import PARAMS_FILE
 from cxr.records import Record
@@ -123,7 +124,10 @@ def _lay_code(code: Code, project: Project, place: Path) -> None:
     if code["patch"]:
         # So that git does not take a repository around the temporary place for its own.
         apart = {"GIT_CEILING_DIRECTORIES": str(place.parent)}
-        git.run(place, "apply", "--whitespace=nowarn", env=apart, stdin=code["patch"])
+        try:
+            git.run(place, "apply", "--whitespace=nowarn", env=apart, stdin=code["patch"])
+        except CxrError as error:
+            raise Gone(f"the recorded patch does not apply: {error}") from None
     laid = lineage.code_files(place)
     other = [path for path, blob in code["files"].items() if laid.get(path) != blob]
     if other:

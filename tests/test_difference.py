@@ -133,10 +133,14 @@ def test_a_change_in_one_stage_alone_names_it(made: Pipeline) -> None:
     assert "seed is 0 in HEAD and 1 in workspace for train-vit" in answer["sentence"]
 
 
-def test_runs_of_different_stages_say_so(made: Pipeline) -> None:
+def test_runs_of_different_things_say_so(made: Pipeline) -> None:
     answer = diff(made, made.run_id("train-cnn"), made.run_id("train-vit"))
     assert answer["parameters"] == []
-    assert "different stages, train-cnn and train-vit" in answer["sentence"]
+    assert "different things, train-cnn and train-vit" in answer["sentence"]
     assert answer["alone"] == [
         f"train-cnn is only in {answer['a']}", f"train-vit is only in {answer['b']}",
     ]  # fmt: skip
+    of_cnn, _, of_vit = (log["run_id"] for log in made.json("records/evaluate.json")["runs"])
+    answer = diff(made, of_cnn, of_vit)
+    assert "test/macro_auroc" in names(answer["results"])
+    assert "different things, evaluate-cnn and evaluate-vit" in answer["sentence"]

@@ -246,10 +246,10 @@ def _sentence(left: Side, right: Side, changes: dict[str, list[Change]], common:
     )
     if not common:
         return "The two have no metric in common."
-    if left.stage != right.stage:
+    if left.run != right.run:
         return (
-            f"The two are runs of different stages, {left.stage} and {right.stage}; compared is "
-            "what both were made from."
+            f"The two are runs of different things, {left.run} and {right.run}; compared is what "
+            "both were made from."
         )
     if not changes["results"]:
         if not causes:

@@ -3,7 +3,7 @@
 import json
 import os
 import subprocess
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -207,7 +207,7 @@ def test_device_and_packages_decide_and_mlflow_does_not(project: Path) -> None:
 
 
 def test_facts_are_json(project: Path) -> None:
-    assert json.loads(json.dumps(facts(project).as_json()))["dependencies"]["data"] == {
+    assert json.loads(json.dumps(asdict(facts(project))))["dependencies"]["data"] == {
         "md5": lineage.digest(project / "data").md5, "size": 3, "nfiles": 1,
     }  # fmt: skip
 

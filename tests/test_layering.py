@@ -15,7 +15,7 @@ FLOORS = (
     {"lineage", "progress"},
     {"data", "hashes", "repository"},
     {"models", "records"},
-    {"augment", "metrics"},
+    {"augment", "intervals", "metrics"},
     {"cam", "features", "training"},
     {"plots", "tracking"},
     {"archive", "stage"},

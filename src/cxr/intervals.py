@@ -1,0 +1,194 @@
+"""How sure a number is: bootstrap intervals, DeLong's variance, paired comparisons.
+
+A resample draws units with replacement: patients where they are known, since the images of one
+patient are alike, and images where they are not. Every model and label is measured on the same
+resamples, so that differences are paired.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+from scipy.special import expit, logit
+from scipy.stats import norm, rankdata
+
+Floats = npt.NDArray[np.floating[Any]]
+Doubles = npt.NDArray[np.float64]
+Labels = npt.NDArray[np.uint8]
+
+LEVEL = 0.95
+EDGE = 1e-6  # of an area
+BLOCK = 256  # resamples at once: what stays in a processor's cache beside the images
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Resamples:
+    """How often each image stands in each resample: (N, B)."""
+
+    counts: npt.NDArray[np.uint16]
+    unit: Literal["image", "patient"]
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """AUROC and average precision of every label on every resample: (B, L), NaN if undefined."""
+
+    auroc: Doubles
+    ap: Doubles
+
+
+def draw(n: int, patients: npt.NDArray[Any] | None, n_resamples: int, seed: int) -> Resamples:
+    """Draw resamples of `n` images, by patient where `patients` (N,) names them."""
+    rng = np.random.default_rng(seed)
+    unit_of_image = (
+        np.arange(n) if patients is None else np.unique(patients, return_inverse=True)[1]
+    )
+    n_units = int(unit_of_image.max()) + 1
+    counts = np.empty((n, n_resamples), np.uint16)
+    for column in counts.T:
+        drawn = np.bincount(rng.integers(0, n_units, n_units), minlength=n_units)
+        column[:] = drawn[unit_of_image]
+    return Resamples(counts, "image" if patients is None else "patient")
+
+
+def resample(
+    labels: Labels, scores: list[Floats], resamples: Resamples, progress: Progress
+) -> list[Resampled]:
+    """Measure every label of every model on every resample.
+
+    Equal to sklearn's `roc_auc_score` and `average_precision_score` with the counts as weights, ties
+    included, for what would take them an hour: a label is sorted once, and between two neighbouring
+    positives only the number of negatives matters, which a sparse product counts for all resamples.
+
+    Parameters
+    ----------
+    labels : (N, L) of 0 and 1.
+    scores : of each model, (N, L).
+    """
+    n_resamples, n_labels = resamples.counts.shape[1], labels.shape[1]
+    counters = [
+        [_Counter.of(y, s) for y, s in zip(labels.T, model.T, strict=True)] for model in scores
+    ]
+    shape = (n_resamples, n_labels)
+    results = [Resampled(np.full(shape, np.nan), np.full(shape, np.nan)) for _ in scores]
+    for start in range(0, n_resamples, BLOCK):
+        counts = resamples.counts[:, start : start + BLOCK].astype(np.float32)
+        rows = slice(start, start + counts.shape[1])
+        positive = labels.T.astype(np.float32) @ counts
+        negative = counts.sum(axis=0) - positive
+        for model, result in zip(counters, results, strict=True):
+            for label, counter in enumerate(model):
+                if counter is not None:
+                    areas, precisions = counter.measure(counts, positive[label], negative[label])
+                    result.auroc[rows, label], result.ap[rows, label] = areas, precisions
+        progress(rows.stop, n_resamples)
+    return results
+
+
+@dataclass(frozen=True)
+class _Counter:
+    """Counts, for each distinct score of a positive, what stands there and just above it."""
+
+    n: int  # distinct scores of positives
+    matrix: Any  # sparse (3 n, N): positives there, negatives there, negatives above
+
+    @classmethod
+    def of(cls, y: Labels, scores: Floats) -> "_Counter | None":
+        if not 0 < y.sum() < len(y):
+            return None
+        # From the highest score down, so that rank 0 is the best of the positives.
+        levels = np.unique(-scores[y == 1].astype(np.float64))
+        first = np.searchsorted(levels, -scores, side="left")
+        there = (first < len(levels)) & (levels[np.minimum(first, len(levels) - 1)] == -scores)
+        row = np.where(y == 1, first, np.where(there, first + len(levels), first + 2 * len(levels)))
+        counted = first < len(levels)  # a negative below every positive costs nothing
+        columns = np.flatnonzero(counted)
+        ones = np.ones(len(columns), np.float32)
+        shape = (3 * len(levels), len(y))
+        return cls(len(levels), sparse.csr_matrix((ones, (row[counted], columns)), shape=shape))
+
+    def measure(
+        self, counts: Floats, positive: Floats, negative: Floats
+    ) -> tuple[Doubles, Doubles]:
+        """AUROC and average precision of each resample, NaN where a class is not in it."""
+        found = np.asarray(self.matrix @ counts).reshape(3, self.n, -1)
+        positives, ties, above = found
+        # Counts stay whole and below 2 ** 24, so single precision is exact.
+        before = np.cumsum(ties + above, axis=0) - ties
+        true = np.cumsum(positives, axis=0)
+        called = true + before + ties
+        with np.errstate(invalid="ignore", divide="ignore"):
+            lost = np.einsum("kb,kb->b", positives, before + ties / 2, dtype=np.float64)
+            areas = 1 - lost / (positive.astype(np.float64) * negative)
+            precision = np.zeros(true.shape)
+            np.divide(true, called, out=precision, where=called > 0, dtype=np.float64)
+            precisions = np.einsum("kb,kb->b", positives, precision, dtype=np.float64) / positive
+        undefined = (positive == 0) | (negative == 0)
+        areas[undefined] = precisions[undefined] = np.nan
+        return areas, precisions
+
+
+def interval(value: float, resampled: Doubles) -> tuple[float, float]:
+    """Interval of an area under a curve, by its resamples' standard error on the logit scale.
+
+    On that scale the resamples are nearly normal; their percentiles miss a high area too often when
+    positives are few (docs/evaluation.md has the coverage of both).
+    """
+    defined = resampled[~np.isnan(resampled)]
+    if len(defined) < 2 or np.isnan(value):
+        return float("nan"), float("nan")
+    return _around(value, float(np.std(_logit(defined), ddof=1)))
+
+
+def delong(y: Labels, scores: Floats) -> tuple[Doubles, Doubles]:
+    """AUROC of each model on one label, and their covariance.
+
+    DeLong, DeLong and Clarke-Pearson, "Comparing the areas under two or more correlated receiver
+    operating characteristic curves", 1988, by midranks as in Sun and Xu, 2014. Images must be
+    independent.
+
+    Parameters
+    ----------
+    y : (N,) of 0 and 1, both of them there.
+    scores : (M, N), one row a model.
+
+    Returns
+    -------
+    (M,) areas and (M, M) covariance, NaN with fewer than two of a class.
+    """
+    positive, negative = scores[:, y == 1], scores[:, y == 0]
+    m, n = positive.shape[1], negative.shape[1]
+    together = rankdata(np.hstack([positive, negative]), axis=1)
+    # Of each positive the share of negatives below it, and of each negative of positives above it.
+    by_positive = (together[:, :m] - rankdata(positive, axis=1)) / n
+    by_negative = 1 - (together[:, m:] - rankdata(negative, axis=1)) / m
+    areas = by_positive.mean(axis=1)
+    if min(m, n) < 2:
+        return areas, np.full((len(scores), len(scores)), np.nan)
+    covariance = np.atleast_2d(np.cov(by_positive)) / m + np.atleast_2d(np.cov(by_negative)) / n
+    return areas, cast(Doubles, covariance)
+
+
+def delong_interval(area: float, variance: float) -> tuple[float, float]:
+    """Interval of DeLong's variance on the logit scale, by the delta method."""
+    if np.isnan(variance):
+        return float("nan"), float("nan")
+    slope = 1 / (area * (1 - area)) if 0 < area < 1 else 0.0
+    return _around(area, float(np.sqrt(variance)) * slope)
+
+
+def _around(area: float, error: float) -> tuple[float, float]:
+    """The interval whose half width is a normal quantile of the error on the logit scale."""
+    half = float(norm.ppf((1 + LEVEL) / 2)) * error
+    low, high = expit(_logit(np.array(area)) + np.array([-half, half]))
+    return float(low), float(high)
+
+
+def _logit(area: Doubles) -> Doubles:
+    """Log odds; an area of 0 or 1, which has none, is taken as just inside."""
+    return cast(Doubles, logit(np.clip(area, EDGE, 1 - EDGE)))

@@ -1,0 +1,159 @@
+"""Resampling and DeLong against sklearn, plain loops and direct sums."""
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from cxr import intervals
+
+
+def silent(done: int, total: int) -> None:
+    pass
+
+
+def example(n: int = 400, decimals: int = 1, seed: int = 0):
+    """Three labels of different prevalence and two models, with many ties."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((n, 3)) < [0.5, 0.1, 0.02]).astype(np.uint8)
+    scores = [np.round(rng.normal(size=(n, 3)) + labels, decimals) for _ in range(2)]
+    return labels, scores
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 6])
+@pytest.mark.parametrize("by_patient", [False, True])
+def test_every_resample_is_what_sklearn_finds(decimals: int, by_patient: bool) -> None:
+    labels, scores = example(decimals=decimals)
+    patients = np.arange(400) // 3 if by_patient else None
+    resamples = intervals.draw(400, patients, 300, seed=1)  # more than one block
+    results = intervals.resample(labels, scores, resamples, silent)
+    for model, result in zip(scores, results, strict=True):
+        for b, label in itertools.product((0, 1, 255, 256, 299), range(3)):
+            weights, y = resamples.counts[:, b], labels[:, label]
+            if (weights @ y) == 0:
+                assert np.isnan(result.auroc[b, label])
+                continue
+            expected = roc_auc_score(y, model[:, label], sample_weight=weights)
+            assert result.auroc[b, label] == pytest.approx(expected, abs=1e-12)
+            expected = average_precision_score(y, model[:, label], sample_weight=weights)
+            assert result.ap[b, label] == pytest.approx(expected, abs=1e-12)
+
+
+def test_resamples_are_of_whole_patients() -> None:
+    patients = np.array([7, 7, 3, 9, 9, 9])
+    resamples = intervals.draw(6, patients, 500, seed=0)
+    counts = resamples.counts.astype(int)
+    assert resamples.unit == "patient"
+    assert (counts[0] == counts[1]).all()
+    assert (counts[3] == counts[4]).all()
+    assert (counts[3] == counts[5]).all()
+    assert (counts[0] + counts[2] + counts[3] == 3).all()  # three patients drawn each time
+    assert counts.mean() == pytest.approx(1, abs=0.1)
+
+
+def test_resamples_of_images_have_their_number_and_come_from_the_seed() -> None:
+    first = intervals.draw(50, None, 20, seed=3)
+    assert first.unit == "image"
+    assert (first.counts.sum(axis=0) == 50).all()
+    assert (first.counts == intervals.draw(50, None, 20, seed=3).counts).all()
+    assert (first.counts != intervals.draw(50, None, 20, seed=4).counts).any()
+
+
+def test_a_resample_without_a_class_is_undefined_and_counted() -> None:
+    labels = np.zeros((30, 1), np.uint8)
+    labels[0] = 1
+    resamples = intervals.draw(30, None, 400, seed=0)
+    (result,) = intervals.resample(labels, [np.arange(30.0)[:, None]], resamples, silent)
+    without = resamples.counts[0] == 0
+    assert 0.2 < without.mean() < 0.5  # (1 - 1/30) ** 30 = 0.36
+    assert (np.isnan(result.auroc[:, 0]) == without).all()
+    assert (np.isnan(result.ap[:, 0]) == without).all()
+
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_one_class_is_undefined_everywhere(value: int) -> None:
+    labels = np.full((20, 1), value, np.uint8)
+    resamples = intervals.draw(20, None, 10, seed=0)
+    (result,) = intervals.resample(labels, [np.ones((20, 1))], resamples, silent)
+    assert np.isnan(result.auroc).all()
+    assert np.isnan(result.ap).all()
+
+
+def test_one_image() -> None:
+    resamples = intervals.draw(1, None, 5, seed=0)
+    assert (resamples.counts == 1).all()
+    (result,) = intervals.resample(np.ones((1, 1), np.uint8), [np.ones((1, 1))], resamples, silent)
+    assert np.isnan(result.auroc).all()
+
+
+def test_constant_scores_are_chance() -> None:
+    labels, _ = example()
+    resamples = intervals.draw(400, None, 20, seed=0)
+    (result,) = intervals.resample(labels[:, :1], [np.full((400, 1), 0.3)], resamples, silent)
+    prevalence = (resamples.counts.T @ labels[:, 0].astype(int)) / 400
+    np.testing.assert_allclose(result.auroc[:, 0], 0.5)
+    np.testing.assert_allclose(result.ap[:, 0], prevalence)
+
+
+def test_an_interval_is_normal_on_the_logit_scale() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(1.0, 0.2, 200_000)
+    low, high = intervals.interval(1 / (1 + np.exp(-1.0)), 1 / (1 + np.exp(-logits)))
+    z = norm.ppf(0.975)
+    assert low == pytest.approx(1 / (1 + np.exp(-(1 - z * 0.2))), abs=1e-3)
+    assert high == pytest.approx(1 / (1 + np.exp(-(1 + z * 0.2))), abs=1e-3)
+
+
+@pytest.mark.parametrize("resampled", [[], [0.7], [np.nan, np.nan, 0.7]])
+def test_too_few_resamples_give_no_interval(resampled: list[float]) -> None:
+    assert all(np.isnan(intervals.interval(0.7, np.array(resampled))))
+
+
+def test_an_undefined_value_has_no_interval() -> None:
+    assert all(np.isnan(intervals.interval(np.nan, np.array([0.5, 0.6]))))
+
+
+def direct_delong(y: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Equations 4 to 7 of the 1988 paper, pair by pair."""
+    positive, negative = scores[:, y == 1], scores[:, y == 0]
+    psi = (positive[:, :, None] > negative[:, None, :]) + 0.5 * (
+        positive[:, :, None] == negative[:, None, :]
+    )
+    areas = psi.mean(axis=(1, 2))
+    v10, v01 = psi.mean(axis=2), psi.mean(axis=1)
+    m, n = v10.shape[1], v01.shape[1]
+    s10 = (v10 - areas[:, None]) @ (v10 - areas[:, None]).T / (m - 1)
+    s01 = (v01 - areas[:, None]) @ (v01 - areas[:, None]).T / (n - 1)
+    return areas, s10 / m + s01 / n
+
+
+@pytest.mark.parametrize("label", [0, 1, 2])
+@pytest.mark.parametrize("decimals", [0, 1, 6])
+def test_delong_is_its_direct_sum(label: int, decimals: int) -> None:
+    labels, scores = example(decimals=decimals)
+    both = np.stack([model[:, label] for model in scores])
+    areas, covariance = intervals.delong(labels[:, label], both)
+    expected_areas, expected = direct_delong(labels[:, label], both)
+    np.testing.assert_allclose(areas, expected_areas, rtol=1e-12)
+    np.testing.assert_allclose(covariance, expected, rtol=1e-9)
+    assert areas[0] == pytest.approx(roc_auc_score(labels[:, label], both[0]))
+
+
+def test_delong_with_one_positive_has_an_area_and_no_variance() -> None:
+    areas, covariance = intervals.delong(np.array([1, 0, 0]), np.array([[0.5, 0.1, 0.7]]))
+    assert areas[0] == 0.5
+    assert np.isnan(covariance).all()
+    assert all(np.isnan(intervals.delong_interval(0.5, float(covariance[0, 0]))))
+
+
+def test_bootstrap_and_delong_agree_where_images_are_independent() -> None:
+    labels, scores = example(n=2000, decimals=6)
+    resamples = intervals.draw(2000, None, 2000, seed=0)
+    (result, _) = intervals.resample(labels, scores, resamples, silent)
+    for label in range(2):
+        areas, covariance = intervals.delong(labels[:, label], scores[0][:, label][None])
+        theirs = intervals.delong_interval(float(areas[0]), float(covariance[0, 0]))
+        ours = intervals.interval(float(areas[0]), result.auroc[:, label])
+        assert ours == pytest.approx(theirs, abs=0.1 * (theirs[1] - theirs[0]))

@@ -1,41 +1,60 @@
-"""evaluate: every trained model on validation and test, beside what "no" for everything scores."""
+"""evaluate: every trained model on validation and test, beside what learning nothing scores."""
 
 import csv
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from cxr import features, metrics, models, plots, progress, stage, training
-from cxr.data import splits
+from cxr import decisions, evaluation, features, models, progress, stage, training
+from cxr.data import quality, splits
+from cxr.data.splits import Split
+from cxr.evaluation import BASELINES, Evaluation, Predicted
+from cxr.evaluation.curves import Curve, precision_recall, roc
+from cxr.evaluation.surprises import most_surprising
 from cxr.labels import LABELS
+from cxr.metrics import Floats, Labels
 from cxr.params import flatten
+from cxr.plots import evaluation as figures
+from cxr.plots.evaluation import Curves
 
 BATCH = 256
 HELD_OUT = ("val", "test")
+N_SURPRISES = 24
+FOLDER = "reports/evaluation"
+SUMS = (
+    "macro_auroc", "macro_ap", "accuracy", "accuracy_all_negative", "accuracy_gain", "brier",
+    "brier_skill", "ece", "n_labels",
+)  # fmt: skip
+
+BINS = ("mean_prob", "share_positive", "n")
 
 
 def evaluate(run: stage.Stage) -> None:
-    labels = {name: splits.open_split(run.input(stage.PROCESSED), name).labels for name in HELD_OUT}
-    results: dict[str, Any] = {}
+    data = {name: splits.open_split(run.input(stage.PROCESSED), name) for name in splits.SPLITS}
+    predicted: dict[str, dict[str, Predicted]] = {split: {} for split in HELD_OUT}
     for name, log in run.logs.items():
+        if name in BASELINES:
+            continue
         model = models.load(run.input(f"models/{name}"))
         log.params = flatten(model.params) | log.params  # its own seed and threads win
-        probs = {key: metrics.sigmoid(value) for key, value in predict(run, model).items()}
-        cut = metrics.thresholds(labels["val"], probs["val"], run.params.evaluate.threshold_rule)
-        write_decision(run, name, cut)
-        results[name] = {
-            split: metrics.describe(labels[split], probs[split], cut) for split in HELD_OUT
-        }
-        log.metrics.update(flat_metrics(results[name]))
-        test = results[name]["test"]
-        progress.say(
-            f"evaluate: {name:<12} test macro AUROC {shown(test['macro_auroc'])}, "
-            f"macro AP {shown(test['macro_ap'])}, accuracy {test['accuracy']:.4f} "
-            f"({test['accuracy_gain']:+.4f} against all-negative)"
-        )
-    results["all-negative"] = {split: metrics.all_negative(labels[split]) for split in HELD_OUT}
-    write_reports(run, results)
+        logits = predict(run, model)
+        wanted = run.params.evaluate
+        decision = decisions.decide(
+            name, data["val"].labels, logits["val"],
+            wanted.calibration, wanted.threshold_rule, wanted.sensitivity,
+        )  # fmt: skip
+        run.write_json(f"decisions/{name}.json", decision.as_json())
+        for split in HELD_OUT:
+            predicted[split][name] = Predicted.by(decision, logits[split])
+    evaluated = {split: measure(run, split, data[split], predicted[split]) for split in HELD_OUT}
+    write_reports(run, evaluated, data)
+    draw(run, evaluated["test"], predicted["test"], data["test"])
+    for name, log in run.logs.items():
+        log.metrics.update(flat_metrics({s: evaluated[s].models[name] for s in HELD_OUT}))
+    tell(evaluated["test"])
 
 
 def predict(run: stage.Stage, model: models.SavedModel) -> dict[str, np.ndarray[Any, Any]]:
@@ -55,74 +74,181 @@ def predict(run: stage.Stage, model: models.SavedModel) -> dict[str, np.ndarray[
     return logits
 
 
-def write_decision(run: stage.Stage, name: str, cut: np.ndarray[Any, Any]) -> None:
-    """What turns the model's probabilities into yes and no: chosen on validation alone."""
-    run.write_json(
-        f"decisions/{name}.json",
-        {
-            "model": name,
-            "rule": run.params.evaluate.threshold_rule,
-            "chosen_on": "val",
-            "thresholds": {
-                label: None if np.isnan(value) else float(value)
-                for label, value in zip(LABELS, cut, strict=True)
-            },
-        },
-    )
+def measure(
+    run: stage.Stage, split: str, data: Split, predicted: dict[str, Predicted]
+) -> Evaluation:
+    with progress.bar(f"evaluate: resamples of {split}") as advance:
+        return evaluation.evaluate(
+            data.labels, predicted, data.patients, run.params.evaluate.resamples,
+            run.params.seed, advance,
+        )  # fmt: skip
 
 
-def write_reports(run: stage.Stage, results: dict[str, Any]) -> None:
-    dataset = splits.open_dataset(run.input(stage.PROCESSED))
-    digest = run.facts.dependencies[stage.PROCESSED]
-    data = {
+def write_reports(
+    run: stage.Stage, evaluated: dict[str, Evaluation], data: dict[str, Split]
+) -> None:
+    about = {
         "name": run.origin.name,
         "source": run.origin.source,
-        "size": dataset.size,
-        "md5": digest.md5,
-        "n": {split: dataset.n[split] for split in HELD_OUT},
+        "size": splits.open_dataset(run.input(stage.PROCESSED)).size,
+        "md5": run.facts.dependencies[stage.PROCESSED].md5,
+        "n": {split: len(data[split].labels) for split in HELD_OUT},
+        "problems": quality.describe(data)["problems"],
     }
-    run.write_json("reports/metrics.json", {"data": data, "models": results})
-    trained = {name: results[name] for name in run.logs}
+    told = {name: {s: evaluated[s].models[name] for s in HELD_OUT} for name in run.logs}
+    run.write_json(
+        "reports/metrics.json",
+        {"data": about, "models": told, "comparisons": evaluated["test"].comparisons},
+    )
     summary: dict[str, Any] = {
         name: {
-            "val_macro_auroc": result["val"]["macro_auroc"],
-            "test_macro_auroc": result["test"]["macro_auroc"],
-            "test_macro_ap": result["test"]["macro_ap"],
+            "val_macro_auroc": each["val"]["macro_auroc"],
+            "test_macro_auroc": each["test"]["macro_auroc"],
+            "test_macro_ap": each["test"]["macro_ap"],
         }
-        for name, result in trained.items()
+        for name, each in told.items()
+        if name not in BASELINES
     }
-    summary["all_negative_accuracy"] = results["all-negative"]["test"]["accuracy"]
+    all_negative, prevalence = (told[name]["test"] for name in BASELINES)
+    summary["all_negative_accuracy"] = all_negative["accuracy"]
+    summary["prevalence_macro_ap"] = prevalence["macro_ap"]
     run.write_json("reports/summary.json", summary)
-    with open(run.output("reports/labels.csv"), "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["label", "model", "auroc", "ap", "prevalence", "n_positive"])
-        for name, result in trained.items():
-            for label, values in result["test"]["labels"].items():
-                if values["auroc"] is not None:
-                    row = (values[key] for key in ("auroc", "ap", "prevalence", "n_positive"))
-                    writer.writerow([label, name, *row])
-    plots.auroc_by_label(
-        {name: result["test"] for name, result in trained.items()},
-        run.origin,
-        run.picture("reports/auroc.png"),
+
+
+def draw(
+    run: stage.Stage, evaluated: Evaluation, predicted: dict[str, Predicted], test: Split
+) -> None:
+    """The pictures, which MLflow shows, too."""
+    tests = {name: evaluated.models[name] for name in predicted}
+    for metric in ("auroc", "ap"):
+        figures.forest(tests, metric, run.origin, run.picture(f"{FOLDER}/{metric}.png"))
+    curves = {
+        "roc": curves_of(roc, test, predicted),
+        "precision_recall": curves_of(precision_recall, test, predicted),
+    }
+    figures.roc(curves["roc"], tests, run.origin, run.picture(f"{FOLDER}/roc.png"))
+    figures.precision_recall(
+        curves["precision_recall"], tests, run.origin, run.picture(f"{FOLDER}/precision_recall.png")
     )
+    figures.reliability(tests, run.origin, run.picture(f"{FOLDER}/reliability.png"))
+    called = {name: each.probs >= each.thresholds for name, each in predicted.items()}
+    figures.label_pairs(test.labels, called, run.origin, run.picture(f"{FOLDER}/label_pairs.png"))
+    probs = {name: each.probs for name, each in predicted.items()}
+    found = most_surprising(test.labels, list(probs.values()), N_SURPRISES)
+    names = [f"#{i}" if test.ids is None else f"#{i} {test.ids[i]}" for i in found.index]
+    figures.surprises(
+        found,
+        test.images[found.index],
+        test.labels[found.index],
+        {name: each[found.index] for name, each in probs.items()},
+        names,
+        run.origin,
+        run.picture(f"{FOLDER}/surprises.png"),
+    )
+    write_tables(run, tests, curves)
 
 
-def flat_metrics(result: dict[str, Any]) -> dict[str, float]:
+def curves_of(
+    curve: Callable[[Labels, Floats], Curve], test: Split, predicted: dict[str, Predicted]
+) -> Curves:
+    """By label and model; a label of one class has none."""
+    there = decisions.has_both_classes(test.labels)
+    return {
+        label: {
+            name: curve(test.labels[:, i], each.scores[:, i]) for name, each in predicted.items()
+        }
+        if there[i]
+        else {}
+        for i, label in enumerate(LABELS)
+    }
+
+
+def write_tables(run: stage.Stage, tests: dict[str, Any], curves: dict[str, Curves]) -> None:
+    """What `dvc plots` draws."""
+    areas = [
+        [label, name, each["auroc"], *each["auroc_ci"]]
+        for name, test in tests.items()
+        for label, each in {"(macro)": macro(test), **test["labels"]}.items()
+        if each["auroc"] is not None and each["auroc_ci"] is not None
+    ]
+    write_table(run, "auroc", ("auroc", "low", "high"), areas)
+    axes = {
+        "roc": ("false_positive_rate", "sensitivity"),
+        "precision_recall": ("recall", "precision"),
+    }
+    for kind, of_label in curves.items():
+        points = [
+            [label, name, x, y]
+            for label, of_model in of_label.items()
+            for name, curve in of_model.items()
+            for x, y in zip(curve.x, curve.y, strict=True)
+        ]
+        write_table(run, kind, axes[kind], points)
+    bins = [
+        [label, name, *row]
+        for name, test in tests.items()
+        for label, each in test["labels"].items()
+        for row in zip(*(each["reliability"][key] for key in BINS), strict=True)
+    ]
+    write_table(run, "reliability", BINS, bins)
+
+
+def macro(test: dict[str, Any]) -> dict[str, Any]:
+    return {"auroc": test["macro_auroc"], "auroc_ci": test["macro_auroc_ci"]}
+
+
+def write_table(
+    run: stage.Stage, name: str, columns: tuple[str, ...], rows: list[list[Any]]
+) -> None:
+    with open(run.output(f"reports/curves/{name}.csv"), "w", newline="") as file:
+        csv.writer(file).writerows([["label", "model", *columns], *rows])
+
+
+def flat_metrics(of_split: dict[str, dict[str, Any]]) -> dict[str, float]:
     """One model's numbers under MLflow's names; what is undefined is left out."""
     values: dict[str, float | None] = {}
-    for split in HELD_OUT:
-        for key in ("macro_auroc", "macro_ap", "accuracy", "accuracy_gain", "brier", "n_labels"):
-            values[f"{split}/{key}"] = result[split][key]
-    for label, numbers in result["test"]["labels"].items():
-        values[f"test_auroc/{label}"] = numbers["auroc"]
-        values[f"test_ap/{label}"] = numbers["ap"]
+    for split, told in of_split.items():
+        values |= {f"{split}/{key}": told[key] for key in SUMS}
+        for key in ("macro_auroc", "macro_ap"):
+            low, high = told.get(f"{key}_ci") or (None, None)
+            values |= {f"{split}/{key}_low": low, f"{split}/{key}_high": high}
+    for label, numbers in of_split["test"].get("labels", {}).items():
+        values |= {f"test_{key}/{label}": numbers[key] for key in ("auroc", "ap")}
     return {key: value for key, value in values.items() if value is not None}
 
 
-def shown(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.4f}"
+def tell(test: Evaluation) -> None:
+    """What a person who watches wants to know first."""
+    for name, told in test.models.items():
+        progress.say(
+            f"evaluate: {name:<12} test macro AUROC {shown(told, 'macro_auroc')}, "
+            f"macro AP {shown(told, 'macro_ap')}, accuracy {told['accuracy']:.4f} "
+            f"({told['accuracy_gain']:+.4f} against all-negative)"
+        )
+    for each in test.comparisons:
+        if each["metric"] == "macro_auroc" and each["p"] is not None:
+            low, high = each["ci"]
+            progress.say(
+                f"evaluate: {each['a']} minus {each['b']}: macro AUROC {each['difference']:+.4f} "
+                f"[{low:+.4f}, {high:+.4f}], p {each['p_holm']:.3g} after Holm's correction"
+            )
+    about = next(told["intervals"] for told in test.models.values() if "intervals" in told)
+    if "note" in about:
+        progress.say(f"evaluate: note: {about['note']}")
+
+
+def shown(told: dict[str, Any], key: str) -> str:
+    """A number with its interval, as far as there is one."""
+    if told[key] is None:
+        return "undefined"
+    ci = told.get(f"{key}_ci")
+    return f"{told[key]:.4f}" + (f" [{ci[0]:.4f}, {ci[1]:.4f}]" if ci else "")
+
+
+def runs(folder: Path) -> tuple[str, ...]:
+    """A run for each model, and one for each baseline: a row in every table of MLflow's."""
+    return (*stage.trained_models(folder), *BASELINES)
 
 
 if __name__ == "__main__":
-    stage.run("evaluate", evaluate, models=stage.trained_models, prepare=training.prepare)
+    stage.run("evaluate", evaluate, models=runs, prepare=training.prepare)

@@ -1,17 +1,17 @@
 """gradcam: where each model looks, for every label of a few images."""
 
-import json
 from typing import Any
 
 import numpy as np
 import torch
 
-from cxr import cam, metrics, models, plots, progress, stage, training
+from cxr import cam, decisions, models, progress, stage, training
 from cxr.augment import ImageBatches
 from cxr.data import splits
 from cxr.errors import CxrError
 from cxr.labels import LABELS
 from cxr.params import flatten
+from cxr.plots.gradcam import grad_cam
 
 
 def gradcam(run: stage.Stage) -> None:
@@ -74,14 +74,14 @@ def describe(maps: cam.Cam, indices: tuple[int, ...]) -> dict[str, Any]:
 
 
 def draw(run: stage.Stage, name: str, split: splits.Split, maps: cam.Cam) -> None:
-    probs = metrics.sigmoid(maps.logits)
-    decision = json.loads(run.input(f"decisions/{name}.json").read_text())
+    decision = decisions.read(run.input(f"decisions/{name}.json"))
+    probs = decision.calibration.probs(maps.logits)
     for i, index in enumerate(run.params.gradcam.indices):
-        plots.grad_cam(
+        grad_cam(
             split.images[index],
             split.labels[index],
             probs[i],
-            decision["thresholds"],
+            decision.thresholds,
             maps.evidence[i],
             f"{name}, {run.params.gradcam.split} image {index}",
             run.origin,

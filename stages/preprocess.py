@@ -2,9 +2,10 @@
 
 from dataclasses import asdict
 
-from cxr import plots, progress, stage
+from cxr import progress, stage
 from cxr.data import quality, splits
 from cxr.lineage import md5_of_file
+from cxr.plots.data import label_counts, sample_images
 
 
 def preprocess(run: stage.Stage) -> None:
@@ -31,8 +32,8 @@ def preprocess(run: stage.Stage) -> None:
             **report,
         },
     )
-    plots.label_counts(report["splits"], run.origin, run.picture("reports/data/labels.png"))
-    plots.sample_images(opened["train"], run.origin, run.picture("reports/data/samples.png"))
+    label_counts(report["splits"], run.origin, run.picture("reports/data/labels.png"))
+    sample_images(opened["train"], run.origin, run.picture("reports/data/samples.png"))
 
     run.log.metrics.update(
         {f"n/{name}": n for name, n in dataset.n.items()}

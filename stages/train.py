@@ -8,10 +8,11 @@ from functools import partial
 import numpy as np
 import torch
 
-from cxr import features, models, plots, progress, stage, training
+from cxr import features, models, progress, stage, training
 from cxr.data import splits
 from cxr.labels import LABELS
 from cxr.params import ModelParams
+from cxr.plots.training import learning_curves
 
 MLFLOW_NAMES = {
     "epoch": "epoch",
@@ -119,7 +120,7 @@ def report(run: stage.Stage, name: str, fit: training.Fit, n_parameters: dict[st
             "device": run.device,
         },
     )
-    plots.learning_curves(
+    learning_curves(
         fit.history, fit.best_epoch, name, run.origin, run.picture(f"reports/{name}/curves.png")
     )
     run.log.metrics.update(

@@ -166,7 +166,7 @@ def delete_run_for_good(made: Pipeline) -> None:
 
 
 def damage_cache(made: Pipeline) -> None:
-    md5 = lineage.md5_of_file(made.folder / "reports/auroc.png")
+    md5 = lineage.md5_of_file(made.folder / "reports/cnn/curves.png")
     flip_cached = made.folder / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
     flip_cached.chmod(0o644)
     flip_cached.write_bytes(flip_cached.read_bytes()[:-1] + b"\0")
@@ -265,8 +265,8 @@ CASES = [
          stages("files", "evaluate"), "predictions/cnn.npz was altered"),
     Case("a threshold", edit_json("decisions/cnn.json", lambda j: j["thresholds"].update(mass=0.9)),
          FAILS, stages("files", "evaluate"), "decisions/cnn.json was altered"),
-    Case("a byte of a figure", flip("reports/auroc.png"), FAILS,
-         stages("files", "evaluate"), "reports/auroc.png is not what evaluate wrote"),
+    Case("a byte of a figure", flip("reports/cnn/curves.png"), FAILS,
+         stages("files", "train-cnn"), "reports/cnn/curves.png is not what train-cnn wrote"),
     Case("a byte of a Grad-CAM picture", flip("reports/gradcam/vit/3.png"), FAILS,
          stages("files", "gradcam"), "reports/gradcam/vit/3.png was altered"),
     Case("a value in metrics.json",
@@ -288,8 +288,8 @@ CASES = [
          lock_value("train-vit", f"records/train-vit.json{MD5}", ELSEWHERE),
          FAILS, stages("dvc.lock", "train-vit"), f"records/train-vit.json is md5 {ELSEWHERE}"),
     Case("a size in dvc.lock",
-         lock_value("evaluate", rf"auroc.png{MD5}\w+\n      size: ", "1"),
-         FAILS, stages("dvc.lock", "evaluate"), r"reports/auroc.png is md5 \w+ \(1 bytes\)"),
+         lock_value("train-cnn", rf"curves.png{MD5}\w+\n      size: ", "1"),
+         FAILS, stages("dvc.lock", "train-cnn"), r"curves.png is md5 \w+ \(1 bytes\)"),
     Case("a parameter in dvc.lock", lock_value("evaluate", "threshold_rule: ", "f1"), FAILS,
          stages("dvc.lock", "evaluate"), "threshold_rule is 'f1', the record says 'youden'"),
     Case("a command in dvc.lock", lock_value("download", "cmd: ", "python other.py"), FAILS,
@@ -318,7 +318,7 @@ CASES = [
          stages("code", "gradcam"), "stages/gradcam.py was edited"),
     Case("a deciding file deleted", delete("src/cxr/cam.py"), FAILS,
          stages("code", "gradcam"), "src/cxr/cam.py is gone"),
-    Case("presenting code", edit("src/cxr/plots.py", "$", "\n# x\n"), HOLDS),
+    Case("presenting code", edit("src/cxr/plots/figure.py", "$", "\n# x\n"), HOLDS),
     Case("a stage that reads more", edit("dvc.yaml", "    params: .seed, threads, gradcam.",
          "    params: [seed, threads, gradcam, evaluate]"), FAILS,
          stages("parameters", "gradcam"), "evaluate.threshold_rule is 'youden' in params.yaml"),
@@ -400,7 +400,7 @@ CASES = [
     Case("the cache emptied", delete(".dvc/cache/files"), NOTE,
          stages("cache", *STAGES, PROJECT), "DVC's cache lacks"),
     Case("a cached file damaged", damage_cache, FAILS,
-         stages("cache", "evaluate"), "the cached copy of reports/auroc.png is damaged"),
+         stages("cache", "train-cnn"), "the cached copy of reports/cnn/curves.png is damaged"),
 ]  # fmt: skip
 
 

@@ -11,9 +11,9 @@ from mlflow import MlflowClient
 from pipeline import Pipeline, create
 from sklearn.metrics import roc_auc_score
 
-from cxr import lineage
+from cxr import decisions, lineage
+from cxr.evaluation import BASELINES
 from cxr.labels import LABELS
-from cxr.metrics import sigmoid
 from cxr.params import flatten
 
 MODELS = ("cnn", "squeezenet", "vit")
@@ -62,6 +62,7 @@ def test_metrics_are_those_of_the_predictions(made: Pipeline) -> None:
     """Recomputed here from predictions and labels with sklearn alone."""
     labels = np.load(made.folder / "data/processed/test_labels.npy")
     metrics = made.json("reports/metrics.json")
+    assert list(metrics["models"]) == [*MODELS, *BASELINES]
     for model in MODELS:
         logits = np.load(made.folder / f"predictions/{model}.npz")["test_logits"]
         both = [i for i in range(14) if 0 < labels[:, i].sum() < len(labels)]
@@ -69,9 +70,12 @@ def test_metrics_are_those_of_the_predictions(made: Pipeline) -> None:
         test = metrics["models"][model]["test"]
         assert test["macro_auroc"] == pytest.approx(np.mean(areas), abs=1e-12)
         assert test["n_labels"] == len(both)
-        undefined = {entry["label"] for entry in test["undefined"] if "auroc" in entry["what"]}
+        undefined = {
+            entry["label"] for entry in test["undefined"] if "auroc" in entry["what"].split(", ")
+        }
         assert undefined == {LABELS[i] for i in range(14) if i not in both}
-        accuracy = ((sigmoid(logits) >= 0.5) == labels).mean()
+        probs = decisions.read(made.folder / f"decisions/{model}.json").calibration.probs(logits)
+        accuracy = ((probs >= 0.5) == labels).mean()
         assert test["accuracy"] == pytest.approx(accuracy)
     assert metrics["models"]["all-negative"]["test"]["accuracy"] == (labels == 0).mean()
 
@@ -86,12 +90,11 @@ def test_summary_is_small_and_flat_enough(made: Pipeline) -> None:
 def test_thresholds_come_from_validation(made: Pipeline) -> None:
     labels = np.load(made.folder / "data/processed/val_labels.npy")
     logits = np.load(made.folder / "predictions/cnn.npz")["val_logits"]
-    thresholds = made.json("decisions/cnn.json")["thresholds"]
-    for i, label in enumerate(LABELS):
-        if labels[:, i].any():
-            assert np.isclose(sigmoid(logits[:, i]), thresholds[label]).any()
-        else:
-            assert thresholds[label] is None
+    decision = decisions.read(made.folder / "decisions/cnn.json")
+    again = decisions.decide("cnn", labels, logits, "temperature", "youden", 0.9)
+    assert decision.as_json() == again.as_json()
+    missing = [i for i in range(14) if not labels[:, i].any()]
+    assert np.flatnonzero(np.isnan(decision.thresholds)).tolist() == missing
 
 
 def test_every_map_is_alive_and_changes_with_the_label(made: Pipeline) -> None:
@@ -105,7 +108,8 @@ def test_every_map_is_alive_and_changes_with_the_label(made: Pipeline) -> None:
 
 def test_every_stage_has_its_runs_in_mlflow(made: Pipeline) -> None:
     single = STAGES - {"evaluate", "gradcam"}
-    expected = single | {f"{s}-{m}" for s in ("evaluate", "gradcam") for m in MODELS}
+    expected = single | {f"gradcam-{model}" for model in MODELS}
+    expected |= {f"evaluate-{name}" for name in (*MODELS, *BASELINES)}
     found = runs(made)
     assert set(found) == expected
     assert {run.info.status for run in found.values()} == {"FINISHED"}
@@ -189,9 +193,14 @@ def test_dvc_tells_the_story(made: Pipeline) -> None:
     done = made.run("dvc", "plots", "diff", "--json")
     plots = json.loads(done.stdout)
     assert "errors" not in plots
-    assert {"loss on training", "macro AUROC on validation", "reports/auroc.png"} <= set(
-        plots["data"]
-    )
+    curves = {"ROC curves on test", "precision and recall on test", "reliability on test"}
+    others = {"loss on training", "AUROC on test with 95 % intervals"}
+    assert curves | others | {"reports/evaluation/auroc.png"} <= set(plots["data"])
+    for name in curves:  # drawn by our own template, with every model and label
+        (drawn,) = plots["data"][name]
+        points = drawn["content"]["data"]["values"]
+        assert {point["model"] for point in points} == set(MODELS)
+        assert len({point["label"] for point in points}) >= 10
     assert "test_macro_auroc" in made.dvc("exp", "show", "--csv")
 
 
@@ -249,7 +258,7 @@ def test_presenting_code_decides_no_byte(made: Pipeline, tmp_path: Path) -> None
     """Figures, messages and tracking are changed for real, and everything is made again."""
     other = create(tmp_path)
     source = other.folder / "src/cxr"
-    plots = source / "plots.py"
+    plots = source / "plots" / "figure.py"
     plots.write_text(plots.read_text().replace("DPI = 100", "DPI = 50"))
     progress = source / "progress.py"
     progress.write_text(
@@ -259,7 +268,9 @@ def test_presenting_code_decides_no_byte(made: Pipeline, tmp_path: Path) -> None
     tracking.write_text(tracking.read_text().replace('"cxr.failure"', '"cxr.reason"'))
     other.repro()
     assert digests(other) == digests(made)
-    mine, theirs = (lineage.digest(p.folder / "reports/auroc.png") for p in (other, made))
+    mine, theirs = (
+        lineage.digest(p.folder / "reports/evaluation/auroc.png") for p in (other, made)
+    )
     assert mine != theirs
 
 

@@ -71,7 +71,7 @@ def test_a_project_without_results(made: Pipeline, tmp_path: Path) -> None:
 
 
 DAMAGES = {
-    "records/train-cnn.json": ["", "{", "[]", '{"schema": 2}', '{"schema": 1}', "\0\0", "\xff"],
+    "records/train-cnn.json": ["", "{", "[]", '{"schema": 3}', '{"schema": 2}', "\0\0", "\xff"],
     "dvc.lock": ["{", "stages: 3", "stages:\n  download: {cmd: 1}\n", "\0", "- a\n"],
     "mlflow.db": ["no database, and longer than its header " * 10],
     "params.yaml": ["{", "seed: [\n"],

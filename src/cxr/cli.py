@@ -47,10 +47,10 @@ def demo() -> None:
         f"""
 The pipeline stands in {folder}, made from synthetic X-rays (PHANTOM). Look at
 
-  reports/auroc.png            the three models over each other, finding by finding
-  reports/gradcam/cnn/5.png    where a model looks
-  reports/metrics.json         every number, beside what "no" for everything scores
-  reports/data/samples.png     the images
+  reports/evaluation/auroc.png  the three models over each other, finding by finding
+  reports/gradcam/cnn/5.png     where a model looks
+  reports/metrics.json          every number, beside what "no" for everything scores
+  reports/data/samples.png      the images
 
 and at every run, curve and picture in the browser:  make ui DEMO=1
 """.rstrip()
@@ -176,6 +176,50 @@ def sync(as_json: Json = False) -> None:
     else:
         printing.sync(done)
     raise typer.Exit(int(bool(done.refused)))
+
+
+@app.command()
+def score(
+    predictions: Annotated[
+        Path, typer.Argument(help="An npz (logits or probabilities) or a CSV with ids.")
+    ],
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="An npz or CSV of labels, or ChestMNIST's file; else PREDICTIONS."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Whose arrays to take from an npz.")] = "test",
+    logits: Annotated[bool, typer.Option("--logits", help="A CSV's numbers are logits.")] = False,
+    compare: Annotated[bool, typer.Option("--compare", help="Beside the models here.")] = False,
+    resamples: Annotated[int, typer.Option(min=100, help="Of the bootstrap.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Measure anybody's predictions as evaluate measures our models, and beside them.
+
+    Images are matched by id where both files have ids. Labels may stand in any order, in any case
+    and behind `prob_`. medmnist's own evaluation CSV is read, too.
+
+    Examples: cxr score theirs.csv --labels chestmnist.npz
+
+              cxr score theirs.npz --labels labels.csv --compare
+    """
+    from cxr import printing, scoring
+
+    with progress.bar("score: resamples") as advance:
+        done = scoring.score(
+            predictions,
+            labels or predictions,
+            split,
+            logits,
+            resamples,
+            seed,
+            advance,
+            _project() if compare else None,
+        )
+    if as_json:
+        _print_json(done.as_json(compare))
+    else:
+        printing.score(done)
 
 
 def _print_json(content: dict[str, Any]) -> None:

@@ -20,3 +20,17 @@ LABELS: tuple[str, ...] = (
     "pleural",
     "hernia",
 )
+
+# What others call them: NIH's table of ChestX-ray14, and its table of boxes.
+ALIASES = {
+    "pleural_thickening": "pleural",
+    "pleuralthickening": "pleural",
+    "infiltrate": "infiltration",
+}
+
+
+def canonical(name: str) -> str | None:
+    """Our name of a finding in any case and of any source, None where it is none of the 14."""
+    plain = name.strip().lower().replace(" ", "_").replace("-", "_")
+    plain = ALIASES.get(plain, plain)
+    return plain if plain in LABELS else None

@@ -35,7 +35,7 @@ PRESENTING = frozenset(
 )  # fmt: skip
 
 PACKAGES = (
-    "cxr-pipeline", "numpy", "torch", "torchvision", "scikit-learn", "safetensors",
+    "cxr-pipeline", "numpy", "torch", "torchvision", "scipy", "scikit-learn", "safetensors",
     "matplotlib", "mlflow", "dvc",
 )  # fmt: skip
 # Whatever the user's own settings of git are, `git apply` must be able to read it.
@@ -46,7 +46,7 @@ DIFF = (
 
 IGNORED = "__pycache__"  # in .dvcignore, too
 
-DECIDING_PACKAGES = ("numpy", "torch", "torchvision", "scikit-learn", "safetensors")
+DECIDING_PACKAGES = ("numpy", "torch", "torchvision", "scipy", "scikit-learn", "safetensors")
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,10 @@ class Train(Section):
 
 
 class Evaluate(Section):
-    threshold_rule: Literal["youden", "f1"]
+    threshold_rule: Literal["youden", "f1", "sensitivity"]
+    sensitivity: Annotated[float, Field(gt=0, le=1)]
+    calibration: Literal["none", "temperature", "platt"]
+    resamples: Annotated[int, Field(ge=100, le=100_000)]
 
 
 class GradCam(Section):

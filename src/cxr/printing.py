@@ -1,6 +1,7 @@
 """Answers as people read them at a terminal: trees and tables."""
 
 import sys
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -9,12 +10,25 @@ from rich.tree import Tree
 
 from cxr.audit import Audit, Finding, Node, Verdict, Where
 from cxr.difference import Change, Difference
+from cxr.labels import LABELS
 from cxr.records import SHORT_ID
 from cxr.replay import ABSOLUTE, RELATIVE, Replay
+from cxr.scoring import Score
 from cxr.sync import Sync
 
 # A file or a pipe has no width to cut or wrap lines to.
 console = Console(width=None if sys.stdout.isatty() else 10_000, highlight=False)
+
+NAMES = {
+    "macro_auroc": "macro AUROC",
+    "macro_ap": "macro AP",
+    "brier_skill": "skill",
+    "ece": "ECE",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "ppv": "PPV",
+    "npv": "NPV",
+}
 
 SHARED = {"seed", "threads"}  # parameters of every stage
 
@@ -96,6 +110,86 @@ def sync(done: Sync) -> None:
     if done.n_moved:
         console.print(f"{done.n_moved} runs look for their pictures at the new place")
     console.print(f"{len(done.runs)} runs brought back, {done.n_there} were there")
+
+
+def score(done: Score) -> None:
+    """The models over the baselines, then the scored one label by label, then what to know."""
+    console.print(_models(done.models))
+    scored = done.models[done.name]
+    console.print(_labels(done.name, scored["labels"]))
+    for each in done.comparisons:
+        if each["metric"].startswith("macro") and each["p"] is not None:
+            low, high = each["ci"]
+            console.print(
+                f"{each['a']} minus {each['b']}: {NAMES[each['metric']]} {each['difference']:+.4f} "
+                f"[{low:+.4f}, {high:+.4f}], p {each['p_holm']:.3g} after Holm's correction"
+            )
+    about = scored["intervals"]
+    console.print(
+        f"{scored['n']:,} images; {about['level']:.0%} intervals by {about['n_resamples']:,} "
+        f"resamples of {about['n_units']:,} {about['unit']}s"
+    )
+    few = f"too few {about['unit']}s with or without them for sure intervals: "
+    unsure = few + ", ".join(about["unsure"]) if about["unsure"] else None
+    for note in [*_undefined(scored["undefined"]), unsure, *done.notes, about.get("note")]:
+        if note:
+            console.print(_marked(Verdict.NOTE, note))
+
+
+def _models(models: dict[str, dict[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in ("", "macro AUROC", "macro AP", "Brier", "skill", "ECE", "accuracy", "gain"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, told in models.items():
+        table.add_row(
+            name,
+            _with_interval(told, "macro_auroc"),
+            _with_interval(told, "macro_ap"),
+            *(_number(told[key]) for key in ("brier", "brier_skill", "ece", "accuracy")),
+            f"{told['accuracy_gain']:+.4f}",
+        )
+    return table
+
+
+def _labels(name: str, labels: dict[str, dict[str, Any]]) -> Table:
+    """One model's numbers, label by label; those that need a threshold only where there is one."""
+    keys = ["brier_skill", "ece"]
+    if any(each["threshold"] is not None for each in labels.values()):
+        keys += ["sensitivity", "specificity", "ppv", "npv"]
+    table = Table(box=None, pad_edge=False)
+    for column in (name, "positive", "prevalence", "AUROC", "AP", *(NAMES[key] for key in keys)):
+        table.add_column(column, justify="left" if column == name else "right")
+    for label, each in labels.items():
+        table.add_row(
+            label,
+            f"{each['n_positive']:,}",
+            _number(each["prevalence"]),
+            _with_interval(each, "auroc"),
+            _with_interval(each, "ap"),
+            *(_number(each[key]) for key in keys),
+        )
+    return table
+
+
+def _undefined(entries: list[dict[str, str]]) -> list[str]:
+    """A line for each reason, with the labels that have it."""
+    labels: dict[tuple[str, str], list[str]] = {}
+    for entry in entries:
+        labels.setdefault((entry["what"], entry["why"]), []).append(entry["label"])
+    lines = []
+    for (what, why), who in labels.items():
+        whose = "every label" if len(who) == len(LABELS) else ", ".join(who)
+        lines.append(f"{what} undefined for {whose}: {why}")
+    return lines
+
+
+def _with_interval(told: dict[str, Any], key: str) -> str:
+    ci = told.get(f"{key}_ci")
+    return _number(told[key]) + (f" [{ci[0]:.4f}, {ci[1]:.4f}]" if ci else "")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def _tree(node: Node, path: str | None, shown: set[int]) -> Tree:

@@ -11,7 +11,7 @@ from cxr.data.splits import Origin
 from cxr.errors import CxrError
 from cxr.lineage import Digest, Facts, RunLog
 
-SCHEMA = 2
+SCHEMA = 3
 FOLDER = "records"
 SHORT_ID = 8  # digits of a run id that people are shown
 

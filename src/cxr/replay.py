@@ -22,7 +22,7 @@ from cxr.tracking import shown_metrics
 # What a stage's fingerprint decides byte for byte: all but pictures and what has times in it.
 DECIDED = (
     "data", "models", "predictions", "decisions", "reports/data.json", "reports/metrics.json",
-    "reports/summary.json", "reports/labels.csv", "reports/maps", "reports/gradcam.json",
+    "reports/summary.json", "reports/curves", "reports/maps", "reports/gradcam.json",
 )  # fmt: skip
 TIMES = "speed/"  # metrics of the machine, not of the result
 

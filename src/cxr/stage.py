@@ -31,6 +31,8 @@ from cxr.tracking import FAILED, KILLED, Tracker, TrackingError
 
 SCRATCH = ".scratch"
 REFUSED_IN_TAGS = re.compile(r"[^\w./ :-]", re.ASCII)  # by MLflow, in a tag's name
+# Brackets in strings are safe: there is no line break in a string of JSON.
+LIST_OF_SCALARS = re.compile(r"\[\n[^][{}]*\n *\]")
 REFUSALS_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
 
 RAW, PROCESSED, STATISTICS, FEATURES = (
@@ -88,7 +90,7 @@ class Stage:
     def write_json(self, path: str, content: dict[str, Any]) -> None:
         """Write a JSON output; NaN is refused, since JSON has none."""
         text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-        self.output(path).write_text(text)
+        self.output(path).write_text(LIST_OF_SCALARS.sub(_in_one_line, text))
 
     @property
     def log(self) -> RunLog:
@@ -271,6 +273,10 @@ def _new_log(name: str, model: str | None, facts: Facts, origin: Origin) -> RunL
         tags={key: value for key, value in tags.items() if value},
         datasets=datasets,
     )
+
+
+def _in_one_line(found: re.Match[str]) -> str:
+    return re.sub(r"\n *", " ", found[0]).replace("[ ", "[", 1)[:-2] + "]"
 
 
 def _origin(declared: Declaration, folder: Path, params: Params) -> Origin:

@@ -1,5 +1,6 @@
 """What makes a number doubtful is counted and named."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,41 @@ def test_labels_with_one_class_are_named(described: dict) -> None:
         "val has no positive image of hernia: its AUROC is undefined there" in described["problems"]
     )
     assert not any("train has no positive image of atelectasis" in p for p in described["problems"])
+
+
+def drawn(n: int, prevalence: float, brightness: float, seed: int) -> Split:
+    """Noise of a mean, and atelectasis at a prevalence."""
+    rng = np.random.default_rng(seed)
+    labels = np.zeros((n, 14), np.uint8)
+    labels[:, 0] = rng.random(n) < prevalence
+    images = np.clip(rng.normal(brightness, 20, (n, 1, 1)) + rng.normal(0, 9, (n, 8, 8)), 0, 255)
+    return Split(images.astype(np.uint8), labels, None, None)
+
+
+def test_a_shift_is_measured_in_standard_deviations() -> None:
+    splits = {"train": drawn(4000, 0.1, 100, 0), "val": drawn(900, 0.1, 100, 1),
+              "test": drawn(900, 0.2, 110, 2)}  # fmt: skip
+    report = quality.describe(splits)
+    a, b = (splits[name].labels[:, 0].astype(float) for name in ("train", "test"))
+    expected = (b.mean() - a.mean()) / np.sqrt((a.var() + b.var()) / 2)
+    assert report["shift"]["test"]["labels"]["atelectasis"] == pytest.approx(expected)
+    assert report["shift"]["test"]["labels"]["mass"] == 0  # nobody has it
+    assert report["shift"]["test"]["images"]["brightness"] == pytest.approx(0.5, abs=0.1)
+    shifts = [p for p in report["problems"] if "shift" in p or "deviations" in p]
+    assert len(shifts) == 2
+    assert re.fullmatch(
+        r"atelectasis is in \d+\.\d% of train and \d+\.\d% of test: a shift", shifts[0]
+    )
+    assert re.fullmatch(r"brightness of test is \+0\.\d+ standard deviations off train", shifts[1])
+
+
+def test_chance_is_no_shift() -> None:
+    """Twenty images vary by far more than a tenth of a standard deviation."""
+    for seed in range(20):
+        splits = {"train": drawn(4000, 0.3, 100, seed), "val": drawn(900, 0.3, 100, seed + 50),
+                  "test": drawn(20, 0.3, 100, seed + 99)}  # fmt: skip
+        report = quality.describe(splits)
+        assert not [p for p in report["problems"] if "shift" in p or "deviations" in p]
 
 
 @pytest.mark.skipif(not (SHARED / "nih_real_28.npz").exists(), reason="no real X-rays here")

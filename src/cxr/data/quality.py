@@ -12,17 +12,26 @@ import numpy.typing as npt
 from cxr.data.splits import SPLITS, Split
 from cxr.labels import LABELS
 
+Doubles = npt.NDArray[np.float64]
+
 EXAMPLES = 5
+CHUNK = 4096  # images
+# Of standardised differences; above it groups count as unlike (Austin, "Balance diagnostics for
+# comparing the distribution of baseline covariates", 2009).
+UNLIKE = 0.1
+SURE = 1.96  # standard errors
 
 
 @dataclass(frozen=True)
 class _Images:
     digests: npt.NDArray[np.bytes_]  # (N,) 16 bytes an image
     constant: list[int]
+    brightness: Doubles  # (N,) mean of an image's grey values, 0 to 255
+    contrast: Doubles  # (N,) their standard deviation
 
 
 def describe(splits: dict[str, Split]) -> dict[str, Any]:
-    """Counts, prevalence, label pairs, constant images, duplicates, leaks and their sentences.
+    """Counts, prevalence, label pairs, constant images, duplicates, leaks, shifts, in sentences.
 
     Parameters
     ----------
@@ -32,33 +41,40 @@ def describe(splits: dict[str, Split]) -> dict[str, Any]:
     -------
     A mapping that JSON can hold: `splits` (per split: n, no_finding, positives and prevalence by
     label, constant images, duplicates), `pairs` (training images with both labels, (L, L)),
-    `across` (images, ids and patients shared by two splits), `problems` (one sentence each).
+    `across` (images, ids and patients shared by two splits), `shift` (standardised differences to
+    train), `problems` (one sentence each).
     """
     images = {name: _look_at_images(split.images) for name, split in splits.items()}
     within = {name: _describe_split(splits[name], images[name]) for name in SPLITS}
     across = {f"{a}-{b}": _shared(a, b, splits, images) for a, b in combinations(SPLITS, 2)}
+    shift = {name: _shift(name, splits, images) for name in SPLITS[1:]}
     labels = splits["train"].labels.astype(np.int64)
     return {
         "splits": within,
         "pairs": (labels.T @ labels).tolist(),
         "across": across,
-        "problems": [*_problems_within(within), *_problems_across(across)],
+        "shift": shift,
+        "problems": [
+            *_problems_within(within),
+            *_problems_across(across),
+            *_problems_of_shift(shift, within),
+        ],
     }
 
 
 def _look_at_images(images: npt.NDArray[np.uint8]) -> _Images:
-    digests, constant = [], []
-    for index, image in enumerate(_rows(images)):
-        digests.append(blake2b(image.tobytes(), digest_size=16).digest())
-        if image.min() == image.max():
-            constant.append(index)
-    return _Images(np.array(digests, dtype="S16"), constant)
-
-
-def _rows(images: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[np.uint8]]:
-    """Rows by way of chunks in memory: reading a memory map row by row is ten times slower."""
-    for start in range(0, len(images), 4096):
-        yield from np.array(images[start : start + 4096])
+    digests: list[bytes] = []
+    brightness, contrast = np.empty(len(images)), np.empty(len(images))
+    # By way of chunks in memory: reading a memory map row by row is ten times slower.
+    for start in range(0, len(images), CHUNK):
+        rows = np.array(images[start : start + CHUNK]).reshape(
+            len(images[start : start + CHUNK]), -1
+        )
+        digests += (blake2b(row.tobytes(), digest_size=16).digest() for row in rows)
+        brightness[start : start + CHUNK] = rows.mean(axis=1)
+        contrast[start : start + CHUNK] = rows.std(axis=1)
+    constant = np.flatnonzero(contrast == 0).tolist()
+    return _Images(np.array(digests, dtype="S16"), constant, brightness, contrast)
 
 
 def _describe_split(split: Split, images: _Images) -> dict[str, Any]:
@@ -91,6 +107,25 @@ def _shared(a: str, b: str, splits: dict[str, Split], images: dict[str, _Images]
     return shared
 
 
+def _shift(name: str, splits: dict[str, Split], images: dict[str, _Images]) -> dict[str, Any]:
+    """How far a split is from train, in standard deviations, and how sure that is."""
+    train, other = splits["train"].labels, splits[name].labels
+    shift = {
+        label: _standardised_difference(train[:, i], other[:, i]) for i, label in enumerate(LABELS)
+    }
+    looks = {
+        look: _standardised_difference(getattr(images["train"], look), getattr(images[name], look))
+        for look in ("brightness", "contrast")
+    }
+    error = float(np.sqrt(1 / len(train) + 1 / len(other)))
+    return {"labels": shift, "images": looks, "standard_error": error}
+
+
+def _standardised_difference(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
+    difference, spread = b.mean() - a.mean(), np.sqrt((a.var() + b.var()) / 2)
+    return float(difference / spread) if spread else float(np.sign(difference))
+
+
 def _problems_within(within: dict[str, dict[str, Any]]) -> Iterator[str]:
     for name, split in within.items():
         for label, positives in split["positives"].items():
@@ -111,3 +146,18 @@ def _problems_across(across: dict[str, dict[str, Any]]) -> Iterator[str]:
         for column in ("images", "ids", "patients"):
             if shared[column] and (n := shared[column]["n"]):
                 yield f"{n} {column} are in both {a} and {b}: numbers on {b} are too good"
+
+
+def _problems_of_shift(
+    shifts: dict[str, dict[str, Any]], within: dict[str, dict[str, Any]]
+) -> Iterator[str]:
+    """Shifts that are large by more than chance explains."""
+    for name, shift in shifts.items():
+        least = UNLIKE + SURE * shift["standard_error"]
+        for label, difference in shift["labels"].items():
+            if abs(difference) > least:
+                before, now = (within[each]["prevalence"][label] for each in ("train", name))
+                yield f"{label} is in {before:.1%} of train and {now:.1%} of {name}: a shift"
+        for look, difference in shift["images"].items():
+            if abs(difference) > least:
+                yield f"{look} of {name} is {difference:+.2f} standard deviations off train"

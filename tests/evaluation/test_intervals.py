@@ -7,7 +7,11 @@ import pytest
 from scipy.stats import norm
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from cxr import intervals
+from cxr.evaluation import intervals
+
+
+def counts_of(resamples: intervals.Resamples) -> np.ndarray:
+    return np.hstack(list(resamples.blocks()))
 
 
 def silent(done: int, total: int) -> None:
@@ -18,7 +22,7 @@ def example(n: int = 400, decimals: int = 1, seed: int = 0):
     """Three labels of different prevalence and two models, with many ties."""
     rng = np.random.default_rng(seed)
     labels = (rng.random((n, 3)) < [0.5, 0.1, 0.02]).astype(np.uint8)
-    scores = [np.round(rng.normal(size=(n, 3)) + labels, decimals) for _ in range(2)]
+    scores = {name: np.round(rng.normal(size=(n, 3)) + labels, decimals) for name in "ab"}
     return labels, scores
 
 
@@ -28,23 +32,25 @@ def test_every_resample_is_what_sklearn_finds(decimals: int, by_patient: bool) -
     labels, scores = example(decimals=decimals)
     patients = np.arange(400) // 3 if by_patient else None
     resamples = intervals.draw(400, patients, 300, seed=1)  # more than one block
-    results = intervals.resample(labels, scores, resamples, silent)
-    for model, result in zip(scores, results, strict=True):
+    estimates = intervals.estimate(labels, scores, resamples, silent)
+    counts = counts_of(resamples)
+    for name, model in scores.items():
+        found = estimates[name]
         for b, label in itertools.product((0, 1, 255, 256, 299), range(3)):
-            weights, y = resamples.counts[:, b], labels[:, label]
+            weights, y = counts[:, b], labels[:, label]
             if (weights @ y) == 0:
-                assert np.isnan(result.auroc[b, label])
+                assert np.isnan(found["auroc"].resampled[b, label])
                 continue
             expected = roc_auc_score(y, model[:, label], sample_weight=weights)
-            assert result.auroc[b, label] == pytest.approx(expected, abs=1e-12)
+            assert found["auroc"].resampled[b, label] == pytest.approx(expected, abs=1e-12)
             expected = average_precision_score(y, model[:, label], sample_weight=weights)
-            assert result.ap[b, label] == pytest.approx(expected, abs=1e-12)
+            assert found["ap"].resampled[b, label] == pytest.approx(expected, abs=1e-12)
 
 
 def test_resamples_are_of_whole_patients() -> None:
     patients = np.array([7, 7, 3, 9, 9, 9])
     resamples = intervals.draw(6, patients, 500, seed=0)
-    counts = resamples.counts.astype(int)
+    counts = counts_of(resamples).astype(int)
     assert resamples.unit == "patient"
     assert (counts[0] == counts[1]).all()
     assert (counts[3] == counts[4]).all()
@@ -56,45 +62,75 @@ def test_resamples_are_of_whole_patients() -> None:
 def test_resamples_of_images_have_their_number_and_come_from_the_seed() -> None:
     first = intervals.draw(50, None, 20, seed=3)
     assert first.unit == "image"
-    assert (first.counts.sum(axis=0) == 50).all()
-    assert (first.counts == intervals.draw(50, None, 20, seed=3).counts).all()
-    assert (first.counts != intervals.draw(50, None, 20, seed=4).counts).any()
+    assert (counts_of(first).sum(axis=0) == 50).all()
+    assert (counts_of(first) == counts_of(intervals.draw(50, None, 20, seed=3))).all()
+    assert (counts_of(first) != counts_of(intervals.draw(50, None, 20, seed=4))).any()
+
+
+def measured(labels: np.ndarray, scores: np.ndarray, resamples: intervals.Resamples):
+    return intervals.estimate(labels, {"a": scores}, resamples, silent)["a"]
 
 
 def test_a_resample_without_a_class_is_undefined_and_counted() -> None:
     labels = np.zeros((30, 1), np.uint8)
     labels[0] = 1
     resamples = intervals.draw(30, None, 400, seed=0)
-    (result,) = intervals.resample(labels, [np.arange(30.0)[:, None]], resamples, silent)
-    without = resamples.counts[0] == 0
+    found = measured(labels, np.arange(30.0)[:, None], resamples)
+    without = counts_of(resamples)[0] == 0
     assert 0.2 < without.mean() < 0.5  # (1 - 1/30) ** 30 = 0.36
-    assert (np.isnan(result.auroc[:, 0]) == without).all()
-    assert (np.isnan(result.ap[:, 0]) == without).all()
+    assert (np.isnan(found["auroc"].resampled[:, 0]) == without).all()
+    assert (np.isnan(found["ap"].resampled[:, 0]) == without).all()
 
 
 @pytest.mark.parametrize("value", [0, 1])
 def test_one_class_is_undefined_everywhere(value: int) -> None:
     labels = np.full((20, 1), value, np.uint8)
     resamples = intervals.draw(20, None, 10, seed=0)
-    (result,) = intervals.resample(labels, [np.ones((20, 1))], resamples, silent)
-    assert np.isnan(result.auroc).all()
-    assert np.isnan(result.ap).all()
+    found = measured(labels, np.ones((20, 1)), resamples)
+    for estimate in found.values():
+        assert np.isnan(estimate.resampled).all()
+        assert np.isnan(estimate.values).all()
+        assert np.isnan(estimate.macro)
 
 
 def test_one_image() -> None:
     resamples = intervals.draw(1, None, 5, seed=0)
-    assert (resamples.counts == 1).all()
-    (result,) = intervals.resample(np.ones((1, 1), np.uint8), [np.ones((1, 1))], resamples, silent)
-    assert np.isnan(result.auroc).all()
+    assert (counts_of(resamples) == 1).all()
+    found = measured(np.ones((1, 1), np.uint8), np.ones((1, 1)), resamples)
+    assert np.isnan(found["auroc"].resampled).all()
 
 
 def test_constant_scores_are_chance() -> None:
     labels, _ = example()
     resamples = intervals.draw(400, None, 20, seed=0)
-    (result,) = intervals.resample(labels[:, :1], [np.full((400, 1), 0.3)], resamples, silent)
-    prevalence = (resamples.counts.T @ labels[:, 0].astype(int)) / 400
-    np.testing.assert_allclose(result.auroc[:, 0], 0.5)
-    np.testing.assert_allclose(result.ap[:, 0], prevalence)
+    found = measured(labels[:, :1], np.full((400, 1), 0.3), resamples)
+    prevalence = (counts_of(resamples).T @ labels[:, 0].astype(int)) / 400
+    np.testing.assert_allclose(found["auroc"].resampled[:, 0], 0.5)
+    np.testing.assert_allclose(found["ap"].resampled[:, 0], prevalence)
+
+
+def estimate_by_hand(values: list[float], resampled: list[list[float]]) -> intervals.Estimate:
+    return intervals.Estimate(np.array(values), np.array(resampled))
+
+
+def test_the_macro_of_a_resample_is_the_mean_over_its_labels() -> None:
+    estimate = estimate_by_hand([0.9, 0.5], [[0.8, 0.5], [0.9, 0.7]])
+    assert estimate.macro == pytest.approx(0.7)
+    np.testing.assert_allclose(estimate.macro_resampled, [0.65, 0.8])
+
+
+def test_a_label_that_a_resample_lacks_does_not_move_its_macro() -> None:
+    """The mean of the others is 0.6, and their deviation 0.1 stands for the missing one."""
+    estimate = estimate_by_hand([0.9, 0.5, np.nan], [[np.nan, 0.6, np.nan], [np.nan] * 3])
+    np.testing.assert_allclose(estimate.macro_resampled, [0.7 + 0.1, np.nan])
+
+
+def test_a_difference_is_paired() -> None:
+    a, b = estimate_by_hand([0.9, 0.5], [[0.8, 0.5]]), estimate_by_hand([0.6, 0.6], [[0.7, 0.1]])
+    difference = a.minus(b)
+    np.testing.assert_allclose(difference.values, [0.3, -0.1])
+    np.testing.assert_allclose(difference.resampled, [[0.1, 0.4]])
+    assert difference.macro == pytest.approx(a.macro - b.macro)
 
 
 def test_an_interval_is_normal_on_the_logit_scale() -> None:
@@ -133,7 +169,7 @@ def direct_delong(y: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.nda
 @pytest.mark.parametrize("decimals", [0, 1, 6])
 def test_delong_is_its_direct_sum(label: int, decimals: int) -> None:
     labels, scores = example(decimals=decimals)
-    both = np.stack([model[:, label] for model in scores])
+    both = np.stack([model[:, label] for model in scores.values()])
     areas, covariance = intervals.delong(labels[:, label], both)
     expected_areas, expected = direct_delong(labels[:, label], both)
     np.testing.assert_allclose(areas, expected_areas, rtol=1e-12)
@@ -151,9 +187,9 @@ def test_delong_with_one_positive_has_an_area_and_no_variance() -> None:
 def test_bootstrap_and_delong_agree_where_images_are_independent() -> None:
     labels, scores = example(n=2000, decimals=6)
     resamples = intervals.draw(2000, None, 2000, seed=0)
-    (result, _) = intervals.resample(labels, scores, resamples, silent)
+    found = measured(labels, scores["a"], resamples)
     for label in range(2):
-        areas, covariance = intervals.delong(labels[:, label], scores[0][:, label][None])
+        areas, covariance = intervals.delong(labels[:, label], scores["a"][:, label][None])
         theirs = intervals.delong_interval(float(areas[0]), float(covariance[0, 0]))
-        ours = intervals.interval(float(areas[0]), result.auroc[:, label])
+        ours = intervals.interval(float(areas[0]), found["auroc"].resampled[:, label])
         assert ours == pytest.approx(theirs, abs=0.1 * (theirs[1] - theirs[0]))

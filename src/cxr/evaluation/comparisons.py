@@ -1,0 +1,102 @@
+"""Whether one model ranks better than another on the same images, or by chance."""
+
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import norm
+
+from cxr.evaluation.intervals import QUANTILE, Estimate, delong
+from cxr.labels import LABELS
+from cxr.metrics import Doubles, Floats, Labels
+
+
+def compare(
+    labels: Labels,
+    scores: dict[str, Floats],
+    estimates: dict[str, dict[str, Estimate]],
+    independent: bool,
+) -> list[dict[str, Any]]:
+    """Every two models, in each measure's macro and label by label: `comparisons` of the report.
+
+    A difference is `a` minus `b`. `p` is two-sided; `p_holm` is corrected for the number of
+    comparisons of the same metric. Where images are independent, DeLong's p stands beside that of
+    a label's AUROC.
+
+    Parameters
+    ----------
+    labels : (N, L) of 0 and 1.
+    scores : of each model, (N, L).
+    estimates : of each model and measure, on the same resamples.
+    independent : whether no two images are known to be of one patient.
+    """
+    told: list[dict[str, Any]] = []
+    for a, b in combinations(scores, 2):
+        for measure in estimates[a]:
+            difference = estimates[a][measure].minus(estimates[b][measure])
+            who = {"a": a, "b": b, "metric": f"macro_{measure}"}
+            told.append(who | paired(difference.macro, difference.macro_resampled))
+            for i, label in enumerate(LABELS):
+                who = {"a": a, "b": b, "metric": measure, "label": label}
+                told.append(who | paired(difference.values[i], difference.resampled[:, i]))
+                if measure == "auroc" and independent:
+                    both = np.stack([scores[a][:, i], scores[b][:, i]])
+                    told[-1]["p_delong"] = delong_p(labels[:, i], both)
+    for metric in {each["metric"] for each in told}:
+        family = [each for each in told if each["metric"] == metric]
+        for each, p in zip(family, holm([each["p"] for each in family]), strict=True):
+            each["p_holm"] = p
+    return sorted(told, key=lambda each: "label" in each)
+
+
+def paired(difference: float, resampled: Doubles) -> dict[str, Any]:
+    """A difference, its interval and p by the standard deviation of its resamples (B,).
+
+    What is undefined is None. Two models that rank alike on every resample have p = 1.
+    """
+    defined = resampled[~np.isnan(resampled)]
+    if len(defined) < 2 or np.isnan(difference):
+        value = None if np.isnan(difference) else float(difference)
+        return {"difference": value, "ci": None, "p": None}
+    error = float(np.std(defined, ddof=1))
+    return {
+        "difference": float(difference),
+        "ci": [float(difference - QUANTILE * error), float(difference + QUANTILE * error)],
+        "p": _two_sided(float(difference), error),
+    }
+
+
+def delong_p(y: Labels, scores: Floats) -> float | None:
+    """Two-sided p of the difference of two models' AUROC on one label, None where undefined.
+
+    Parameters
+    ----------
+    y : (N,) of 0 and 1.
+    scores : (2, N).
+    """
+    if min(int(y.sum()), int((1 - y).sum())) < 2:
+        return None
+    areas, covariance = delong(y, scores)
+    contrast = np.array([1.0, -1.0])
+    variance = float(contrast @ covariance @ contrast)
+    return _two_sided(float(contrast @ areas), float(np.sqrt(max(variance, 0))))
+
+
+def holm(p: list[float | None]) -> list[float | None]:
+    """P values corrected for how many they are; None stays, and counts for nothing.
+
+    Holm, "A simple sequentially rejective multiple test procedure", 1979.
+    """
+    values = np.array([np.nan if each is None else each for each in p])
+    order: npt.NDArray[np.int64] = np.argsort(values, kind="stable")  # NaN last
+    order = order[: int((~np.isnan(values)).sum())]
+    steps = values[order] * np.arange(len(order), 0, -1)
+    values[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return [None if np.isnan(value) else float(value) for value in values]
+
+
+def _two_sided(difference: float, error: float) -> float:
+    if error == 0:
+        return float(difference == 0)
+    return float(2 * norm.sf(abs(difference) / error))

@@ -1,0 +1,1 @@
+"""Arrays to figures: the only room that imports matplotlib."""

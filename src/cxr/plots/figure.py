@@ -1,0 +1,23 @@
+"""What every figure has in common: colours, size, and the name of its data."""
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from cxr.data.splits import Origin
+
+DPI = 100
+# Colours that people with any colour vision tell apart (Okabe & Ito, 2008).
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+GREY = "#777777"
+
+
+def finish(figure: Figure, title: str, origin: Origin, path: Path) -> None:
+    """Write it under its title and data; one made from the phantom says so in capitals."""
+    data = (
+        f"PHANTOM: synthetic images, no patients ({origin.name})"
+        if origin.is_phantom
+        else f"data: {origin.name}"
+    )
+    figure.suptitle(f"{title}\n{data}", fontsize=11)
+    figure.savefig(path, dpi=DPI, metadata={"Software": None})

@@ -1,0 +1,85 @@
+"""Studies whose true AUROC is known, to see how often an interval covers it.
+
+Scores are normal with variance 1 and the positives' mean is higher, so that
+AUROC = Phi(difference / sqrt(2)).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import norm
+
+from cxr.evaluation import intervals
+from cxr.evaluation.comparisons import paired
+
+N_RESAMPLES = 1000
+AT_ONCE = 50  # trials of one design share their images' number and so can be measured together
+
+
+@dataclass(frozen=True)
+class Design:
+    """One kind of study."""
+
+    auroc: float
+    n_patients: int
+    n_positive: int  # patients
+    images_of_patient: int = 1
+    shared: float = 0.0  # share of a score's variance that is the patient's
+    alike: float = 0.5  # share of it that a second, equally good model has in common
+
+    def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Labels (N,) of one study, and the scores (N,) of two equally good models."""
+        of_patient = np.zeros(self.n_patients, np.uint8)
+        of_patient[: self.n_positive] = 1
+        y = np.repeat(of_patient, self.images_of_patient)
+        difference = np.sqrt(2) * norm.ppf(self.auroc)
+        common = self._noise(rng)
+        return y, [
+            difference * y
+            + np.sqrt(self.alike) * common
+            + np.sqrt(1 - self.alike) * self._noise(rng)
+            for _ in range(2)
+        ]
+
+    def patients(self) -> np.ndarray | None:
+        if self.images_of_patient == 1:
+            return None
+        return np.repeat(np.arange(self.n_patients), self.images_of_patient)
+
+    def _noise(self, rng: np.random.Generator) -> np.ndarray:
+        of_patient = np.repeat(rng.normal(size=self.n_patients), self.images_of_patient)
+        own = rng.normal(size=len(of_patient))
+        return np.sqrt(self.shared) * of_patient + np.sqrt(1 - self.shared) * own
+
+
+@dataclass(frozen=True)
+class Found:
+    covered: float  # share of trials whose interval holds the true AUROC
+    covered_by_delong: float
+    called_different: float  # share of trials with p below 0.05 for two equal models
+
+
+def simulate(design: Design, n_trials: int, seed: int) -> Found:
+    rng = np.random.default_rng(seed)
+    covered, delong, different = [], [], []
+    for start in range(0, n_trials, AT_ONCE):
+        trials = [design.draw(rng) for _ in range(AT_ONCE)]
+        labels = np.stack([y for y, _ in trials], axis=1)
+        scores = {
+            name: np.stack([both[i] for _, both in trials], axis=1) for i, name in enumerate("ab")
+        }
+        resamples = intervals.draw(
+            len(labels), design.patients(), N_RESAMPLES, seed * n_trials + start
+        )
+        estimates = intervals.estimate(labels, scores, resamples, lambda done, total: None)
+        a = estimates["a"]["auroc"]
+        difference = a.minus(estimates["b"]["auroc"])
+        for i in range(AT_ONCE):
+            low, high = intervals.interval(float(a.values[i]), a.resampled[:, i])
+            covered.append(low <= design.auroc <= high)
+            area, variance = intervals.delong(labels[:, i], scores["a"][:, i][None])
+            low, high = intervals.delong_interval(float(area[0]), float(variance[0, 0]))
+            delong.append(low <= design.auroc <= high)
+            p = paired(float(difference.values[i]), difference.resampled[:, i])["p"]
+            different.append(p < 0.05)
+    return Found(*(float(np.mean(each)) for each in (covered, delong, different)))

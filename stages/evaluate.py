@@ -145,7 +145,7 @@ def draw(
         run.origin,
         run.picture(f"{FOLDER}/surprises.png"),
     )
-    write_tables(run, tests, curves)
+    write_tables(run, evaluated, tests, curves)
 
 
 def curves_of(
@@ -163,9 +163,12 @@ def curves_of(
     }
 
 
-def write_tables(run: stage.Stage, tests: dict[str, Any], curves: dict[str, Curves]) -> None:
+def write_tables(
+    run: stage.Stage, evaluated: Evaluation, tests: dict[str, Any], curves: dict[str, Curves]
+) -> None:
     """What `dvc plots` draws."""
-    areas = [
+    areas = [["(macro)", name, *[evaluated.models[name]["macro_auroc"]] * 3] for name in BASELINES]
+    areas += [
         [label, name, each["auroc"], *each["auroc_ci"]]
         for name, test in tests.items()
         for label, each in {"(macro)": macro(test), **test["labels"]}.items()

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import medmnist
@@ -238,3 +239,12 @@ def test_labels_that_are_refused(tmp_path: Path, value: float, sentence: str) ->
 def test_labels_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(CxrError, match="has no `test_labels`; it holds test_probs"):
         read_labels(npz(test_probs=probabilities())(tmp_path), "test")
+
+
+def test_patients_of_either_file_are_taken_in_the_labels_order() -> None:
+    theirs, labels = table(["b", "a", "c"]), table(["a", "b", "c"])
+    known = replace(theirs, patients=np.array(["p2", "p1", "p3"]))
+    assert list(match(known, labels).patients) == ["p1", "p2", "p3"]
+    other = replace(labels, patients=np.array(["x", "y", "z"]))
+    assert list(match(known, other).patients) == ["x", "y", "z"]
+    assert match(theirs, labels).patients is None

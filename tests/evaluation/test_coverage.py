@@ -1,4 +1,4 @@
-"""An interval covers the truth as often as it says, and equal models are rarely called different."""
+"""An interval covers the truth as often as it says; equal models are rarely called different."""
 
 import pytest
 from simulation import Design, simulate

@@ -155,6 +155,19 @@ def test_other_images_are_set_beside_and_not_compared(project: Path, tmp_path: P
     assert "measured on other images" in done.notes[0]
 
 
+def test_other_labels_or_other_ids_are_other_images(project: Path, tmp_path: Path) -> None:
+    """As many images, once with other labels and no ids, once with our labels and other ids."""
+    labels, logits = images(120, seed=3)
+    np.savez(tmp_path / "labels.npz", test_logits=logits, test_labels=labels)
+    done = score(tmp_path / "labels.npz", tmp_path / "labels.npz", project)
+    assert done.comparisons == [] and "measured on other images" in done.notes[0]
+    labels, logits = images()
+    ids = np.array([f"another{i:04}" for i in range(120)])
+    np.savez(tmp_path / "ids.npz", test_logits=logits, test_labels=labels, test_ids=ids)
+    done = score(tmp_path / "ids.npz", tmp_path / "ids.npz", project)
+    assert done.comparisons == [] and "measured on other images" in done.notes[0]
+
+
 def test_a_name_that_we_have_too_is_kept_apart(project: Path, tmp_path: Path) -> None:
     theirs = write_theirs(tmp_path).rename(tmp_path / "cnn.npz")
     done = score(theirs, write_labels(project, tmp_path), project)

@@ -155,6 +155,10 @@ NAN, INF = float("nan"), float("inf")
         ("evaluate.calibration", "isotonic"),
         ("evaluate.resamples", 99),
         ("gradcam.split", "dev"),
+        ("gradcam.method.cnn", "saliency"),
+        ("gradcam.boxes", ""),
+        ("gradcam.located", 0),
+        ("gradcam.probed", 1.5),
         ("gradcam.indices", []),
     ],
 )

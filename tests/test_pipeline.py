@@ -106,6 +106,42 @@ def test_every_map_is_alive_and_changes_with_the_label(made: Pipeline) -> None:
             assert len(np.unique(image, axis=0)) == len(LABELS)
 
 
+def test_maps_are_held_against_the_phantoms_masks(made: Pipeline) -> None:
+    """On the findings that the model has found, as the predictions say."""
+    labels = np.load(made.folder / "data/processed/test_labels.npy")
+    report = made.json("reports/gradcam.json")["models"]
+    for model in MODELS:
+        decision = decisions.read(made.folder / f"decisions/{model}.json")
+        logits = np.load(made.folder / f"predictions/{model}.npz")["test_logits"]
+        found = (decision.calibration.probs(logits) >= decision.thresholds) & (labels == 1)
+        told = report[model]["localisation"]
+        assert told["truth"] == "phantom"
+        for i, label in enumerate(LABELS):
+            assert abs(told["labels"][label]["n"] - found[:, i].sum()) <= 1  # at the threshold
+        untrained = report[model]["localisation_untrained"]["pooled"]
+        assert untrained["n"] == told["pooled"]["n"]
+        assert untrained["pointing_centre"] == told["pooled"]["pointing_centre"]
+        assert report[model]["faithfulness"]["n"] == min(4, found.sum())
+        assert report[model]["sanity"]["randomised"][0]["down_to"] == "classifier"
+
+
+def test_wrong_boxes_or_methods_stop_the_stage_in_one_line(made: Pipeline) -> None:
+    before = (made.folder / "params.yaml").read_text()
+    cases = {
+        "gradcam.boxes=none.csv": "gradcam.boxes: ",
+        "gradcam.method.cnn=rollout": "rollout follows attention, and Cnn has none",
+    }
+    for change, sentence in cases.items():
+        key, value = change.split("=")
+        made.change(**{key: value})
+        done = made.run("dvc", "repro", "--single-item", "gradcam")
+        (made.folder / "params.yaml").write_text(before)
+        (line,) = [each for each in done.stderr.splitlines() if each.startswith("gradcam: ")]
+        assert sentence in line and "Traceback" not in done.stderr
+    made.dvc("checkout")
+    assert made.repro() == []
+
+
 def test_every_stage_has_its_runs_in_mlflow(made: Pipeline) -> None:
     single = STAGES - {"evaluate", "gradcam"}
     expected = single | {f"gradcam-{model}" for model in MODELS}

@@ -36,7 +36,7 @@ class ImageBatches:
         return len(self._images)
 
     def batch(self, index: Tensor, generator: torch.Generator | None) -> Tensor:
-        grey = self._images[index].unsqueeze(1).float().div_(255)  # (B, 1, H, W)
+        grey = on_unit_scale(self._images[index])
         if generator is not None and self._augment is not None:
             grey = change(grey, self._augment, generator)
         return normalise(grey, self._spec)
@@ -59,6 +59,11 @@ class FeatureBatches:
         return torch.where(
             _coin(len(index), generator).unsqueeze(1), self._mirrored[index], features
         )
+
+
+def on_unit_scale(images: Tensor) -> Tensor:
+    """Images uint8 (B, H, W) as (B, 1, H, W) on the scale 0..1."""
+    return images.unsqueeze(1).float().div_(255)
 
 
 def normalise(grey: Tensor, spec: InputSpec) -> Tensor:

@@ -117,10 +117,14 @@ class Evaluate(Section):
 
 
 class GradCam(Section):
+    method: dict[str, Literal["gradcam", "gradcam++", "hirescam", "rollout"]]
     split: Literal["train", "val", "test"]
     indices: Annotated[
         tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1, max_length=200)
     ]
+    boxes: Annotated[str, Field(min_length=1)] | None
+    located: Count
+    probed: Count
 
 
 class Params(Section):

@@ -5,6 +5,7 @@ Dosovitskiy et al., "An image is worth 16x16 words", ICLR 2021, in the form of B
 It needs no class token to be found by Grad-CAM, and every token carries gradient at the last block.
 """
 
+import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -39,12 +40,21 @@ class Attention(nn.Module):
         self.projection = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:  # (N, T, D) -> (N, T, D)
+        query, key, value = self._heads(x)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        projected: Tensor = self.projection(mixed.transpose(1, 2).reshape(x.shape))
+        return projected
+
+    def weights(self, x: Tensor) -> Tensor:  # (N, T, D) -> (N, heads, T, T)
+        """How much each token takes from each; what `forward` does not keep."""
+        query, key, _ = self._heads(x)
+        return F.softmax(query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5, dim=-1)
+
+    def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # each (N, heads, T, D / heads)
         n, t, d = x.shape
         qkv = self.qkv(x).view(n, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        query, key, value = qkv.unbind(0)  # each (N, heads, T, D / heads)
-        mixed = F.scaled_dot_product_attention(query, key, value)
-        projected: Tensor = self.projection(mixed.transpose(1, 2).reshape(n, t, d))
-        return projected
+        query, key, value = qkv.unbind(0)
+        return query, key, value
 
 
 class Block(nn.Module):
@@ -64,7 +74,11 @@ class Block(nn.Module):
 
 
 class VisionTransformer(Network):
-    """`feature_map` is the grid of tokens behind the last block, `classify` norm, mean and head."""
+    """`feature_map` is the grid of tokens behind the last norm, `classify` their mean and the head.
+
+    In front of that norm maps would lie: it undoes any scale of a token, so that a token's product
+    with its own gradient is zero whatever the network sees.
+    """
 
     def __init__(
         self,
@@ -88,18 +102,30 @@ class VisionTransformer(Network):
         self.classifier = nn.Linear(width, n_labels)
 
     def feature_map(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, D, grid, grid)
-        tokens = self.patches(x).flatten(2).transpose(1, 2) + self.positions  # (N, T, D)
-        tokens = self.blocks(tokens)
+        tokens = self.norm(self.blocks(self._tokens(x)))
         grid: Tensor = tokens.transpose(1, 2).unflatten(2, (self.grid, self.grid))
         return grid
 
+    def attentions(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, depth, T, T)
+        """Each block's attention, mean of its heads."""
+        tokens, found = self._tokens(x), []
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            found.append(block.attention.weights(block.attention_norm(tokens)).mean(dim=1))
+            tokens = block(tokens)
+        return torch.stack(found, dim=1)
+
     def classify(self, feature_map: Tensor) -> Tensor:  # (N, D, grid, grid) -> (N, L)
         tokens = feature_map.flatten(2).transpose(1, 2)
-        logits: Tensor = self.classifier(self.norm(tokens).mean(dim=1))
+        logits: Tensor = self.classifier(tokens.mean(dim=1))
         return logits
 
     def head(self) -> nn.Linear:
         return self.classifier
+
+    def _tokens(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, T, D)
+        tokens: Tensor = self.patches(x).flatten(2).transpose(1, 2) + self.positions
+        return tokens
 
 
 def build(hyper: Hyper, image_size: int, channels: int, n_labels: int) -> VisionTransformer:

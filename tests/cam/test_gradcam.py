@@ -1,45 +1,18 @@
 """Grad-CAM against its closed form where there is one, and against hooks where there is none."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from networks import GRIDS, NAMES, images, network
+from torch import Tensor
 
-from cxr import cam, models, params
-from cxr.labels import LABELS
+from cxr import cam
 from cxr.models import Network
-
-PARAMS = params.load(Path(__file__).parents[1] / "params.yaml")
-INPUTS = {"cnn": (1, 28), "squeezenet": (3, 64), "vit": (1, 28)}  # channels and pixels
-GRIDS = {"cnn": (7, 7), "squeezenet": (3, 3), "vit": (7, 7)}
-NAMES = sorted(INPUTS)
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)  # the number of threads decides the last bits
-
-
-def network(name: str) -> Network:
-    """A network whose weights are all alive, left in training mode on purpose."""
-    channels, size = INPUTS[name]
-    hyper = models.hyper_parameters(name, PARAMS.train.block(name))
-    torch.manual_seed(0)
-    net = models.build(name, hyper, size, channels, len(LABELS))
-    nn.init.normal_(net.head().weight, std=0.5)
-    nn.init.normal_(net.head().bias)
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d | nn.LayerNorm):
-            nn.init.normal_(module.weight, 1, 0.2)
-            nn.init.normal_(module.bias, 0, 0.2)
-    return net.train()
-
-
-def images(name: str, n: int = 4) -> Tensor:
-    channels, size = INPUTS[name]
-    return torch.randn(n, channels, size, size, generator=torch.Generator().manual_seed(1))
 
 
 def close(a: np.ndarray, b: np.ndarray) -> bool:
@@ -70,17 +43,17 @@ def hooked_evidence(net: Network, image: Tensor, label: int) -> np.ndarray:
 @pytest.mark.parametrize("name", NAMES)
 def test_evidence_equals_one_backward_pass_per_image_and_label(name: str) -> None:
     net, x = network(name), images(name, 2)
-    maps = cam.grad_cam(net, x)
+    maps = cam.explain(net, x)
     assert maps.evidence.shape == (2, 14, *GRIDS[name])
     for i in range(2):
         for label in range(14):
             assert close(maps.evidence[i, label], hooked_evidence(net, x[i], label)), (i, label)
 
 
-@pytest.mark.parametrize("name", ["cnn", "squeezenet"])
+@pytest.mark.parametrize("name", NAMES)
 def test_evidence_of_a_linear_head_is_its_weights_over_the_feature_map(name: str) -> None:
     net, x = network(name), images(name)
-    maps = cam.grad_cam(net, x)
+    maps = cam.explain(net, x)
     with torch.no_grad():
         feature_map = net.eval().feature_map(x).numpy()
     weight, bias = (p.detach().numpy() for p in (net.head().weight, net.head().bias))
@@ -92,14 +65,14 @@ def test_evidence_of_a_linear_head_is_its_weights_over_the_feature_map(name: str
 @pytest.mark.parametrize("name", NAMES)
 def test_logits_are_those_of_the_network_in_evaluation_mode(name: str) -> None:
     net, x = network(name), images(name)
-    logits = cam.grad_cam(net, x).logits
+    logits = cam.explain(net, x).logits
     with torch.no_grad():
         assert np.allclose(logits, net.eval()(x), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_label_has_a_map_of_its_own(name: str) -> None:
-    evidence = cam.grad_cam(network(name), images(name)).evidence
+    evidence = cam.explain(network(name), images(name)).evidence
     assert (np.abs(evidence).max(axis=(2, 3)) > 1e-6).all()
     for i in range(len(evidence)):
         shapes = evidence[i].reshape(14, -1)
@@ -110,7 +83,7 @@ def test_every_label_has_a_map_of_its_own(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_maps_are_the_evidence_above_zero(name: str) -> None:
-    maps = cam.grad_cam(network(name), images(name))
+    maps = cam.explain(network(name), images(name))
     assert maps.evidence.min() < 0 < maps.evidence.max()
     assert maps.maps.min() == 0
     assert np.array_equal(maps.maps, np.where(maps.evidence > 0, maps.evidence, 0))
@@ -119,9 +92,9 @@ def test_maps_are_the_evidence_above_zero(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_batch_gives_what_each_image_gives_alone(name: str) -> None:
     net, x = network(name), images(name)
-    together = cam.grad_cam(net, x)
+    together = cam.explain(net, x)
     for i in range(len(x)):
-        alone = cam.grad_cam(net, x[i : i + 1])
+        alone = cam.explain(net, x[i : i + 1])
         assert close(alone.evidence[0], together.evidence[i])
         assert np.allclose(alone.logits[0], together.logits[i], atol=1e-5)
 
@@ -131,7 +104,7 @@ def test_no_gradient_is_left_behind_and_none_is_needed_around_it(name: str) -> N
     net, x = network(name), images(name)
     frozen = [p.requires_grad for p in net.parameters()]
     with torch.no_grad():
-        maps = cam.grad_cam(net, x)
+        maps = cam.explain(net, x)
     assert np.abs(maps.evidence).max() > 0
     assert all(p.grad is None for p in net.parameters())
     assert [p.requires_grad for p in net.parameters()] == frozen

@@ -1,0 +1,125 @@
+"""Where a network looks: maps for every label of an image from one forward pass."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cxr.errors import CxrError
+from cxr.models import Network
+
+Method = Literal["gradcam", "gradcam++", "hirescam", "rollout"]
+Evidence = Callable[
+    [Tensor, Tensor], Tensor
+]  # feature map, its gradient: (N, D, h, w) -> (N, h, w)
+
+
+@dataclass(frozen=True)
+class Cam:
+    """Maps of N images and L labels on the network's own grid.
+
+    `evidence` is what a method finds before its ReLU: above zero it speaks for the label, below
+    zero against it. A map with nothing above zero shows no positive evidence, and is empty.
+    """
+
+    logits: npt.NDArray[np.float32]  # (N, L)
+    evidence: npt.NDArray[np.float32]  # (N, L, h, w), signed
+
+    @property
+    def maps(self) -> npt.NDArray[np.float32]:
+        """The evidence for the label, (N, L, h, w), zero and above."""
+        return np.maximum(self.evidence, 0)
+
+
+@runtime_checkable
+class Attentive(Protocol):
+    """A network whose tokens attend to each other."""
+
+    def attentions(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, depth, T, T)
+        """The blocks' attention, mean of the heads: how much each token takes from each."""
+        ...
+
+
+def explain(network: Network, inputs: Tensor, method: Method = "gradcam") -> Cam:
+    """Maps of all labels at `network.feature_map`, by one of four methods.
+
+    - `gradcam`: channels weighted by the mean of the logit's gradient over the map (Selvaraju et
+      al., ICCV 2017, equations 1 and 2, without the ReLU).
+    - `gradcam++`: weighted by where the gradient is positive (Chattopadhay et al., WACV 2018).
+    - `hirescam`: each cell by its own gradient, without a mean (Draelos and Carin, 2020).
+    - `rollout`: how much of each token reaches the output through all blocks (Abnar and Zuidema,
+      ACL 2020); it knows no label, so all labels share a map.
+
+    Parameters
+    ----------
+    inputs : (N, C, H, W), as the network takes them.
+
+    Raises
+    ------
+    CxrError : `rollout` of a network without attention.
+    """
+    network.eval()
+    if method == "rollout":
+        return _rollout(network, inputs)
+    with torch.no_grad():
+        feature_map = network.feature_map(inputs)  # (N, D, h, w)
+    feature_map.requires_grad_(True)
+    evidence = []
+    with torch.enable_grad():
+        logits = network.classify(feature_map)  # (N, L)
+        for logit in logits.unbind(dim=1):
+            (gradient,) = torch.autograd.grad(logit.sum(), feature_map, retain_graph=True)
+            evidence.append(EVIDENCE[method](feature_map.detach(), gradient))
+    return _cam(logits.detach(), torch.stack(evidence, dim=1))
+
+
+def _grad_cam(feature_map: Tensor, gradient: Tensor) -> Tensor:
+    weights = gradient.mean(dim=(2, 3), keepdim=True)  # (N, D, 1, 1)
+    return (weights * feature_map).sum(dim=1)
+
+
+def _grad_cam_plus_plus(feature_map: Tensor, gradient: Tensor) -> Tensor:
+    """Equation 19 of the paper, with the exponential of the logit as the score."""
+    total = feature_map.sum(dim=(2, 3), keepdim=True)
+    share = gradient**2 / (2 * gradient**2 + total * gradient**3 + 1e-6)
+    share = torch.where(gradient == 0, 0, share)
+    weights = (share * gradient.clamp(min=0)).sum(dim=(2, 3), keepdim=True)
+    return (weights * feature_map).sum(dim=1)
+
+
+def _hirescam(feature_map: Tensor, gradient: Tensor) -> Tensor:
+    return (gradient * feature_map).sum(dim=1)
+
+
+EVIDENCE: dict[Method, Evidence] = {
+    "gradcam": _grad_cam,
+    "gradcam++": _grad_cam_plus_plus,
+    "hirescam": _hirescam,
+}
+
+
+@torch.no_grad()
+def _rollout(network: Network, inputs: Tensor) -> Cam:
+    if not isinstance(network, Attentive):
+        raise CxrError(
+            f"rollout follows attention, and {type(network).__name__} has none; "
+            f"choose one of {', '.join(EVIDENCE)}"
+        )
+    feature_map = network.feature_map(inputs)
+    logits = network.classify(feature_map)
+    attentions = network.attentions(inputs)
+    identity = torch.eye(attentions.shape[-1], device=attentions.device)
+    reached = identity
+    for attention in attentions.unbind(dim=1):
+        reached = (attention + identity) / 2 @ reached  # half of each token passes by the attention
+    # The output is the mean of the tokens, so it takes the mean of what reached each.
+    grid = reached.mean(dim=1).view(len(inputs), *feature_map.shape[2:])
+    return _cam(logits, grid.unsqueeze(1).expand(-1, logits.shape[1], -1, -1))
+
+
+def _cam(logits: Tensor, evidence: Tensor) -> Cam:
+    return Cam(logits.float().cpu().numpy(), evidence.float().cpu().numpy())

@@ -1,0 +1,84 @@
+"""Whether what a map marks is what the network used: deletion and insertion curves.
+
+Petsiuk, Das and Saenko, "RISE", BMVC 2018: cells of the image are blanked from the most important
+on, and the probability should fall fast; or uncovered in that order, and it should rise fast.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cxr.cam.localisation import Maps
+from cxr.metrics import Doubles
+from cxr.models import Network
+
+STEPS = 10
+BATCH = 128
+
+Order = npt.NDArray[np.int64]  # (N, h * w), the cells of each map from the first to the last
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Mean probability over a curve, of each image: (N,)."""
+
+    deletion: Doubles  # low is good
+    insertion: Doubles  # high is good
+
+
+def by_evidence(evidence: Maps) -> Order:
+    """Cells of maps (N, h, w) from the strongest evidence down; equal ones as they lie."""
+    return np.argsort(-evidence.reshape(len(evidence), -1), axis=1, kind="stable")
+
+
+def by_chance(n: int, grid: tuple[int, int], seed: int) -> Order:
+    """Cells in random order."""
+    cells = np.tile(np.arange(grid[0] * grid[1]), (n, 1))
+    return np.random.default_rng(seed).permuted(cells, axis=1)
+
+
+def from_centre(n: int, grid: tuple[int, int]) -> Order:
+    """Cells from the middle outwards: where a camera points and most signs lie."""
+    rows, columns = (np.arange(cells) - (cells - 1) / 2 for cells in grid)
+    distance = np.add.outer(rows**2, columns**2).ravel()
+    return np.tile(np.argsort(distance, kind="stable"), (n, 1))
+
+
+@torch.no_grad()
+def curves(
+    network: Network, inputs: Tensor, labels: Order, order: Order, grid: tuple[int, int]
+) -> Curves:
+    """Delete and insert cells in the given order.
+
+    A blanked cell has the training images' mean, which is 0 at a network's input.
+
+    Parameters
+    ----------
+    inputs : (N, C, H, W), as the network takes them.
+    labels : (N,), the label whose probability is followed.
+    order : (N, h * w) cells.
+    """
+    network.eval()
+    steps = np.linspace(0, order.shape[1], STEPS + 1).round().astype(np.int64)
+    rank = torch.from_numpy(np.argsort(order, axis=1)).to(inputs.device)
+    rank = rank.view(-1, 1, *grid).float()
+    rank = F.interpolate(rank, inputs.shape[2:], mode="nearest-exact")
+    followed = torch.from_numpy(labels).to(inputs.device)
+
+    def mean(keep: Callable[[Tensor, int], Tensor]) -> Doubles:
+        probs = [_probs(network, inputs * keep(rank, int(n)), followed) for n in steps]
+        return np.asarray(np.trapezoid(np.stack(probs), axis=0) / STEPS, np.float64)
+
+    return Curves(
+        deletion=mean(lambda rank, n: rank >= n), insertion=mean(lambda rank, n: rank < n)
+    )
+
+
+def _probs(network: Network, inputs: Tensor, followed: Tensor) -> Doubles:
+    logits = torch.cat([network(part) for part in torch.split(inputs, BATCH)])
+    return logits.gather(1, followed[:, None])[:, 0].double().sigmoid().cpu().numpy()

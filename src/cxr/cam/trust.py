@@ -1,0 +1,136 @@
+"""How far a model's maps can be trusted, in numbers beside their baselines."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cxr.cam import Cam, Method, explain
+from cxr.cam.faithfulness import by_chance, by_evidence, curves, from_centre
+from cxr.cam.localisation import Maps, describe, locate, mean_interval
+from cxr.cam.sanity import randomised, similarity, stability
+from cxr.cam.truth import Indices, Truth
+from cxr.data.phantom import LOCAL_SIGNS
+from cxr.labels import LABELS
+from cxr.metrics import Doubles
+from cxr.models import Network
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network, and how images of a split become its inputs."""
+
+    network: Network
+    method: Method
+    images: Tensor  # uint8 (N, H, W), on the device
+    prepare: Callable[[Tensor], Tensor]  # images to inputs
+
+    def explain(self, index: Indices) -> Cam:
+        """Maps of the images at `index`, a batch at a time."""
+        parts = [explain(self.network, self.inputs(part), self.method) for part in _batches(index)]
+        return Cam(
+            np.concatenate([part.logits for part in parts]),
+            np.concatenate([part.evidence for part in parts]),
+        )
+
+    @torch.no_grad()
+    def logits(self, index: Indices) -> npt.NDArray[np.float32]:
+        """Of the images at `index`, without their maps."""
+        self.network.eval()
+        parts = [self.network(self.inputs(part)) for part in _batches(index)]
+        return torch.cat(parts).float().cpu().numpy()
+
+    def explain_pairs(self, image: Indices, label: Indices) -> Maps:
+        """The map of each pair of image and label: (K, h, w)."""
+        index, place = np.unique(image, return_inverse=True)
+        return self.explain(index).evidence[place, label]
+
+    def inputs(self, index: Indices) -> Tensor:
+        return self.prepare(self.images[torch.from_numpy(index).to(self.images.device)])
+
+
+def localisation(evidence: Maps, truth: Truth, seed: int) -> dict[str, Any]:
+    """Pointing game and energy inside, by label and pooled over findings with a local sign.
+
+    A phantom's cardiomegaly is the whole heart, its emphysema both lungs and its edema everywhere:
+    to point there is no feat, so these stand by themselves.
+
+    Parameters
+    ----------
+    evidence : (K, h, w), the map of each pair of the truth.
+    """
+    located = locate(evidence, truth.cover(evidence.shape[1:]))
+    share = truth.cover((1, 1))[:, 0, 0]
+    by_label = {}
+    for i, label in enumerate(LABELS):
+        mine = truth.label == i
+        median = float(np.median(share[mine])) if mine.any() else None
+        by_label[label] = {"median_share_of_image": median, **describe(located.only(mine), seed)}
+    local = [LABELS.index(label) for label in LOCAL_SIGNS]
+    pooled = np.isin(truth.label, local) if truth.source == "phantom" else truth.label >= 0
+    return {
+        "truth": truth.source,
+        "pooled_labels": [
+            label for i, label in enumerate(LABELS) if (truth.label[pooled] == i).any()
+        ],
+        "pooled": describe(located.only(pooled), seed),
+        "labels": by_label,
+    }
+
+
+def faithfulness(subject: Subject, image: Indices, label: Indices, seed: int) -> dict[str, Any]:
+    """Deletion and insertion by the map, at random and from the centre, of pairs image, label."""
+    told: dict[str, Any] = {"n": len(image), "deletion": {}, "insertion": {}}
+    if not len(image):
+        return told
+    evidence = subject.explain_pairs(image, label)
+    grid = evidence.shape[1:]
+    orders = {
+        "map": by_evidence(evidence),
+        "random": by_chance(len(image), grid, seed),
+        "centre": from_centre(len(image), grid),
+    }
+    for name, order in orders.items():
+        found = curves(subject.network, subject.inputs(image), label, order, grid)
+        told["deletion"][name] = _mean(found.deletion, seed)
+        told["insertion"][name] = _mean(found.insertion, seed)
+    return told
+
+
+def sanity(subject: Subject, image: Indices, label: Indices, seed: int) -> dict[str, Any]:
+    """How like a map stays once layers are random, and once the image has moved by a pixel."""
+    told: dict[str, Any] = {"n": len(image), "randomised": [], "shifted": None}
+    if not len(image):
+        return told
+    before = subject.explain_pairs(image, label)
+    for step in randomised(subject.network, subject.inputs(image), subject.method, seed):
+        alike = similarity(before, _of_pairs(step.evidence, label))
+        told["randomised"].append({"down_to": step.layer, **_mean(alike, seed)})
+    moved = stability(
+        subject.network, subject.images[torch.from_numpy(image)], subject.prepare, subject.method
+    )
+    told["shifted"] = _mean(_of_pairs(moved, label), seed)
+    return told
+
+
+def _batches(index: Indices) -> list[Indices]:
+    return np.split(index, range(BATCH, len(index), BATCH))
+
+
+def _of_pairs(values: Any, label: Indices) -> Any:
+    """Of (K, L, ...), each row's own label: (K, ...)."""
+    return values[np.arange(len(label)), label]
+
+
+def _mean(values: Doubles, seed: int) -> dict[str, Any]:
+    """Mean and interval of what is defined."""
+    defined = values[~np.isnan(values)]
+    if not len(defined):
+        return {"mean": None, "ci": None}
+    return {"mean": float(defined.mean()), "ci": mean_interval(defined, seed)}

@@ -1,0 +1,80 @@
+"""Where findings are known to be: painted into the phantom, or drawn by radiologists."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cxr.cam.localisation import cover_of_boxes, cover_of_masks
+from cxr.data import phantom
+from cxr.data.boxes import SIDE, Box
+from cxr.data.splits import Split
+from cxr.errors import CxrError
+from cxr.labels import LABELS
+from cxr.metrics import Doubles
+
+Indices = npt.NDArray[np.int64]
+
+CHUNK = 64  # images whose masks are rendered together
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Findings of some images, each with the place where it is: K pairs of image and label."""
+
+    source: str
+    image: Indices  # (K,) rows of the split
+    label: Indices  # (K,)
+    cover: Callable[[tuple[int, int]], Doubles]  # share of each cell of a grid inside: (K, h, w)
+
+    def only(self, chosen: npt.NDArray[np.bool_]) -> "Truth":
+        """Some of the pairs."""
+        return Truth(
+            self.source,
+            self.image[chosen],
+            self.label[chosen],
+            lambda grid: self.cover(grid)[chosen],
+        )
+
+
+def of_phantom(split: Split, name: str, n: int, seed: int) -> Truth:
+    """The masks of a phantom's first `n` images; CxrError where these are not its images.
+
+    Parameters
+    ----------
+    split : the images on disk, which must be those that the seed makes.
+    name : of the split.
+    """
+    n, size = min(n, len(split.labels)), split.images.shape[1]
+    if (phantom.render(seed, name, 0, 1, size).images[0] != split.images[0]).any():
+        raise CxrError(f"the phantom of seed {seed} is not the one in data/; run `dvc repro`")
+    image, label = np.nonzero(split.labels[:n])
+    masks = np.empty((len(image), size, size), np.bool_)
+    for start in range(0, n, CHUNK):
+        here = (image >= start) & (image < start + CHUNK)
+        shown = phantom.masks(seed, name, start, min(start + CHUNK, n), size)
+        masks[here] = shown[image[here] - start, label[here]]
+    return Truth("phantom", image, label, lambda grid: cover_of_masks(masks, grid))
+
+
+def of_boxes(split: Split, boxes: list[Box]) -> Truth:
+    """Boxes of the split's images; several of one finding in one image count as one place."""
+    if split.ids is None:
+        raise CxrError("gradcam.boxes: the data has no ids, so no box can be found an image for")
+    row_of = {str(name): row for row, name in enumerate(split.ids)}
+    pairs: dict[tuple[int, int], list[Doubles]] = {}
+    for box in boxes:
+        if box.image in row_of:
+            pair = row_of[box.image], LABELS.index(box.label)
+            pairs.setdefault(pair, []).append(box.corners)
+    keys = np.array(sorted(pairs), np.int64).reshape(-1, 2)
+
+    def cover(grid: tuple[int, int]) -> Doubles:
+        of_pair = [
+            cover_of_boxes(np.stack(pairs[image, label]), SIDE, grid).sum(axis=0).clip(max=1)
+            for image, label in keys.tolist()
+        ]
+        return np.stack(of_pair) if of_pair else np.empty((0, *grid))
+
+    return Truth("boxes", keys[:, 0], keys[:, 1], cover)

@@ -1,0 +1,78 @@
+"""Radiologists' boxes around findings, as NIH publishes them: a CSV in pixels of 1024 x 1024."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cxr.errors import CxrError
+from cxr.labels import canonical
+
+SIDE = 1024.0  # pixels of the images that the boxes were drawn on
+
+# NIH's own BBox_List_2017.csv splits its header at the comma of `Bbox [x,y,w,h]`.
+COLUMNS = {
+    "id": ("image_id", "image index", "id", "image"),
+    "label": ("label", "finding label"),
+    "x": ("x", "bbox [x"),
+    "y": ("y",),
+    "width": ("width", "w"),
+    "height": ("height", "h]", "h"),
+}
+
+
+@dataclass(frozen=True)
+class Box:
+    """One box: x and y of its upper left corner, width and height, in pixels of SIDE."""
+
+    image: str  # id, without file type
+    label: str
+    corners: npt.NDArray[np.float64]  # (4,)
+
+
+def find(path: str, root: Path) -> Path:
+    """The file that `gradcam.boxes` names, from the project's root; CxrError where it is none."""
+    file = root / Path(path).expanduser()
+    if not file.is_file():
+        raise CxrError(f"gradcam.boxes: {file} does not exist or is no file")
+    return file
+
+
+def read(path: Path) -> list[Box]:
+    """The boxes in a file; CxrError names the line where it is not one."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = [row for row in csv.reader(file) if any(row)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise CxrError(f"gradcam.boxes: {path} is no CSV file ({error})") from None
+    header = [name.strip().lower() for name in rows[0]] if rows else []
+    places = {
+        key: next((header.index(name) for name in names if name in header), -1)
+        for key, names in COLUMNS.items()
+    }
+    if missing := [key for key, place in places.items() if place < 0]:
+        raise CxrError(
+            f"gradcam.boxes: {path} has no column for {', '.join(missing)}; "
+            "image_id, label, x, y, width and height are needed"
+        )
+    return [_box(path, line, row, places) for line, row in enumerate(rows[1:], start=2)]
+
+
+def _box(path: Path, line: int, row: list[str], places: dict[str, int]) -> Box:
+    if len(row) <= max(places.values()):
+        raise CxrError(f"gradcam.boxes: line {line} of {path} has {len(row)} columns")
+    label = canonical(row[places["label"]])
+    if label is None:
+        raise CxrError(
+            f"gradcam.boxes: line {line} of {path} names {row[places['label']]!r}, "
+            "which is none of the 14 labels"
+        )
+    try:
+        corners = np.array([float(row[places[key]]) for key in ("x", "y", "width", "height")])
+    except ValueError:
+        raise CxrError(f"gradcam.boxes: line {line} of {path} holds no numbers") from None
+    if not np.isfinite(corners).all() or (corners[2:] <= 0).any():
+        raise CxrError(f"gradcam.boxes: line {line} of {path} is no box: {corners.tolist()}")
+    return Box(Path(row[places["id"]].strip()).stem, label, corners)

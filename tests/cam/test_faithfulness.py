@@ -1,0 +1,158 @@
+"""Deletion and insertion on a network whose reasons are known, and checks of maps on it."""
+
+import numpy as np
+import pytest
+import torch
+from networks import GRIDS, NAMES, images, network
+from scipy.stats import pearsonr, spearmanr
+from torch import Tensor, nn
+
+from cxr import cam
+from cxr.cam import faithfulness, sanity
+from cxr.models import Network
+
+GRID = (4, 4)
+
+
+class Looker(Network):
+    """Its one logit is the sum of a quarter of the image; the map is the image in blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, 0, :4, :4].sum(dim=(1, 2))[:, None] - 8
+
+
+def steps_by_hand(n_seen: list[int]) -> float:
+    """Mean over a curve of sigmoid(pixels seen - 8) by the trapezoid rule."""
+    probs = 1 / (1 + np.exp(8 - np.array(n_seen, float)))
+    return float((probs[:-1] + probs[1:]).sum() / 2 / (len(probs) - 1))
+
+
+def test_curves_of_a_known_network_by_hand() -> None:
+    """8 x 8 pixels, 16 cells of 4 pixels; the first four cells are all that counts."""
+    inputs = torch.ones(1, 1, 8, 8)
+    cells = np.arange(16).reshape(4, 4)
+    first = [*cells[:2, :2].ravel()]
+    order = np.array([[*first, *(c for c in range(16) if c not in first)]])
+    found = faithfulness.curves(Looker(), inputs, np.array([0]), order, GRID)
+    taken = np.linspace(0, 16, 11).round()
+    deleted = [int(16 - 4 * min(n, 4)) for n in taken]
+    inserted = [int(4 * min(n, 4)) for n in taken]
+    assert found.deletion[0] == pytest.approx(steps_by_hand(deleted))
+    assert found.insertion[0] == pytest.approx(steps_by_hand(inserted))
+    worst = faithfulness.curves(Looker(), inputs, np.array([0]), order[:, ::-1].copy(), GRID)
+    assert worst.deletion[0] > 0.6 > 0.3 > found.deletion[0]
+    assert worst.insertion[0] < 0.4 < 0.7 < found.insertion[0]
+
+
+def test_each_image_follows_its_own_label_and_order() -> None:
+    net, x = network("cnn"), images("cnn")
+    labels, orders = np.array([0, 3, 7, 13]), faithfulness.by_chance(4, GRIDS["cnn"], seed=0)
+    together = faithfulness.curves(net, x, labels, orders, GRIDS["cnn"])
+    for i in range(4):
+        one = slice(i, i + 1)
+        alone = faithfulness.curves(net, x[one], labels[one], orders[one], GRIDS["cnn"])
+        assert alone.deletion[0] == pytest.approx(together.deletion[i], abs=1e-6)
+        assert alone.insertion[0] == pytest.approx(together.insertion[i], abs=1e-6)
+
+
+def test_both_curves_start_and_end_with_the_image_and_the_blank() -> None:
+    """Blanking everything is the mean image; with STEPS = 1 the curves are the two ends' mean."""
+    net, x = network("cnn").eval(), images("cnn", 2)
+    with torch.no_grad():
+        whole, blank = (net(each).sigmoid()[:, 5].numpy() for each in (x, torch.zeros_like(x)))
+    order = faithfulness.by_chance(2, GRIDS["cnn"], seed=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(faithfulness, "STEPS", 1)
+        found = faithfulness.curves(net, x, np.array([5, 5]), order, GRIDS["cnn"])
+    np.testing.assert_allclose(found.deletion, (whole + blank) / 2, rtol=1e-5)
+    np.testing.assert_allclose(found.insertion, (whole + blank) / 2, rtol=1e-5)
+
+
+def test_orders() -> None:
+    evidence = np.array([[[1, 3], [3, -1]]], np.float32)
+    assert faithfulness.by_evidence(evidence).tolist() == [[1, 2, 0, 3]]
+    centre = faithfulness.from_centre(2, (3, 3))
+    assert centre[0, 0] == 4 and set(centre[0, 5:]) == {0, 2, 6, 8}
+    random = faithfulness.by_chance(50, (3, 3), seed=0)
+    assert (np.sort(random, axis=1) == np.arange(9)).all()
+    assert len(np.unique(random, axis=0)) > 40
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_random_layers_change_the_map_and_leave_the_network(name: str) -> None:
+    net, x = network(name), images(name, 2)
+    before = cam.explain(net, x).evidence
+    state = {key: value.clone() for key, value in net.state_dict().items()}
+    steps = list(sanity.randomised(net, x, "gradcam", seed=0))
+    assert steps[0].layer == "classifier"
+    with_weights = [n for n, m in net.named_modules() if hasattr(m, "reset_parameters")]
+    assert [step.layer for step in steps] == with_weights[::-1]
+    assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
+    assert np.array_equal(cam.explain(net, x).evidence, before)
+    assert np.abs(sanity.similarity(before, steps[0].evidence)).mean() < 0.9
+    again = list(sanity.randomised(net, x, "gradcam", seed=0))
+    assert np.array_equal(steps[-1].evidence, again[-1].evidence)
+    other = list(sanity.randomised(net, x, "gradcam", seed=1))
+    assert not np.array_equal(steps[-1].evidence, other[-1].evidence)
+
+
+def test_similarity_is_scipys() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 3, 7, 7)), rng.normal(size=(2, 3, 7, 7)).round(1)
+    found = sanity.similarity(a, b)
+    assert found.shape == (2, 3)
+    for i in np.ndindex(2, 3):
+        assert found[i] == pytest.approx(spearmanr(a[i].ravel(), b[i].ravel()).statistic)
+    assert np.isnan(sanity.similarity(a, np.ones_like(a))).all()
+
+
+class Edges(Network):
+    """A map of one cell a pixel that moves with the image, as a map should."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(1, 1)
+        nn.init.ones_(self.classifier.weight)
+
+    def feature_map(self, x: Tensor) -> Tensor:
+        return x
+
+    def classify(self, feature_map: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(feature_map.mean(dim=(2, 3)))
+        return logits
+
+
+class Fixed(Edges):
+    """A map that stays where it is."""
+
+    def feature_map(self, x: Tensor) -> Tensor:
+        places = torch.rand(1, 1, *x.shape[2:], generator=torch.Generator().manual_seed(0))
+        return places.expand(len(x), -1, -1, -1) + 0 * x
+
+
+def noise() -> Tensor:
+    return torch.randint(0, 256, (3, 12, 12), generator=torch.Generator().manual_seed(0)).byte()
+
+
+def prepare(images: Tensor) -> Tensor:
+    return images[:, None].float() / 255
+
+
+def test_a_map_that_moves_with_the_image_is_stable() -> None:
+    np.testing.assert_allclose(sanity.stability(Edges(), noise(), prepare, "gradcam"), 1, atol=1e-5)
+
+
+def test_a_map_that_stays_is_not() -> None:
+    """White noise has nothing to do with itself a pixel further."""
+    found = sanity.stability(Fixed(), noise(), prepare, "gradcam")
+    assert np.abs(found).max() < 0.3
+    before = Fixed().feature_map(prepare(noise()))[0, 0].numpy()
+    inner, moved = before[1:-1, 1:-1], {}
+    for down, right in sanity.SHIFTS:
+        moved[down, right] = np.roll(before, (-down, -right), axis=(0, 1))[1:-1, 1:-1]
+    expected = np.mean([pearsonr(inner.ravel(), m.ravel()).statistic for m in moved.values()])
+    assert found[0, 0] == pytest.approx(expected, abs=1e-6)

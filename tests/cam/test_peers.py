@@ -1,0 +1,140 @@
+"""Maps are those of captum and of pytorch-grad-cam, before either's ReLU and stretching."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from captum.attr import LayerGradCam
+from networks import GRIDS, NAMES, images, network
+from pytorch_grad_cam import GradCAM, GradCAMPlusPlus, HiResCAM
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from torch import Tensor, nn
+
+from cxr import cam
+from cxr.errors import CxrError
+
+PEERS = {"gradcam": GradCAM, "gradcam++": GradCAMPlusPlus, "hirescam": HiResCAM}
+LABELS = (0, 5, 13)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def last_map(net: Any, name: str) -> nn.Module:
+    """The layer whose output is the feature map; a ViT's are tokens in a row."""
+    layer: nn.Module = net.norm if name == "vit" else net.features
+    return layer
+
+
+def as_grid(tokens: Tensor) -> Tensor:
+    return tokens.transpose(1, 2).unflatten(2, GRIDS["vit"])
+
+
+def of_peer(name: str, method: str, x: Tensor, label: int) -> np.ndarray:
+    """What pytorch-grad-cam finds before its ReLU."""
+    net = network(name).eval().requires_grad_(True)
+    peer = PEERS[method](net, [last_map(net, name)], as_grid if name == "vit" else None)
+    found = []
+    original = peer.get_cam_image
+
+    def keep(*arguments: Any, **named: Any) -> np.ndarray:
+        found.append(original(*arguments, **named))
+        return found[-1]
+
+    peer.get_cam_image = keep
+    peer(input_tensor=x, targets=[ClassifierOutputTarget(label)] * len(x))
+    return found[0]
+
+
+@pytest.mark.parametrize("method", PEERS)
+@pytest.mark.parametrize("name", NAMES)
+def test_maps_are_those_of_pytorch_grad_cam(name: str, method: cam.Method) -> None:
+    x = images(name)
+    ours = cam.explain(network(name), x, method).evidence
+    for label in LABELS:
+        theirs = of_peer(name, method, x, label)
+        np.testing.assert_allclose(
+            ours[:, label], theirs, rtol=1e-3, atol=1e-4 * np.abs(theirs).max()
+        )
+
+
+@pytest.mark.parametrize("name", ["cnn", "squeezenet"])
+def test_maps_are_those_of_captum(name: str) -> None:
+    """It knows channels in front alone, so it can't take a ViT's tokens."""
+    x, net = images(name), network(name).eval()
+    ours = cam.explain(net, x).evidence
+    peer = LayerGradCam(net, last_map(net, name))
+    for label in LABELS:
+        theirs = peer.attribute(x, target=label, relu_attributions=False)[:, 0].detach().numpy()
+        np.testing.assert_allclose(
+            ours[:, label], theirs, rtol=1e-3, atol=1e-5 * np.abs(theirs).max()
+        )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_on_a_head_that_is_linear_in_the_mean_two_methods_are_one(name: str) -> None:
+    """All gradients of a channel are equal there, so that their mean is each of them."""
+    x = images(name)
+    maps = {method: cam.explain(network(name), x, method).evidence for method in PEERS}
+    np.testing.assert_allclose(maps["gradcam"], maps["hirescam"], rtol=1e-4, atol=1e-6)
+    assert np.abs(maps["gradcam"] - maps["gradcam++"]).max() > 0.01
+
+
+def test_hirescam_is_not_the_mean_where_gradients_differ() -> None:
+    """A head that weights each place by its own number."""
+    net = network("cnn")
+    places = torch.linspace(-1, 1, 49).view(1, 1, 7, 7)
+    head = net.head()
+    net.classify = lambda feature_map: head((feature_map * places).mean(dim=(2, 3)))
+    x = images("cnn")
+    with torch.no_grad():
+        feature_map = net.eval().feature_map(x).numpy()
+    weight = head.weight.detach().numpy()
+    exact = np.einsum("ld,ndhw->nlhw", weight, feature_map * places.numpy()) / 49
+    np.testing.assert_allclose(cam.explain(net, x, "hirescam").evidence, exact, atol=1e-5)
+    assert np.abs(cam.explain(net, x, "gradcam").evidence - exact).max() > 0.01
+
+
+def test_attention_is_torchs_own() -> None:
+    """Weights by nn.MultiheadAttention with the same projections."""
+    net, x = network("vit").eval(), images("vit")
+    block: Any = net.blocks[0]
+    tokens = block.attention_norm(net._tokens(x))
+    width, heads = tokens.shape[2], block.attention.heads
+    peer = nn.MultiheadAttention(width, heads, batch_first=True)
+    with torch.no_grad():
+        peer.in_proj_weight.copy_(block.attention.qkv.weight)
+        peer.in_proj_bias.copy_(block.attention.qkv.bias)
+        _, expected = peer(tokens, tokens, tokens)
+        found = net.attentions(x)
+    assert found.shape == (4, len(net.blocks), 49, 49)
+    torch.testing.assert_close(found[:, 0], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_rollout_is_the_product_of_the_blocks() -> None:
+    net, x = network("vit"), images("vit", 2)
+    found = cam.explain(net, x, "rollout")
+    with torch.no_grad():
+        attentions = net.attentions(x).numpy()
+    for i in range(2):
+        product = np.eye(49)
+        for attention in attentions[i]:
+            mixed = attention + np.eye(49)
+            product = mixed / mixed.sum(axis=1, keepdims=True) @ product
+        expected = product.mean(axis=0).reshape(7, 7)
+        for label in range(14):
+            np.testing.assert_allclose(found.evidence[i, label], expected, rtol=1e-4)
+    np.testing.assert_allclose(found.evidence.sum(axis=(2, 3)), 1, rtol=1e-5)
+    with torch.no_grad():
+        np.testing.assert_allclose(found.logits, net(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["cnn", "squeezenet"])
+def test_a_network_without_attention_has_no_rollout(name: str) -> None:
+    with pytest.raises(
+        CxrError, match=r"rollout follows attention, and \w+ has none; choose one of"
+    ):
+        cam.explain(network(name), images(name), "rollout")

@@ -19,6 +19,7 @@ from cxr.metrics import Floats, Labels
 from cxr.params import flatten
 from cxr.plots import evaluation as figures
 from cxr.plots.evaluation import Curves
+from cxr.typical import Typical
 
 BATCH = 256
 HELD_OUT = ("val", "test")
@@ -34,6 +35,7 @@ BINS = ("mean_prob", "share_positive", "n")
 
 def evaluate(run: stage.Stage) -> None:
     data = {name: splits.open_split(run.input(stage.PROCESSED), name) for name in splits.SPLITS}
+    typical = Typical.of(data["train"].images, data["val"].images)
     predicted: dict[str, dict[str, Predicted]] = {split: {} for split in HELD_OUT}
     for name, log in run.logs.items():
         if name in BASELINES:
@@ -44,7 +46,7 @@ def evaluate(run: stage.Stage) -> None:
         wanted = run.params.evaluate
         decision = decisions.decide(
             name, data["val"].labels, logits["val"],
-            wanted.calibration, wanted.threshold_rule, wanted.sensitivity,
+            wanted.calibration, wanted.threshold_rule, wanted.sensitivity, typical,
         )  # fmt: skip
         run.write_json(f"decisions/{name}.json", decision.as_json())
         for split in HELD_OUT:

@@ -16,8 +16,10 @@ from cxr import decisions
 from cxr.decisions import Rule
 from cxr.labels import LABELS
 from cxr.metrics import sigmoid
+from cxr.typical import Typical
 
 RULES = ("youden", "f1", "sensitivity")
+TYPICAL = Typical(np.arange(784.0).reshape(28, 28) / 3, 0.25)
 
 
 def cases(n: int, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -173,8 +175,8 @@ def test_separable_labels_get_a_finite_calibration() -> None:
 
 def test_thresholds_are_chosen_on_calibrated_probabilities() -> None:
     labels, logits = miscalibrated()
-    decision = decisions.decide("cnn", labels, logits, "platt", "youden", 0.9)
-    raw = decisions.decide("cnn", labels, logits, "none", "youden", 0.9)
+    decision = decisions.decide("cnn", labels, logits, "platt", "youden", 0.9, TYPICAL)
+    raw = decisions.decide("cnn", labels, logits, "none", "youden", 0.9, TYPICAL)
     called = decision.calibration.probs(logits) >= decision.thresholds
     assert (called == (sigmoid(logits) >= raw.thresholds)).all()  # the same images, other numbers
     assert (decision.thresholds != raw.thresholds).all()
@@ -185,13 +187,15 @@ def test_a_decision_comes_back_from_its_file(tmp_path: Path) -> None:
     labels = (rng.random((60, 14)) < 0.3).astype(np.uint8)
     labels[:, LABELS.index("hernia")] = 0
     logits = rng.normal(size=(60, 14)).astype(np.float32)
-    decision = decisions.decide("vit", labels, logits, "platt", "f1", 0.9)
+    decision = decisions.decide("vit", labels, logits, "platt", "f1", 0.9, TYPICAL)
     path = tmp_path / "vit.json"
     path.write_text(json.dumps(decision.as_json(), allow_nan=False))
     again = decisions.read(path)
     assert (again.model, again.rule, again.calibration.method) == ("vit", "f1", "platt")
     assert json.loads(path.read_text())["thresholds"]["hernia"] is None
     np.testing.assert_array_equal(again.thresholds, decision.thresholds)
+    np.testing.assert_array_equal(again.typical.mean_image, TYPICAL.mean_image)
+    assert again.typical.least == 0.25
     np.testing.assert_array_equal(
         again.calibration.probs(logits), decision.calibration.probs(logits)
     )

@@ -12,9 +12,11 @@ from pipeline import Pipeline, create
 from sklearn.metrics import roc_auc_score
 
 from cxr import decisions, lineage
+from cxr.data import splits
 from cxr.evaluation import BASELINES
 from cxr.labels import LABELS
 from cxr.params import flatten
+from cxr.typical import Typical
 
 MODELS = ("cnn", "squeezenet", "vit")
 STAGES = {
@@ -91,7 +93,9 @@ def test_thresholds_come_from_validation(made: Pipeline) -> None:
     labels = np.load(made.folder / "data/processed/val_labels.npy")
     logits = np.load(made.folder / "predictions/cnn.npz")["val_logits"]
     decision = decisions.read(made.folder / "decisions/cnn.json")
-    again = decisions.decide("cnn", labels, logits, "temperature", "youden", 0.9)
+    train, val = (splits.open_split(made.folder / "data/processed", s) for s in ("train", "val"))
+    typical = Typical.of(train.images, val.images)
+    again = decisions.decide("cnn", labels, logits, "temperature", "youden", 0.9, typical)
     assert decision.as_json() == again.as_json()
     missing = [i for i in range(14) if not labels[:, i].any()]
     assert np.flatnonzero(np.isnan(decision.thresholds)).tolist() == missing

@@ -59,3 +59,10 @@ def test_outside_of_a_clone_the_command_says_so(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("cxr: ")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_answers_of_the_audit_need_neither_torch_nor_sklearn() -> None:
+    """They take seconds to import."""
+    code = "import sys, cxr.printing; print({'torch', 'sklearn', 'matplotlib'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

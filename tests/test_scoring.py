@@ -14,8 +14,10 @@ from cxr import decisions, evaluation, scoring
 from cxr.evaluation import BASELINES, Predicted
 from cxr.evaluation.description import TOO_NARROW
 from cxr.labels import LABELS
+from cxr.typical import Typical
 
 PREDICTIONS = Path(__file__).parents[1].parent / "shared" / "data" / "predictions"
+TYPICAL = Typical(np.zeros((28, 28)), 0.0)
 PUBLISHED = {"densenet121_seed0": 0.7025, "vit_small_seed0": 0.6755}
 
 
@@ -52,7 +54,7 @@ def project(tmp_path: Path) -> Path:
     for seed, name in enumerate(("cnn", "vit")):
         logits = images(seed=0)[1] + np.random.default_rng(seed).normal(size=(120, 14))
         np.savez(folder / f"predictions/{name}.npz", val_logits=logits, test_logits=logits)
-        decision = decisions.decide(name, labels, logits, "temperature", "youden", 0.9)
+        decision = decisions.decide(name, labels, logits, "temperature", "youden", 0.9, TYPICAL)
         (folder / f"decisions/{name}.json").write_text(json.dumps(decision.as_json()))
         models[name] = Predicted.by(decision, logits)
     told = evaluation.evaluate(labels, models, None, 200, 0, lambda done, total: None).models

@@ -222,6 +222,48 @@ def score(
         printing.score(done)
 
 
+@app.command()
+def predict(
+    image: Annotated[
+        list[str], typer.Argument(help="PNG, JPEG or DICOM files, folders or patterns.")
+    ],
+    model: Annotated[str, typer.Option(help="A model of this clone, or its folder.")],
+    cam: Annotated[
+        Path | None, typer.Option(help="A folder for pictures of where the model looks.")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(help="A file for a table.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Tell what a model says of your own chest X-rays. Not a medical device.
+
+    Images are prepared as the training images were; probabilities are calibrated if the model is.
+    A file that can't be used stops no other, and makes the exit status 2.
+
+    Example: cxr predict scans/ --model squeezenet --cam maps/ --csv scans.csv
+    """
+    from cxr import images, predicting, printing
+
+    chosen = predicting.load(model, _nearest_project(Path.cwd()))
+    paths = images.find(image)
+    done: list[predicting.Prediction | predicting.Refused] = []
+    with progress.bar("predict") as advance:
+        for each in predicting.predict(chosen, paths, with_maps=cam is not None):
+            if cam is not None and isinstance(each, predicting.Prediction):
+                predicting.draw(each, chosen, cam)
+            done.append(each)
+            advance(len(done), len(paths))
+    if csv is not None:
+        predicting.write_csv(done, csv)
+    if as_json:
+        _print_json(predicting.as_json(done, chosen))
+    else:
+        printing.predictions(done, chosen)
+    for each in done:
+        if isinstance(each, predicting.Refused):
+            print(f"cxr: {each.reason}", file=sys.stderr)
+    raise typer.Exit(2 if any(isinstance(each, predicting.Refused) for each in done) else 0)
+
+
 def _print_json(content: dict[str, Any]) -> None:
     print(json.dumps(content, indent=2))
 
@@ -229,10 +271,17 @@ def _print_json(content: dict[str, Any]) -> None:
 def _project(place: Path | None = None) -> Path:
     """The nearest folder, from a place upwards, that holds the pipeline."""
     here = (place or Path.cwd()).resolve()
+    found = _nearest_project(here)
+    if found is None:
+        raise CxrError(f"{here} is not inside a clone of the pipeline; change to one")
+    return found
+
+
+def _nearest_project(here: Path) -> Path | None:
     for folder in (here, *here.parents):
         if (folder / "dvc.yaml").exists() and (folder / PARAMS_FILE).exists():
             return folder
-    raise CxrError(f"{here} is not inside a clone of the pipeline; change to one")
+    return None
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """What turns a model's logits into probabilities and these into yes or no: chosen on validation.
 
 It stands in `decisions/<model>.json` beside the weights, and whoever uses the model applies it.
+With it goes what the training images look like, so that a foreign image can be told from them.
 """
 
 import json
@@ -16,6 +17,7 @@ from sklearn.metrics import roc_curve
 
 from cxr.labels import LABELS
 from cxr.metrics import Doubles, Floats, Labels, sigmoid
+from cxr.typical import Typical
 
 Rule = Literal["youden", "f1", "sensitivity"]
 Method = Literal["none", "temperature", "platt"]
@@ -46,12 +48,13 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Decision:
-    """Calibration, and from which probability on a label counts as there; NaN where none is."""
+    """Calibration, from which probability on a label counts as there (NaN: none), and for what."""
 
     model: str
     calibration: Calibration
     rule: Rule
     thresholds: Doubles  # (L,)
+    typical: Typical
 
     def as_json(self) -> dict[str, Any]:
         """As `decisions/<model>.json` holds it; a threshold that isn't there is None."""
@@ -65,6 +68,10 @@ class Decision:
             },
             "rule": self.rule,
             "thresholds": _named(self.thresholds),
+            "typical": {
+                "least_likeness": self.typical.least,
+                "mean_image": self.typical.mean_image.tolist(),
+            },
         }
 
 
@@ -81,11 +88,20 @@ def read(path: Path) -> Decision:
         ),
         rule=content["rule"],
         thresholds=_in_order(content["thresholds"]),
+        typical=Typical(
+            np.array(content["typical"]["mean_image"]), content["typical"]["least_likeness"]
+        ),
     )
 
 
 def decide(
-    model: str, labels: Labels, logits: Floats, method: Method, rule: Rule, sensitivity: float
+    model: str,
+    labels: Labels,
+    logits: Floats,
+    method: Method,
+    rule: Rule,
+    sensitivity: float,
+    typical: Typical,
 ) -> Decision:
     """Fit a calibration, and choose thresholds on what it makes of these same images.
 
@@ -94,10 +110,11 @@ def decide(
     labels : (N, L) of 0 and 1, of the validation split.
     logits : (N, L).
     sensitivity : what the rule of that name asks for at least.
+    typical : what images of the training data look like.
     """
     calibration = calibrate(labels, logits, method)
     cuts = thresholds(labels, calibration.probs(logits), rule, sensitivity)
-    return Decision(model, calibration, rule, cuts)
+    return Decision(model, calibration, rule, cuts, typical)
 
 
 def calibrate(labels: Labels, logits: Floats, method: Method) -> Calibration:

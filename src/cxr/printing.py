@@ -1,7 +1,7 @@
 """Answers as people read them at a terminal: trees and tables."""
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -13,8 +13,11 @@ from cxr.difference import Change, Difference
 from cxr.labels import LABELS
 from cxr.records import SHORT_ID
 from cxr.replay import ABSOLUTE, RELATIVE, Replay
-from cxr.scoring import Score
 from cxr.sync import Sync
+
+if TYPE_CHECKING:  # they bring torch and sklearn, and most answers do without
+    from cxr.predicting import Model, Prediction, Refused
+    from cxr.scoring import Score
 
 # A file or a pipe has no width to cut or wrap lines to.
 console = Console(width=None if sys.stdout.isatty() else 10_000, highlight=False)
@@ -112,7 +115,7 @@ def sync(done: Sync) -> None:
     console.print(f"{len(done.runs)} runs brought back, {done.n_there} were there")
 
 
-def score(done: Score) -> None:
+def score(done: "Score") -> None:
     """The models over the baselines, then the scored one label by label, then what to know."""
     console.print(_models(done.models))
     scored = done.models[done.name]
@@ -134,6 +137,25 @@ def score(done: Score) -> None:
     for note in [*_undefined(scored["undefined"]), unsure, *done.notes, about.get("note")]:
         if note:
             console.print(_marked(Verdict.NOTE, note))
+
+
+def predictions(done: "list[Prediction | Refused]", model: "Model") -> None:
+    """A line an image with what is called, likeliest for its threshold first; then what is odd."""
+    from cxr.predicting import NOTICE, Refused
+
+    cuts = model.decision.thresholds
+    for each in done:
+        if isinstance(each, Refused):
+            continue
+        called = [i for i, verdict in enumerate(each.called) if verdict]
+        called.sort(key=lambda i, probs=each.probs: -probs[i] / cuts[i])  # type: ignore[misc]
+        told = ", ".join(f"{LABELS[i]} {each.probs[i]:.3f}" for i in called)
+        console.print(Text(f"{each.picture.path}: {told or 'nothing called'}"))
+        for warning in each.warnings:
+            console.print(_marked(Verdict.NOTE, warning))
+    console.print(
+        Text(f"{model.saved.name}, probabilities at or above the label's threshold; {NOTICE}")
+    )
 
 
 def _models(models: dict[str, dict[str, Any]]) -> Table:

@@ -19,8 +19,10 @@ from cxr.evaluation import BASELINES, Evaluation, Predicted
 from cxr.evaluation.description import NO_DELONG, ONE_CLASS, TOO_NARROW, baselines
 from cxr.labels import LABELS
 from cxr.metrics import sigmoid
+from cxr.typical import Typical
 
 CHESTXRAY14 = Path(__file__).parents[3] / "shared" / "data" / "chestxray14_labels.npz"
+TYPICAL = Typical(np.zeros((28, 28)), 0.0)
 NUMBERS_AT_THRESHOLD = ("sensitivity", "specificity", "ppv", "npv")
 
 
@@ -237,9 +239,9 @@ def test_one_image_and_constant_predictions_are_told() -> None:
 def test_calibration_is_reported_before_and_after() -> None:
     labels, probs, _ = many_images()
     logits = 4 * np.log(probs / (1 - probs))  # far too sure
-    decision = decisions.decide("cnn", labels, logits, "temperature", "youden", 0.9)
+    decision = decisions.decide("cnn", labels, logits, "temperature", "youden", 0.9, TYPICAL)
     told = evaluate(labels, {"cnn": Predicted.by(decision, logits)}).models["cnn"]
-    raw = decisions.decide("cnn", labels, logits, "none", "youden", 0.9)
+    raw = decisions.decide("cnn", labels, logits, "none", "youden", 0.9, TYPICAL)
     before = evaluate(labels, {"cnn": Predicted.by(raw, logits)}).models["cnn"]
     assert "uncalibrated" not in before
     assert told["uncalibrated"] == {key: before[key] for key in ("brier", "brier_skill", "ece")}

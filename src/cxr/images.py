@@ -1,0 +1,187 @@
+"""A user's own files as grey images: PNG, JPEG and DICOM.
+
+Every fault of a file is a CxrError of one line that names it.
+"""
+
+import glob
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pydicom
+from PIL import Image, ImageOps, UnidentifiedImageError
+from pydicom.errors import InvalidDicomError
+from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
+
+from cxr.errors import CxrError
+
+Grey = npt.NDArray[np.uint8]
+Doubles = npt.NDArray[np.float64]
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
+LEAST_SIDE, MOST_SIDE = 28, 10_000  # pixels
+MODALITIES = ("CR", "DX", "RG", "RF", "XR")  # what a chest X-ray may be called
+COLOURFUL = 6  # mean spread of red, green and blue from which on an image counts as coloured
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One grey image at its own resolution, (H, W), and what was odd about it."""
+
+    path: Path
+    grey: Grey
+    notes: list[str] = field(default_factory=list)
+
+    def square(self, side: int, resampling: str) -> Grey:
+        """Brought to (side, side): padded with black to a square, so that no chest is stretched.
+
+        Parameters
+        ----------
+        resampling : Pillow's name of the filter with which the training images were made.
+        """
+        height, width = self.grey.shape
+        longer = max(height, width)
+        padded = np.zeros((longer, longer), np.uint8)
+        top, left = (longer - height) // 2, (longer - width) // 2
+        padded[top : top + height, left : left + width] = self.grey
+        image = Image.fromarray(padded)
+        return np.asarray(image.resize((side, side), Image.Resampling[resampling.upper()]))
+
+
+def find(arguments: list[str]) -> list[Path]:
+    """The files that files, folders and patterns name; CxrError where one names nothing."""
+    found: list[Path] = []
+    for argument in arguments:
+        path = Path(argument)
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            if not inside:
+                raise CxrError(f"{path} holds no image; {', '.join(SUFFIXES)} are read")
+            found += inside
+        elif glob.has_magic(argument) and not path.exists():
+            matched = sorted(map(Path, glob.glob(argument)))  # noqa: PTH207 - it may be absolute
+            if not matched:
+                raise CxrError(f"no file matches {argument}")
+            found += matched
+        else:
+            found.append(path)
+    return list(dict.fromkeys(found))
+
+
+def read(path: Path) -> Picture:
+    """One file as a grey image."""
+    if not path.is_file():
+        raise CxrError(f"{path} does not exist or is no file")
+    try:
+        with open(path, "rb") as file:
+            is_dicom = file.read(132)[128:] == b"DICM"
+        picture = _dicom(path) if is_dicom else _bitmap(path)
+    except OSError as error:
+        raise CxrError(f"{path} can't be read: {error}") from None
+    height, width = picture.grey.shape
+    if min(height, width) < LEAST_SIDE:
+        raise CxrError(f"{path} has {width} x {height} pixels; at least {LEAST_SIDE} are needed")
+    return picture
+
+
+def _bitmap(path: Path) -> Picture:
+    if path.suffix.lower() in (".dcm", ".dicom"):
+        raise CxrError(f"{path} is no DICOM file: it does not begin as one")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # checked below
+            image = Image.open(path)
+    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError):
+        raise CxrError(
+            f"{path} is no image of a kind that can be read, or is far too big"
+        ) from None
+    with image:
+        _check_side(path, *image.size)
+        try:
+            image.load()
+        except (OSError, SyntaxError, ValueError) as error:
+            raise CxrError(f"{path} is damaged: {error}") from None
+        upright = ImageOps.exif_transpose(image)
+        return Picture(path, *_grey(upright))
+
+
+def _grey(image: Image.Image) -> tuple[Grey, list[str]]:
+    if image.mode.startswith("I"):
+        values = np.asarray(image, np.float64)
+        # 12-bit films are often stored in 16 bits as they are.
+        full = 4095 if values.max() <= 4095 else 65535
+        return _to_bytes(values / full), []
+    if image.mode == "F":
+        values = np.asarray(image, np.float64)
+        return _stretched(values), ["its values have no stated range and were stretched"]
+    notes = []
+    if image.mode not in ("1", "L", "LA"):
+        colours = np.asarray(image.convert("RGB"), np.int16)
+        if (colours.max(axis=2) - colours.min(axis=2)).mean() > COLOURFUL:
+            notes.append("is in colour, and chest X-rays are grey")
+    return np.asarray(image.convert("L")), notes
+
+
+def _dicom(path: Path) -> Picture:
+    try:
+        data = pydicom.dcmread(path)
+    except (InvalidDicomError, ValueError, KeyError, EOFError) as error:
+        raise CxrError(f"{path} is a damaged DICOM file: {error}") from None
+    modality = data.get("Modality", "")
+    if modality not in MODALITIES:
+        raise CxrError(
+            f"{path} is of modality {modality or '(none)'}; X-rays are {', '.join(MODALITIES)}"
+        )
+    if "PixelData" not in data:
+        raise CxrError(f"{path} is a DICOM file without pixels")
+    if int(data.get("NumberOfFrames", 1) or 1) > 1:
+        raise CxrError(f"{path} has {data.NumberOfFrames} frames; one image a file is read")
+    kind = data.get("PhotometricInterpretation", "")
+    if kind not in ("MONOCHROME1", "MONOCHROME2"):
+        raise CxrError(f"{path} is {kind}; MONOCHROME1 and MONOCHROME2 are read")
+    _check_side(path, int(data.Columns), int(data.Rows))
+    try:
+        stored = data.pixel_array
+    except Exception as error:  # each of its decoders raises what it likes
+        reason = str(error).strip().splitlines()[0]
+        raise CxrError(f"{path}: its pixels can't be unpacked: {reason}") from None
+    return Picture(path, _windowed(data, stored, inverted=kind == "MONOCHROME1"))
+
+
+def _windowed(data: pydicom.Dataset, stored: npt.NDArray[np.generic], inverted: bool) -> Grey:
+    """As a viewer shows it: rescaled, through its window or look-up table, white for dense."""
+    values = np.asarray(apply_modality_lut(stored, data), np.float64)
+    if "VOILUTSequence" in data:
+        shown = _stretched(np.asarray(apply_voi_lut(stored, data), np.float64))
+    elif "WindowCenter" in data and "WindowWidth" in data:
+        centre, width = (_first(data[key].value) for key in ("WindowCenter", "WindowWidth"))
+        # PS3.3 C.11.2.1.2.1
+        shown = _to_bytes((values - (centre - 0.5)) / max(width - 1, 1e-9) + 0.5)
+    else:
+        shown = _stretched(values)
+    return np.asarray(255 - shown if inverted else shown, np.uint8)
+
+
+def _first(value: object) -> float:
+    """A window may be one of several."""
+    several = isinstance(value, pydicom.multival.MultiValue)
+    return float(value[0] if several else value)  # type: ignore[index, arg-type]
+
+
+def _stretched(values: Doubles) -> Grey:
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    return _to_bytes((values - low) / (high - low) if high > low else np.zeros_like(values))
+
+
+def _to_bytes(share: Doubles) -> Grey:
+    """0..1 to 0..255."""
+    return np.asarray(np.rint(np.nan_to_num(share).clip(0, 1) * 255), np.uint8)
+
+
+def _check_side(path: Path, width: int, height: int) -> None:
+    if max(width, height) > MOST_SIDE:
+        raise CxrError(
+            f"{path} has {width} x {height} pixels; at most {MOST_SIDE:,} a side are read"
+        )

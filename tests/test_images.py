@@ -155,9 +155,37 @@ def truncated(path: Path) -> Path:
     return path
 
 
+def tiff(path: Path) -> Path:
+    Image.fromarray(gradient()).save(path, format="TIFF")
+    return path
+
+
 def text(path: Path) -> Path:
     path.write_text("not an image\n" * 50)
     return path
+
+
+def lookup(path: Path) -> Path:
+    """A table that shows rescaled values from 1000 on, each as itself."""
+    item = pydicom.Dataset()
+    item.LUTDescriptor = [4096, 1000, 16]
+    item.LUTData = np.arange(4096, dtype="<u2").tobytes()
+    stored = np.linspace(0, 4000, 60 * 40).astype(np.uint16).reshape(60, 40)
+    tags = {"VOILUTSequence": pydicom.Sequence([item]), "RescaleSlope": 1}
+    return dicom(path, stored, RescaleIntercept=1000, WindowCenter=5, WindowWidth=2, **tags)
+
+
+def test_a_look_up_table_is_for_rescaled_values(tmp_path: Path) -> None:
+    shown = images.read(lookup(tmp_path / "a.dcm")).grey
+    expected = np.linspace(0, 255, 60 * 40).reshape(60, 40)
+    assert np.abs(shown - expected).max() <= 1
+
+
+def test_empty_tags_count_as_absent(tmp_path: Path) -> None:
+    path = dicom(tmp_path / "a.dcm", gradient(), WindowCenter="", WindowWidth="", RescaleSlope="",
+                 RescaleIntercept="", VOILUTSequence=pydicom.Sequence([]))  # fmt: skip
+    plain = images.read(dicom(tmp_path / "b.dcm", gradient()))
+    assert np.array_equal(images.read(path).grey, plain.grey)
 
 
 REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
@@ -186,8 +214,11 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
         "is PALETTE COLOR; MONOCHROME1",
     ),
     "pixels cut short": (
-        lambda f: dicom(f / "a.dcm", gradient(), PixelData=b"\0" * 100), "can't be unpacked",
+        lambda f: dicom(f / "a.dcm", gradient(), PixelData=b"\0" * 100), "is a damaged DICOM file",
     ),
+    "no rows": (lambda f: dicom(f / "a.dcm", gradient(), Rows=None), "a.dcm"),
+    "TIFF": (lambda f: tiff(f / "a.png"), "is no image of a kind that can be read"),
+    "long name": (lambda f: f / ("x" * 300), "does not exist or is no file"),
     "wide DICOM": (
         lambda f: dicom(f / "a.dcm", gradient(), Columns=20_000), "has 20000 x 60 pixels",
     ),

@@ -66,8 +66,9 @@ def write(folder: Path, n: int = 20) -> list[Path]:
     return paths
 
 
-def predictions(project: Path, paths: list[Path], with_maps: bool = False) -> list:
-    return list(predicting.predict(predicting.load("cnn", project), paths, with_maps))
+def predictions(project: Path, paths: list[Path], folder: Path | None = None) -> list:
+    maps = predicting.places(paths, folder) if folder else {}
+    return list(predicting.predict(predicting.load("cnn", project), paths, maps))
 
 
 @pytest.mark.parametrize("with_maps", [False, True])
@@ -76,14 +77,14 @@ def test_probabilities_are_the_pipelines(project: Path, tmp_path: Path, with_map
     expected = model.decision.calibration.probs(
         pipelines_logits(model.saved.network, model.saved.input)
     )
-    done = predictions(project, write(tmp_path), with_maps)
-    assert [each.picture.path.stem for each in done] == [f"chest{i:02}" for i in range(20)]
+    done = predictions(project, write(tmp_path), tmp_path / "maps" if with_maps else None)
+    assert [each.path.stem for each in done] == [f"chest{i:02}" for i in range(20)]
     np.testing.assert_allclose([each.probs for each in done], expected, atol=1e-6)
     for each, probs in zip(done, expected, strict=True):
         for i, cut in enumerate(model.decision.thresholds):
             if abs(probs[i] - cut) > 1e-6:  # a threshold is some image's own probability
                 assert each.called[i] == (None if i == HERNIA else bool(probs[i] >= cut))
-        assert (each.maps is not None) == with_maps
+        assert (tmp_path / f"maps/{each.path.name}").is_file() == with_maps
 
 
 def test_one_bad_file_stops_no_other(project: Path, tmp_path: Path) -> None:
@@ -91,8 +92,7 @@ def test_one_bad_file_stops_no_other(project: Path, tmp_path: Path) -> None:
     bad = [text(tmp_path / "text.png"), truncated(tmp_path / "cut.png"), tmp_path / "none.png"]
     mixed = [*good[:5], bad[0], *good[5:9], bad[1], bad[2], *good[9:]]
     done = predictions(project, mixed)
-    assert [each.path if isinstance(each, predicting.Refused) else each.picture.path
-            for each in done] == mixed  # fmt: skip
+    assert [each.path for each in done] == mixed
     refused = [each for each in done if isinstance(each, predicting.Refused)]
     assert [each.path for each in refused] == bad
     alone = [each.probs for each in predictions(project, good)]
@@ -133,7 +133,7 @@ def test_a_model_of_other_labels_is_refused(project: Path, tmp_path: Path) -> No
         predicting.load(str(folder), None)
     description["labels"][0] = LABELS[0]
     (folder / "model.json").write_text(json.dumps(description))
-    with pytest.raises(CxrError, match=r"cnn\.json does not exist; the model needs its thresholds"):
+    with pytest.raises(CxrError, match=r"cnn\.json does not exist; `dvc repro` makes it"):
         predicting.load(str(folder), None)
 
 
@@ -172,10 +172,10 @@ def test_the_image_stands_in_the_picture_pixel_by_pixel(project: Path, tmp_path:
     """Its own resolution: the left panel is the image itself."""
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (300, 300), np.uint8)).save(tmp_path / "a.png")
-    (done,) = predictions(project, [tmp_path / "a.png"], with_maps=True)
-    predicting.draw(done, predicting.load("cnn", project), tmp_path)
-    drawn = np.asarray(Image.open(tmp_path / "a.png").convert("L"))
-    assert np.abs(drawn[48:348, :300].astype(int) - done.picture.grey).max() <= 1
+    predictions(project, [tmp_path / "a.png"], tmp_path / "maps")
+    drawn = np.asarray(Image.open(tmp_path / "maps/a.png").convert("L"))
+    given = np.asarray(Image.open(tmp_path / "a.png"))
+    assert np.abs(drawn[48:348, :300].astype(int) - given).max() <= 1
 
 
 def test_the_command_tells_people_what_is_called(project: Path, tmp_path: Path) -> None:
@@ -213,3 +213,55 @@ def test_a_wrong_call_is_one_line(
 def test_pictures_keep_their_shape_when_they_are_not_square() -> None:
     tall = images.Picture(Path("tall.png"), np.full((90, 30), 200, np.uint8))
     assert tall.square(30, "bicubic")[:, 12:18].min() > 190
+
+
+def test_maps_overwrite_neither_images_nor_each_other(project: Path, tmp_path: Path) -> None:
+    (path, *_) = write(tmp_path, 2)
+    before = path.read_bytes()
+    done = cxr(str(path), "--model", "cnn", "--cam", str(tmp_path), cwd=project)
+    assert done.returncode == 2 and "would overwrite it" in done.stderr
+    assert path.read_bytes() == before
+    (tmp_path / "other").mkdir()
+    Image.fromarray(CHESTS[3]).save(tmp_path / "other" / path.name)
+    both = [str(path), str(tmp_path / "other" / path.name)]
+    done = cxr(*both, "--model", "cnn", "--cam", str(tmp_path / "maps"), cwd=project)
+    assert done.returncode == 2 and "two images are called chest00" in done.stderr
+    assert not (tmp_path / "maps").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "place", "sentence"),
+    [
+        ("--csv", "nowhere/t.csv", "t.csv can't be written"),
+        ("--csv", ".", "can't be written: it is a folder"),
+        ("--csv", "chest00.png", "is one of the images"),
+        ("--cam", "file", "can't be made a folder for maps"),
+    ],
+)
+def test_places_that_can_not_be_written_are_told_first(
+    project: Path, tmp_path: Path, option: str, place: str, sentence: str
+) -> None:
+    (path,) = write(tmp_path, 1)
+    (tmp_path / "file").touch()
+    before = path.read_bytes()
+    done = cxr(str(path), "--model", "cnn", option, str(tmp_path / place), cwd=project)
+    assert done.returncode == 2 and done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert sentence in line
+    assert path.read_bytes() == before
+
+
+def test_a_name_may_hold_any_character(project: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a$_$b[red].png"
+    Image.fromarray(CHESTS[0]).save(path)
+    done = cxr(str(path), "--model", "cnn", "--cam", str(tmp_path / "maps"), cwd=project)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(str(path))
+    assert (tmp_path / "maps" / path.name).is_file()
+
+
+def test_a_damaged_decision_is_named(project: Path, tmp_path: Path) -> None:
+    for content in ("{", "{}", json.dumps({"model": "cnn"})):
+        (tmp_path / "cnn.json").write_text(content)
+        with pytest.raises(CxrError, match=r"cnn\.json is damaged, or of an older version"):
+            decisions.read(tmp_path / "cnn.json")

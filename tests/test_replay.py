@@ -125,7 +125,7 @@ def test_neither_git_settings_nor_ignored_files_lose_the_code(made: Pipeline) ->
     made.git("config", "color.ui", "always")
     made.git("config", "core.autocrlf", "true")
     (made.folder / ".git/info/exclude").write_text("odd.py\n")
-    edit(made, "src/cxr/metrics.py", "from cxr.labels", "from cxr.odd import ODD\nfrom cxr.labels")
+    edit(made, "src/cxr/metrics.py", "from typing", "from cxr.odd import ODD\nfrom typing")
     (made.folder / "src/cxr/odd.py").write_text("ODD = 1\n")
     made.dvc("repro", "--single-item", "evaluate")
     run_id = made.run_id("evaluate")

@@ -176,6 +176,44 @@ def test_a_name_that_we_have_too_is_kept_apart(project: Path, tmp_path: Path) ->
     assert list(done.models) == ["cnn", "cnn (here)", "vit", *BASELINES]
 
 
+def test_models_of_ours_are_kept_apart_when_images_differ(project: Path, tmp_path: Path) -> None:
+    labels, logits = images(90, seed=3)
+    np.savez(tmp_path / "cnn.npz", test_logits=logits, test_labels=labels)
+    done = score(tmp_path / "cnn.npz", tmp_path / "cnn.npz", project)
+    assert list(done.models) == ["cnn", "cnn (here)", "vit", *BASELINES]
+    assert done.models["cnn"]["n"] == 90
+
+
+def test_a_file_may_be_called_like_a_baseline(project: Path, tmp_path: Path) -> None:
+    theirs = write_theirs(tmp_path).rename(tmp_path / "prevalence.npz")
+    done = score(theirs, write_labels(project, tmp_path))
+    assert list(done.models) == ["prevalence (given)", *BASELINES]
+    assert done.models[done.name]["labels"]
+
+
+def test_validation_of_one_side_alone_gives_no_threshold(project: Path, tmp_path: Path) -> None:
+    """And plain ids are those of the split that is scored."""
+    labels, logits = images()
+    ids = np.array([str(i) for i in range(120)])
+    np.savez(tmp_path / "a.npz", test_logits=logits, test_labels=labels, ids=ids,
+             val_logits=logits[:50])  # fmt: skip
+    told = score(tmp_path / "a.npz", tmp_path / "a.npz").models["a"]
+    assert told["labels"]["mass"]["threshold"] is None
+    np.savez(tmp_path / "b.npz", test_logits=logits, test_labels=labels, ids=ids,
+             val_logits=logits[:50], val_labels=labels[:50])  # fmt: skip
+    told = score(tmp_path / "b.npz", tmp_path / "b.npz").models["b"]
+    assert told["labels"]["mass"]["threshold"] is not None
+
+
+def test_repeated_ids_are_other_images(project: Path, tmp_path: Path) -> None:
+    labels, logits = images()
+    ids = np.load(project / "data/processed/test_ids.npy")
+    np.savez(tmp_path / "l.npz", test_labels=np.vstack([labels, labels]), test_ids=[*ids, *ids])
+    np.savez(tmp_path / "p.npz", test_logits=np.vstack([logits, logits]))
+    done = score(tmp_path / "p.npz", tmp_path / "l.npz", project)
+    assert done.comparisons == []
+
+
 def test_without_validation_there_is_no_threshold(project: Path, tmp_path: Path) -> None:
     done = score(write_theirs(tmp_path), write_labels(project, tmp_path))
     told = done.models["theirs"]
@@ -217,6 +255,8 @@ def test_the_command_prints_a_table_or_one_test_object(project: Path, tmp_path: 
         ),
         (["theirs.npz", "--labels", "chest.npz", "--compare"], "is not inside a clone"),
         (["theirs.npz", "--labels", "chest.npz", "--split", "x"], "has no `x_logits`"),
+        (["theirs.npz/a.csv", "--labels", "chest.npz"], "theirs.npz/a.csv can't be read"),
+        (["theirs.npz/a.npz", "--labels", "chest.npz"], "theirs.npz/a.npz can't be read"),
     ],
 )
 def test_what_is_wrong_is_one_line_and_status_2(
@@ -233,6 +273,14 @@ def test_what_is_wrong_is_one_line_and_status_2(
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert line.startswith("cxr: ") and sentence in line
+
+
+def test_our_models_were_measured_on_two_splits(project: Path, tmp_path: Path) -> None:
+    labels, logits = images()
+    np.savez(tmp_path / "a.npz", train_logits=logits, train_labels=labels)
+    done = cxr("score", str(tmp_path / "a.npz"), "--split", "train", "--compare", cwd=project)
+    assert done.returncode == 2
+    assert "were measured on val and test alone" in done.stderr
 
 
 def test_a_project_without_results_can_not_be_compared_with(project: Path, tmp_path: Path) -> None:

@@ -86,6 +86,23 @@ def test_csv_of_logits_is_said_to_be_one(tmp_path: Path) -> None:
         read_predictions(path, "test", False)
 
 
+def test_labels_in_a_file_of_predictions_are_not_taken_for_them(tmp_path: Path) -> None:
+    both = [f"label_{label}" for label in LABELS] + [f"prob_{label}" for label in LABELS]
+    truth = (probabilities() < 0.5).astype(int)
+    rows = np.hstack([truth, probabilities()]).tolist()
+    path = write_csv(tmp_path / "both.csv", both, rows)
+    assert np.array_equal(read_predictions(path, "test", False).values, probabilities())
+    assert np.array_equal(read_labels(path, "test").values, truth)
+
+
+def test_the_splits_own_array_comes_before_any_other(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.npz"
+    np.savez(path, test_probs=probabilities(), logits=np.zeros((2, 14)))
+    assert np.array_equal(read_predictions(path, "test", False).values, probabilities())
+    with pytest.raises(CxrError, match="has no `val_logits` or `val_probs`"):
+        read_predictions(path, "val", False, exact=True)
+
+
 def test_csv_that_medmnist_writes(tmp_path: Path) -> None:
     """By its own Evaluator, the rows then shuffled."""
     labels = (probabilities() < 0.3).astype(np.uint8)
@@ -195,7 +212,13 @@ ROW = ",".join(["x", *["0.5"] * 14])
         (text(""), "theirs.csv is empty"),
         (text(HEADER + "\n"), "holds no image"),
         (text(f"{HEADER}\n{ROW}\n{ROW[:-3]}high\n"), "line 3 holds 'high' instead of a number"),
-        (text(f"{HEADER}\nx,0.5\n"), "line 2 holds '' instead of a number"),
+        (text(f"{HEADER}\nx,0.5\n"), "line 2 has 2 cells and the first line 15"),
+        (text(f"{HEADER}\n{ROW}\nx,{ROW}\n"), "line 3 has 16 cells and the first line 15"),
+        (text(f"{HEADER},mass\n{ROW},0.5\n"), "has two columns for mass, mass and mass"),
+        (text(f"{HEADER},Prob_Mass\n{ROW},0.5\n"), "has two columns for mass, mass and Prob_Mass"),
+        (text(f"patient,{HEADER}\np,{ROW}\n ,{ROW}\n"), "line 3 has nothing in 'patient'"),
+        (text(f"{HEADER}\n\n{ROW[:-3]}high\n"), "line 3 holds 'high'"),
+        (text(f"{HEADER.replace(',', ';')}\n"), "; is it separated by ;?"),
         (text(f"{HEADER}\n{ROW[:-3]}nan\n"), "hernia of image x is nan"),
         (text(f"{HEADER}\n{ROW[:-3]}1e9\n"), "hernia of image x is 1e+09"),
         (text("id,mass,nodule\nx,1,0\n"), "has no column for atelectasis, cardiomegaly, effusion"),

@@ -55,7 +55,7 @@ def test_a_lost_database_is_rebuilt_as_it_was(made: Pipeline) -> None:
     """Every run of the working copy and of the experiment, to the last point and picture."""
     made.run("cxr", "sync")
     before = {run_id: shown(made, run) for run_id, run in runs(made).items()}
-    assert len(before) == 19
+    assert len(before) == 23
     # A new name: within one process MLflow keeps a database open that it has seen.
     other = made.copy(made.folder.with_name("lost"))
     (other.folder / "mlflow.db").unlink()
@@ -76,10 +76,10 @@ def test_two_at_once_rebuild_nothing_twice(made: Pipeline) -> None:
     ]
     assert [process.wait(timeout=120) for process in both] == [0, 0]
     found = runs(made)
-    assert len(found) == 19
+    assert len(found) == 23
     store = MlflowClient(f"sqlite:///{made.folder / 'mlflow.db'}")
     ids = [each.experiment_id for each in store.search_experiments()]
-    assert len(store.search_runs(ids, run_view_type=ViewType.ALL)) == 19
+    assert len(store.search_runs(ids, run_view_type=ViewType.ALL)) == 23
 
 
 def test_a_deleted_run_and_an_unfinished_one_come_back_under_their_ids(made: Pipeline) -> None:
@@ -148,7 +148,7 @@ def test_lost_points_and_a_rebuild_that_was_killed_are_completed(made: Pipeline)
     base.close()
     lines = made.run("cxr", "sync").stdout.splitlines()
     assert sorted(line.split()[0] for line in lines[:-1]) == ["completed", "completed"]
-    assert len(runs(made)) == 19
+    assert len(runs(made)) == 23
     assert made.run("cxr", "audit").returncode == 0
 
 

@@ -245,15 +245,16 @@ def predict(
 
     chosen = predicting.load(model, _nearest_project(Path.cwd()))
     paths = images.find(image)
+    maps = predicting.places(paths, cam) if cam is not None else {}
+    if csv is not None:
+        predicting.check_table(csv, paths)
     done: list[predicting.Prediction | predicting.Refused] = []
     with progress.bar("predict") as advance:
-        for each in predicting.predict(chosen, paths, with_maps=cam is not None):
-            if cam is not None and isinstance(each, predicting.Prediction):
-                predicting.draw(each, chosen, cam)
+        for each in predicting.predict(chosen, paths, maps):
             done.append(each)
             advance(len(done), len(paths))
     if csv is not None:
-        predicting.write_csv(done, csv)
+        predicting.write_table(done, csv)
     if as_json:
         _print_json(predicting.as_json(done, chosen))
     else:

@@ -15,6 +15,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from sklearn.metrics import roc_curve
 
+from cxr.errors import CxrError
 from cxr.labels import LABELS
 from cxr.metrics import Doubles, Floats, Labels, sigmoid
 from cxr.typical import Typical
@@ -76,22 +77,25 @@ class Decision:
 
 
 def read(path: Path) -> Decision:
-    """The decision that stands in a file."""
-    content = json.loads(path.read_text())
-    calibration = content["calibration"]
-    return Decision(
-        model=content["model"],
-        calibration=Calibration(
-            calibration["method"],
-            _in_order(calibration["slope"]),
-            _in_order(calibration["intercept"]),
-        ),
-        rule=content["rule"],
-        thresholds=_in_order(content["thresholds"]),
-        typical=Typical(
-            np.array(content["typical"]["mean_image"]), content["typical"]["least_likeness"]
-        ),
-    )
+    """The decision that stands in a file; CxrError where it can't be read."""
+    try:
+        content = json.loads(path.read_text())
+        calibration, typical = content["calibration"], content["typical"]
+        return Decision(
+            model=content["model"],
+            calibration=Calibration(
+                calibration["method"],
+                _in_order(calibration["slope"]),
+                _in_order(calibration["intercept"]),
+            ),
+            rule=content["rule"],
+            thresholds=_in_order(content["thresholds"]),
+            typical=Typical(np.array(typical["mean_image"]), typical["least_likeness"]),
+        )
+    except FileNotFoundError:
+        raise CxrError(f"{path} does not exist; `dvc repro` makes it") from None
+    except (ValueError, KeyError, TypeError):
+        raise CxrError(f"{path} is damaged, or of an older version; run `dvc repro`") from None
 
 
 def decide(

@@ -4,6 +4,7 @@ Every fault of a file is a CxrError of one line that names it.
 """
 
 import glob
+import os
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 from PIL import Image, ImageOps, UnidentifiedImageError
-from pydicom.errors import InvalidDicomError
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
 from cxr.errors import CxrError
@@ -55,7 +55,7 @@ def find(arguments: list[str]) -> list[Path]:
     found: list[Path] = []
     for argument in arguments:
         path = Path(argument)
-        if path.is_dir():
+        if _is_folder(path):
             inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
             if not inside:
                 raise CxrError(f"{path} holds no image; {', '.join(SUFFIXES)} are read")
@@ -70,16 +70,23 @@ def find(arguments: list[str]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long
+        return False
+
+
 def read(path: Path) -> Picture:
     """One file as a grey image."""
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113 - Path's own raises where a name is too long
         raise CxrError(f"{path} does not exist or is no file")
     try:
         with open(path, "rb") as file:
             is_dicom = file.read(132)[128:] == b"DICM"
-        picture = _dicom(path) if is_dicom else _bitmap(path)
+        picture = _dicom_or_refusal(path) if is_dicom else _bitmap(path)
     except OSError as error:
-        raise CxrError(f"{path} can't be read: {error}") from None
+        raise CxrError(f"{path} can't be read: {_in_one_line(error)}") from None
     height, width = picture.grey.shape
     if min(height, width) < LEAST_SIDE:
         raise CxrError(f"{path} has {width} x {height} pixels; at least {LEAST_SIDE} are needed")
@@ -92,8 +99,8 @@ def _bitmap(path: Path) -> Picture:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # checked below
-            image = Image.open(path)
-    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError):
+            image = Image.open(path, formats=("PNG", "JPEG"))  # others may run programs
+    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError):
         raise CxrError(
             f"{path} is no image of a kind that can be read, or is far too big"
         ) from None
@@ -101,9 +108,9 @@ def _bitmap(path: Path) -> Picture:
         _check_side(path, *image.size)
         try:
             image.load()
+            upright = ImageOps.exif_transpose(image)
         except (OSError, SyntaxError, ValueError) as error:
-            raise CxrError(f"{path} is damaged: {error}") from None
-        upright = ImageOps.exif_transpose(image)
+            raise CxrError(f"{path} is damaged: {_in_one_line(error)}") from None
         return Picture(path, *_grey(upright))
 
 
@@ -124,11 +131,17 @@ def _grey(image: Image.Image) -> tuple[Grey, list[str]]:
     return np.asarray(image.convert("L")), notes
 
 
-def _dicom(path: Path) -> Picture:
+def _dicom_or_refusal(path: Path) -> Picture:
     try:
-        data = pydicom.dcmread(path)
-    except (InvalidDicomError, ValueError, KeyError, EOFError) as error:
-        raise CxrError(f"{path} is a damaged DICOM file: {error}") from None
+        return _dicom(path)
+    except (CxrError, OSError):
+        raise
+    except Exception as error:  # a damaged file makes pydicom raise whatever its bytes lead to
+        raise CxrError(f"{path} is a damaged DICOM file: {_in_one_line(error)}") from None
+
+
+def _dicom(path: Path) -> Picture:
+    data = pydicom.dcmread(path)
     modality = data.get("Modality", "")
     if modality not in MODALITIES:
         raise CxrError(
@@ -141,22 +154,22 @@ def _dicom(path: Path) -> Picture:
     kind = data.get("PhotometricInterpretation", "")
     if kind not in ("MONOCHROME1", "MONOCHROME2"):
         raise CxrError(f"{path} is {kind}; MONOCHROME1 and MONOCHROME2 are read")
-    _check_side(path, int(data.Columns), int(data.Rows))
-    try:
-        stored = data.pixel_array
-    except Exception as error:  # each of its decoders raises what it likes
-        reason = str(error).strip().splitlines()[0]
-        raise CxrError(f"{path}: its pixels can't be unpacked: {reason}") from None
-    return Picture(path, _windowed(data, stored, inverted=kind == "MONOCHROME1"))
+    _check_side(path, int(data.get("Columns") or 0), int(data.get("Rows") or 0))
+    return Picture(path, _windowed(data, data.pixel_array, inverted=kind == "MONOCHROME1"))
 
 
 def _windowed(data: pydicom.Dataset, stored: npt.NDArray[np.generic], inverted: bool) -> Grey:
     """As a viewer shows it: rescaled, through its window or look-up table, white for dense."""
-    values = np.asarray(apply_modality_lut(stored, data), np.float64)
-    if "VOILUTSequence" in data:
-        shown = _stretched(np.asarray(apply_voi_lut(stored, data), np.float64))
-    elif "WindowCenter" in data and "WindowWidth" in data:
-        centre, width = (_first(data[key].value) for key in ("WindowCenter", "WindowWidth"))
+    if data.get("RescaleSlope", 1) is None:  # there and empty
+        del data.RescaleSlope
+    rescaled = apply_modality_lut(stored, data)
+    values = np.asarray(rescaled, np.float64)
+    window = [data.get(name) for name in ("WindowCenter", "WindowWidth")]
+    if data.get("VOILUTSequence"):
+        looked_up = apply_voi_lut(np.asarray(rescaled).astype(np.int64), data)
+        shown = _stretched(np.asarray(looked_up, np.float64))
+    elif all(value is not None for value in window):
+        centre, width = (_first(value) for value in window)
         # PS3.3 C.11.2.1.2.1
         shown = _to_bytes((values - (centre - 0.5)) / max(width - 1, 1e-9) + 0.5)
     else:
@@ -168,6 +181,10 @@ def _first(value: object) -> float:
     """A window may be one of several."""
     several = isinstance(value, pydicom.multival.MultiValue)
     return float(value[0] if several else value)  # type: ignore[index, arg-type]
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _stretched(values: Doubles) -> Grey:

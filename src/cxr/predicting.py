@@ -11,7 +11,7 @@ import torch
 
 from cxr import cam, decisions, images, models
 from cxr.augment import normalise, on_unit_scale
-from cxr.cam import Cam
+from cxr.cam.localisation import Maps
 from cxr.decisions import Decision
 from cxr.errors import CxrError
 from cxr.images import Picture
@@ -39,18 +39,18 @@ class Model:
 class Prediction:
     """What a model says of one image."""
 
-    picture: Picture
+    path: Path
+    size: tuple[int, int]  # height and width in pixels
     probs: Doubles  # (L,)
     called: tuple[bool | None, ...]  # (L,), None where the label has no threshold
     likeness: float
     warnings: list[str]
-    maps: Cam | None  # of this image alone, where maps were asked for
 
     def as_json(self) -> dict[str, Any]:
         """As `cxr predict --json` prints it."""
-        height, width = self.picture.grey.shape
+        height, width = self.size
         return {
-            "image": str(self.picture.path),
+            "image": str(self.path),
             "width": width,
             "height": height,
             "likeness": self.likeness,
@@ -88,13 +88,40 @@ def load(name: str, project: Path | None) -> Model:
     if saved.labels != LABELS:
         raise CxrError(f"{folder} tells other labels than these: {', '.join(LABELS)}")
     path = folder.resolve().parents[1] / "decisions" / f"{saved.name}.json"
-    if not path.is_file():
-        raise CxrError(f"{path} does not exist; the model needs its thresholds: `dvc repro`")
     return Model(saved, decisions.read(path))
 
 
-def predict(model: Model, paths: list[Path], with_maps: bool) -> Iterator[Prediction | Refused]:
-    """What the model says of each file, in order; a file that can't be used stops no other."""
+def places(paths: list[Path], folder: Path) -> dict[Path, Path]:
+    """Where each file's maps go; CxrError where one would overwrite another or the image itself."""
+    found: dict[Path, Path] = {}
+    for path in paths:
+        place = folder / f"{path.stem}.png"
+        if place in found.values():
+            raise CxrError(
+                f"two images are called {path.stem}, and their maps would overwrite each other; "
+                "predict them one after the other into two folders"
+            )
+        if place.resolve() in {each.resolve() for each in (path, *found)}:
+            raise CxrError(
+                f"the maps of {path} would overwrite it; give another folder than its own"
+            )
+        found[path] = place
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CxrError(f"{folder} can't be made a folder for maps: {error.strerror}") from None
+    return found
+
+
+def predict(
+    model: Model, paths: list[Path], maps: dict[Path, Path]
+) -> Iterator[Prediction | Refused]:
+    """What the model says of each file, in order; a file that can't be used stops no other.
+
+    Parameters
+    ----------
+    maps : where the maps of each file are drawn, if any are.
+    """
     for start in range(0, len(paths), BATCH):
         done: dict[Path, Prediction | Refused] = {}
         pictures = []
@@ -104,22 +131,22 @@ def predict(model: Model, paths: list[Path], with_maps: bool) -> Iterator[Predic
             except CxrError as error:
                 done[path] = Refused(path, str(error))
         if pictures:
-            for each in _predict(model, pictures, with_maps):
-                done[each.picture.path] = each
+            for each in _predict(model, pictures, maps):
+                done[each.path] = each
         for path in paths[start : start + BATCH]:
             yield done[path]
 
 
-def _predict(model: Model, pictures: list[Picture], with_maps: bool) -> Iterator[Prediction]:
+def _predict(model: Model, pictures: list[Picture], maps: dict[Path, Path]) -> Iterator[Prediction]:
     spec, network = model.saved.input, model.saved.network
     small = np.stack([each.square(spec.data_size, spec.resampling) for each in pictures])
     inputs = normalise(on_unit_scale(torch.from_numpy(small)), spec)
-    if with_maps:
-        maps = cam.explain(network, inputs)
-        logits = maps.logits
-    else:
+    explained = cam.explain(network, inputs) if maps else None
+    if explained is None:
         with torch.inference_mode():
             logits = network.eval()(inputs).numpy()
+    else:
+        logits = explained.logits
     probs = model.decision.calibration.probs(logits)
     typical = model.decision.typical
     likeness = typical.likeness(small)
@@ -130,8 +157,10 @@ def _predict(model: Model, pictures: list[Picture], with_maps: bool) -> Iterator
                 "does not look like a chest X-ray of the training data: likeness "
                 f"{likeness[i]:.2f}, 99 % of those have {typical.least:.2f} or more"
             )
-        yield Prediction(
-            picture=picture,
+        height, width = picture.grey.shape
+        done = Prediction(
+            path=picture.path,
+            size=(height, width),
             probs=probs[i],
             called=tuple(
                 None if np.isnan(cut) else bool(p >= cut)
@@ -139,34 +168,30 @@ def _predict(model: Model, pictures: list[Picture], with_maps: bool) -> Iterator
             ),
             likeness=float(likeness[i]),
             warnings=warnings,
-            maps=Cam(maps.logits[i : i + 1], maps.evidence[i : i + 1]) if with_maps else None,
         )
+        if explained is not None:
+            _draw(model, picture, done, explained.evidence[i], maps[picture.path])
+        yield done
 
 
-def draw(done: Prediction, model: Model, folder: Path) -> None:
-    """The image and the maps of what is called, or of the likeliest label, as `folder`/name.png."""
-    assert done.maps is not None
+def _draw(model: Model, picture: Picture, done: Prediction, evidence: Maps, place: Path) -> None:
+    """The image and the maps of what is called, or of the likeliest label where nothing is."""
     cuts = model.decision.thresholds
     called = [i for i, verdict in enumerate(done.called) if verdict]
-    with np.errstate(invalid="ignore"):
-        by_odds = np.argsort(-np.nan_to_num(done.probs / cuts), kind="stable")
-    chosen = [i for i in by_odds.tolist() if i in called][:MOST_MAPS] or [int(by_odds[0])]
+    by_odds = np.argsort(-np.nan_to_num(done.probs / cuts), kind="stable").tolist()
+    chosen = [i for i in by_odds if i in called][:MOST_MAPS] or by_odds[:1]
     titles = [
         f"{LABELS[i]}: {VERDICTS[done.called[i]]}\np = {done.probs[i]:.3f}, "
         + ("no threshold" if np.isnan(cuts[i]) else f"cut {cuts[i]:.3f}")
         for i in chosen
     ]
-    folder.mkdir(parents=True, exist_ok=True)
-    overlays(
-        done.picture.grey,
-        done.maps.evidence[0, chosen],
-        titles,
-        f"{done.picture.path.name}\n{model.saved.name}, {len(called)} called",
-        folder / f"{done.picture.path.stem}.png",
-    )
+    title = f"{done.path.name}\n{model.saved.name}, {len(called)} called"
+    part = place.with_name(place.name + ".part")
+    overlays(picture.grey, evidence[chosen], titles, title, part)
+    part.replace(place)
 
 
-def write_csv(done: list[Prediction | Refused], path: Path) -> None:
+def write_table(done: list[Prediction | Refused], path: Path) -> None:
     """A row an image: probabilities, verdicts, likeness, warnings; what failed has its reason."""
     columns = ["image", *(f"prob_{label}" for label in LABELS)]
     columns += [*(f"called_{label}" for label in LABELS), "likeness", "warnings"]
@@ -177,12 +202,20 @@ def write_csv(done: list[Prediction | Refused], path: Path) -> None:
         else:
             verdicts = ["" if called is None else int(called) for called in each.called]
             rows.append(
-                [each.picture.path, *each.probs, *verdicts, each.likeness, "; ".join(each.warnings)]
+                [each.path, *each.probs, *verdicts, each.likeness, "; ".join(each.warnings)]
             )
     part = path.with_name(path.name + ".part")
-    with open(part, "w", newline="") as file:
+    with open(part, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         csv.writer(file).writerows([columns, *rows])
     part.replace(path)
+
+
+def check_table(path: Path, paths: list[Path]) -> None:
+    """That a table can be written there, before the work is done; else CxrError."""
+    if path.is_dir() or not path.resolve().parent.is_dir():
+        raise CxrError(f"{path} can't be written: it is a folder, or its folder does not exist")
+    if path.resolve() in {each.resolve() for each in paths}:
+        raise CxrError(f"{path} is one of the images; give the table another name")
 
 
 def as_json(done: list[Prediction | Refused], model: Model) -> dict[str, Any]:

@@ -123,10 +123,11 @@ def score(done: "Score") -> None:
     for each in done.comparisons:
         if each["metric"].startswith("macro") and each["p"] is not None:
             low, high = each["ci"]
-            console.print(
+            line = (
                 f"{each['a']} minus {each['b']}: {NAMES[each['metric']]} {each['difference']:+.4f} "
                 f"[{low:+.4f}, {high:+.4f}], p {each['p_holm']:.3g} after Holm's correction"
             )
+            console.print(Text(line))
     about = scored["intervals"]
     console.print(
         f"{scored['n']:,} images; {about['level']:.0%} intervals by {about['n_resamples']:,} "
@@ -150,7 +151,7 @@ def predictions(done: "list[Prediction | Refused]", model: "Model") -> None:
         called = [i for i, verdict in enumerate(each.called) if verdict]
         called.sort(key=lambda i, probs=each.probs: -probs[i] / cuts[i])  # type: ignore[misc]
         told = ", ".join(f"{LABELS[i]} {each.probs[i]:.3f}" for i in called)
-        console.print(Text(f"{each.picture.path}: {told or 'nothing called'}"))
+        console.print(Text(f"{each.path}: {told or 'nothing called'}"))
         for warning in each.warnings:
             console.print(_marked(Verdict.NOTE, warning))
     console.print(
@@ -164,7 +165,7 @@ def _models(models: dict[str, dict[str, Any]]) -> Table:
         table.add_column(column, justify="left" if not column else "right")
     for name, told in models.items():
         table.add_row(
-            name,
+            Text(name),
             _with_interval(told, "macro_auroc"),
             _with_interval(told, "macro_ap"),
             *(_number(told[key]) for key in ("brier", "brier_skill", "ece", "accuracy")),
@@ -179,8 +180,8 @@ def _labels(name: str, labels: dict[str, dict[str, Any]]) -> Table:
     if any(each["threshold"] is not None for each in labels.values()):
         keys += ["sensitivity", "specificity", "ppv", "npv"]
     table = Table(box=None, pad_edge=False)
-    for column in (name, "positive", "prevalence", "AUROC", "AP", *(NAMES[key] for key in keys)):
-        table.add_column(column, justify="left" if column == name else "right")
+    for column in (Text(name), "positive", "prevalence", "AUROC", "AP", *map(NAMES.get, keys)):
+        table.add_column(column or "", justify="left" if isinstance(column, Text) else "right")
     for label, each in labels.items():
         table.add_row(
             label,

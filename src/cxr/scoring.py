@@ -19,7 +19,7 @@ from cxr.metrics import Doubles
 from cxr.submissions import (
     Matched,
     Table,
-    has_split,
+    has_arrays,
     match,
     order_by,
     plain_ids,
@@ -29,6 +29,7 @@ from cxr.submissions import (
 
 PROCESSED = Path("data/processed")
 METRICS = Path("reports/metrics.json")
+MEASURED = ("val", "test")
 NO_VALIDATION = f"no predictions and labels of {CHOSEN_ON} to choose it on"
 
 
@@ -71,6 +72,8 @@ def score(
     matched = match(read_predictions(predictions, split, are_logits), read_labels(labels, split))
     y = matched.labels.values.astype(np.uint8)
     name = predictions.stem
+    if name in BASELINES:
+        name += " (given)"
     models = {name: _predicted(matched.predictions, _thresholds(predictions, labels))}
     notes = []
     if matched.by == "order" and labels != predictions:
@@ -78,9 +81,9 @@ def score(
     beside: dict[str, Any] = {}
     if project is not None:
         ours = _ours(project, matched, split)
-        models |= {f"{each} (here)" if each == name else each: p for each, p in ours.items()}
+        models |= {_apart(each, name): model for each, model in ours.items()}
         if not ours:
-            beside = _reported(project, split)
+            beside = {_apart(n, name): told for n, told in _reported(project, split).items()}
             notes.append(
                 "the models of this project were measured on other images: set beside, not compared"
             )
@@ -88,6 +91,11 @@ def score(
     told = {each: evaluated.models[each] for each in models}
     baselines = {each: evaluated.models[each] for each in BASELINES}
     return Score(name, told | beside | baselines, evaluated.comparisons, notes, matched.by)
+
+
+def _apart(ours: str, theirs: str) -> str:
+    """A name of ours that is not theirs."""
+    return f"{ours} (here)" if ours == theirs else ours
 
 
 def _predicted(table: Table, thresholds: Doubles) -> Predicted:
@@ -100,9 +108,11 @@ def _probs(table: Table) -> Doubles:
 
 def _thresholds(predictions: Path, labels: Path) -> Doubles:
     """By Youden's rule, where both files hold the validation split beside the other."""
-    if has_split(predictions, CHOSEN_ON) and has_split(labels, CHOSEN_ON):
+    has_predictions = has_arrays(predictions, CHOSEN_ON, ("logits", "probs"))
+    if has_predictions and has_arrays(labels, CHOSEN_ON, ("labels",)):
         matched = match(
-            read_predictions(predictions, CHOSEN_ON, False), read_labels(labels, CHOSEN_ON)
+            read_predictions(predictions, CHOSEN_ON, are_logits=False, exact=True),
+            read_labels(labels, CHOSEN_ON, exact=True),
         )
         y = matched.labels.values.astype(np.uint8)
         return decisions.thresholds(y, _probs(matched.predictions), "youden", 1.0)
@@ -111,6 +121,8 @@ def _thresholds(predictions: Path, labels: Path) -> Doubles:
 
 def _ours(project: Path, matched: Matched, split: str) -> dict[str, Predicted]:
     """The project's models on the same images in the same order; none where they have others."""
+    if split not in MEASURED:
+        raise CxrError(f"the models of {project} were measured on {' and '.join(MEASURED)} alone")
     folder = project / PROCESSED
     if not (folder / f"{split}_labels.npy").exists() or not (project / METRICS).exists():
         raise CxrError(f"{project} has no results to compare with; `dvc repro` makes them")
@@ -130,7 +142,7 @@ def _order(theirs: Table, ours: splits.Split) -> npt.NDArray[np.int64] | None:
     order = np.arange(len(ours.labels))
     if theirs.ids is not None and ours.ids is not None:
         known = plain_ids(ours.ids)
-        if set(theirs.ids) != set(known):
+        if sorted(theirs.ids) != sorted(known):
             return None
         order = order_by(known, theirs.ids)
     same = theirs.values.shape == ours.labels.shape and (theirs.values == ours.labels[order]).all()

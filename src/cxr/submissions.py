@@ -5,10 +5,10 @@ id column and a column a label, and the CSV that medmnist's own `Evaluator` writ
 """
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +27,15 @@ ARRAYS: dict[Kind, tuple[str, ...]] = {
 }
 IDS = ("ids", "id", "image", "image_id", "image_ids", "image_index", "filename", "file", "path", "")
 PATIENTS = ("patients", "patient", "patient_id", "patient_ids")
-PREFIXES = ("prob_", "probs_", "pred_", "p_", "logit_", "label_")
+OF_PREDICTIONS, OF_LABELS = ("prob_", "probs_", "pred_", "p_", "logit_"), ("label_",)  # prefixes
 IMAGE_FILES = {".png", ".jpg", ".jpeg", ".dcm", ".dicom"}
+
+
+class Row(NamedTuple):
+    """One row of a CSV, and the line of the file where it ends."""
+
+    line: int
+    cells: list[str]
 
 
 @dataclass(frozen=True)
@@ -61,16 +68,17 @@ class Matched:
         return self.predictions.patients if told is None else told
 
 
-def read_predictions(path: Path, split: str, are_logits: bool) -> Table:
+def read_predictions(path: Path, split: str, are_logits: bool, exact: bool = False) -> Table:
     """Logits or probabilities of a split; CxrError names what is wrong with the file.
 
     Parameters
     ----------
     split : whose arrays to take from an npz.
     are_logits : whether the numbers of a CSV are logits.
+    exact : take from an npz only what has the split in its name.
     """
     if _is_npz(path):
-        table = _from_npz(path, split, ("logits", "probs"))
+        table = _from_npz(path, split, ("logits", "probs"), exact)
     else:
         table = _from_csv(path, "logits" if are_logits else "probs")
     _check_finite(table)
@@ -85,9 +93,12 @@ def read_predictions(path: Path, split: str, are_logits: bool) -> Table:
     return table
 
 
-def read_labels(path: Path, split: str) -> Table:
-    """Labels of a split, 0 or 1; CxrError names what is wrong with the file."""
-    table = _from_npz(path, split, ("labels",)) if _is_npz(path) else _from_csv(path, "labels")
+def read_labels(path: Path, split: str, exact: bool = False) -> Table:
+    """Labels of a split, 0 or 1; arguments and errors as for `read_predictions`."""
+    if _is_npz(path):
+        table = _from_npz(path, split, ("labels",), exact)
+    else:
+        table = _from_csv(path, "labels")
     _check_finite(table)
     wrong = np.argwhere((table.values != 0) & (table.values != 1))
     if len(wrong):
@@ -148,25 +159,23 @@ def plain_ids(ids: npt.NDArray[Any]) -> Texts:
     return np.array([p.stem if p.suffix.lower() in IMAGE_FILES else p.name for p in paths], str)
 
 
-def has_split(path: Path, split: str) -> bool:
-    """Whether an npz holds this split's predictions or labels under the split's own name."""
+def has_arrays(path: Path, split: str, kinds: tuple[Kind, ...]) -> bool:
+    """Whether an npz holds one of these kinds for the split, under the split's own name."""
     if not _is_npz(path):
         return False
     with NpzReader(path) as reader:
-        return any(f"{split}_{name}" in reader.keys for names in ARRAYS.values() for name in names)
+        return any(f"{split}_{name}" in reader.keys for kind in kinds for name in ARRAYS[kind])
 
 
 def _is_npz(path: Path) -> bool:
     return path.suffix.lower() == ".npz"
 
 
-def _from_npz(path: Path, split: str, kinds: tuple[Kind, ...]) -> Table:
+def _from_npz(path: Path, split: str, kinds: tuple[Kind, ...], exact: bool) -> Table:
     with NpzReader(path) as reader:
-        for kind in kinds:
-            key = _key(reader, split, ARRAYS[kind])
-            if key is not None:
-                break
-        else:
+        wanted = {name: kind for kind in kinds for name in ARRAYS[kind]}
+        key = _key(reader, split, tuple(wanted), exact)
+        if key is None:
             names = " or ".join(f"`{split}_{ARRAYS[kind][0]}`" for kind in kinds)
             raise CxrError(f"{path} has no {names}; it holds {', '.join(sorted(reader.keys))}")
         shape, dtype = reader.header(key)
@@ -176,22 +185,31 @@ def _from_npz(path: Path, split: str, kinds: tuple[Kind, ...]) -> Table:
                 "in ChestMNIST's order of labels are needed"
             )
         values = reader.read(key).astype(np.float64)
-        ids, patients = (_column(reader, split, names, len(values)) for names in (IDS, PATIENTS))
+        ids, patients = (
+            _column(reader, split, names, len(values), exact) for names in (IDS, PATIENTS)
+        )
+    kind = wanted[key.removeprefix(f"{split}_")]
     return Table(path, kind, values, None if ids is None else plain_ids(ids), patients)
 
 
-def _key(reader: NpzReader, split: str, names: tuple[str, ...]) -> str | None:
-    wanted = [f"{split}_{name}" for name in names] + list(names)
+def _key(reader: NpzReader, split: str, names: tuple[str, ...], exact: bool) -> str | None:
+    """The first of the names that is there, with the split in front before any without."""
+    wanted = [f"{split}_{name}" for name in names] + ([] if exact else list(names))
     return next((name for name in wanted if name in reader.keys), None)
 
 
-def _column(reader: NpzReader, split: str, names: tuple[str, ...], n: int) -> Texts | None:
-    key = _key(reader, split, names)
+def _column(
+    reader: NpzReader, split: str, names: tuple[str, ...], n: int, exact: bool
+) -> Texts | None:
+    key = _key(reader, split, names, exact)
     if key is None:
         return None
     shape, dtype = reader.header(key)
     if shape != (n,) or dtype.kind not in "iuU":
-        raise CxrError(f"{reader.path}: {key} is {dtype} of shape {shape}; one an image is needed")
+        raise CxrError(
+            f"{reader.path}: {key} is {dtype} of shape {shape}; a whole number or a text for each "
+            f"of the {n} images is needed"
+        )
     return reader.read(key).astype(str)
 
 
@@ -199,66 +217,93 @@ def _from_csv(path: Path, kind: Kind) -> Table:
     rows = list(_rows(path))
     if not rows:
         raise CxrError(f"{path} is empty")
-    if all(_number(cell) is not None for cell in rows[0]):
+    header = rows[0].cells
+    for row in rows:
+        if len(row.cells) != len(header):
+            raise CxrError(
+                f"{path}: line {row.line} has {len(row.cells)} cells and the first line "
+                f"{len(header)}"
+            )
+    if all(_number(cell) is not None for cell in header):
         return _from_medmnist(path, rows, kind)
-    header = [name.strip().lower().replace(" ", "_") for name in rows[0]]
-    columns = {_label(name): i for i, name in reversed(list(enumerate(rows[0])))}
+    columns: dict[str, int] = {}
+    for i, name in enumerate(header):
+        label = _label(name, kind)
+        if label in columns:
+            raise CxrError(
+                f"{path} has two columns for {label}, {header[columns[label]]} and {name}"
+            )
+        if label is not None:
+            columns[label] = i
     missing = [label for label in LABELS if label not in columns]
     if missing:
+        hint = "; is it separated by ;?" if len(header) == 1 and ";" in header[0] else ""
         raise CxrError(
             f"{path} has no column for {', '.join(missing)}; its columns are "
-            f"{', '.join(name or '(no name)' for name in rows[0])}"
+            f"{', '.join(map(repr, header))[:300]}{hint}"
         )
-    values = _numbers(path, rows[1:], [columns[label] for label in LABELS], first_line=2)
-    ids, patients = (
-        next((i for name in names for i, each in enumerate(header) if each == name), None)
-        for names in (IDS, PATIENTS)
-    )
     return Table(
         path,
         kind,
-        values,
-        None if ids is None else plain_ids(np.array([row[ids] for row in rows[1:]], dtype=str)),
-        None if patients is None else np.array([row[patients] for row in rows[1:]], dtype=str),
+        _numbers(path, rows[1:], [columns[label] for label in LABELS]),
+        _texts(path, rows, IDS, plain_ids),
+        _texts(path, rows, PATIENTS, lambda texts: texts),
     )
 
 
-def _from_medmnist(path: Path, rows: list[list[str]], kind: Kind) -> Table:
+def _texts(
+    path: Path, rows: list[Row], names: tuple[str, ...], plain: Callable[[Texts], Texts]
+) -> Texts | None:
+    """The column under the first of the names that is there; every cell must hold something."""
+    header = [name.strip().lower().replace(" ", "_") for name in rows[0].cells]
+    place = next((header.index(name) for name in names if name in header), None)
+    if place is None:
+        return None
+    for row in rows[1:]:
+        if not row.cells[place].strip():
+            raise CxrError(f"{path}: line {row.line} has nothing in {rows[0].cells[place]!r}")
+    return plain(np.array([row.cells[place].strip() for row in rows[1:]], dtype=str))
+
+
+def _from_medmnist(path: Path, rows: list[Row], kind: Kind) -> Table:
     """No header; the image's row in the split, then its 14 numbers."""
-    if len(rows[0]) != len(LABELS) + 1:
+    n_columns = len(rows[0].cells)
+    if n_columns != len(LABELS) + 1:
         raise CxrError(
-            f"{path} has no header and {len(rows[0])} columns; a header that names the labels is "
+            f"{path} has no header and {n_columns} columns; a header that names the labels is "
             f"needed, or medmnist's layout of a row number and {len(LABELS)} numbers"
         )
-    table = _numbers(path, rows, list(range(len(LABELS) + 1)), first_line=1)
+    table = _numbers(path, rows, list(range(n_columns)))
     order = np.argsort(table[:, 0], kind="stable")
     if (table[order, 0] != np.arange(len(table))).any():
         raise CxrError(f"{path}: its first column must hold each row number from 0 on once")
     return Table(path, kind, table[order, 1:], None, None)
 
 
-def _rows(path: Path) -> Iterator[list[str]]:
+def _rows(path: Path) -> Iterator[Row]:
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            yield from (row for row in csv.reader(file) if row)
+            reader = csv.reader(file)
+            yield from (Row(reader.line_num, cells) for cells in reader if cells)
     except FileNotFoundError:
         raise CxrError(f"{path} does not exist") from None
     except IsADirectoryError:
         raise CxrError(f"{path} is a folder; an npz or CSV file is needed") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise CxrError(f"{path} is neither an npz nor a CSV file ({error})") from None
+    except OSError as error:
+        raise CxrError(f"{path} can't be read: {error.strerror}") from None
 
 
-def _numbers(
-    path: Path, rows: list[list[str]], columns: list[int], first_line: int
-) -> npt.NDArray[np.float64]:
+def _numbers(path: Path, rows: list[Row], columns: list[int]) -> npt.NDArray[np.float64]:
     values = np.empty((len(rows), len(columns)))
     for i, row in enumerate(rows):
         for j, column in enumerate(columns):
-            cell = row[column] if column < len(row) else ""
-            number = _number(cell)
+            number = _number(row.cells[column])
             if number is None:
-                raise CxrError(f"{path}: line {i + first_line} holds {cell!r} instead of a number")
+                raise CxrError(
+                    f"{path}: line {row.line} holds {row.cells[column]!r} instead of a number"
+                )
             values[i, j] = number
     return values
 
@@ -270,9 +315,16 @@ def _number(cell: str) -> float | None:
         return None
 
 
-def _label(column: str) -> str | None:
+def _label(column: str, kind: Kind) -> str | None:
+    """The label that a column is for, None where it is none or one of the other kind."""
     plain = column.strip().lower()
-    for prefix in PREFIXES:
+    mine: tuple[str, ...] = OF_PREDICTIONS
+    others: tuple[str, ...] = OF_LABELS
+    if kind == "labels":
+        mine, others = others, mine
+    if plain.startswith(others):
+        return None
+    for prefix in mine:
         plain = plain.removeprefix(prefix)
     return canonical(plain)
 

@@ -89,7 +89,12 @@ def test_random_layers_change_the_map_and_leave_the_network(name: str) -> None:
     state = {key: value.clone() for key, value in net.state_dict().items()}
     steps = list(sanity.randomised(net, x, "gradcam", seed=0))
     assert steps[0].layer == "classifier"
-    with_weights = [n for n, m in net.named_modules() if hasattr(m, "reset_parameters")]
+    with_weights = [
+        n or type(m).__name__ for n, m in net.named_modules() if hasattr(m, "reset_parameters")
+    ]
+    untrained = dict(sanity.untrained(net, seed=7).named_parameters())
+    norms = {n for n, p in net.named_parameters() if torch.equal(p, untrained[n])}
+    assert norms == set()  # nothing learnt stays
     assert [step.layer for step in steps] == with_weights[::-1]
     assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
     assert np.array_equal(cam.explain(net, x).evidence, before)

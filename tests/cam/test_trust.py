@@ -69,6 +69,7 @@ def test_boxes_find_their_images_and_join(split: Split) -> None:
         [
             box("i7", "mass", 0, 0, 512, 512),
             box("i7", "mass", 512, 512, 512, 512),
+            box("i7", "mass", 0, 0, 512, 256),  # inside another
             box("i3", "nodule", 256, 0, 256, 1024),
             box("elsewhere", "mass", 0, 0, 9, 9),
         ],

@@ -153,3 +153,10 @@ def test_one_model_alone_is_not_compared() -> None:
     resamples = intervals.draw(100, None, 100, seed=0)
     estimates = intervals.estimate(labels, alone, resamples, lambda done, total: None)
     assert comparisons.compare(labels, alone, estimates, True) == []
+
+
+def test_a_difference_that_no_resample_changes_has_no_p() -> None:
+    told = comparisons.paired(0.1, np.full(50, 0.1))
+    assert (told["difference"], told["ci"], told["p"]) == (0.1, None, None)
+    y, scores = np.array([1, 1, 0, 0]), np.array([[4.0, 3, 2, 1], [1.0, 2, 3, 4]])
+    assert comparisons.delong_p(y, scores) is None

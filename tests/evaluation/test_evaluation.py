@@ -16,7 +16,7 @@ from sklearn.metrics import (
 
 from cxr import decisions, evaluation
 from cxr.evaluation import BASELINES, Evaluation, Predicted
-from cxr.evaluation.description import NO_DELONG, ONE_CLASS, TOO_NARROW, baselines
+from cxr.evaluation.description import NO_DELONG, ONE_CLASS, PERFECT, TOO_NARROW, baselines
 from cxr.labels import LABELS
 from cxr.metrics import sigmoid
 from cxr.typical import Typical
@@ -288,3 +288,12 @@ def test_all_negative_on_chestxray14_is_the_known_accuracy(split: str, percent: 
     with np.load(CHESTXRAY14) as file:
         told = baselines(file[f"{split}_labels"])["all-negative"]
     assert round(100 * told["accuracy"], 3) == percent
+
+
+def test_a_perfect_model_has_no_interval_and_says_why() -> None:
+    labels, _, cut = many_images()
+    told = told_of(labels, labels * 0.8 + 0.1, cut)
+    assert told["macro_auroc"] == 1 and told["macro_auroc_ci"] is None
+    whys = {entry["why"] for entry in told["undefined"]}
+    assert whys == {PERFECT}
+    json.dumps(told, allow_nan=False)

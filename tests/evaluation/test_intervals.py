@@ -193,3 +193,22 @@ def test_bootstrap_and_delong_agree_where_images_are_independent() -> None:
         theirs = intervals.delong_interval(float(areas[0]), float(covariance[0, 0]))
         ours = intervals.interval(float(areas[0]), found["auroc"].resampled[:, label])
         assert ours == pytest.approx(theirs, abs=0.1 * (theirs[1] - theirs[0]))
+
+
+def test_a_perfect_area_has_no_interval() -> None:
+    assert all(np.isnan(intervals.interval(1.0, np.ones(100))))
+    assert all(np.isnan(intervals.delong_interval(1.0, 0.0)))
+
+
+def test_where_resamples_are_perfect_percentiles_are_taken() -> None:
+    """The logit of 1 has no end, and would set the width by itself."""
+    resampled = np.array([1.0] * 60 + [0.99] * 40)
+    assert intervals.interval(0.996, resampled) == (0.99, 1.0)
+
+
+def test_one_patient_tells_nothing_of_others() -> None:
+    labels, scores = example()
+    resamples = intervals.draw(400, np.zeros(400), 50, seed=0)
+    found = measured(labels, scores["a"], resamples)
+    assert np.isnan(found["auroc"].resampled).all()
+    assert not np.isnan(found["auroc"].values).any()

@@ -55,7 +55,7 @@ def curves(
 ) -> Curves:
     """Delete and insert cells in the given order.
 
-    A blanked cell has the training images' mean, which is 0 at a network's input.
+    A blanked cell is 0 at the network's input: the mean that its images are normalised by.
 
     Parameters
     ----------

@@ -37,7 +37,9 @@ def randomised(network: Network, inputs: Tensor, method: Method, seed: int) -> I
         torch.manual_seed(seed)
         for name, layer in reversed(list(broken.named_modules())):
             if _draw_anew(layer):
-                yield Randomised(name, explain(broken, inputs, method).evidence)
+                yield Randomised(
+                    name or type(layer).__name__, explain(broken, inputs, method).evidence
+                )
 
 
 def untrained(network: Network, seed: int) -> Network:

@@ -71,10 +71,18 @@ def of_boxes(split: Split, boxes: list[Box]) -> Truth:
     keys = np.array(sorted(pairs), np.int64).reshape(-1, 2)
 
     def cover(grid: tuple[int, int]) -> Doubles:
-        of_pair = [
-            cover_of_boxes(np.stack(pairs[image, label]), SIDE, grid).sum(axis=0).clip(max=1)
-            for image, label in keys.tolist()
-        ]
+        of_pair = [_cover(pairs[image, label], grid) for image, label in keys.tolist()]
         return np.stack(of_pair) if of_pair else np.empty((0, *grid))
 
     return Truth("boxes", keys[:, 0], keys[:, 1], cover)
+
+
+def _cover(boxes: list[Doubles], grid: tuple[int, int]) -> Doubles:
+    """Share of each cell inside any of some boxes; where they overlap it counts once."""
+    if len(boxes) == 1:
+        return np.asarray(cover_of_boxes(boxes[0][None], SIDE, grid)[0], np.float64)
+    mask = np.zeros((1, int(SIDE), int(SIDE)), np.bool_)
+    for x, y, width, height in boxes:
+        left, top = max(round(x), 0), max(round(y), 0)
+        mask[0, top : round(y + height), left : round(x + width)] = True
+    return np.asarray(cover_of_masks(mask, grid)[0], np.float64)

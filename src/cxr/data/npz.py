@@ -42,7 +42,7 @@ class NpzReader:
             raise CxrError(f"{path} is a folder; an npz file is needed") from None
         except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
             if isinstance(error, OSError) and not _is_damage(error):
-                raise
+                raise CxrError(f"{path} can't be read: {error.strerror}") from None
             raise CxrError(
                 f"{path} is not an npz file, or it is cut short; get the file again"
             ) from None

@@ -53,13 +53,16 @@ def compare(
 def paired(difference: float, resampled: Doubles) -> dict[str, Any]:
     """A difference, its interval and p by the standard deviation of its resamples (B,).
 
-    What is undefined is None. Two models that rank alike on every resample have p = 1.
+    What is undefined is None: too few resamples, or a difference that no resample changes. Two
+    models that rank alike on every resample have p = 1.
     """
     defined = resampled[~np.isnan(resampled)]
     if len(defined) < 2 or np.isnan(difference):
         value = None if np.isnan(difference) else float(difference)
         return {"difference": value, "ci": None, "p": None}
     error = float(np.std(defined, ddof=1))
+    if error == 0 and difference != 0:
+        return {"difference": float(difference), "ci": None, "p": None}
     return {
         "difference": float(difference),
         "ci": [float(difference - QUANTILE * error), float(difference + QUANTILE * error)],
@@ -80,7 +83,8 @@ def delong_p(y: Labels, scores: Floats) -> float | None:
     areas, covariance = delong(y, scores)
     contrast = np.array([1.0, -1.0])
     variance = float(contrast @ covariance @ contrast)
-    return _two_sided(float(contrast @ areas), float(np.sqrt(max(variance, 0))))
+    difference, error = float(contrast @ areas), float(np.sqrt(max(variance, 0)))
+    return None if error == 0 and difference != 0 else _two_sided(difference, error)
 
 
 def holm(p: list[float | None]) -> list[float | None]:
@@ -97,6 +101,6 @@ def holm(p: list[float | None]) -> list[float | None]:
 
 
 def _two_sided(difference: float, error: float) -> float:
-    if error == 0:
-        return float(difference == 0)
+    if error == 0:  # the two rank alike
+        return 1.0
     return float(2 * norm.sf(abs(difference) / error))

@@ -25,6 +25,9 @@ FEWEST = 20
 
 ONE_CLASS = "images of one class only"
 FEW = "too few images of a class for an interval"
+PERFECT = (
+    "ranked without a mistake, or with nothing but: no resample tells how far from that it may be"
+)
 AT_THRESHOLD = {
     "sensitivity": "no positive image",
     "specificity": "no negative image",
@@ -108,7 +111,8 @@ def describe(
         **_sums(labels, model.probs),
     }
     if missing := [key for key, value in sums.items() if value is None]:
-        why = ONE_CLASS if sums["macro_auroc"] is None else FEW
+        area = sums["macro_auroc"]
+        why = ONE_CLASS if area is None else PERFECT if area in (0, 1) else FEW
         undefined.append({"label": "all", "what": ", ".join(missing), "why": why})
     told = {
         "n": len(labels),
@@ -138,7 +142,7 @@ def baselines(labels: Labels) -> dict[str, dict[str, Any]]:
         told[name] = {
             "n": len(labels),
             "n_labels": int(has_both_classes(labels).sum()),
-            "macro_auroc": 0.5,
+            "macro_auroc": 0.5 if has_both_classes(labels).any() else None,
             "macro_ap": _or_none(chance),
             "accuracy": accuracy,
             "accuracy_all_negative": all_negative,
@@ -230,7 +234,8 @@ def _reasons(label: str, numbers: dict[str, Any], why_none: str) -> list[dict[st
         elif key in AT_THRESHOLD:
             why = AT_THRESHOLD[key]
         else:
-            why = ONE_CLASS if numbers["auroc"] is None else FEW
+            area = numbers["auroc"]
+            why = ONE_CLASS if area is None else PERFECT if area in (0, 1) else FEW
         keys_of.setdefault(why, []).append(key)
     return [{"label": label, "what": ", ".join(keys), "why": why} for why, keys in keys_of.items()]
 

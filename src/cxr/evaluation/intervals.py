@@ -20,7 +20,6 @@ from cxr.metrics import Doubles, Floats, Labels
 
 LEVEL = 0.95
 QUANTILE = float(norm.ppf((1 + LEVEL) / 2))
-EDGE = 1e-6  # of an area
 BLOCK = 256  # resamples at once: what stays in a processor's cache beside the images
 
 MEASURES = {"auroc": metrics.auroc, "ap": metrics.average_precision}
@@ -122,6 +121,8 @@ def estimate(
         }
         for name, model in scores.items()
     }
+    if resamples.n_units < 2:  # all resamples are the same
+        return estimates
     done = 0
     for block in resamples.blocks():
         counts = block.astype(np.float32)
@@ -186,12 +187,16 @@ def interval(value: float, resampled: Doubles) -> tuple[float, float]:
     """Interval of an area under a curve, by its resamples' standard error on the logit scale.
 
     On that scale the resamples are nearly normal; their percentiles miss a high area too often when
-    positives are few (docs/evaluation.md has the coverage of both).
+    positives are few (docs/evaluation.md has the coverage of both). Where some resamples are
+    perfect the scale has no end and percentiles are taken; a perfect area has no interval.
     """
     defined = resampled[~np.isnan(resampled)]
-    if len(defined) < 2 or np.isnan(value):
+    if len(defined) < 2 or np.isnan(value) or not 0 < value < 1:
         return float("nan"), float("nan")
-    return _around(value, float(np.std(_logit(defined), ddof=1)))
+    if defined.min() <= 0 or defined.max() >= 1:
+        low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        return float(low), float(high)
+    return _around(value, float(np.std(logit(defined), ddof=1)))
 
 
 def delong(y: Labels, scores: Floats) -> tuple[Doubles, Doubles]:
@@ -225,19 +230,13 @@ def delong(y: Labels, scores: Floats) -> tuple[Doubles, Doubles]:
 
 def delong_interval(area: float, variance: float) -> tuple[float, float]:
     """Interval of DeLong's variance on the logit scale, by the delta method."""
-    if np.isnan(variance):
+    if np.isnan(variance) or not 0 < area < 1:
         return float("nan"), float("nan")
-    slope = 1 / (area * (1 - area)) if 0 < area < 1 else 0.0
-    return _around(area, float(np.sqrt(variance)) * slope)
+    return _around(area, float(np.sqrt(variance)) / (area * (1 - area)))
 
 
 def _around(area: float, error: float) -> tuple[float, float]:
     """The interval whose half width is a normal quantile of the error on the logit scale."""
     half = QUANTILE * error
-    low, high = expit(_logit(np.array(area)) + np.array([-half, half]))
+    low, high = expit(logit(area) + np.array([-half, half]))
     return float(low), float(high)
-
-
-def _logit(area: Doubles) -> Doubles:
-    """Log odds; an area of 0 or 1, which has none, is taken as just inside."""
-    return cast(Doubles, logit(np.clip(area, EDGE, 1 - EDGE)))

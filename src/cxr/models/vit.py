@@ -94,12 +94,15 @@ class VisionTransformer(Network):
         super().__init__()
         self.grid = image_size // patch
         self.patches = nn.Conv2d(channels, width, kernel_size=patch, stride=patch)
-        self.positions = nn.Parameter(
-            nn.init.trunc_normal_(self.patches.weight.new_empty(1, self.grid**2, width), std=0.02)
-        )
+        self.positions = nn.Parameter(self.patches.weight.new_empty(1, self.grid**2, width))
+        self.reset_parameters()
         self.blocks = nn.Sequential(*(Block(width, heads, mlp) for _ in range(depth)))
         self.norm = nn.LayerNorm(width)
         self.classifier = nn.Linear(width, n_labels)
+
+    def reset_parameters(self) -> None:
+        """Draw anew what belongs to no layer of its own: the tokens' positions."""
+        nn.init.trunc_normal_(self.positions, std=0.02)
 
     def feature_map(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, D, grid, grid)
         tokens = self.norm(self.blocks(self._tokens(x)))

@@ -53,7 +53,7 @@ def overlays(
             )  # fmt: skip
             words += "" if share.max() > 0 else "\nno positive evidence"
         axes.set(xlim=(0, width), ylim=(height, 0))
-        axes.set_title(words, fontsize=FONT * unit * 72 / DPI)
+        axes.set_title(words, fontsize=FONT * unit * 72 / DPI, parse_math=False)
     strip = figure.add_axes((0.3, 34 * unit / size[1], 0.4, 9 * unit / size[1]))
     bar = figure.colorbar(shown, cax=strip, orientation="horizontal")
     bar.set_label(
@@ -62,4 +62,4 @@ def overlays(
         fontsize=(FONT - 1) * unit * 72 / DPI,
     )
     bar.ax.tick_params(labelsize=(FONT - 2) * unit * 72 / DPI)
-    figure.savefig(path, dpi=DPI, metadata={"Software": None})
+    figure.savefig(path, format="png", dpi=DPI, metadata={"Software": None})

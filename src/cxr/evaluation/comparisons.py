@@ -60,7 +60,8 @@ def paired(difference: float, resampled: Doubles) -> dict[str, Any]:
     if len(defined) < 2 or np.isnan(difference):
         value = None if np.isnan(difference) else float(difference)
         return {"difference": value, "ci": None, "p": None}
-    error = float(np.std(defined, ddof=1))
+    # Equal numbers have a deviation of some 1e-17, not 0.
+    error = float(np.std(defined, ddof=1)) if np.ptp(defined) > 0 else 0.0
     if error == 0 and difference != 0:
         return {"difference": float(difference), "ci": None, "p": None}
     return {

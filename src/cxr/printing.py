@@ -1,6 +1,7 @@
 """Answers as people read them at a terminal: trees and tables."""
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -86,7 +87,7 @@ def replay(done: Replay) -> None:
     for each in [*done.outputs, *done.metrics]:
         if each.then != each.now:
             console.print(_marked(Verdict.NOTE, f"{each.name}: {each.then} then, {each.now} now"))
-    count = f"{len(done.outputs)} outputs and {len(done.metrics)} metrics"
+    count = f"{_n(done.outputs, 'output')} and {_n(done.metrics, 'metric')}"
     if done.identical:
         line = f"{done.stage} made again: {count}, the outputs bit for bit the same"
     elif done.same_kind:
@@ -192,6 +193,10 @@ def _labels(name: str, labels: dict[str, dict[str, Any]]) -> Table:
             *(_number(each[key]) for key in keys),
         )
     return table
+
+
+def _n(things: Sequence[object], noun: str) -> str:
+    return f"{len(things)} {noun}{'' if len(things) == 1 else 's'}"
 
 
 def _undefined(entries: list[dict[str, str]]) -> list[str]:

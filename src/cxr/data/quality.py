@@ -15,7 +15,7 @@ from cxr.labels import LABELS
 Doubles = npt.NDArray[np.float64]
 
 EXAMPLES = 5
-CHUNK = 4096  # images
+CHUNK = 256  # images: at 224 pixels their deviations take 100 MB
 # Of standardised differences; above it groups count as unlike (Austin, "Balance diagnostics for
 # comparing the distribution of baseline covariates", 2009).
 UNLIKE = 0.1

@@ -80,15 +80,15 @@ def _under_wall(c: Chest) -> Field:
 def _atelectasis(c: Chest, s: Sign) -> Field:
     at = _centre(c, s, (0.68, 0.88))
     tilt = s.side * between(-0.35, 0.35, s.tilt)
-    thick = np.maximum(between(0.03, 0.06, s.shape), 0.9 * c.pixel)
-    plate = bump(_oval(c, at, between(0.17, 0.28, s.size), thick, tilt) ** 2)
-    return between(0.08, 1.0, s.strength) * plate
+    thick = np.maximum(between(0.10, 0.15, s.shape), 0.9 * c.pixel)
+    plate = bump(_oval(c, at, between(0.26, 0.42, s.size), thick, tilt) ** 2)
+    return between(0.2, 1.0, s.strength) * plate
 
 
 def _effusion(c: Chest, s: Sign) -> Field:
     across = np.minimum(np.abs(c.u) / c.wall, 1)
     angle = c.dome + c.a["dome_drop"]
-    depth = between(0.04, 0.80, s.strength)
+    depth = between(0.25, 1.0, s.strength)
     surface = angle - depth * (0.6 + 0.4 * np.square(np.square(across)))
     fluid = edge(c.v - surface, max(0.06, 1.3 * c.pixel))
     return 2.5 * fluid * (_on_side(c, s) | (s.both > 0.75))
@@ -96,33 +96,33 @@ def _effusion(c: Chest, s: Sign) -> Field:
 
 def _infiltration(c: Chest, s: Sign) -> Field:
     at = _centre(c, s, (0.2, 0.85))
-    half = between(0.20, 0.32, s.size)
+    half = between(0.40, 0.60, s.size)
     cloud = bump(_oval(c, at, half, half * between(0.8, 1.2, s.shape), s.tilt))
     patchy = clip(0.7 + 0.5 * c.strands, 0.1, 1.5)
-    return between(0.12, 0.80, s.strength) * cloud * patchy
+    return between(0.25, 0.90, s.strength) * cloud * patchy
 
 
 def _mass(c: Chest, s: Sign) -> Field:
-    disc = _disc(c, _centre(c, s, (0.12, 0.85)), between(0.07, 0.125, s.size))
-    return between(0.25, 1.4, s.strength) * disc
+    disc = _disc(c, _centre(c, s, (0.12, 0.85)), between(0.12, 0.22, s.size))
+    return between(0.4, 1.4, s.strength) * disc
 
 
 def _nodule(c: Chest, s: Sign) -> Field:
-    disc = _disc(c, _centre(c, s, (0.12, 0.9)), between(0.03, 0.065, s.size))
-    return between(0.4, 1.6, s.strength) * disc
+    disc = _disc(c, _centre(c, s, (0.12, 0.9)), between(0.05, 0.075, s.size))
+    return between(0.7, 1.8, s.strength) * disc
 
 
 def _pneumonia(c: Chest, s: Sign) -> Field:
     at = _centre(c, s, (0.35, 0.9))
-    half = between(0.20, 0.30, s.size)
+    half = between(0.40, 0.56, s.size)
     lobe = bump(_oval(c, at, half, half * between(0.7, 1.0, s.shape), s.tilt))
-    return between(0.10, 0.85, s.strength) * lobe * clip(0.9 + 0.35 * c.mesh, 0.2, 1.6)
+    return between(0.25, 0.90, s.strength) * lobe * clip(0.9 + 0.35 * c.mesh, 0.2, 1.6)
 
 
 def _pneumothorax(c: Chest, s: Sign) -> Field:
     """Air without vessels between the chest wall and the edge of the shrunken lung."""
     top = c.v - c.a["apex"]
-    rim = between(0.03, 0.22, s.strength)
+    rim = between(0.08, 0.25, s.strength)
     gap = _under_wall(c) - rim * clip(1.15 - 0.8 * top, 0, 1)
     air = -0.36 * edge(-gap, max(0.02, c.pixel)) - vessel_density(c) * (gap < 0)
     pleura = 0.45 * bump((gap / max(0.02, 0.7 * c.pixel)) ** 2)
@@ -133,10 +133,10 @@ def _pneumothorax(c: Chest, s: Sign) -> Field:
 
 def _consolidation(c: Chest, s: Sign) -> Field:
     at = _centre(c, s, (0.25, 0.9))
-    half = between(0.13, 0.22, s.size)
+    half = between(0.26, 0.42, s.size)
     away = _oval(c, at, half, half * between(0.75, 1.1, s.shape), s.tilt)
     ragged = away + 0.35 * c.cloud + 0.25 * c.strands
-    return between(0.12, 1.4, s.strength) * edge(1 - ragged, 0.5)
+    return between(0.3, 1.4, s.strength) * edge(1 - ragged, 0.5)
 
 
 def _edema(c: Chest, s: Sign) -> Field:
@@ -156,22 +156,22 @@ def _fibrosis(c: Chest, s: Sign) -> Field:
     where = edge(across - 0.66, 0.35) * edge(below - 0.55, 0.4)
     net = 0.25 + ramp(1 - 1.6 * np.abs(c.mesh))
     sides = _on_side(c, s) | (s.both > 0.3)
-    return between(0.08, 1.0, s.strength) * where * net * sides
+    return between(0.25, 1.0, s.strength) * where * net * sides
 
 
 def _pleural(c: Chest, s: Sign) -> Field:
     """A band along the wall; high up it becomes a cap over the apex."""
     top = c.v - c.a["apex"]
     gap = _under_wall(c)
-    band = edge(between(0.06, 0.12, s.size) - gap, max(0.03, c.pixel))
+    band = edge(between(0.10, 0.18, s.size) - gap, max(0.03, c.pixel))
     along = bump(((top - between(0.0, 0.95, s.high)) / between(0.25, 0.45, s.shape)) ** 4)
-    dense = between(0.3, 2.4, s.strength)
+    dense = between(0.6, 2.4, s.strength)
     return dense * band * along * _on_side(c, s)
 
 
 def _hernia(c: Chest, s: Sign) -> Field:
     """A gas-filled stomach behind the heart: a dense wall around a lucent middle."""
-    radius = between(0.11, 0.18, s.strength)
+    radius = between(0.17, 0.26, s.strength)
     at = (between(0.0, 0.12, s.wide), c.a["dome"] - 0.6 * radius)
     gas = _disc(c, (at[0], at[1] - 0.01), 0.72 * radius)
     return 2.0 * _disc(c, at, radius) - between(3.4, 4.4, s.shape) * gas

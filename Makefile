@@ -37,6 +37,7 @@ test-all: $(READY) ## all tests: the pipeline, the README's commands and a brows
 
 bench: $(READY) ## how fast the heavy parts are, as ratios to what one would write first
 	python bench/bootstrap.py
+	python bench/gradcam.py
 
 lint: $(READY) ## ruff and mypy
 	ruff check .

@@ -56,6 +56,9 @@ def evaluate(run: stage.Stage) -> None:
     draw(run, evaluated["test"], predicted["test"], data["test"])
     for name, log in run.logs.items():
         log.metrics.update(flat_metrics({s: evaluated[s].models[name] for s in HELD_OUT}))
+        score = evaluated["val"].models[name]["macro_auroc"]
+        if name not in BASELINES and score is not None:
+            run.register(log, f"models/{name}", f"decisions/{name}.json", score)
     tell(evaluated["test"])
 
 

@@ -9,8 +9,9 @@ import torch
 
 from cxr import cam, decisions, models, progress, stage, training
 from cxr.augment import normalise, on_unit_scale
-from cxr.cam import sanity, trust, truth
-from cxr.cam.trust import Subject
+from cxr.cam import Method, examples, sanity, trust, truth
+from cxr.cam.examples import Flags
+from cxr.cam.trust import Look, Subject
 from cxr.cam.truth import Truth
 from cxr.data import boxes, splits
 from cxr.data.splits import Split
@@ -18,7 +19,11 @@ from cxr.decisions import Decision
 from cxr.errors import CxrError
 from cxr.labels import LABELS
 from cxr.params import Params, flatten
-from cxr.plots.gradcam import grad_cam
+from cxr.plots.gradcam import Opinion, Shot, sheet, side_by_side, slide
+from cxr.plots.gradcam import examples as example_sheet
+
+SLIDERS = "maps"  # the section of MLflow's charts where they stand
+MOST_ERRORS = 3  # of an image, where not all labels are shown
 
 
 def gradcam(run: stage.Stage) -> None:
@@ -31,18 +36,25 @@ def gradcam(run: stage.Stage) -> None:
             f"{len(split.labels)} images; give indices below that"
         )
     known = find_truth(run, split)
+    searched = np.arange(min(wanted.searched, len(split.labels)))
     report: dict[str, Any] = {}
+    opinions: dict[str, list[Opinion]] = {}
     for name, log in run.logs.items():
         model = models.load(run.input(f"models/{name}"))
         log.params = flatten(model.params) | log.params  # its own seed and threads win
         subject = subject_of(run, model, split)
         decision = decisions.read(run.input(f"decisions/{name}.json"))
+        look = subject.look(searched)
+        called = decision.calibration.probs(look.logits) >= decision.thresholds
         maps = explain(run, name, subject)
         report[name] = {"method": subject.method, **describe(maps, wanted.indices)}
-        report[name] |= judge(run, subject, decision, split, known)
+        report[name] |= judge(run, subject, called, split, known)
         log.metrics |= flat_metrics(report[name], maps)
-        draw(run, name, split, maps, decision)
+        opinions[name] = opine(name, subject.method, maps, decision)
+        draw_sheets(run, name, split, opinions[name])
+        draw_examples(run, name, split, subject, decision, look, called)
         tell(name, report[name], maps)
+    draw_side_by_side(run, split, opinions)
     run.write_json("reports/gradcam.json", {"split": wanted.split, "models": report})
 
 
@@ -52,7 +64,7 @@ def find_truth(run: stage.Stage, split: Split) -> Truth | None:
     if wanted.boxes is not None:
         return truth.of_boxes(split, boxes.read(boxes.find(wanted.boxes, run.project)))
     if run.origin.is_phantom:
-        return truth.of_phantom(split, wanted.split, wanted.located, run.params.seed)
+        return truth.of_phantom(split, wanted.split, wanted.searched, run.params.seed)
     return None
 
 
@@ -99,11 +111,16 @@ def describe(maps: cam.Cam, indices: tuple[int, ...]) -> dict[str, Any]:
 
 
 def judge(
-    run: stage.Stage, subject: Subject, decision: Decision, split: Split, known: Truth | None
+    run: stage.Stage, subject: Subject, called: Flags, split: Split, known: Truth | None
 ) -> dict[str, Any]:
-    """How far the maps can be trusted: on findings that the model has found; on boxes, on all."""
+    """How far the maps can be trusted: on findings that the model has found; on boxes, on all.
+
+    Parameters
+    ----------
+    called : (N, L), what the model calls in the split's first N images.
+    """
     wanted, seed = run.params.gradcam, run.params.seed
-    image, label = found_by(subject, decision, split, wanted.located)
+    image, label = np.nonzero(called & (split.labels[: len(called)] == 1))
     told: dict[str, Any] = {}
     if known is not None:
         if run.origin.is_phantom:
@@ -118,16 +135,6 @@ def judge(
     told["faithfulness"] = trust.faithfulness(subject, image, label, seed)
     told["sanity"] = trust.sanity(subject, image, label, seed)
     return told
-
-
-def found_by(
-    subject: Subject, decision: Decision, split: Split, n: int
-) -> tuple[truth.Indices, truth.Indices]:
-    """Pairs of image and label among the first `n` images that the data and the model both see."""
-    index = np.flatnonzero(split.labels[:n].any(axis=1))
-    probs = decision.calibration.probs(subject.logits(index))
-    row, label = np.nonzero((probs >= decision.thresholds) & (split.labels[index] == 1))
-    return index[row], label
 
 
 def flat_metrics(report: dict[str, Any], maps: cam.Cam) -> dict[str, float]:
@@ -151,19 +158,88 @@ def flat_metrics(report: dict[str, Any], maps: cam.Cam) -> dict[str, float]:
     return {key: float(value) for key, value in values.items() if value is not None}
 
 
-def draw(run: stage.Stage, name: str, split: Split, maps: cam.Cam, decision: Decision) -> None:
+def opine(name: str, method: Method, maps: cam.Cam, decision: Decision) -> list[Opinion]:
+    """The model's word on each image of some maps."""
     probs = decision.calibration.probs(maps.logits)
-    for i, index in enumerate(run.params.gradcam.indices):
-        grad_cam(
-            split.images[index],
-            split.labels[index],
-            probs[i],
-            decision.thresholds,
-            maps.evidence[i],
-            f"{name}, {run.params.gradcam.split} image {index}",
+    return [
+        Opinion(name, method, probs[i], decision.thresholds, maps.evidence[i])
+        for i in range(len(probs))
+    ]
+
+
+def shot_of(run: stage.Stage, split: Split, index: int) -> Shot:
+    name = f"{run.params.gradcam.split} image {index}"
+    return Shot(name, np.array(split.images[index]), np.array(split.labels[index]))
+
+
+def labels_shown(run: stage.Stage, shot: Shot, opinions: list[Opinion]) -> list[int]:
+    """All labels; or what is there and, of what is not, what lies furthest above its threshold.
+
+    Where that is nothing, the label that came nearest to being called.
+    """
+    if run.params.gradcam.labels == "all":
+        return list(range(len(LABELS)))
+    times_threshold = np.max([each.probs / each.thresholds for each in opinions], axis=0)
+    times_threshold = np.nan_to_num(times_threshold, nan=-1)  # without one nothing is called
+    highest = np.argsort(-times_threshold, kind="stable").tolist()
+    wrong = [i for i in highest if shot.truth[i] == 0 and times_threshold[i] >= 1]
+    return sorted({*np.flatnonzero(shot.truth).tolist(), *wrong[:MOST_ERRORS]}) or highest[:1]
+
+
+def draw_sheets(run: stage.Stage, name: str, split: Split, opinions: list[Opinion]) -> None:
+    """For each image a sheet of its labels, and a picture of each for MLflow's slider."""
+    log = run.logs[name]
+    for index, opinion in zip(run.params.gradcam.indices, opinions, strict=True):
+        shot, place = shot_of(run, split, index), f"reports/gradcam/{name}"
+        labels = labels_shown(run, shot, [opinion])
+        sheet(shot, opinion, labels, run.origin, run.picture(f"{place}/{index}.png", log))
+        for label in labels:
+            path = f"{place}/{index}/{LABELS[label]}.png"
+            picture = run.slide(path, log, f"{SLIDERS}/{shot.name}", step=label)
+            slide(shot, opinion, label, run.origin, picture)
+
+
+def draw_examples(
+    run: stage.Stage,
+    name: str,
+    split: Split,
+    subject: Subject,
+    decision: Decision,
+    look: Look,
+    called: Flags,
+) -> None:
+    """For each label a sheet of what the model typically finds, invents and misses."""
+    truth = split.labels[: len(called)] == 1
+    for i, label in enumerate(LABELS):
+        chosen = examples.choose(look.pooled, truth[:, i], called[:, i])
+        rows = {
+            "true positive": chosen.true_positives,
+            "false positive": chosen.false_positives,
+            "miss": chosen.misses,
+        }
+        index = np.concatenate(list(rows.values()))
+        if not len(index):
+            continue
+        opinions = opine(name, subject.method, subject.explain(index), decision)
+        word = dict(zip(index.tolist(), opinions, strict=True))
+        example_sheet(
+            i,
+            {
+                group: [(shot_of(run, split, row), word[row]) for row in members.tolist()]
+                for group, members in rows.items()
+            },
             run.origin,
-            run.picture(f"reports/gradcam/{name}/{index}.png", run.logs[name]),
+            run.picture(f"reports/gradcam/{name}/labels/{label}.png", run.logs[name]),
         )
+
+
+def draw_side_by_side(run: stage.Stage, split: Split, opinions: dict[str, list[Opinion]]) -> None:
+    """For each image one sheet of all models, which every model's run shows."""
+    for i, index in enumerate(run.params.gradcam.indices):
+        shot, words = shot_of(run, split, index), [each[i] for each in opinions.values()]
+        labels = labels_shown(run, shot, words)
+        path = run.picture(f"reports/gradcam/side-by-side/{index}.png")
+        side_by_side(shot, words, labels, run.origin, path)
 
 
 def tell(name: str, report: dict[str, Any], maps: cam.Cam) -> None:

@@ -25,6 +25,7 @@ TINY: dict[str, Any] = {
     "train.squeezenet.image_size": 32,
     "train.vit.depth": 1,
     "gradcam.indices": [0, 3],
+    "gradcam.labels": "findings",
     "gradcam.probed": 4,
 }
 

@@ -117,6 +117,15 @@ def test_a_grad_cam_picture_is_shown(address, run_ids, tmp_path) -> None:
     assert "<img" in shown
 
 
+def test_maps_stand_in_sliders(address, run_ids, tmp_path) -> None:
+    """One for each image, in a section of their own among the run's charts."""
+    run, awaited = run_ids["gradcam-cnn"], ["test image 0", "test image 3", 'role="slider"']
+    url = f"{address}#/experiments/{run_ids['experiment']}/runs/{run}/model-metrics"
+    shown = page(url, tmp_path, awaited)
+    assert [text for text in awaited if text not in shown] == []
+    assert shown.count('role="slider"') == 2
+
+
 def test_the_server_answers_on_loopback_alone(address) -> None:
     port = int(address.rsplit(":", 1)[1].strip("/"))
     listening = Path("/proc/net/tcp").read_text().splitlines()[1:]

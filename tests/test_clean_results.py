@@ -55,7 +55,7 @@ def test_repro_and_a_moved_folder(made: Pipeline, kept: Path) -> None:
     place = store.get_run(run_id).info.artifact_uri
     assert kept.as_uri() not in place
     assert [a.path for a in store.list_artifacts(run_id, "gradcam/cnn")] == [
-        "gradcam/cnn/0.png", "gradcam/cnn/3.png",
+        "gradcam/cnn/0.png", "gradcam/cnn/3.png", "gradcam/cnn/labels",
     ]  # fmt: skip
 
 

@@ -198,7 +198,9 @@ def test_mlflow_holds_pictures_data_sets_and_training_parameters(made: Pipeline)
     store, found = client(made), runs(made)
     gradcam = found["gradcam-vit"]
     names = [a.path for a in store.list_artifacts(gradcam.info.run_id, "gradcam/vit")]
-    assert names == ["gradcam/vit/0.png", "gradcam/vit/3.png"]
+    assert names == ["gradcam/vit/0.png", "gradcam/vit/3.png", "gradcam/vit/labels"]
+    names = [a.path for a in store.list_artifacts(gradcam.info.run_id, "gradcam/side-by-side")]
+    assert names == ["gradcam/side-by-side/0.png", "gradcam/side-by-side/3.png"]
     processed = lineage.digest(made.folder / "data/processed").md5
     for run in (gradcam, found["train-cnn"]):
         digests = {d.dataset.name: d.dataset.digest for d in run.inputs.dataset_inputs}
@@ -206,6 +208,31 @@ def test_mlflow_holds_pictures_data_sets_and_training_parameters(made: Pipeline)
         assert run.data.tags["cxr.md5.data/processed"] == processed
     assert found["evaluate-vit"].data.params["train.vit.depth"] == "1"
     assert found["evaluate-vit"].data.params["train.protocol.epochs"] == "2"
+
+
+def test_sliders_have_a_step_for_each_label_that_is_shown(made: Pipeline) -> None:
+    """What is there, and what the model calls; of that at most three that are not there.
+
+    Where there is nothing, one label stands for all.
+    """
+    store, found = client(made), runs(made)
+    labels = np.load(made.folder / "data/processed/test_labels.npy")
+    for model in MODELS:
+        run = found[f"gradcam-{model}"]
+        decision = decisions.read(made.folder / f"decisions/{model}.json")
+        logits = np.load(made.folder / f"predictions/{model}.npz")["test_logits"]
+        called = decision.calibration.probs(logits) >= decision.thresholds
+        names = [Path(a.path).name for a in store.list_artifacts(run.info.run_id, "images")]
+        for image in (0, 3):
+            slides = [n for n in names if n.startswith(f"maps~test image {image}+")]
+            steps = [int(n.split("+")[2]) for n in slides if n.endswith(".png")]
+            there = set(np.flatnonzero(labels[image]))
+            wrong = set(np.flatnonzero(called[image])) - there
+            assert len(steps) == len(set(steps)) == max(1, len(there) + min(3, len(wrong)))
+            assert there <= set(steps)
+            assert set(steps) <= there | wrong or not there | wrong
+            files = (made.folder / f"reports/gradcam/{model}/{image}").glob("*.png")
+            assert {LABELS.index(path.stem) for path in files} == set(steps)
 
 
 def test_pictures_say_phantom_and_data_says_its_source(made: Pipeline) -> None:
@@ -304,7 +331,7 @@ def test_presenting_code_decides_no_byte(made: Pipeline, tmp_path: Path) -> None
     progress.write_text(
         progress.read_text().replace("console.print(line", "console.print(line[::-1]")
     )
-    tracking = source / "tracking.py"
+    tracking = source / "tracking/__init__.py"
     tracking.write_text(tracking.read_text().replace('"cxr.failure"', '"cxr.reason"'))
     other.repro()
     assert digests(other) == digests(made)

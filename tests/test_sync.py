@@ -1,5 +1,6 @@
 """MLflow is brought up to the records: whatever is missing, and nothing twice."""
 
+import re
 import sqlite3
 import subprocess
 from pathlib import Path
@@ -13,6 +14,9 @@ from pipeline import Pipeline
 from cxr.records import ORIGINAL_TAG
 
 pytestmark = pytest.mark.slow
+
+# What MLflow puts into the name of each picture of a slider.
+TIMED = re.compile(r"\+timestamp\+\d+\+[0-9a-f-]{36}")
 
 
 @pytest.fixture
@@ -47,7 +51,11 @@ def shown(pipeline: Pipeline, run: Run) -> dict[str, Any]:
             (each.dataset.name, each.dataset.digest, each.tags[0].value)
             for each in run.inputs.dataset_inputs
         ),
-        "files": {path.relative_to(artifacts).as_posix(): path.read_bytes() for path in files},
+        "files": {
+            TIMED.sub("", path.relative_to(artifacts).as_posix()): path.read_bytes()
+            for path in files
+        },
+        "n_files": len(files),
     }
 
 
@@ -110,6 +118,21 @@ def test_a_picture_that_is_gone_from_mlflow_comes_back(made: Pipeline) -> None:
     picture.unlink()
     assert made.run("cxr", "sync").stdout.startswith("completed")
     assert picture.read_bytes() == content
+
+
+def test_a_step_of_a_slider_comes_back_and_the_others_stay(made: Pipeline) -> None:
+    made.run("cxr", "sync")
+    folder = made.folder / f"mlruns/phantom-28/{made.run_id('gradcam')}/artifacts/images"
+    before = {TIMED.sub("", path.name): path.read_bytes() for path in folder.iterdir()}
+    kept = sorted(folder.glob("*.png"))
+    lost = kept.pop()
+    lost.unlink()
+    audit = made.run("cxr", "audit")
+    assert "MLflow lacks reports/gradcam/cnn/" in audit.stdout
+    assert made.run("cxr", "sync").stdout.startswith("completed")
+    assert {TIMED.sub("", path.name): path.read_bytes() for path in folder.iterdir()} == before
+    assert [path for path in kept if not path.exists()] == []
+    assert len(list(folder.glob("*.png"))) == len(kept) + 1
 
 
 def test_the_card_leads_to_the_audit(made: Pipeline) -> None:

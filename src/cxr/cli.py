@@ -227,7 +227,9 @@ def predict(
     image: Annotated[
         list[str], typer.Argument(help="PNG, JPEG or DICOM files, folders or patterns.")
     ],
-    model: Annotated[str, typer.Option(help="A model of this clone, or its folder.")],
+    model: Annotated[
+        str, typer.Option(help="A model of this clone, its folder, or MLflow's address of it.")
+    ],
     cam: Annotated[
         Path | None, typer.Option(help="A folder for pictures of where the model looks.")
     ] = None,

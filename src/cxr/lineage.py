@@ -125,6 +125,24 @@ class Facts:
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
+@dataclass(frozen=True)
+class Slide:
+    """An output that MLflow shows as one step of a slider."""
+
+    path: str
+    key: str  # the slider's name
+    step: int
+
+
+@dataclass(frozen=True)
+class Registration:
+    """A model that MLflow registers with the run, and what it is ranked by."""
+
+    files: list[str]  # paths in the project
+    score: float  # validation macro AUROC; the best one of the same data is the champion
+    data: str  # md5 of the data
+
+
 @dataclass
 class RunLog:
     """Everything MLflow is told about one run; a record keeps it, so that it can be told again."""
@@ -138,6 +156,8 @@ class RunLog:
     history: list[dict[str, float]] = field(default_factory=list)  # one mapping an epoch
     metrics: dict[str, float] = field(default_factory=dict)
     artifacts: list[str] = field(default_factory=list)  # paths of outputs
+    slides: list[Slide] = field(default_factory=list)
+    registration: Registration | None = None
 
 
 def take_facts(declared: Declaration, root: Path, foreign: dict[str, Path], device: str) -> Facts:

@@ -122,8 +122,9 @@ class GradCam(Section):
     indices: Annotated[
         tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1, max_length=200)
     ]
+    labels: Literal["all", "findings"]
     boxes: Annotated[str, Field(min_length=1)] | None
-    located: Count
+    searched: Count
     probed: Count
 
 

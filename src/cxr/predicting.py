@@ -22,6 +22,7 @@ from cxr.plots.prediction import overlays
 
 NOTICE = "Not a medical device: a research model's opinion, not a diagnosis."
 VERDICTS = {True: "yes", False: "no", None: "?"}
+ADDRESSES = ("models:/", "runs:/")  # of MLflow's models
 MOST_MAPS = 3  # beside an image
 
 BATCH = 8  # images at once; a CPU's cache holds no more at 224 pixels
@@ -71,24 +72,37 @@ class Refused:
 
 
 def load(name: str, project: Path | None) -> Model:
-    """A model by name in the project, or by the path of its folder.
+    """A model by name in the project, by the path of its folder, or by MLflow's address of it.
 
     Its decision stands in `decisions/` beside `models/`.
     """
-    folder = Path(name)
-    if not (folder / "model.json").is_file():
-        if project is None or not (project / "models" / name / "model.json").is_file():
-            known = sorted(p.parent.name for p in (project or Path()).glob("models/*/model.json"))
-            raise CxrError(
-                f"there is no model {name}; "
-                + (f"there are {', '.join(known)}" if known else "`dvc repro` makes some")
-            )
-        folder = project / "models" / name
+    folder = _find(name, project)
     saved = models.load(folder)
     if saved.labels != LABELS:
         raise CxrError(f"{folder} tells other labels than these: {', '.join(LABELS)}")
     path = folder.resolve().parents[1] / "decisions" / f"{saved.name}.json"
     return Model(saved, decisions.read(path))
+
+
+def _find(name: str, project: Path | None) -> Path:
+    if name.startswith(ADDRESSES):
+        # MLflow takes two seconds to import, which a model in a folder needs not.
+        from cxr.tracking import fetch_model
+
+        fetched = fetch_model(name, project or Path.cwd())
+        folders = [path.parent for path in fetched.glob("models/*/model.json")]
+        if len(folders) != 1:
+            raise CxrError(f"{name} is no model of this pipeline")
+        return folders[0]
+    in_project = (project or Path()) / "models" / name
+    for folder in (Path(name), in_project):
+        if (folder / "model.json").is_file():
+            return folder
+    known = sorted(path.parent.name for path in in_project.parent.glob("*/model.json"))
+    raise CxrError(
+        f"there is no model {name}; "
+        + (f"there are {', '.join(known)}" if known else "`dvc repro` makes some")
+    )
 
 
 def places(paths: list[Path], folder: Path) -> dict[Path, Path]:

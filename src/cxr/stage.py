@@ -24,10 +24,11 @@ from cxr import lineage, records
 from cxr.data import source, splits
 from cxr.data.splits import Origin
 from cxr.errors import CxrError
-from cxr.lineage import Declaration, Facts, RunLog
+from cxr.lineage import Declaration, Facts, Registration, RunLog, Slide
 from cxr.params import PARAMS_FILE, Params, load
 from cxr.records import Record
-from cxr.tracking import FAILED, KILLED, Tracker, TrackingError
+from cxr.tracking import FAILED, KILLED, Tracker
+from cxr.tracking.failure import TrackingError
 
 SCRATCH = ".scratch"
 REFUSED_IN_TAGS = re.compile(r"[^\w./ :-]", re.ASCII)  # by MLflow, in a tag's name
@@ -86,6 +87,16 @@ class Stage:
         for each in [log] if log else self.logs.values():
             each.artifacts.append(path)
         return self.output(path)
+
+    def slide(self, path: str, log: RunLog, key: str, step: int) -> Path:
+        """Where to write an output that is one step of a slider in MLflow."""
+        log.slides.append(Slide(path, key, step))
+        return self.output(path)
+
+    def register(self, log: RunLog, model: str, decision: str, score: float) -> None:
+        """Let MLflow register a model with its decision, once both are published."""
+        files = [f"{model}/{name}" for name in sorted(lineage.files_below(self.input(model)))]
+        log.registration = Registration([*files, decision], score, self.facts.inputs[PROCESSED])
 
     def write_json(self, path: str, content: dict[str, Any]) -> None:
         """Write a JSON output; NaN is refused, since JSON has none."""

@@ -19,13 +19,13 @@ from cxr.tracking import (
     Store,
     StoredRun,
     Tracker,
-    TrackingError,
     artifact_place,
     relocate_artifacts,
     shown_metrics,
     shown_params,
     store_uri,
 )
+from cxr.tracking.failure import TrackingError
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Synced:
     name: str
     how: str  # rebuilt, restored or completed
     now: str  # the id under which MLflow has it
-    lost: tuple[str, ...]  # pictures that are neither here nor in the cache
+    lost: tuple[str, ...]  # files that are neither here nor in the cache
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,9 @@ def _sync(
         return None
     tags = records.tags(found.record, log, found.digest.md5)
     with tempfile.TemporaryDirectory() as folder:
-        pictures = {path: _picture(path, found, project, Path(folder)) for path in log.artifacts}
+        model = log.registration.files if log.registration else []
+        paths = [*log.artifacts, *(slide.path for slide in log.slides), *model]
+        pictures = {path: _picture(path, found, project, Path(folder)) for path in paths}
         end = _milliseconds(found.record.finished)
         tracker.finish(log, tags, pictures.__getitem__, run_id, end)
     lost = tuple(path for path, place in pictures.items() if place is None)
@@ -112,9 +114,10 @@ def _sync(
 
 
 def _lacks(log: RunLog, stored: StoredRun, store: Store) -> bool:
-    """Whether a picture, a parameter, a tag or a point of a curve is not there."""
+    """Whether a picture, a model, a parameter, a tag or a point of a curve is not there."""
     folder = stored.artifacts
     pictures = folder is None or all((folder / artifact_place(p)).exists() for p in log.artifacts)
+    slides = not log.slides or {(s.key, s.step) for s in log.slides} <= store.slides(stored.run_id)
     named = (
         log.tags.keys() <= stored.tags.keys() and shown_params(log).keys() <= stored.params.keys()
     )
@@ -122,7 +125,8 @@ def _lacks(log: RunLog, stored: StoredRun, store: Store) -> bool:
         {step for step, _ in points} <= {step for step, _ in store.history(stored.run_id, name)}
         for name, points in shown_metrics(log).items()
     )
-    return not (pictures and named and points)
+    registered = log.registration is None or store.registers(log.registration, stored)
+    return not (pictures and slides and registered and named and points)
 
 
 def _picture(path: str, found: Found, project: Project, folder: Path) -> Path | None:

@@ -131,7 +131,18 @@ def test_pairs_get_the_map_of_their_image_and_label() -> None:
     np.testing.assert_allclose(found, every[image, label], atol=1e-5)
     with torch.no_grad():
         expected = of.network.eval()(of.images[:, None]).numpy()
-    np.testing.assert_allclose(of.logits(np.arange(5)), expected, atol=1e-5)
+    np.testing.assert_allclose(of.look(np.arange(5)).logits, expected, atol=1e-5)
+
+
+def test_what_the_head_reads_gives_the_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = subject()
+    monkeypatch.setattr(trust, "BATCH", 2)
+    look = of.look(np.arange(5))
+    with torch.no_grad():
+        logits = of.network.head()(torch.from_numpy(look.pooled).float()).numpy()
+    assert look.pooled.shape == (5, of.network.head().in_features)
+    np.testing.assert_allclose(logits, look.logits, atol=1e-5)
+    assert not of.network.head()._forward_pre_hooks
 
 
 def test_many_images_are_explained_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +159,7 @@ def test_no_pair_is_told_as_none() -> None:
     told = trust.sanity(subject(), nothing, nothing, seed=0)
     assert told == {"n": 0, "randomised": [], "shifted": None}
     assert subject().explain_pairs(nothing, nothing).shape == (0, 7, 7)
-    assert subject().logits(nothing).shape == (0, 14)
+    assert subject().look(nothing).logits.shape == (0, 14)
 
 
 class Additive(Network):
@@ -166,10 +177,13 @@ class Additive(Network):
         logits: Tensor = self.classifier(feature_map.sum(dim=(2, 3)))
         return logits
 
+    def head(self) -> nn.Linear:
+        return self.classifier
+
 
 def test_maps_that_are_the_reasons_are_faithful() -> None:
     of = replace(subject(20), network=Additive())
-    logits = of.logits(np.arange(20))
+    logits = of.look(np.arange(20)).logits
     image, label = np.nonzero(logits > np.quantile(logits, 0.9))
     told = trust.faithfulness(of, image, label, seed=0)
     assert told["n"] == len(image)

@@ -71,8 +71,8 @@ class Project:
         return {f"{path}/{name}": self.memory.md5(file) for name, file in files.items()}
 
     def content(self, found: Found, path: str) -> dict[str, str] | None:
-        """MD5 of each file that an output had, by path: as the cache knows, or the disk."""
-        md5 = found.record.outputs[path].md5
+        """MD5 of each file that an output or an input had, by path: as cache or disk know."""
+        md5 = _made_or_read(found)[path]
         listed = self.repository.content(path, md5)
         if listed is None and found.current and (self.root / path).is_dir():
             on_disk = self.md5s(path)
@@ -82,10 +82,10 @@ class Project:
         return listed
 
     def md5_of(self, found: Found, path: str) -> str | None:
-        """Of one file as the stage wrote it, or None where nothing here knows any more."""
-        for output in found.record.outputs:
-            if lineage.inside(path, (output,)):
-                return (self.content(found, output) or {}).get(path)
+        """Of one file as the stage wrote or read it, or None where nothing here knows any more."""
+        for place in _made_or_read(found):
+            if lineage.inside(path, (place,)):
+                return (self.content(found, place) or {}).get(path)
         return None
 
     def find(self, path: str, md5: str) -> Path | None:
@@ -94,3 +94,9 @@ class Project:
             if place.is_file() and self.memory.md5(place) == md5:
                 return place
         return None
+
+
+def _made_or_read(found: Found) -> dict[str, str]:
+    """MD5 of a stage's outputs, and of what it read of other stages', by path."""
+    made = {path: digest.md5 for path, digest in found.record.outputs.items()}
+    return found.record.facts.inputs | made

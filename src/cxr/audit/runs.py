@@ -7,7 +7,15 @@ from cxr.archive import Found
 from cxr.audit.finding import Finding, Where, fails, holds, note
 from cxr.audit.project import Project
 from cxr.lineage import RunLog, md5_of_file
-from cxr.tracking import FINISHED, Store, StoredRun, artifact_place, shown_metrics, shown_params
+from cxr.tracking import (
+    FINISHED,
+    Store,
+    StoredRun,
+    artifact_place,
+    shown_metrics,
+    shown_params,
+)
+from cxr.tracking.registry import FOLDER as MODEL_FOLDER
 
 SYNC = "cxr sync"
 LACKS = "MLflow lacks"
@@ -48,7 +56,7 @@ def _run(log: RunLog, found: Found, project: Project, store: Store) -> list[Find
         says = f"{title} stands in experiment {stored.experiment}, not {found.record.data.name}"
         findings.append(note(Where.MLFLOW, says))
     if not store.strays(project.root):
-        findings += _pictures(title, log, stored, found, project)
+        findings += _pictures(title, log, stored, found, project, store)
     if findings:
         return findings
     rebuilt = f", rebuilt as {stored.run_id}" if stored.run_id != log.run_id else ""
@@ -105,16 +113,24 @@ def _held(tags: dict[str, str], log: RunLog) -> dict[str, str]:
 
 
 def _pictures(
-    title: str, log: RunLog, stored: StoredRun, found: Found, project: Project
+    title: str, log: RunLog, stored: StoredRun, found: Found, project: Project, store: Store
 ) -> list[Finding]:
     if stored.artifacts is None:
         return []
     findings = []
-    for path in log.artifacts:
-        place = stored.artifacts / artifact_place(path)
+    places = {path: stored.artifacts / artifact_place(path) for path in log.artifacts}
+    if log.registration is not None and not store.registers(log.registration, stored):
+        findings.append(note(Where.MLFLOW, f"{title}: {LACKS} the registered model", SYNC))
+    elif log.registration is not None:
+        places |= {path: stored.artifacts / MODEL_FOLDER / path for path in log.registration.files}
+    for path, place in places.items():
         expected = project.md5_of(found, path)
         if not place.exists():
             findings.append(note(Where.MLFLOW, f"{title}: {LACKS} {path}", SYNC))
         elif expected is not None and md5_of_file(place) != expected:
             findings.append(fails(Where.MLFLOW, f"{title}: MLflow's {path} is another ({place})"))
+    if log.slides:  # their files are checked among the outputs; here that MLflow has each
+        there = store.slides(stored.run_id)
+        gone = [slide for slide in log.slides if (slide.key, slide.step) not in there]
+        findings += [note(Where.MLFLOW, f"{title}: {LACKS} {each.path}", SYNC) for each in gone[:1]]
     return findings

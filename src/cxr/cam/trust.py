@@ -23,6 +23,14 @@ BATCH = 64
 
 
 @dataclass(frozen=True)
+class Look:
+    """What a network makes of N images: what its head reads, (N, D), and logits, (N, L)."""
+
+    pooled: Doubles
+    logits: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class Subject:
     """A network, and how images of a split become its inputs."""
 
@@ -40,11 +48,20 @@ class Subject:
         )
 
     @torch.no_grad()
-    def logits(self, index: Indices) -> npt.NDArray[np.float32]:
-        """Of the images at `index`, without their maps."""
+    def look(self, index: Indices) -> Look:
+        """What the network makes of the images at `index`, without maps."""
         self.network.eval()
-        parts = [self.network(self.inputs(part)) for part in _batches(index)]
-        return torch.cat(parts).float().cpu().numpy()
+        pooled: list[Tensor] = []
+        listening = self.network.head().register_forward_pre_hook(
+            lambda _, inputs: pooled.append(inputs[0])
+        )
+        try:
+            logits = [self.network(self.inputs(part)) for part in _batches(index)]
+        finally:
+            listening.remove()
+        return Look(
+            torch.cat(pooled).double().cpu().numpy(), torch.cat(logits).float().cpu().numpy()
+        )
 
     def explain_pairs(self, image: Indices, label: Indices) -> Maps:
         """The map of each pair of image and label: (K, h, w)."""

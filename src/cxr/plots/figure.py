@@ -12,12 +12,20 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 GREY = "#777777"
 
 
-def finish(figure: Figure, title: str, origin: Origin, path: Path) -> None:
-    """Write it under its title and data; one made from the phantom says so in capitals."""
+def finish(
+    figure: Figure, title: str, origin: Origin, path: Path, top: float | None = None
+) -> None:
+    """Write it under its title and data; one made from the phantom says so in capitals.
+
+    Parameters
+    ----------
+    top : of the title, as a share of the figure's height; without it the layout makes room.
+    """
     data = (
         f"PHANTOM: synthetic images, no patients ({origin.name})"
         if origin.is_phantom
         else f"data: {origin.name}"
     )
-    figure.suptitle(f"{title}\n{data}", fontsize=11)
+    place = {} if top is None else {"y": top}  # a place that is given stays out of the layout
+    figure.suptitle(f"{title}\n{data}", fontsize=11, **place)
     figure.savefig(path, dpi=DPI, metadata={"Software": None})

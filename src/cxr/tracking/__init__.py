@@ -5,10 +5,11 @@ Files come first and MLflow second: whatever it is told stands in a record too.
 
 import logging
 import os
+import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it looks a server u
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # seconds instead of minutes
 
 from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
 from mlflow.entities import (
     Dataset,
     DatasetInput,
@@ -31,12 +33,13 @@ from mlflow.entities import (
     RunTag,
     ViewType,
 )
-from mlflow.exceptions import MlflowException
-from sqlalchemy.exc import SQLAlchemyError
+from PIL import Image
 
-from cxr.errors import CxrError
-from cxr.lineage import RunLog
+from cxr.lineage import Registration, RunLog
 from cxr.records import DESCRIPTION_TAG, ORIGINAL_TAG
+from cxr.tracking.failure import TrackingError, reported
+from cxr.tracking.registry import FOLDER as MODEL_FOLDER
+from cxr.tracking.registry import Registry
 
 FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"
 
@@ -52,7 +55,12 @@ ADDRESSES = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
     ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
 )
+SLIDES = "images"  # the folder of artifacts where MLflow's pages look for sliders
+MODEL_ADDRESS = re.compile(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))|runs:/(\w+)(?:/model)?")
+SLIDE_NAME = re.compile(r"(.+)\+step\+(\d+)\+timestamp\+.+\.png")  # as `log_image` names them
 WAIT = 2.0  # seconds for a database that is locked
 
 
@@ -63,10 +71,6 @@ def store_uri(root: Path) -> str:
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{STORE_FILE}"
     return f"{SQLITE}{root.resolve() / uri[len(SQLITE) :]}" if uri.startswith(SQLITE) else uri
-
-
-class TrackingError(CxrError):
-    """MLflow's store can't be reached or written."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +95,8 @@ class Store:
     def __init__(self, uri: str) -> None:
         _quiet()
         self._uri = uri
-        with _reported(uri, "read"):
-            self._client = MlflowClient(tracking_uri=uri)
+        with reported(uri, "read"):
+            self._client = _client(uri)
             experiments = self._client.search_experiments(view_type=ViewType.ALL)
         self._names = {each.experiment_id: each.name for each in experiments}
         self._places = [(each.name, each.artifact_location) for each in experiments]
@@ -125,12 +129,42 @@ class Store:
 
     def history(self, run_id: str, metric: str) -> list[tuple[int, float]]:
         """Every point of a metric: step and value, in the order of the steps."""
-        with _reported(self._uri, "read"):
+        with reported(self._uri, "read"):
             points = self._client.get_metric_history(run_id, metric)
         return sorted((point.step, point.value) for point in points)
 
+    def slides(self, run_id: str) -> set[tuple[str, int]]:
+        """Key and step of every picture in a run's sliders."""
+        with reported(self._uri, "read"):
+            return _slides(self._client, run_id)
+
+    def registers(self, model: Registration, run: StoredRun) -> bool:
+        """Whether a run's model is registered, with its files."""
+        with reported(self._uri, "read"):
+            registry = Registry(self._client, run.experiment)
+            return registry.holds(model, run.run_id, run.artifacts)
+
+    def fetch_model(self, address: str) -> Path:
+        """The folder of a model, by MLflow's address of it."""
+        found = MODEL_ADDRESS.fullmatch(address)
+        if found is None:
+            raise TrackingError(
+                f"{address} is no model's address; write models:/NAME@ALIAS, models:/NAME/VERSION "
+                "or runs:/RUN_ID/model"
+            )
+        name, alias, version, run_id = found.groups()
+        with reported(self._uri, f"searched for {address}"):
+            if run_id:
+                run = self.find(run_id)
+                source = f"runs:/{run.run_id if run else run_id}/{MODEL_FOLDER}"
+            else:
+                if alias:
+                    version = self._client.get_model_version_by_alias(name, alias).version
+                source = self._client.get_model_version_download_uri(name, version)
+            return Path(download_artifacts(artifact_uri=source, tracking_uri=self._uri))
+
     def _search(self, query: str) -> list[StoredRun]:
-        with _reported(self._uri, "read"):
+        with reported(self._uri, "read"):
             found = self._client.search_runs(
                 list(self._names), query, run_view_type=ViewType.ALL, max_results=MOST_RUNS
             )
@@ -144,13 +178,15 @@ class Tracker:
         _quiet()
         self._uri = store_uri(root)
         # Processes that create the same sqlite file at once can break it for good.
-        with _reported(self._uri, "opened"), FileLock(root / f"{STORE_FILE}.lock"):
-            self._client = MlflowClient(tracking_uri=self._uri)
+        self._lock = FileLock(root / f"{STORE_FILE}.lock")
+        with reported(self._uri, "opened"), self._lock:
+            self._client = _client(self._uri)
             self._experiment_id = self._find_or_create(experiment, root)
+        self._registry = Registry(self._client, experiment)
 
     def start(self, log: RunLog) -> None:
         """Open a run with its tags and data sets; its id goes into `log`."""
-        with _reported(self._uri, "written"):
+        with reported(self._uri, "written"):
             run = self._client.create_run(
                 self._experiment_id, run_name=log.name, tags=log.tags, start_time=_now()
             )
@@ -166,7 +202,7 @@ class Tracker:
             for name, value in values.items()
             if name != "epoch"
         ]
-        with _reported(self._uri, "written"):
+        with reported(self._uri, "written"):
             self._client.log_batch(log.run_id, metrics=metrics)
 
     def finish(
@@ -186,7 +222,7 @@ class Tracker:
         at : when it ended, in milliseconds since 1970; now, unless told.
         """
         run_id, at = run_id or log.run_id, at or _now()
-        with _reported(self._uri, "written"):
+        with reported(self._uri, "written"):
             self._log_params(log, run_id)
             self._log_missing_metrics(log, run_id, at)
             there = self._client.get_run(run_id)
@@ -202,18 +238,22 @@ class Tracker:
                 if place is not None:
                     inside = None if folder == "." else folder
                     self._client.log_artifact(run_id, str(place), inside)
+            self._log_missing_slides(log, run_id, file, at)
             if there.info.status != FINISHED:
                 self._client.set_terminated(run_id, FINISHED, at)
+        if log.registration is not None:
+            with reported(self._uri, "told of a model"), self._lock:
+                self._registry.add(log.registration, run_id, file)
 
     def abandon(self, log: RunLog, status: str, reason: str) -> None:
         """Close a run that has no result, with the reason where people look for it."""
-        with _reported(self._uri, "written"):
+        with reported(self._uri, "written"):
             self._client.set_tag(log.run_id, "cxr.failure", reason)
             self._client.set_terminated(log.run_id, status)
 
     def rebuild(self, log: RunLog, at: int) -> str:
         """Open a new run for a result whose own is gone; returns its id, and `finish` fills it."""
-        with _reported(self._uri, "written"):
+        with reported(self._uri, "written"):
             run = self._client.create_run(
                 self._experiment_id,
                 run_name=log.name,
@@ -224,7 +264,7 @@ class Tracker:
 
     def restore(self, run_id: str) -> None:
         """Take a run out of MLflow's trash."""
-        with _reported(self._uri, "written"):
+        with reported(self._uri, "written"):
             self._client.restore_run(run_id)
 
     def _log_params(self, log: RunLog, run_id: str) -> None:
@@ -245,6 +285,20 @@ class Tracker:
             ]
         for start in range(0, len(missing), BATCH):
             self._client.log_batch(run_id, metrics=missing[start : start + BATCH])
+
+    def _log_missing_slides(
+        self, log: RunLog, run_id: str, file: Callable[[str], Path | None], at: int
+    ) -> None:
+        """MLflow names each picture anew, so one that it has would be there twice."""
+        there = _slides(self._client, run_id) if log.slides else set()
+        for slide in log.slides:
+            place = file(slide.path)
+            if place is not None and (slide.key, slide.step) not in there:
+                with Image.open(place) as picture:
+                    self._client.log_image(
+                        run_id, picture, key=slide.key, step=slide.step, timestamp=at
+                    )
+                there.add((slide.key, slide.step))
 
     def _log_datasets(self, log: RunLog, run_id: str) -> None:
         """MLflow takes a data set again without doubling it."""
@@ -279,6 +333,23 @@ def shown_metrics(log: RunLog) -> dict[str, list[tuple[int, float]]]:
     return points
 
 
+def fetch_model(address: str, root: Path) -> Path:
+    """The folder of a registered model, or of the one that a run evaluated.
+
+    Parameters
+    ----------
+    address : `models:/NAME@ALIAS`, `models:/NAME/VERSION` or `runs:/RUN_ID/model`.
+
+    Raises
+    ------
+    TrackingError : there is no store, it can't be read, or it has no such model.
+    """
+    store = Store.open(root)
+    if store is None:
+        raise TrackingError(f"{root} has no MLflow store to search for {address}")
+    return store.fetch_model(address)
+
+
 def relocate_artifacts(root: Path) -> int:
     """Let our own store look for its artifacts where it now stands; how many runs that moved.
 
@@ -289,7 +360,7 @@ def relocate_artifacts(root: Path) -> int:
         return 0
     moved = 0
     with (
-        _reported(store_uri(root), "written"),
+        reported(store_uri(root), "written"),
         closing(sqlite3.connect(file, timeout=WAIT)) as base,
         base,
     ):
@@ -340,14 +411,6 @@ def _quiet() -> None:
     logging.getLogger("mlflow").setLevel(logging.WARNING)
 
 
-@contextmanager
-def _reported(uri: str, verb: str) -> Iterator[None]:
-    try:
-        yield
-    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
-        raise TrackingError(f"MLflow's store {uri} can't be {verb}: {_first_line(error)}") from None
-
-
 def _sqlite_file(uri: str) -> Path | None:
     return Path(uri.removeprefix(SQLITE).split("?")[0]) if uri.startswith(SQLITE) else None
 
@@ -386,6 +449,18 @@ def _stored(run: Run, experiment: str) -> StoredRun:
     )
 
 
+def _client(uri: str) -> MlflowClient:
+    """Runs and registered models in one store."""
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _slides(client: MlflowClient, run_id: str) -> set[tuple[str, int]]:
+    names = [Path(each.path).name for each in client.list_artifacts(run_id, SLIDES)]
+    found = [SLIDE_NAME.fullmatch(name) for name in names]
+    # A slash would make a folder, so `log_image` writes a tilde.
+    return {(match[1].replace("~", "/"), int(match[2])) for match in found if match}
+
+
 def _dataset(entry: dict[str, str]) -> DatasetInput:
     """A data set under the DVC md5 of its files, which MLflow shows and searches as its digest."""
     dataset: Any = Dataset(
@@ -399,7 +474,3 @@ def _dataset(entry: dict[str, str]) -> DatasetInput:
 
 def _now() -> int:
     return int(time.time() * 1000)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -1,0 +1,72 @@
+"""SqueezeNet with a frozen backbone: features once, against a forward pass in every epoch."""
+
+import time
+from typing import cast
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
+from torchvision.models import squeezenet1_1
+
+from bench.measure import Row, in_turns
+from cxr import features, models, training
+from cxr.augment import FeatureBatches
+from cxr.data import phantom
+from cxr.labels import LABELS
+from cxr.models import squeezenet
+from cxr.params import Params
+
+TRAIN, VAL, EPOCHS, BATCH = 78_468, 11_219, 10, 128
+
+
+def measure(params: Params, n: int, turns: int) -> list[Row]:
+    """The forward rates on `n` images; ten epochs at full size computed from them."""
+    hyper = cast(
+        squeezenet.Hyper, models.hyper_parameters("squeezenet", params.train.block("squeezenet"))
+    )
+    spec = squeezenet.input_spec(hyper, 28, None)
+    images = phantom.render(0, "train", 0, n, 28).images
+    torch.manual_seed(0)
+    backbone = squeezenet1_1().features
+    usual = squeezenet1_1().features.eval().requires_grad_(False)
+    inputs = torch.randn(BATCH, 3, 224, 224)
+
+    def ours() -> None:
+        features.compute(backbone, images, spec, torch.device("cpu"), False, lambda a, b: None)
+
+    @torch.no_grad()
+    def theirs() -> None:
+        for start in range(0, n, BATCH):
+            usual(inputs[: min(BATCH, n - start)])
+
+    seconds = in_turns({"ours": ours, "theirs": theirs}, turns)
+    epochs = EPOCHS * _head_epoch()
+    both = TRAIN + VAL
+    all_ours = [each / n * both + epochs for each in seconds["ours"]]
+    all_theirs = [each / n * both * EPOCHS for each in seconds["theirs"]]
+    forward = tuple(b / a for a, b in zip(seconds["ours"], seconds["theirs"], strict=True))
+    ten = tuple(b / a for a, b in zip(all_ours, all_theirs, strict=True))
+    note = f"from the rates on {n:,} images"
+    return [
+        Row("SqueezeNet, forward at 224 px", min(seconds["ours"]), min(seconds["theirs"]), "s",
+            forward, least=3),
+        Row("SqueezeNet, ten epochs, all in", min(all_ours), min(all_theirs), "s", ten, least=25,
+            note=note),
+    ]  # fmt: skip
+
+
+def _head_epoch() -> float:
+    """Seconds of an epoch on the features, at full size, validation included."""
+    head = nn.Linear(512, len(LABELS))
+    values, labels = torch.randn(TRAIN, 512), (torch.rand(TRAIN, len(LABELS)) < 0.05).float()
+    examples = training.Examples(FeatureBatches(values), labels)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=1e-3)
+    schedule = LambdaLR(optimizer, lambda step: 1.0)
+    start = time.perf_counter()
+    training.train_one_epoch(
+        head, examples, BATCH, optimizer, schedule, torch.Generator(), lambda done, total: None
+    )
+    with torch.no_grad():
+        F.linear(values[:VAL], head.weight, head.bias)
+    return time.perf_counter() - start

@@ -1,0 +1,55 @@
+"""What a stage costs before it works, against importing the same packages alone."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.measure import Row, in_turns, of_the_limit
+
+PROJECT = Path(__file__).parents[1]
+STAGES = ("download", "preprocess", "features", "train", "evaluate", "gradcam")
+
+
+def measure(turns: int) -> list[Row]:
+    rows = []
+    for stage in STAGES:
+        program = f"import runpy; runpy.run_path('stages/{stage}.py', run_name='started')"
+        packages = f"import {', '.join(_third_party(program))}"
+        works = {"ours": _python(program), "limit": _python(packages)}
+        works["limit"]()  # what lies on disk is read once for both
+        seconds = in_turns(works, turns)
+        rows.append(
+            of_the_limit(
+                f"start of {stage}, to its packages", seconds["ours"], seconds["limit"], 1.3
+            )
+        )
+    return rows
+
+
+def _python(program: str) -> Callable[[], None]:
+    def work() -> None:
+        subprocess.run(
+            [sys.executable, "-c", program], cwd=PROJECT, env={"PYTHONPATH": "src"}, check=True
+        )
+
+    return work
+
+
+def _third_party(program: str) -> list[str]:
+    """The modules of other packages that our own files import when a stage starts."""
+    listing = "import sys; print(*(m.__file__ for n, m in sys.modules.items() if n[:3] == 'cxr'))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{program}; {listing}"],
+        cwd=PROJECT, env={"PYTHONPATH": "src"}, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    names: set[str] = set()
+    for file in done.stdout.split():
+        for node in ast.parse(Path(file).read_text()).body:
+            if isinstance(node, ast.Import):
+                names |= {each.name for each in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names.add(node.module)
+    ours = {"cxr", *sys.stdlib_module_names}
+    return sorted(name for name in names if name.split(".")[0] not in ours)

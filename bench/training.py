@@ -1,0 +1,152 @@
+"""A training pass, against medmnist's data set in a DataLoader, and against its own limit.
+
+The limit is the bare forward pass, backward pass and step on a batch that stays in memory.
+"""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from medmnist import ChestMNIST
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+from torchvision import transforms
+
+from bench.measure import Row, faster, in_turns, of_the_limit
+from cxr import models, training
+from cxr.augment import ImageBatches
+from cxr.data import phantom
+from cxr.data.splits import SPLITS, Statistics
+from cxr.labels import LABELS
+from cxr.params import Params
+
+BATCH = 128
+STATISTICS = Statistics(0.5, 0.25)
+
+
+class PlainViT(nn.Module):
+    """The same Vision Transformer as one would write it with torch's own encoder."""
+
+    def __init__(self, patch: int, width: int, depth: int, heads: int, mlp: int) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(1, width, patch, patch)
+        self.positions = nn.Parameter(torch.randn(1, (28 // patch) ** 2, width) * 0.02)
+        layer = nn.TransformerEncoderLayer(
+            width, heads, mlp, dropout=0, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.encoder = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, len(LABELS))
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2) + self.positions
+        logits: Tensor = self.head(self.norm(self.encoder(tokens)).mean(dim=1))
+        return logits
+
+
+def measure(params: Params, n_batches: int, turns: int) -> list[Row]:
+    """Passes over `n_batches` batches of 128 phantom images."""
+    n = n_batches * BATCH
+    batch = phantom.render(0, "train", 0, n, 28)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        images, labels = batch.images, batch.labels
+        arrays = {f"{split}_images": images for split in SPLITS}
+        arrays |= {f"{split}_labels": labels for split in SPLITS}
+        np.savez(Path(folder, "chestmnist.npz"), **arrays)
+        for name, least in (("cnn", 1.5), ("vit", 1.25)):
+            rows += _of_model(name, least, params, batch, folder, turns)
+    return rows
+
+
+def _of_model(
+    name: str, least: float, params: Params, batch: phantom.Batch, folder: str, turns: int
+) -> list[Row]:
+    network = _network(name, params)
+    spec = models.input_spec(name, _hyper(name, params), 28, STATISTICS)
+    examples = training.Examples(
+        ImageBatches(torch.from_numpy(batch.images), spec),
+        torch.from_numpy(batch.labels.astype(np.float32)),
+    )
+    works = {
+        "ours": _our_pass(network, examples),
+        "limit": _bare_steps(_network(name, params), len(batch.images) // BATCH),
+        **{f"loader {n}": _loader_pass(_peer(name, params), folder, n) for n in (0, 2)},
+    }
+    seconds = in_turns(works, turns)
+    theirs = min((seconds["loader 0"], seconds["loader 2"]), key=sum)
+    workers = "0" if theirs is seconds["loader 0"] else "2"
+    return [
+        faster(f"{name}, training pass", seconds["ours"], theirs, least, f"{workers} workers"),
+        of_the_limit(f"{name}, against its limit", seconds["ours"], seconds["limit"], 1.15),
+    ]
+
+
+def _hyper(name: str, params: Params) -> models.ModelParams:
+    return models.hyper_parameters(name, params.train.block(name))
+
+
+def _network(name: str, params: Params) -> models.Network:
+    torch.manual_seed(0)
+    return models.build(name, _hyper(name, params), 28, 1, len(LABELS))
+
+
+def _peer(name: str, params: Params) -> nn.Module:
+    """The same CNN in torch's own memory format; a ViT from torch's own parts."""
+    if name == "cnn":
+        return _network(name, params).to(memory_format=torch.contiguous_format)
+    block = params.train.block(name).model_dump()
+    torch.manual_seed(0)
+    return PlainViT(*(block[key] for key in ("patch", "width", "depth", "heads", "mlp")))
+
+
+def _our_pass(network: models.Network, examples: training.Examples) -> Callable[[], None]:
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    schedule = LambdaLR(optimizer, lambda step: 1.0)
+    generator = torch.Generator().manual_seed(0)
+
+    def work() -> None:
+        training.train_one_epoch(
+            network, examples, BATCH, optimizer, schedule, generator, lambda done, total: None
+        )
+
+    return work
+
+
+def _bare_steps(network: models.Network, n: int) -> Callable[[], None]:
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    x, y = torch.randn(BATCH, 1, 28, 28), (torch.rand(BATCH, len(LABELS)) < 0.05).float()
+
+    def work() -> None:
+        network.train()
+        for _ in range(n):
+            loss = F.binary_cross_entropy_with_logits(network(x), y)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+
+    return work
+
+
+def _loader_pass(network: nn.Module, folder: str, workers: int) -> Callable[[], None]:
+    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize([0.5], [0.25])])
+    data = ChestMNIST("train", root=folder, download=False, transform=transform)
+    loader = DataLoader(data, BATCH, shuffle=True, num_workers=workers)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    criterion = nn.BCEWithLogitsLoss()
+
+    def work() -> None:
+        network.train()
+        total = 0.0
+        for images, labels in loader:
+            optimizer.zero_grad()
+            loss = criterion(network(images), labels.float())
+            loss.backward()
+            optimizer.step()
+            total += loss.item()
+
+    return work

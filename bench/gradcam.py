@@ -34,7 +34,6 @@ def measure(params: Params, n: int, turns: int) -> list[Row]:
             for label in range(len(LABELS)):
                 peer(batch, [ClassifierOutputTarget(label)] * len(batch))
 
-    ours()
     seconds = in_turns({"ours": ours, "theirs": theirs}, turns)
     what = f"Grad-CAM, {n:,} images x {len(LABELS)} labels"
     return [faster(what, seconds["ours"], seconds["theirs"], 5, "against pytorch-grad-cam")]

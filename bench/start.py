@@ -18,7 +18,6 @@ def measure(turns: int) -> list[Row]:
         program = f"import runpy; runpy.run_path('stages/{stage}.py', run_name='started')"
         packages = f"import {', '.join(_third_party(program))}"
         works = {"ours": _python(program), "limit": _python(packages)}
-        works["limit"]()  # what lies on disk is read once for both
         seconds = in_turns(works, turns)
         rows.append(
             of_the_limit(

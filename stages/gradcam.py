@@ -76,7 +76,7 @@ def subject_of(run: stage.Stage, model: models.SavedModel, split: Split) -> Subj
     return Subject(
         model.network.to(device),
         method,
-        torch.from_numpy(np.array(split.images)).to(device),
+        torch.from_numpy(split.images).to(device),
         lambda images: normalise(on_unit_scale(images), model.input),
     )
 

@@ -1,5 +1,6 @@
 """Stored features: what the backbone gives, so that the head alone is the whole network."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +162,28 @@ def test_images_are_fed_with_the_asked_for_augmentation(
         _, inputs = features.feed(model, "val", processed, None, CPU, augment)
         out = inputs.batch(index, torch.Generator().manual_seed(0))
         assert int((out != plain).flatten(1).any(dim=1).sum()) in n_mirrored
+
+
+def anonymous_memory() -> int:
+    """Bytes of this process that are no map of a file."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(r"RssAnon:\s+(\d+)", status)[1])
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells it there")
+@pytest.mark.parametrize("stored", [True, False])
+def test_data_stays_on_disk_whatever_is_read_of_it(
+    stored: bool, tmp_path: Path, model: SavedModel
+) -> None:
+    n = 2000  # 100 MB of images, or 200 MB of features
+    processed = processed_folder(tmp_path, np.ones((n, 224, 224), np.uint8))
+    np.save(tmp_path / "val.npy", np.ones((25_000, 1000), np.float32))
+    store = features.FeatureStore(tmp_path, "squeezenet", frozen=True) if stored else None
+    before = anonymous_memory()
+    _, inputs = features.feed(model, "val", processed, store, CPU)
+    for index in torch.randperm(n).split(50):
+        inputs.batch(index, None)
+    assert anonymous_memory() - before < 40e6
 
 
 def test_backbones_state_fills_the_features_of_a_network(tmp_path: Path, model: SavedModel) -> None:

@@ -48,6 +48,10 @@ class Scripted:
     def __len__(self) -> int:
         return len(self.x)
 
+    @property
+    def at_once(self) -> int:
+        return len(self.x)
+
     def batch(self, index: Tensor, generator: torch.Generator | None) -> Tensor:
         n_before = sum(len(batch) for batch, _ in self.asked)
         self.asked.append((index.tolist(), generator is not None))
@@ -445,3 +449,74 @@ def test_cnn_finds_effusion_and_a_large_heart_in_a_small_phantom() -> None:
     areas = metrics.auroc(unseen.labels.numpy().astype(np.uint8), logits)
     assert areas[LABELS.index("effusion")] > 0.8
     assert areas[LABELS.index("cardiomegaly")] > 0.7
+
+
+def of_all_passes(net: Network) -> list[int]:
+    """How many images each pass through a network has, once it has run."""
+    sizes: list[int] = []
+    net.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    return sizes
+
+
+def test_batch_of_large_images_goes_through_in_parts_and_learns_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Three images at a time: batches of 8 as 3 + 3 + 2, and a last one of 3."""
+    weights, losses, passes = [], [], []
+    for images_at_once in (99, 3):
+        monkeypatch.setattr(models, "PIXELS_AT_ONCE", images_at_once * 28**2 + 1)
+        torch.manual_seed(0)
+        net = network("vit", depth=1)
+        sizes = of_all_passes(net)
+        result = fit(net, random_examples(11, 0), random_examples(8, 1), protocol(1, batch_size=8))
+        weights.append(torch.cat([value.flatten() for value in net.state_dict().values()]))
+        losses.append((result.history[0].train_loss, result.history[0].val_loss))
+        passes.append(sizes)
+    assert passes == [[8, 3, 8], [3, 3, 2, 3, 3, 3, 2]]
+    torch.testing.assert_close(weights[1], weights[0], rtol=0, atol=2e-5)
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+
+
+def test_steps_read_no_number_from_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU each would wait for all that was asked of it; the loss is read once an epoch."""
+    read: list[str] = []
+    whole = Tensor.__float__
+
+    def counted(name: str) -> Callable[[Tensor], float]:
+        def reads(value: Tensor) -> float:
+            read.append(name)
+            return whole(value)
+
+        return reads
+
+    for name in ("__float__", "item", "tolist", "cpu", "numpy", "__bool__", "__int__"):
+        monkeypatch.setattr(Tensor, name, counted(name))
+    net = nn.Linear(3, 2)
+    examples = Examples(FeatureBatches(torch.randn(12, 3)), torch.ones(12, 2))
+    sgd = torch.optim.SGD(net.parameters(), lr=0.1)
+    rate = torch.optim.lr_scheduler.LambdaLR(sgd, lambda step: 1.0)
+    training.train_one_epoch(
+        net, examples, 4, sgd, rate, torch.Generator(), lambda done, total: None
+    )
+    assert read == ["__float__"]
+
+
+@pytest.mark.parametrize("name", ["cnn", "squeezenet", "vit"])
+def test_half_precision_as_on_a_gpu_trains_nearly_the_same(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What runs on a GPU, here on a CPU: every operation takes what autocast hands it."""
+    spec = RGB if name == "squeezenet" else GREY
+    results = []
+    for half in (False, True):
+        cast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=half)
+        monkeypatch.setattr(training, "_autocast", lambda device, cast=cast: cast)
+        torch.manual_seed(0)
+        net = network(name)
+        result = fit(net, random_examples(16, 0, spec), random_examples(16, 1, spec), protocol(1))
+        assert all(value.dtype == torch.float32 for value in net.parameters())
+        results.append(result.history[0])
+    whole, halved = results
+    assert halved.train_loss != whole.train_loss
+    assert halved.train_loss == pytest.approx(whole.train_loss, rel=0.05)
+    assert halved.val_loss == pytest.approx(whole.val_loss, rel=0.05)

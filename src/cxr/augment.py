@@ -1,7 +1,8 @@
 """Batches made on the device: uint8 images in, normalised and augmented tensors out.
 
-The whole split lies on the device as one uint8 tensor and a batch is an index into it, after
-Keller Jordan's airbench (2023); there is no loader process to wait for.
+A batch is an index into one uint8 tensor of the whole split, after Keller Jordan's airbench (2023);
+there is no loader process to wait for. On a GPU the tensor lies in its memory. On a CPU it is a map
+of the file, so that memory does not grow with the data.
 """
 
 from typing import Protocol
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cxr.models import InputSpec
+from cxr.models import InputSpec, at_once
 from cxr.params import Augment
 
 
@@ -18,6 +19,11 @@ class Batches(Protocol):
     """Inputs of one split, by index."""
 
     def __len__(self) -> int: ...
+
+    @property
+    def at_once(self) -> int:
+        """How many go through a network in one pass."""
+        ...
 
     def batch(self, index: Tensor, generator: torch.Generator | None) -> Tensor:
         """The inputs at `index`; a generator asks for random changes, None for none."""
@@ -35,6 +41,10 @@ class ImageBatches:
     def __len__(self) -> int:
         return len(self._images)
 
+    @property
+    def at_once(self) -> int:
+        return at_once(self._spec.image_size)
+
     def batch(self, index: Tensor, generator: torch.Generator | None) -> Tensor:
         grey = on_unit_scale(self._images[index])
         if generator is not None and self._augment is not None:
@@ -51,6 +61,10 @@ class FeatureBatches:
 
     def __len__(self) -> int:
         return len(self._features)
+
+    @property
+    def at_once(self) -> int:
+        return len(self)
 
     def batch(self, index: Tensor, generator: torch.Generator | None) -> Tensor:
         features = self._features[index]

@@ -36,8 +36,8 @@ class FeatureStore:
         """The features of one split, with their mirrored view if there is one."""
         mirrored = self.folder / f"{split}_mirrored.npy"
         return FeatureBatches(
-            torch.from_numpy(np.load(self.folder / f"{split}.npy")).to(device),
-            torch.from_numpy(np.load(mirrored)).to(device) if mirrored.exists() else None,
+            mapped(self.folder / f"{split}.npy").to(device),
+            mapped(mirrored).to(device) if mirrored.exists() else None,
         )
 
     def backbone(self) -> dict[str, Tensor]:
@@ -73,8 +73,13 @@ def feed(
     """
     if store is not None and store.frozen and store.model == model.name:
         return model.network.head(), store.batches(split, device)
-    images = torch.from_numpy(np.array(open_split(processed, split).images)).to(device)
+    images = torch.from_numpy(open_split(processed, split).images).to(device)
     return model.network, ImageBatches(images, model.input, augment)
+
+
+def mapped(path: Path) -> Tensor:
+    """A stored array whose values stay on disk until they are read."""
+    return torch.from_numpy(np.load(path, mmap_mode="c"))
 
 
 @torch.inference_mode()
@@ -99,7 +104,7 @@ def compute(
     """
     network = backbone.to(device).to(memory_format=torch.channels_last).eval()
     size = BATCH[device.type]
-    parts = []
+    features = np.empty((0, 0), np.float32)
     for start in range(0, len(images), size):
         batch = np.array(images[start : start + size])
         grey = torch.from_numpy(batch).to(device).unsqueeze(1).float().div_(255)
@@ -108,7 +113,9 @@ def compute(
         inputs = normalise(grey, spec).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
             feature_map = network(inputs)
-        parts.append(feature_map.float().mean(dim=(2, 3)).cpu())
+        means = feature_map.float().mean(dim=(2, 3)).cpu().numpy()
+        if start == 0:
+            features = np.empty((len(images), means.shape[1]), np.float32)
+        features[start : start + size] = means
         progress(min(start + size, len(images)), len(images))
-    features: npt.NDArray[np.float32] = torch.cat(parts).numpy()
     return features

@@ -10,6 +10,7 @@ from networks import network
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cxr import models
 from cxr.cam import explain, trust, truth
 from cxr.cam.localisation import locate
 from cxr.cam.trust import Subject
@@ -150,6 +151,32 @@ def test_many_images_are_explained_in_batches(monkeypatch: pytest.MonkeyPatch) -
     whole = of.explain(np.arange(5)).evidence
     monkeypatch.setattr(trust, "BATCH", 2)
     np.testing.assert_allclose(of.explain(np.arange(5)).evidence, whole, atol=1e-5)
+    image, label = np.array([3, 0, 4, 3, 1, 0]), np.array([2, 5, 13, 0, 2, 5])
+    np.testing.assert_allclose(of.explain_pairs(image, label), whole[image, label], atol=1e-5)
+
+
+def test_large_images_go_through_the_network_one_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    of, pairs = subject(), (np.array([0, 1, 2, 4]), np.array([3, 3, 9, 0]))
+
+    def told() -> list[np.ndarray]:
+        faithful = trust.faithfulness(of, *pairs, seed=0)
+        sane = trust.sanity(of, *pairs, seed=0)
+        return [
+            of.explain(np.arange(5)).evidence,
+            of.look(np.arange(5)).logits,
+            np.array([faithful["deletion"]["map"]["mean"], faithful["insertion"]["map"]["mean"]]),
+            np.array([step["mean"] for step in sane["randomised"]] + [sane["shifted"]["mean"]]),
+        ]
+
+    whole = told()
+    sizes: list[int] = []
+    of.network.features.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    monkeypatch.setattr(models, "PIXELS_AT_ONCE", 28**2)
+    for one_by_one, at_once in zip(told(), whole, strict=True):
+        np.testing.assert_allclose(one_by_one, at_once, atol=1e-4)
+    assert set(sizes) == {1}
 
 
 def test_no_pair_is_told_as_none() -> None:

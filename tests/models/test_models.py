@@ -195,6 +195,17 @@ def test_eight_images_can_be_learnt_by_heart(
         assert F.binary_cross_entropy_with_logits(step(x), labels) < 0.05
 
 
+@pytest.mark.parametrize(("size", "at_once"), [(28, 668), (64, 128), (224, 10), (1024, 1)])
+def test_so_many_images_go_through_at_once_that_their_pixels_are_bounded(
+    size: int, at_once: int
+) -> None:
+    assert models.at_once(size) == at_once
+    inputs = torch.arange(at_once + 1).view(-1, 1, 1, 1).expand(-1, 3, size, size)
+    parts = models.passes(inputs)
+    assert [len(part) for part in parts] == [at_once, 1]
+    assert torch.equal(torch.cat(parts)[:, 0, 0, 0], torch.arange(at_once + 1))
+
+
 def test_n_parameters_counts_all_and_trainable() -> None:
     net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
     net[0].requires_grad_(False)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cxr.errors import CxrError
-from cxr.models import Network
+from cxr.models import Network, passes
 
 Method = Literal["gradcam", "gradcam++", "hirescam", "rollout"]
 Evidence = Callable[
@@ -63,8 +64,15 @@ def explain(network: Network, inputs: Tensor, method: Method = "gradcam") -> Cam
     CxrError : `rollout` of a network without attention.
     """
     network.eval()
-    if method == "rollout":
-        return _rollout(network, inputs)
+    find = _rollout if method == "rollout" else partial(_by_gradient, method=method)
+    parts = [find(network, part) for part in passes(inputs)]
+    return Cam(
+        np.concatenate([part.logits for part in parts]),
+        np.concatenate([part.evidence for part in parts]),
+    )
+
+
+def _by_gradient(network: Network, inputs: Tensor, method: Method) -> Cam:
     with torch.no_grad():
         feature_map = network.feature_map(inputs)  # (N, D, h, w)
     feature_map.requires_grad_(True)

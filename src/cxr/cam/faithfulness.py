@@ -15,10 +15,9 @@ from torch.nn import functional as F
 
 from cxr.cam.localisation import Maps
 from cxr.metrics import Doubles
-from cxr.models import Network
+from cxr.models import Network, passes
 
 STEPS = 10
-BATCH = 128
 
 Order = npt.NDArray[np.int64]  # (N, h * w), the cells of each map from the first to the last
 
@@ -80,5 +79,5 @@ def curves(
 
 
 def _probs(network: Network, inputs: Tensor, followed: Tensor) -> Doubles:
-    logits = torch.cat([network(part) for part in torch.split(inputs, BATCH)])
+    logits = torch.cat([network(part) for part in passes(inputs)])
     return logits.gather(1, followed[:, None])[:, 0].double().sigmoid().cpu().numpy()

@@ -17,7 +17,7 @@ from cxr.cam.truth import Indices, Truth
 from cxr.data.phantom import LOCAL_SIGNS
 from cxr.labels import LABELS
 from cxr.metrics import Doubles
-from cxr.models import Network
+from cxr.models import Network, passes
 
 BATCH = 64
 
@@ -55,8 +55,10 @@ class Subject:
         listening = self.network.head().register_forward_pre_hook(
             lambda _, inputs: pooled.append(inputs[0])
         )
+        logits: list[Tensor] = []
         try:
-            logits = [self.network(self.inputs(part)) for part in _batches(index)]
+            for images in _batches(index):
+                logits += [self.network(part) for part in passes(self.inputs(images))]
         finally:
             listening.remove()
         return Look(
@@ -66,7 +68,14 @@ class Subject:
     def explain_pairs(self, image: Indices, label: Indices) -> Maps:
         """The map of each pair of image and label: (K, h, w)."""
         index, place = np.unique(image, return_inverse=True)
-        return self.explain(index).evidence[place, label]
+        maps: list[Maps] = []
+        pairs: list[Indices] = []
+        for part in _batches(np.arange(len(index))):
+            mine = np.flatnonzero(np.isin(place, part))
+            # Of all labels' maps only those that are asked for are kept: at 224 px these are large.
+            maps.append(self.explain(index[part]).evidence[place[mine] - part[:1], label[mine]])
+            pairs.append(mine)
+        return np.concatenate(maps)[np.argsort(np.concatenate(pairs))]
 
     def inputs(self, index: Indices) -> Tensor:
         return self.prepare(self.images[torch.from_numpy(index).to(self.images.device)])

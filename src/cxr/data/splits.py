@@ -55,7 +55,7 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Split:
-    """One split: images uint8 (N, H, W), memory-mapped, and labels uint8 (N, L)."""
+    """One split: images uint8 (N, H, W), mapped from their file, and labels uint8 (N, L)."""
 
     images: Bytes
     labels: Bytes
@@ -118,7 +118,8 @@ def open_statistics(path: Path) -> Statistics:
 def open_split(folder: Path, split: str) -> Split:
     """The arrays of one split; images stay on disk until they are read."""
     return Split(
-        images=np.load(folder / f"{split}_images.npy", mmap_mode="r"),
+        # Copied on a write, since torch takes no array that refuses one; nothing here writes.
+        images=np.load(folder / f"{split}_images.npy", mmap_mode="c"),
         labels=np.load(folder / f"{split}_labels.npy"),
         ids=_load_if_there(folder / f"{split}_ids.npy"),
         patients=_load_if_there(folder / f"{split}_patients.npy"),

@@ -52,9 +52,9 @@ class Attention(nn.Module):
 
     def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # each (N, heads, T, D / heads)
         n, t, d = x.shape
-        qkv = self.qkv(x).view(n, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        query, key, value = qkv.unbind(0)
-        return query, key, value
+        qkv = self.qkv(x).view(n, t, 3, self.heads, d // self.heads)
+        query, key, value = qkv.unbind(2)  # before they are turned: so the gradient is one copy
+        return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
 
 
 class Block(nn.Module):
@@ -127,7 +127,9 @@ class VisionTransformer(Network):
         return self.classifier
 
     def _tokens(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, T, D)
-        tokens: Tensor = self.patches(x).flatten(2).transpose(1, 2) + self.positions
+        patches = self.patches(x).flatten(2).transpose(1, 2)
+        # Laid out anew once; else every norm of every block would copy its tokens.
+        tokens: Tensor = patches.contiguous() + self.positions
         return tokens
 
 

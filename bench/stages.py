@@ -1,0 +1,64 @@
+"""Stages run one by one, as DVC runs them: seconds, and the peak of anonymous memory."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cxr import params
+
+PROJECT = Path(__file__).parents[1]
+ORDER = (
+    "download", "preprocess", "features", "train cnn", "train squeezenet", "train vit",
+    "evaluate", "gradcam",
+)  # fmt: skip
+INTERVAL = 0.01  # seconds between two looks at a process
+MB = 1e6
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a process took."""
+
+    seconds: float
+    megabytes: float  # peak of RssAnon: pages that are no map of a file
+
+
+def clone(folder: Path, changes: dict[str, Any]) -> None:
+    """The project as it is committed, with parameters of its own."""
+    subprocess.run(["git", "clone", "-q", PROJECT, folder], check=True)
+    params.change(folder / params.PARAMS_FILE, changes)
+
+
+def run(stage: str, folder: Path) -> Cost:
+    """One stage of a project whose earlier stages have run; `train cnn` is `train-cnn`."""
+    name, *model = stage.split()
+    return cost([f"stages/{name}.py", *model], folder)
+
+
+def cost(arguments: list[str], folder: Path) -> Cost:
+    """A Python program's seconds and memory."""
+    start, peak = time.perf_counter(), 0.0
+    with subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=folder, env=os.environ | {"PYTHONPATH": "src"}, stdout=subprocess.DEVNULL,
+    ) as process:  # fmt: skip
+        while process.poll() is None:
+            peak = max(peak, _anonymous(process.pid))
+            time.sleep(INTERVAL)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, arguments)
+    return Cost(time.perf_counter() - start, peak)
+
+
+def _anonymous(process: int) -> float:
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:  # it has just ended
+        return 0.0
+    found = re.search(r"RssAnon:\s+(\d+) kB", status)
+    return int(found[1]) * 1024 / MB if found else 0.0

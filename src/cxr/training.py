@@ -174,13 +174,18 @@ def predict(
 ) -> npt.NDArray[np.float32]:
     """Logits (N, L) of all inputs, in evaluation mode."""
     network.eval()
-    parts = []
+    # One tensor from the start: kept parts would lie between the freed layers, which the C library
+    # can then not join, and memory would grow with every pass.
+    logits = torch.empty(0, device=device)
     most = min(batch_size, inputs.at_once)
     for index in torch.arange(len(inputs), device=device).split(most):
         with _autocast(device):
-            parts.append(network(inputs.batch(index, None)).float())
-    logits: npt.NDArray[np.float32] = torch.cat(parts).cpu().numpy()
-    return logits
+            of_part = network(inputs.batch(index, None)).float()
+        if not len(logits):
+            logits = torch.empty(len(inputs), of_part.shape[1], device=device)
+        logits[index] = of_part
+    values: npt.NDArray[np.float32] = logits.cpu().numpy()
+    return values
 
 
 def set_prior_bias(head: nn.Linear, labels: Tensor) -> None:

@@ -76,14 +76,18 @@ def stability(
     images : uint8 (N, H, W).
     prepare : makes the network's inputs of images.
     """
-    before = _enlarged(explain(network, prepare(images), method).evidence, images.shape[1:])
+    size = images.shape[1:]
+    inner = (..., slice(1, -1), slice(1, -1))  # what the shift brought in is left out
+    before = explain(network, prepare(images), method).evidence
     found = []
     for down, right in SHIFTS:
         moved = _shifted(images, down, right)
-        after = _enlarged(explain(network, prepare(moved), method).evidence, images.shape[1:])
-        inner = (..., slice(1, -1), slice(1, -1))  # what the shift brought in is left out
-        back = torch.roll(after, (-down, -right), dims=(-2, -1))
-        found.append(_correlation(before[inner], back[inner]))
+        after = explain(network, prepare(moved), method).evidence
+        alike = []
+        for there, here in zip(_each(before), _each(after), strict=True):
+            back = torch.roll(_enlarged(here, size), (-down, -right), dims=(-2, -1))
+            alike.append(_correlation(_enlarged(there, size)[inner], back[inner]))
+        found.append(np.concatenate(alike))
     return np.asarray(np.mean(found, axis=0), np.float64)
 
 
@@ -101,6 +105,11 @@ def _shifted(images: Tensor, down: int, right: int) -> Tensor:
     padded = F.pad(images[:, None].float(), (1, 1, 1, 1), mode="replicate")[:, 0]
     height, width = images.shape[1:]
     return padded[:, 1 - down : 1 - down + height, 1 - right : 1 - right + width].to(images.dtype)
+
+
+def _each(maps: Maps) -> list[Maps]:
+    """One image's at a time: enlarged to 224 px those of an image take 6 MB."""
+    return np.split(maps, len(maps))
 
 
 def _enlarged(evidence: Maps, size: torch.Size) -> Tensor:

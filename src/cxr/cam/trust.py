@@ -51,19 +51,22 @@ class Subject:
     def look(self, index: Indices) -> Look:
         """What the network makes of the images at `index`, without maps."""
         self.network.eval()
-        pooled: list[Tensor] = []
-        listening = self.network.head().register_forward_pre_hook(
-            lambda _, inputs: pooled.append(inputs[0])
-        )
-        logits: list[Tensor] = []
+        head = self.network.head()
+        read: list[Tensor] = []
+        # Whole from the start; `training.predict` says why.
+        pooled = np.empty((len(index), head.in_features))
+        logits = np.empty((len(index), head.out_features), np.float32)
+        done = 0
+        listening = head.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
         try:
             for images in _batches(index):
-                logits += [self.network(part) for part in passes(self.inputs(images))]
+                for part in passes(self.inputs(images)):
+                    logits[done : done + len(part)] = self.network(part).float().cpu().numpy()
+                    pooled[done : done + len(part)] = read.pop().double().cpu().numpy()
+                    done += len(part)
         finally:
             listening.remove()
-        return Look(
-            torch.cat(pooled).double().cpu().numpy(), torch.cat(logits).float().cpu().numpy()
-        )
+        return Look(pooled, logits)
 
     def explain_pairs(self, image: Indices, label: Indices) -> Maps:
         """The map of each pair of image and label: (K, h, w)."""

@@ -23,7 +23,7 @@ from cxr.errors import CxrError
 from cxr.params import ModelBlock, ModelParams, validate
 
 # A pass through a network keeps every layer's output: 1 kB a pixel of the three models here.
-PIXELS_AT_ONCE = 2**19
+PIXELS_AT_ONCE = 2**18
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def load(folder: Path) -> SavedModel:
 def at_once(image_size: int) -> int:
     """How many images of a size go through a network in one pass, for memory's sake.
 
-    Hundreds at 28 px; 10 at 224 px, where a batch of 128 would take 5 GB.
+    Hundreds at 28 px; 5 at 224 px, where a batch of 128 would take 5 GB.
     """
     return max(1, PIXELS_AT_ONCE // image_size**2)
 

@@ -35,9 +35,8 @@ test: $(READY) ## the fast tests
 test-all: $(READY) ## all tests: the pipeline, the README's commands and a browser too
 	python -m pytest -m "slow or not slow"
 
-bench: $(READY) ## how fast the heavy parts are, as ratios to what one would write first
-	python bench/bootstrap.py
-	python bench/gradcam.py
+bench: $(READY) ## how fast the heavy parts are, as ratios to what one would write first; QUICK=1
+	python -m bench $(if $(QUICK),--quick)
 
 lint: $(READY) ## ruff and mypy
 	ruff check .

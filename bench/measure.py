@@ -22,6 +22,11 @@ class Row:
     most: float | None = None  # the bar where little is good
     note: str = ""
 
+    @classmethod
+    def of_a_bar(cls, what: str, ours: float, bar: float, unit: str = "s") -> "Row":
+        """A number that must not be above a bar, rather than a ratio to what others do."""
+        return cls(what, ours, bar, unit, (ours / bar,), most=1)
+
     @property
     def ratio(self) -> float:
         return median(self.ratios)

@@ -6,37 +6,22 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from bench import stages
 from bench.measure import Row, in_turns, of_the_limit
-from cxr import lineage, params
-
-PROJECT = Path(__file__).parents[1]
-TINY: dict[str, Any] = {
-    "threads": 1,
-    "download.source": "phantom",
-    "download.phantom.train": 300,
-    "download.phantom.val": 200,
-    "download.phantom.test": 150,
-    "train.protocol.epochs": 1,
-    "train.squeezenet.weights": "none",
-    "train.squeezenet.image_size": 32,
-    "gradcam.indices": [0],
-    "gradcam.labels": "findings",
-    "gradcam.probed": 1,
-}
+from cxr import lineage
 
 
 def measure(turns: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as place:
         ours, bare = Path(place, "ours"), Path(place, "bare")
-        subprocess.run(["git", "clone", "-q", PROJECT, ours], check=True)
-        params.change(ours / params.PARAMS_FILE, TINY)
-        _repro(ours)()
+        stages.clone(ours, {})
+        _pretend_to_have_run(ours)
         _lay_down_bare(bare, len(lineage.declarations(ours)))
         _repro(bare)()
         seconds = in_turns({"ours": _repro(ours), "bare": _repro(bare)}, turns)
-    return [of_the_limit("repro with nothing to do", seconds["ours"], seconds["bare"], 1.5)]
+    what = "dvc repro with nothing to do"
+    return [of_the_limit(what, seconds["ours"], seconds["bare"], 1.5, "as many stages of `true`")]
 
 
 def _repro(folder: Path) -> Callable[[], None]:
@@ -52,6 +37,20 @@ def _repro(folder: Path) -> Callable[[], None]:
     return work
 
 
+def _pretend_to_have_run(folder: Path) -> None:
+    """Outputs that DVC takes for the stages' own: what is in them costs a repro nothing."""
+    for declared in lineage.declarations(folder).values():
+        for output in declared.outputs:
+            place = folder / output
+            file = place if place.suffix else place / "made"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(output)
+    subprocess.run(
+        [sys.executable, "-m", "dvc", "commit", "-q", "--force"],
+        cwd=folder, check=True,
+    )  # fmt: skip
+
+
 def _lay_down_bare(folder: Path, n_stages: int) -> None:
     folder.mkdir()
     for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
@@ -60,5 +59,5 @@ def _lay_down_bare(folder: Path, n_stages: int) -> None:
         [sys.executable, "-m", "dvc", "config", "core.analytics", "false"], cwd=folder, check=True
     )
     (folder / "in.txt").write_text("x\n")
-    stages = [f"  s{i}:\n    cmd: 'true'\n    deps: [in.txt]\n" for i in range(n_stages)]
-    (folder / "dvc.yaml").write_text("stages:\n" + "".join(stages))
+    listed = [f"  s{i}:\n    cmd: 'true'\n    deps: [in.txt]\n" for i in range(n_stages)]
+    (folder / "dvc.yaml").write_text("stages:\n" + "".join(listed))

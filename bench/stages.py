@@ -45,7 +45,7 @@ def cost(arguments: list[str], folder: Path) -> Cost:
     start, peak = time.perf_counter(), 0.0
     with subprocess.Popen(
         [sys.executable, *arguments],
-        cwd=folder, env=os.environ | {"PYTHONPATH": "src"}, stdout=subprocess.DEVNULL,
+        cwd=folder, env=environment(), stdout=subprocess.DEVNULL,
     ) as process:  # fmt: skip
         while process.poll() is None:
             peak = max(peak, _anonymous(process.pid))
@@ -53,6 +53,14 @@ def cost(arguments: list[str], folder: Path) -> Cost:
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, arguments)
     return Cost(time.perf_counter() - start, peak)
+
+
+def environment() -> dict[str, str]:
+    """Of a stage: it runs the code of its own folder, and finds its own store."""
+    env = os.environ | {"PYTHONPATH": "src"}
+    for name in ("MLFLOW_TRACKING_URI", "DVC_ROOT"):
+        env.pop(name, None)
+    return env
 
 
 def _anonymous(process: int) -> float:

@@ -3,25 +3,26 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench.measure import Row, in_turns, of_the_limit
 
 PROJECT = Path(__file__).parents[1]
 STAGES = ("download", "preprocess", "features", "train", "evaluate", "gradcam")
+LIGHT = ("download", "train")  # without torch, and with it
 
 
-def measure(turns: int) -> list[Row]:
+def measure(stages: Sequence[str], turns: int) -> list[Row]:
     rows = []
-    for stage in STAGES:
+    for stage in stages:
         program = f"import runpy; runpy.run_path('stages/{stage}.py', run_name='started')"
         packages = f"import {', '.join(_third_party(program))}"
         works = {"ours": _python(program), "limit": _python(packages)}
         seconds = in_turns(works, turns)
         rows.append(
             of_the_limit(
-                f"start of {stage}, to its packages", seconds["ours"], seconds["limit"], 1.3
+                f"start of {stage}", seconds["ours"], seconds["limit"], 1.3, "its packages alone"
             )
         )
     return rows

@@ -68,14 +68,8 @@ def measure(params: Params, n_batches: int, turns: int) -> list[Row]:
 def _of_model(
     name: str, least: float, params: Params, batch: phantom.Batch, folder: str, turns: int
 ) -> list[Row]:
-    network = _network(name, params)
-    spec = models.input_spec(name, _hyper(name, params), 28, STATISTICS)
-    examples = training.Examples(
-        ImageBatches(torch.from_numpy(batch.images), spec),
-        torch.from_numpy(batch.labels.astype(np.float32)),
-    )
     works = {
-        "ours": _our_pass(network, examples),
+        "ours": _our_pass(_network(name, params), _examples(name, params, batch)),
         "limit": _bare_steps(_network(name, params), len(batch.images) // BATCH),
         **{
             f"loader {workers}": _loader_pass(
@@ -91,6 +85,22 @@ def _of_model(
         faster(f"{name}, training pass", seconds["ours"], theirs, least, f"{workers} workers"),
         of_the_limit(f"{name}, against its limit", seconds["ours"], seconds["limit"], 1.15),
     ]
+
+
+def epoch_seconds(name: str, params: Params, n_batches: int = 20) -> float:
+    """Seconds of a training epoch at full size, from the rate of some batches."""
+    batch = phantom.render(0, "train", 0, n_batches * BATCH, 28)
+    work = _our_pass(_network(name, params), _examples(name, params, batch))
+    seconds = in_turns({"ours": work}, 1)["ours"][0]
+    return seconds / len(batch.images) * TRAIN
+
+
+def _examples(name: str, params: Params, batch: phantom.Batch) -> training.Examples:
+    spec = models.input_spec(name, _hyper(name, params), 28, STATISTICS)
+    return training.Examples(
+        ImageBatches(torch.from_numpy(batch.images), spec),  # as the peer: no augmentation
+        torch.from_numpy(batch.labels.astype(np.float32)),
+    )
 
 
 def _hyper(name: str, params: Params) -> models.ModelParams:

@@ -1,0 +1,41 @@
+"""Batches of images of 224 px that are mapped from their file, against a copy in memory.
+
+The batches alone, in a random order: whatever a network does with them makes the two more alike.
+"""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.measure import Row, in_turns, of_the_limit
+from cxr import features
+from cxr.augment import ImageBatches
+from cxr.models import InputSpec
+
+N, SIZE, BATCH = 6000, 224, 128
+SPEC = InputSpec(SIZE, "bicubic", SIZE, 1, (0.5,), (0.25,))
+
+
+def measure(turns: int) -> list[Row]:
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place, "images.npy")
+        np.save(file, np.random.default_rng(0).integers(0, 256, (N, SIZE, SIZE), np.uint8))
+        mapped = features.mapped(file)
+        works = {"mapped": _batches(mapped), "copied": _batches(mapped.clone())}
+        seconds = in_turns(works, turns)
+    what = f"batches of {N:,} images of {SIZE} px, mapped"
+    return [of_the_limit(what, seconds["mapped"], seconds["copied"], 1.2, "against a copy")]
+
+
+def _batches(images: Tensor) -> Callable[[], None]:
+    batches, generator = ImageBatches(images, SPEC), torch.Generator().manual_seed(0)
+
+    def work() -> None:
+        for index in torch.randperm(N, generator=generator).split(BATCH):
+            batches.batch(index, None)
+
+    return work

@@ -1,0 +1,78 @@
+"""What a stage does around its work: facts, run, record, MLflow; no work, and no torch.
+
+Against a bare process that imports MLflow and starts and ends a run, and as a share of a training.
+"""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+from bench import stages, training
+from bench.measure import Row, in_turns, of_the_limit
+from cxr.params import Params
+
+EPOCHS = 20
+# A training stage whose training is done at once: what it would show and publish, it does.
+STAGE = """
+from cxr import records, stage
+
+def work(run):
+    values = dict.fromkeys(
+        ("loss/train", "loss/val", "val/macro_auroc", "val/macro_ap", "schedule/lr",
+         "speed/seconds_per_epoch", "speed/images_per_second"), 0.5
+    )
+    for epoch in range(1, {epochs} + 1):
+        run.log_epoch({{"epoch": epoch}} | values)
+    for output in run.declared.outputs:
+        if output != records.path_of(run.name):
+            run.output(output).write_text("made")
+
+stage.run("train-cnn", work)
+"""
+BARE = """
+import mlflow
+
+mlflow.set_tracking_uri("sqlite:///bare.db")
+mlflow.set_experiment("bare")
+with mlflow.start_run():
+    pass
+"""
+
+
+def measure(params: Params, n: int, turns: int) -> list[Row]:
+    """Parameters
+    ----------
+    n : training images whose file is hashed; validation and test have their share of it.
+    """
+    changes = {"download.source": "phantom", "download.phantom.train": n,
+               "download.phantom.val": n // 7, "download.phantom.test": n * 2 // 7}  # fmt: skip
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place, "project")
+        stages.clone(folder, changes)
+        for name in ("download", "preprocess"):
+            stages.run(name, folder)
+        works = {
+            "start": _program(STAGE.format(epochs=0), folder),
+            "whole": _program(STAGE.format(epochs=EPOCHS), folder),
+            "bare": _program(BARE, folder),
+        }
+        seconds = in_turns(works, turns)
+    whole = EPOCHS * training.epoch_seconds("cnn", params)
+    shares = tuple(each / whole for each in seconds["whole"])
+    return [
+        of_the_limit("tracking and lineage, fixed cost", seconds["start"], seconds["bare"], 1.3,
+            "a bare MLflow run"),
+        Row("tracking and lineage, share of training", median(seconds["whole"]), whole, "s", shares,
+            most=0.02, note=f"{EPOCHS} epochs of the CNN at full size, from its rate"),
+    ]  # fmt: skip
+
+
+def _program(text: str, folder: Path) -> Callable[[], None]:
+    def work() -> None:
+        program = [sys.executable, "-c", text]
+        subprocess.run(program, cwd=folder, check=True, env=stages.environment())
+
+    return work

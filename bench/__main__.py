@@ -35,9 +35,10 @@ def main() -> None:
     rows: list[Row] = []
     for name, measure in parts(settings, asked.quick).items():
         if asked.only in (None, name):
+            print(f"measuring {name} ...", end=" ", flush=True)
             started = time.perf_counter()
             rows += measure()
-            print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)
+            print(f"{time.perf_counter() - started:.0f} s", flush=True)
     console = Console()
     console.width = max(console.width, WIDTH)
     console.print(table(rows))
@@ -50,7 +51,7 @@ def main() -> None:
 def parts(settings: Params, quick: bool) -> dict[str, Callable[[], list[Row]]]:
     """What there is to measure, by name."""
     return {
-        "training": lambda: training.measure(settings, *((10, 2) if quick else (50, 4))),
+        "training": lambda: training.measure(settings, *((10, 2) if quick else (40, 3))),
         "features": lambda: features.measure(settings, *((64, 1) if quick else (512, 3))),
         "mapped": lambda: mapped.measure(1 if quick else 5),
         "evaluation": lambda: bootstrap.measure(5 if quick else 50),
@@ -71,8 +72,8 @@ def table(rows: list[Row]) -> Table:
         bar = f"at least {row.least:g}" if row.least is not None else f"at most {row.most:g}"
         shown.add_row(
             row.what,
-            f"{row.ours:.3g} {row.unit}",
-            f"{row.theirs:.3g} {row.unit}",
+            f"{_number(row.ours)} {row.unit}",
+            f"{_number(row.theirs)} {row.unit}",
             f"{row.ratio:.2f}",
             f"{min(row.ratios):.2f} to {max(row.ratios):.2f}",
             bar,
@@ -80,6 +81,10 @@ def table(rows: list[Row]) -> Table:
             row.note,
         )
     return shown
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _settings() -> Params:

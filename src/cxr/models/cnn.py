@@ -28,8 +28,8 @@ class Hyper(ModelParams):
 class Cnn(Network):
     """Three 3x3 convolutions with batch norm, halved twice: 28 px end in a map of 7x7.
 
-    Pooling comes before the ReLU, of which the same numbers come out, since both only grow with
-    what goes in; and the ReLU has a quarter of the cells to do.
+    Pooling comes before the ReLU, which has a quarter of the cells to do then. Both are monotone,
+    so the numbers are the same.
     """
 
     def __init__(

@@ -56,9 +56,7 @@ def parts(settings: Params, quick: bool) -> dict[str, Callable[[], list[Row]]]:
         "mapped": lambda: mapped.measure(1 if quick else 5),
         "evaluation": lambda: bootstrap.measure(5 if quick else 50),
         "gradcam": lambda: gradcam.measure(settings, *((128, 1) if quick else (1000, 3))),
-        "start": lambda: start.measure(
-            *((("download", "train"), 1) if quick else (start.STAGES, 2))
-        ),
+        "start": lambda: start.measure(start.LIGHT if quick else start.STAGES),
         "tracking": lambda: tracking.measure(settings, *((2000, 1) if quick else (78_468, 3))),
         "repro": lambda: repro.measure(1 if quick else 5),
         **({} if quick else {"memory": memory.measure}),
@@ -74,8 +72,8 @@ def table(rows: list[Row]) -> Table:
             row.what,
             f"{_number(row.ours)} {row.unit}",
             f"{_number(row.theirs)} {row.unit}",
-            f"{row.ratio:.2f}",
-            f"{min(row.ratios):.2f} to {max(row.ratios):.2f}",
+            f"{row.ratio:.3g}",
+            f"{min(row.ratios):.3g} to {max(row.ratios):.3g}",
             bar,
             "yes" if row.holds else "NO",
             row.note,

@@ -13,13 +13,13 @@ STAGES = ("download", "preprocess", "features", "train", "evaluate", "gradcam")
 LIGHT = ("download", "train")  # without torch, and with it
 
 
-def measure(stages: Sequence[str], turns: int) -> list[Row]:
+def measure(stages: Sequence[str]) -> list[Row]:
     rows = []
     for stage in stages:
         program = f"import runpy; runpy.run_path('stages/{stage}.py', run_name='started')"
         packages = f"import {', '.join(_third_party(program))}"
         works = {"ours": _python(program), "limit": _python(packages)}
-        seconds = in_turns(works, turns)
+        seconds = in_turns(works, 1)
         rows.append(
             of_the_limit(
                 f"start of {stage}", seconds["ours"], seconds["limit"], 1.3, "its packages alone"

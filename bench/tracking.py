@@ -73,6 +73,8 @@ def measure(params: Params, n: int, turns: int) -> list[Row]:
 def _program(text: str, folder: Path) -> Callable[[], None]:
     def work() -> None:
         program = [sys.executable, "-c", text]
-        subprocess.run(program, cwd=folder, check=True, env=stages.environment())
+        subprocess.run(
+            program, cwd=folder, check=True, env=stages.environment(), capture_output=True
+        )
 
     return work

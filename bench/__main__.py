@@ -9,18 +9,17 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from bench import bootstrap, features, gradcam, mapped, memory, repro, start, tracking, training
 from bench.measure import Row
+from bench.stages import PROJECT
 from cxr import params
 from cxr import training as ours
 from cxr.params import Params
 
-PROJECT = Path(__file__).parents[1]
 WIDTH = 150  # columns that the table needs; where it is piped there is no terminal to ask
 REPORT = PROJECT / "reports/bench.json"
 

@@ -45,10 +45,7 @@ def _pretend_to_have_run(folder: Path) -> None:
             file = place if place.suffix else place / "made"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(output)
-    subprocess.run(
-        [sys.executable, "-m", "dvc", "commit", "-q", "--force"],
-        cwd=folder, check=True,
-    )  # fmt: skip
+    subprocess.run([sys.executable, "-m", "dvc", "commit", "-q", "--force"], cwd=folder, check=True)
 
 
 def _lay_down_bare(folder: Path, n_stages: int) -> None:

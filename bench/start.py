@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench.measure import Row, in_turns, of_the_limit
+from bench.stages import PROJECT
 
-PROJECT = Path(__file__).parents[1]
 STAGES = ("download", "preprocess", "features", "train", "evaluate", "gradcam")
 LIGHT = ("download", "train")  # without torch, and with it
 

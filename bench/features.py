@@ -6,12 +6,12 @@ from typing import cast
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.optim.lr_scheduler import LambdaLR
 from torchvision.models import squeezenet1_1
 
 from bench.measure import Row, in_turns
 from cxr import features, models, training
 from cxr.augment import FeatureBatches
+from cxr.checkpoint import NoCheckpoint
 from cxr.data import phantom
 from cxr.labels import LABELS
 from cxr.models import squeezenet
@@ -42,7 +42,7 @@ def measure(params: Params, n: int, turns: int) -> list[Row]:
             usual(inputs[: min(BATCH, n - start)])
 
     seconds = in_turns({"ours": ours, "theirs": theirs}, turns)
-    epochs = EPOCHS * _head_epoch()
+    epochs = EPOCHS * _head_epoch(params, hyper)
     both = TRAIN + VAL
     all_ours = [each / n * both + epochs for each in seconds["ours"]]
     all_theirs = [each / n * both * EPOCHS for each in seconds["theirs"]]
@@ -58,17 +58,14 @@ def measure(params: Params, n: int, turns: int) -> list[Row]:
     ]  # fmt: skip
 
 
-def _head_epoch() -> float:
+def _head_epoch(params: Params, hyper: squeezenet.Hyper) -> float:
     """Seconds of an epoch on the features, at full size, validation included."""
     head = nn.Linear(512, len(LABELS))
     values, labels = torch.randn(TRAIN, 512), (torch.rand(TRAIN, len(LABELS)) < 0.05).float()
     examples = training.Examples(FeatureBatches(values), labels)
-    optimizer = torch.optim.AdamW(head.parameters(), lr=1e-3)
-    schedule = LambdaLR(optimizer, lambda step: 1.0)
+    course = training.Course(head, examples, params.train.protocol, hyper, seed=0)
     start = time.perf_counter()
-    training.train_one_epoch(
-        head, examples, BATCH, optimizer, schedule, torch.Generator(), lambda done, total: None
-    )
+    course.train_one_epoch(lambda done, total: None, NoCheckpoint())
     with torch.no_grad():
         F.linear(values[:VAL], head.weight, head.bias)
     return time.perf_counter() - start

@@ -17,7 +17,8 @@ from cxr.params import Params
 EPOCHS = 20
 # A training stage whose training is done at once: what it would show and publish, it does.
 STAGE = """
-from cxr import records, stage
+import shutil
+from cxr import records, scratch, stage
 
 def work(run):
     values = dict.fromkeys(
@@ -30,6 +31,7 @@ def work(run):
         if output != records.path_of(run.name):
             run.output(output).write_text("made")
 
+shutil.rmtree(scratch.FOLDER, ignore_errors=True)  # else it would be found done
 stage.run("train-cnn", work)
 """
 BARE = """

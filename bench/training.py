@@ -12,13 +12,13 @@ import torch
 from medmnist import ChestMNIST
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Subset
 from torchvision import transforms
 
 from bench.measure import Row, faster, in_turns, of_the_limit
 from cxr import models, training
 from cxr.augment import ImageBatches
+from cxr.checkpoint import NoCheckpoint
 from cxr.data import phantom
 from cxr.data.splits import Statistics
 from cxr.labels import LABELS
@@ -69,7 +69,7 @@ def _of_model(
     name: str, least: float, params: Params, batch: phantom.Batch, folder: str, turns: int
 ) -> list[Row]:
     works = {
-        "ours": _our_pass(_network(name, params), _examples(name, params, batch)),
+        "ours": _our_pass(name, params, batch),
         "limit": _bare_steps(_network(name, params), len(batch.images) // BATCH),
         **{
             f"loader {workers}": _loader_pass(
@@ -90,7 +90,7 @@ def _of_model(
 def epoch_seconds(name: str, params: Params, n_batches: int = 20) -> float:
     """Seconds of a training epoch at full size, from the rate of some batches."""
     batch = phantom.render(0, "train", 0, n_batches * BATCH, 28)
-    work = _our_pass(_network(name, params), _examples(name, params, batch))
+    work = _our_pass(name, params, batch)
     seconds = in_turns({"ours": work}, 1)["ours"][0]
     return seconds / len(batch.images) * TRAIN
 
@@ -121,15 +121,13 @@ def _peer(name: str, params: Params) -> nn.Module:
     return PlainViT(*(block[key] for key in ("patch", "width", "depth", "heads", "mlp")))
 
 
-def _our_pass(network: models.Network, examples: training.Examples) -> Callable[[], None]:
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
-    schedule = LambdaLR(optimizer, lambda step: 1.0)
-    generator = torch.Generator().manual_seed(0)
+def _our_pass(name: str, params: Params, batch: phantom.Batch) -> Callable[[], None]:
+    network, examples = _network(name, params), _examples(name, params, batch)
+    hyper = _hyper(name, params)
 
     def work() -> None:
-        training.train_one_epoch(
-            network, examples, BATCH, optimizer, schedule, generator, lambda done, total: None
-        )
+        course = training.Course(network, examples, params.train.protocol, hyper, seed=0)
+        course.train_one_epoch(lambda done, total: None, NoCheckpoint())
 
     return work
 

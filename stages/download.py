@@ -16,7 +16,7 @@ def download(run: stage.Stage) -> None:
             run.params.download,
             run.params.seed,
             raw / splits.RAW_FILE,
-            run.scratch / "download",
+            run.work,
             run.project,
             advance,
         )

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import torch
 
 from cxr import features, models, progress, stage, training
@@ -29,12 +28,13 @@ def compute(run: stage.Stage) -> None:
         split = splits.open_split(run.input(stage.PROCESSED), name)
         title = f"{name}_mirrored" if mirror else name
         with progress.bar(f"features: {title}") as advance:
-            values = features.compute(
-                backbone, split.images, spec, torch.device(run.device), mirror, advance
-            )
-        np.save(store.folder / f"{title}.npy", values, allow_pickle=False)
-        progress.say(f"features: {title}, {len(values):,} images of {spec.image_size} px")
-        run.log.metrics[f"n/{title}"] = len(values)
+            parts = features.compute_in_parts(
+                backbone, split.images, spec, torch.device(run.device), mirror,
+                run.work / title, advance,
+            )  # fmt: skip
+            n = features.join(parts, store.folder / f"{title}.npy")
+        progress.say(f"features: {title}, {n:,} images of {spec.image_size} px")
+        run.log.metrics[f"n/{title}"] = n
 
 
 def hyper_parameters(params: Params) -> squeezenet.Hyper:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from cxr import features, models, progress, stage, training
+from cxr.checkpoint import FileCheckpoint
 from cxr.data import splits
 from cxr.labels import LABELS
 from cxr.params import ModelParams
@@ -51,6 +52,7 @@ def train(run: stage.Stage, name: str) -> None:
             run.params.seed,
             on_epoch=partial(show_epoch, run),
             on_batch=advance,
+            checkpoint=FileCheckpoint(run.work / "training.pt", run.say),
         )
     models.save(model, run.output(f"models/{name}"))
     report(run, name, fit, n_parameters)

@@ -10,12 +10,12 @@ SRC = ROOT / "src" / "cxr"
 
 # From the ground up; docs/architecture.md draws them.
 FLOORS = (
-    {"errors", "labels"},
+    {"checkpoint", "errors", "interruption", "labels", "progress"},
     {"git", "params"},
-    {"lineage", "progress"},
+    {"lineage"},
     {"data", "hashes", "images", "repository"},
     {"models", "records", "submissions"},
-    {"augment", "metrics"},
+    {"augment", "metrics", "scratch"},
     {"typical"},
     {"decisions"},
     {"evaluation"},

@@ -14,9 +14,10 @@ from pipeline import Pipeline
 from cxr.data import phantom
 from cxr.lineage import Registration, RunLog
 from cxr.predicting import load
-from cxr.tracking import Store, Tracker, fetch_model
 from cxr.tracking.failure import TrackingError
 from cxr.tracking.registry import CHAMPION
+from cxr.tracking.store import Store, fetch_model
+from cxr.tracking.tracker import Tracker
 
 NAME = "cxr-phantom-28"
 

@@ -46,7 +46,7 @@ def only_run(project: Pipeline):
 
 def nothing_is_published(project: Pipeline) -> bool:
     scratch = project.folder / ".scratch"
-    left = list(scratch.iterdir()) if scratch.exists() else []
+    left = [path.name for path in scratch.iterdir() if path.suffix != ".lock"]
     return not (project.folder / "data").exists() and left == []
 
 
@@ -108,17 +108,22 @@ def test_an_interrupt_is_told_and_publishes_nothing(project: Pipeline) -> None:
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert stderr == "download: stopped; nothing was published\n"
-    assert nothing_is_published(project)
+    assert stderr == (
+        "download: stopped; nothing was published, and `dvc repro` goes on from what was done\n"
+    )
+    assert not (project.folder / "data").exists()
     assert only_run(project).info.status == "KILLED"
 
 
-def test_a_store_that_cannot_be_opened_is_one_line(project: Pipeline) -> None:
+def test_a_store_that_cannot_be_opened_costs_no_result(project: Pipeline) -> None:
     (project.folder / "mlflow.db").write_text("this is no database, and longer than a header")
     done = start(project, "pass")
-    assert done.returncode == 2
-    assert "MLflow's store" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.returncode == 0
+    assert done.stderr.startswith("download: note: MLflow's store")
+    assert len(done.stderr.splitlines()) == 1
+    assert (project.folder / "data/raw/chest.npz").read_text() == "half"
+    (log,) = project.json("records/download.json")["runs"]
+    assert len(log["run_id"]) == 32
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from cxr import metrics, models, params, training
 from cxr.augment import FeatureBatches, ImageBatches
+from cxr.checkpoint import Checkpoint, NoCheckpoint
 from cxr.data import phantom
 from cxr.errors import CxrError
 from cxr.labels import LABELS
@@ -91,9 +92,12 @@ def fit(
     seed: int = 0,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     on_batch: Callable[[int, int], None] = lambda done, of: None,
+    checkpoint: Checkpoint | None = None,
 ) -> Fit:
     head = net if isinstance(net, nn.Linear) else net.head()
-    return training.fit(net, head, train, val, rules, hyper, seed, on_epoch, on_batch)
+    return training.fit(
+        net, head, train, val, rules, hyper, seed, on_epoch, on_batch, checkpoint or NoCheckpoint()
+    )
 
 
 def without_times(result: Fit) -> list[dict[str, float]]:
@@ -343,7 +347,7 @@ def test_divergence_names_its_epoch_and_the_rate(first_bad: int) -> None:
     factors = [1.0] * (first_bad - 1) + [math.nan]
     with pytest.raises(
         CxrError,
-        match=rf"diverged in epoch {first_bad}: the loss is not a finite number; .*rate, 0\.01",
+        match=rf"in epoch {first_bad}, batch 1 of 2: the loss is not a finite .*rate, 0\.01$",
     ):
         fit(nn.Linear(1, 1), Examples(Scripted(x, factors), y), Examples(FeatureBatches(x), y),
             protocol(4))  # fmt: skip
@@ -351,7 +355,7 @@ def test_divergence_names_its_epoch_and_the_rate(first_bad: int) -> None:
 
 def test_rate_that_is_far_too_high_is_told() -> None:
     wild = HYPER.model_copy(update={"lr": 1e20})
-    with pytest.raises(CxrError, match=r"diverged in epoch 1: .*lower the learning rate, 1e\+20"):
+    with pytest.raises(CxrError, match=r"diverged in epoch 1, .*lower the learning rate, 1e\+20"):
         fit(network("cnn"), random_examples(32, 0), random_examples(16, 1), protocol(2), wild)
 
 
@@ -461,7 +465,12 @@ def of_all_passes(net: Network) -> list[int]:
 def test_batch_of_large_images_goes_through_in_parts_and_learns_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Three images at a time: batches of 8 as 3 + 3 + 2, and a last one of 3."""
+    """Three images at a time: batches of 8 as 3 + 3 + 2, and a last one of 3.
+
+    With SGD, since AdamW's first step has nearly the same length however small a gradient is, and
+    so makes much of its rounding.
+    """
+    monkeypatch.setattr(torch.optim, "AdamW", torch.optim.SGD)
     weights, losses, passes = [], [], []
     for images_at_once in (99, 3):
         monkeypatch.setattr(models, "PIXELS_AT_ONCE", images_at_once * 28**2 + 1)
@@ -473,7 +482,7 @@ def test_batch_of_large_images_goes_through_in_parts_and_learns_the_same(
         losses.append((result.history[0].train_loss, result.history[0].val_loss))
         passes.append(sizes)
     assert passes == [[8, 3, 8], [3, 3, 2, 3, 3, 3, 2]]
-    torch.testing.assert_close(weights[1], weights[0], rtol=0, atol=2e-5)
+    torch.testing.assert_close(weights[1], weights[0], rtol=0, atol=1e-7)
     assert losses[1] == pytest.approx(losses[0], abs=1e-5)
 
 
@@ -491,13 +500,10 @@ def test_steps_read_no_number_from_the_device(monkeypatch: pytest.MonkeyPatch) -
 
     for name in ("__float__", "item", "tolist", "cpu", "numpy", "__bool__", "__int__"):
         monkeypatch.setattr(Tensor, name, counted(name))
-    net = nn.Linear(3, 2)
+    monkeypatch.setattr(torch.optim, "AdamW", torch.optim.SGD)  # which on a CPU reads its steps
     examples = Examples(FeatureBatches(torch.randn(12, 3)), torch.ones(12, 2))
-    sgd = torch.optim.SGD(net.parameters(), lr=0.1)
-    rate = torch.optim.lr_scheduler.LambdaLR(sgd, lambda step: 1.0)
-    training.train_one_epoch(
-        net, examples, 4, sgd, rate, torch.Generator(), lambda done, total: None
-    )
+    course = training.Course(nn.Linear(3, 2), examples, protocol(1), HYPER, seed=0)
+    course.train_one_epoch(lambda done, total: None, NoCheckpoint())
     assert read == ["__float__"]
 
 

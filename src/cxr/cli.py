@@ -66,15 +66,15 @@ def ui(
 
     Example: cxr ui --port 5001
     """
-    from cxr import tracking  # takes two seconds, and the other commands do without
+    from cxr.tracking import database  # takes two seconds, and the other commands do without
 
     folder = _project() / (demo_clone.FOLDER if of_demo else "")
-    if "MLFLOW_TRACKING_URI" not in os.environ and not (folder / tracking.STORE_FILE).exists():
+    if "MLFLOW_TRACKING_URI" not in os.environ and not (folder / database.STORE_FILE).exists():
         first = "make demo" if of_demo else "make repro"
         raise CxrError(f"{folder} has no runs yet; `{first}` makes some")
     print(f"http://127.0.0.1:{port}/{UI_VIEW}", flush=True)
     command = [sys.executable, "-m", "mlflow", "server"]
-    command += ["--backend-store-uri", tracking.store_uri(folder)]
+    command += ["--backend-store-uri", database.store_uri(folder)]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     os.execv(sys.executable, command)  # noqa: S606 - a list of arguments, no shell
 

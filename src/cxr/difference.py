@@ -11,7 +11,7 @@ from cxr.audit.finding import same, some
 from cxr.audit.project import Project
 from cxr.errors import CxrError
 from cxr.lineage import DECIDING_PACKAGES
-from cxr.tracking import shown_metrics
+from cxr.tracking.shown import shown_metrics
 
 WORKSPACE = "workspace"
 BESIDE = ("speed/", "schedule/")  # metrics of the machine and of the rate, not of the result

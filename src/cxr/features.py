@@ -5,6 +5,7 @@ A head that is linear in the mean of the feature map needs no more of an image t
 """
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cxr.augment import Batches, FeatureBatches, ImageBatches, normalise
+from cxr.data.npz import NpyWriter
 from cxr.data.splits import open_split
 from cxr.models import InputSpec, SavedModel, write_weights
 from cxr.params import Augment
+
+PART = 2048  # images: what is computed again at most where the stage was broken off
 
 # On a CPU small batches stay in its cache: 8 images are half as fast again as 128.
 BATCH = {"cpu": 8, "cuda": 512}
@@ -119,3 +123,55 @@ def compute(
         features[start : start + size] = means
         progress(min(start + size, len(images)), len(images))
     return features
+
+
+def compute_in_parts(
+    backbone: nn.Module,
+    images: npt.NDArray[np.uint8],
+    spec: InputSpec,
+    device: torch.device,
+    mirror: bool,
+    folder: Path,
+    progress: Callable[[int, int], None],
+) -> list[Path]:
+    """As `compute`, part by part; a part that `folder` has already is not computed again.
+
+    Returns
+    -------
+    The parts' files, each (at most PART, D), in order.
+    """
+    folder.mkdir(exist_ok=True)
+    parts = []
+    for start in range(0, len(images), PART):
+        stop = min(start + PART, len(images))
+        part = folder / f"{start}.npy"
+        if not part.exists():
+
+            def advance(done: int, _: int, start: int = start) -> None:
+                progress(start + done, len(images))
+
+            values = compute(backbone, images[start:stop], spec, device, mirror, advance)
+            _save_whole(values, part)
+        progress(stop, len(images))
+        parts.append(part)
+    return parts
+
+
+def join(parts: list[Path], path: Path) -> int:
+    """Write the parts as one array; how many rows it has."""
+    arrays = [np.load(part, mmap_mode="r") for part in parts]
+    n = sum(len(array) for array in arrays)
+    with open(path, "wb") as file:
+        writer = NpyWriter(file, (n, arrays[0].shape[1]), np.float32)
+        for array in arrays:
+            writer.append(array)
+    return n
+
+
+def _save_whole(values: npt.NDArray[np.float32], path: Path) -> None:
+    part = path.with_suffix(".part")
+    with open(part, "wb") as file:
+        np.save(file, values, allow_pickle=False)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)

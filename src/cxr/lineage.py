@@ -21,16 +21,16 @@ from cxr import git
 from cxr.errors import CxrError
 from cxr.params import PARAMS_FILE, flatten, read_yaml
 
-PIPELINE_FILE = "dvc.yaml"
+PIPELINE_FILE, LOCK_FILE = "dvc.yaml", "dvc.lock"
 CODE = ("src", "stages", PIPELINE_FILE)
 SOURCE_SUFFIX = ".py"
 
-# Modules of cxr that show, record or check, and decide no byte of what a later stage reads.
+# Modules of cxr that show, record, keep or check, and decide no byte of what a later stage reads.
 PRESENTING = frozenset(
     {
-        "archive", "audit", "cli", "demo", "difference", "errors", "git", "hashes", "lineage",
-        "params", "plots", "printing", "progress", "records", "replay", "repository", "stage",
-        "sync", "tracking",
+        "archive", "audit", "checkpoint", "cli", "demo", "difference", "errors", "git", "hashes",
+        "interruption", "lineage", "params", "plots", "printing", "progress", "records", "replay",
+        "repository", "scratch", "stage", "sync", "tracking",
     }
 )  # fmt: skip
 

@@ -87,7 +87,7 @@ def load(name: str, project: Path | None) -> Model:
 def _find(name: str, project: Path | None) -> Path:
     if name.startswith(ADDRESSES):
         # MLflow takes two seconds to import, which a model in a folder needs not.
-        from cxr.tracking import fetch_model
+        from cxr.tracking.store import fetch_model
 
         fetched = fetch_model(name, project or Path.cwd())
         folders = [path.parent for path in fetched.glob("models/*/model.json")]

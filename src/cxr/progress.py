@@ -1,7 +1,10 @@
 """How long work shows that it goes on: a bar at a terminal, plain lines elsewhere."""
 
+import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console
@@ -15,6 +18,7 @@ from rich.progress import (
 )
 
 console = Console(soft_wrap=True, highlight=False)
+log = logging.getLogger("cxr")
 
 
 class Advance(Protocol):
@@ -26,6 +30,35 @@ class Advance(Protocol):
 def say(line: str) -> None:
     """One line for the person who watches; above the bar where there is one."""
     console.print(line, markup=False)
+    log.info(line)
+
+
+def note(line: str) -> None:
+    """What is not as it should be, and stops nothing."""
+    print(line, file=sys.stderr, flush=True)
+    log.info(line)
+
+
+class _Quiet(logging.FileHandler):
+    """A full disk costs lines of a log, and no traceback."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+
+@contextmanager
+def kept(path: Path) -> Iterator[None]:
+    """Keep what is said, and what libraries log, in a file; it goes on with an earlier one."""
+    handler = _Quiet(path, encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.close()
 
 
 @contextmanager

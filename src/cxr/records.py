@@ -17,6 +17,9 @@ SHORT_ID = 8  # digits of a run id that people are shown
 
 STAGE_TAG = "cxr.stage"
 RECORD_TAG = "cxr.record"
+ATTEMPT_TAG = "cxr.attempt"  # of all tries that go on with one another
+PROCESS_TAG = "cxr.process"
+FAILURE_TAG = "cxr.failure"
 ORIGINAL_TAG = "cxr.original_run_id"
 DESCRIPTION_TAG = "mlflow.note.content"
 

@@ -17,7 +17,7 @@ from cxr.errors import CxrError
 from cxr.lineage import Code
 from cxr.params import PARAMS_FILE
 from cxr.records import Record
-from cxr.tracking import shown_metrics
+from cxr.tracking.shown import shown_metrics
 
 # What a stage's fingerprint decides byte for byte: all but pictures and what has times in it.
 DECIDED = (

@@ -14,10 +14,9 @@ from ruamel.yaml.error import YAMLError
 
 from cxr import git
 from cxr.errors import CxrError
-from cxr.lineage import Digest
+from cxr.lineage import LOCK_FILE, Digest
 from cxr.params import PARAMS_FILE, flatten
 
-LOCK_FILE = "dvc.lock"
 MEND = f"restore it with `git checkout -- {LOCK_FILE}`, or delete it and run `dvc repro`"
 EXPERIMENTS = "refs/exps"
 NO_BLOB = "0" * 40  # git's name for a file that is not there

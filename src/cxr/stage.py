@@ -1,7 +1,7 @@
 """The life of a stage: facts, run, work, facts again, publish, record. Every stage runs inside it.
 
-A stage writes into a staging folder and is published at the end by renaming, so that an output is
-there whole or not at all.
+A stage writes into its scratch and is published at the end by renaming, so that an output is there
+whole or not at all, and a stage that was broken off goes on from what it had done.
 """
 
 import errno
@@ -9,32 +9,33 @@ import json
 import os
 import re
 import shutil
-import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from cxr import lineage, records
+from cxr import interruption, lineage, progress, records, scratch
 from cxr.data import source, splits
 from cxr.data.splits import Origin
 from cxr.errors import CxrError
 from cxr.lineage import Declaration, Facts, Registration, RunLog, Slide
 from cxr.params import PARAMS_FILE, Params, load
 from cxr.records import Record
-from cxr.tracking import FAILED, KILLED, Tracker
-from cxr.tracking.failure import TrackingError
+from cxr.scratch import Scratch
+from cxr.tracking.best_effort import BestEffort
+from cxr.tracking.processes import this_process
+from cxr.tracking.shown import FAILED, KILLED
 
-SCRATCH = ".scratch"
 REFUSED_IN_TAGS = re.compile(r"[^\w./ :-]", re.ASCII)  # by MLflow, in a tag's name
 # Brackets in strings are safe: there is no line break in a string of JSON.
 LIST_OF_SCALARS = re.compile(r"\[\n[^][{}]*\n *\]")
-REFUSALS_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
+REFUSALS_OF_THE_DISK = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO,
+)  # fmt: skip
 
 RAW, PROCESSED, STATISTICS, FEATURES = (
     "data/raw",
@@ -60,13 +61,17 @@ class Stage:
     facts: Facts
     logs: dict[str, RunLog]  # by model; a stage that is one run has one log, under its own name
     device: str
-    staging: Path
-    tracker: Tracker
+    scratch: Scratch
+    tracker: BestEffort
 
     @property
-    def scratch(self) -> Path:
-        """A place that outlives the stage, for what a later try can go on from."""
-        return self.project / SCRATCH
+    def work(self) -> Path:
+        """A folder that outlives the stage, for what a later try can go on from."""
+        return self.scratch.work
+
+    def say(self, line: str) -> None:
+        """One line for the person who watches."""
+        progress.say(f"{self.name}: {line}")
 
     def input(self, path: str) -> Path:
         """A declared dependency, or something inside one."""
@@ -78,7 +83,7 @@ class Stage:
         """Where to write a declared output, or something inside one."""
         if not lineage.inside(path, self.declared.outputs):
             raise RuntimeError(f"{self.name} writes {path}, which dvc.yaml does not declare")
-        target = self.staging / path
+        target = self.scratch.outputs / path
         target.parent.mkdir(parents=True, exist_ok=True)
         return target
 
@@ -100,8 +105,7 @@ class Stage:
 
     def write_json(self, path: str, content: dict[str, Any]) -> None:
         """Write a JSON output; NaN is refused, since JSON has none."""
-        text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-        self.output(path).write_text(LIST_OF_SCALARS.sub(_in_one_line, text))
+        self.output(path).write_text(_as_text(content))
 
     @property
     def log(self) -> RunLog:
@@ -133,7 +137,7 @@ def run(
     foreign : the user's own files that the parameters name, by parameters and project root.
     """
     try:
-        with _terminated_like_interrupted():
+        with interruption.heeded():
             _live(name, work, models(Path.cwd()), prepare, foreign)
     except CxrError as error:
         _refuse(name, str(error))
@@ -147,7 +151,10 @@ def run(
             f"{place}: {error.strerror or error}; nothing was published; mend it and run again",
         )
     except KeyboardInterrupt:
-        print(f"{name}: stopped; nothing was published", file=sys.stderr)
+        print(
+            f"{name}: stopped; nothing was published, and `dvc repro` goes on from what was done",
+            file=sys.stderr,
+        )
         sys.exit(130)
 
 
@@ -178,58 +185,79 @@ def _live(
 
     before = look()
     origin = _origin(declared, folder, params)
-    logs = {
-        model: _new_log(name, model if models else None, before, origin)
-        for model in (models or (name,))
-    }
-    tracker = Tracker(project, origin.name)
-    staging = folder / SCRATCH / f"{name}-{os.getpid()}"
-    stage = Stage(
-        name=name,
-        folder=folder,
-        project=project,
-        params=params,
-        origin=origin,
-        declared=declared,
-        facts=before,
-        logs=logs,
-        device=device,
-        staging=staging,
-        tracker=tracker,
-    )
+    with (
+        scratch.claimed(
+            project, folder, name, before.fingerprint, lambda line: progress.say(f"{name}: {line}")
+        ) as kept,
+        progress.kept(kept.log),
+    ):
+        tracker = BestEffort(project, origin.name, lambda line: progress.note(f"{name}: {line}"))
+        record = kept.finished()
+        if record is not None:
+            progress.say(f"{name}: was done, but DVC had not taken it; it is published again")
+        else:
+            logs = {
+                model: _new_log(name, model if models else None, before, origin, kept.attempt)
+                for model in (models or (name,))
+            }
+            stage = Stage(
+                name=name,
+                folder=folder,
+                project=project,
+                params=params,
+                origin=origin,
+                declared=declared,
+                facts=before,
+                logs=logs,
+                device=device,
+                scratch=kept,
+                tracker=tracker,
+            )
+            record = _make(stage, work, look, started)
+        _publish(declared, kept, folder)
+        _tell_mlflow(record, kept, tracker, folder)
+        kept.drop_work()
+
+
+def _make(
+    stage: Stage, work: Callable[[Stage], None], look: Callable[[], Facts], started: datetime
+) -> Record:
+    """The outputs and their record, in the scratch; where that fails, runs that say why."""
+    kept, logs = stage.scratch, stage.logs.values()
     try:
-        for log in logs.values():
-            tracker.start(log)
-        staging.mkdir(parents=True)
+        for log in logs:
+            stage.tracker.start(log)
+        kept.clear_outputs()
         work(stage)
-        if moved := lineage.changed(before, look()):
+        if moved := lineage.changed(stage.facts, look()):
+            kept.drop_work()  # it may have been made from either
             raise CxrError(
                 f"{', '.join(moved)} changed while the stage ran; nothing was published; "
                 "run `dvc repro` again"
             )
-        record = _write_record(stage, before, started)
-        digest = lineage.digest(staging / records.path_of(name))
-        _publish(stage)
+        return _write_record(stage, started)
     except BaseException as error:
-        status = KILLED if isinstance(error, KeyboardInterrupt) else FAILED
-        reason = str(error) or type(error).__name__
-        for log in logs.values():
-            if log.run_id:
-                with suppress(Exception):  # the stage's own error is the one to tell
-                    tracker.abandon(log, status, reason)
+        progress.log.info("stopped", exc_info=True)
+        is_asked = isinstance(error, KeyboardInterrupt)
+        reason = "stopped by a signal" if is_asked else str(error) or type(error).__name__
+        for log in logs:
+            stage.tracker.abandon(log, KILLED if is_asked else FAILED, reason, kept.log)
+        if not is_asked:
+            kept.drop_if_idle()
         raise
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _tell_mlflow(record: Record, kept: Scratch, tracker: BestEffort, folder: Path) -> None:
+    md5 = lineage.md5_of_file(kept.outputs / records.path_of(record.stage))
+    ended = int(datetime.fromisoformat(record.finished).timestamp() * 1000)
     try:
-        for log in logs.values():
-            tracker.finish(log, records.tags(record, log, digest.md5), folder.joinpath)
-    except TrackingError as error:  # the result stands, and its record says all that MLflow lacks
+        for log in record.runs:
+            tracker.finish(log, records.tags(record, log, md5), folder.joinpath, ended)
+    except KeyboardInterrupt:
         print(
-            f"{name}: note: {error}; the result and its record are kept, `cxr sync` tells MLflow",
+            f"{record.stage}: stopped; the result is published, `cxr sync` tells MLflow",
             file=sys.stderr,
         )
-    except KeyboardInterrupt:
-        print(f"{name}: stopped; the result is published, `cxr sync` tells MLflow", file=sys.stderr)
         sys.exit(130)
 
 
@@ -249,7 +277,7 @@ def _name(path: Path, project: Path) -> str:
     return path.resolve().relative_to(project).as_posix() if inside else str(path.resolve())
 
 
-def _new_log(name: str, model: str | None, facts: Facts, origin: Origin) -> RunLog:
+def _new_log(name: str, model: str | None, facts: Facts, origin: Origin, attempt: str) -> RunLog:
     trains = name.removeprefix("train-") if name.startswith("train-") else None
     tags = {
         records.STAGE_TAG: name,
@@ -258,6 +286,8 @@ def _new_log(name: str, model: str | None, facts: Facts, origin: Origin) -> RunL
         "cxr.source": origin.source,
         "cxr.fingerprint": facts.fingerprint,
         "cxr.device": facts.environment["device"],
+        records.ATTEMPT_TAG: attempt,
+        records.PROCESS_TAG: this_process(),
         "cxr.experiment": os.environ.get("DVC_EXP_NAME", ""),
         "mlflow.source.name": facts.command,
         "mlflow.source.git.commit": facts.code["commit"] or "",
@@ -277,13 +307,21 @@ def _new_log(name: str, model: str | None, facts: Facts, origin: Origin) -> RunL
         for path, digest in facts.dependencies.items()
         if path.startswith("data/")
     ]
+    title = f"{name}-{model}" if model else name
     return RunLog(
-        name=f"{name}-{model}" if model else name,
+        name=title,
         model=model or trains,
+        # Until MLflow gives one, and for good where it can't be reached.
+        run_id=uuid.uuid5(uuid.UUID(attempt), title).hex,
         params=dict(facts.params),
         tags={key: value for key, value in tags.items() if value},
         datasets=datasets,
     )
+
+
+def _as_text(content: dict[str, Any]) -> str:
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    return LIST_OF_SCALARS.sub(_in_one_line, text)
 
 
 def _in_one_line(found: re.Match[str]) -> str:
@@ -299,11 +337,14 @@ def _origin(declared: Declaration, folder: Path, params: Params) -> Origin:
     return source.origin(params.download)
 
 
-def _write_record(stage: Stage, facts: Facts, started: datetime) -> Record:
-    """The record of what made the outputs: an output of its own, which no stage depends on."""
-    path = records.path_of(stage.name)
+def _write_record(stage: Stage, started: datetime) -> Record:
+    """The record of what made the outputs: an output of its own, which no stage depends on.
+
+    It comes last and whole: where it is, all outputs are.
+    """
+    facts, path = stage.facts, records.path_of(stage.name)
     outputs = {
-        output: lineage.digest(stage.staging / output)
+        output: lineage.digest(stage.scratch.outputs / output)
         for output in stage.declared.outputs
         if output != path
     }
@@ -323,29 +364,37 @@ def _write_record(stage: Stage, facts: Facts, started: datetime) -> Record:
         dvc_experiment=os.environ.get("DVC_EXP_NAME"),
         dvc_baseline=os.environ.get("DVC_EXP_BASELINE_REV"),
     )
-    stage.write_json(path, record.as_json())
+    place = stage.output(path)
+    part = place.with_suffix(".part")
+    part.write_text(_as_text(record.as_json()))
+    part.replace(place)
     return record
 
 
-def _publish(stage: Stage) -> None:
-    for output in stage.declared.outputs:
-        made, place = stage.staging / output, stage.folder / output
+def _publish(declared: Declaration, kept: Scratch, folder: Path) -> None:
+    """Give the outputs second names in the working copy, each renamed into place."""
+    ready = scratch.folder_of(folder) / f"publishing-{kept.stage}"
+    shutil.rmtree(ready, ignore_errors=True)
+    for output in declared.outputs:
+        linked, place = ready / output, folder / output
+        linked.parent.mkdir(parents=True, exist_ok=True)
         place.parent.mkdir(parents=True, exist_ok=True)
+        made = kept.outputs / output
+        if made.is_dir():
+            shutil.copytree(made, linked, copy_function=_link)
+        else:
+            _link(made, linked)
         if place.is_dir():
             shutil.rmtree(place)
-        made.replace(place)
+        linked.replace(place)
+    shutil.rmtree(ready)
 
 
-@contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    def interrupt(signum: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    earlier = signal.signal(signal.SIGTERM, interrupt)
+def _link(made: str | Path, linked: str | Path) -> None:
     try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, earlier)
+        os.link(made, linked)
+    except OSError:  # on another file system, or on one without links
+        shutil.copy2(made, linked)
 
 
 def _refuse(name: str, reason: str) -> None:

@@ -8,24 +8,16 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from cxr import records
+from cxr import records, scratch
 from cxr.archive import Found
 from cxr.audit.project import Project
 from cxr.lineage import RunLog
 from cxr.progress import Advance
-from cxr.stage import SCRATCH
-from cxr.tracking import (
-    FINISHED,
-    Store,
-    StoredRun,
-    Tracker,
-    artifact_place,
-    relocate_artifacts,
-    shown_metrics,
-    shown_params,
-    store_uri,
-)
+from cxr.tracking import database
 from cxr.tracking.failure import TrackingError
+from cxr.tracking.shown import FINISHED, artifact_place, shown_metrics, shown_params
+from cxr.tracking.store import Store, StoredRun
+from cxr.tracking.tracker import Tracker
 
 
 @dataclass(frozen=True)
@@ -57,11 +49,9 @@ def sync(root: Path, advance: Advance) -> Sync:
     advance : told how many runs were looked at, of how many.
     """
     project = Project(root)
-    scratch = project.root / SCRATCH
-    scratch.mkdir(exist_ok=True)
-    with FileLock(scratch / "sync.lock"):
+    with FileLock(scratch.folder_of(project.root) / "sync.lock"):
         Store.open(project.root)  # tells of a locked or damaged database before anything is done
-        moved = relocate_artifacts(project.root)
+        moved = database.relocate_artifacts(project.root)
         known = [*project.archive.current.values(), *project.archive.past]
         # By run: the same record may be found in more than one place.
         logs = {
@@ -76,7 +66,7 @@ def sync(root: Path, advance: Advance) -> Sync:
         }
         if not trackers:
             return Sync([], {}, 0, moved)
-        store, done = Store(store_uri(project.root)), []
+        store, done = Store(database.store_uri(project.root)), []
         refused: dict[str, str] = {}
         for n, (log, found) in enumerate(logs.values(), 1):
             tracker = trackers[found.record.data.name]

@@ -4,7 +4,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
-from cxr import metrics
+from cxr import interruption, metrics
 from cxr.augment import Batches
+from cxr.checkpoint import Checkpoint, State
 from cxr.errors import CxrError
 from cxr.params import ModelParams, Params, Protocol
 
@@ -77,6 +78,7 @@ def fit(
     seed: int,
     on_epoch: Callable[[Epoch], None],
     on_batch: Callable[[int, int], None],
+    checkpoint: Checkpoint,
 ) -> Fit:
     """Train `network` and leave it with the weights of its best epoch.
 
@@ -89,83 +91,198 @@ def fit(
     network : maps inputs to logits (B, L).
     head : its last layer; its bias starts at the logit of each label's prevalence, so that the
         first epochs need not learn that findings are rare (Lin et al., "Focal loss", 2017, 3.3).
-    on_epoch : called after every epoch.
+    on_epoch : called after every epoch, and for those of a training that is gone on with.
     on_batch : called with the number of batches done and that of an epoch.
+    checkpoint : holds the state to go on from, if there is one, and takes it again and again.
 
     Raises
     ------
     CxrError
         Where the loss stops being a number, or validation has no label with both classes.
+    KeyboardInterrupt
+        Where a signal asked to stop; the checkpoint has the last whole step.
     """
-    device = train.labels.device
     set_prior_bias(head, train.labels)
-    optimizer = torch.optim.AdamW(_decay_groups(network, hyper.weight_decay), lr=hyper.lr)
-    steps = math.ceil(len(train.inputs) / protocol.batch_size)
-    share_of_rate = _warmup_cosine(round(protocol.warmup_epochs * steps), protocol.epochs * steps)
-    schedule = LambdaLR(optimizer, share_of_rate)
-    generator = torch.Generator(device).manual_seed(seed)
-    history: list[Epoch] = []
-    best: dict[str, Tensor] = {}
-    best_epoch = 0
-    for number in range(1, protocol.epochs + 1):
-        started = time.perf_counter()
-        train_loss = train_one_epoch(
-            network, train, protocol.batch_size, optimizer, schedule, generator, on_batch
-        )
-        seconds = time.perf_counter() - started
-        logits = predict(network, val.inputs, device, protocol.batch_size)
-        if not (math.isfinite(train_loss) and np.isfinite(logits).all()):
-            what = "the loss" if not math.isfinite(train_loss) else "an output on validation"
-            raise CxrError(
-                f"training diverged in epoch {number}: {what} is not a finite number; lower the "
-                f"learning rate, {hyper.lr:g}"
-            )
-        lr = hyper.lr * share_of_rate(number * steps - 1)
-        epoch = _measure(number, train_loss, logits, val, lr, seconds, len(train.inputs))
-        history.append(epoch)
+    course = Course(network, train, protocol, hyper, seed)
+    kept = checkpoint.load()
+    if kept is not None:
+        course.restore(kept)
+    for epoch in course.history:
         on_epoch(epoch)
-        if best_epoch == 0 or epoch.val_macro_auroc > history[best_epoch - 1].val_macro_auroc:
-            best_epoch = number
+    while not course.has_ended:
+        train_loss = course.train_one_epoch(on_batch, checkpoint)
+        try:
+            logits = predict(network, val.inputs, train.labels.device, protocol.batch_size)
+        except KeyboardInterrupt:
+            course.keep(checkpoint)
+            raise
+        epoch = course.end_epoch(train_loss, logits, val, checkpoint)
+        # First the checkpoint: what is told twice would stand twice in a curve.
+        course.keep(checkpoint)
+        on_epoch(epoch)
+    network.load_state_dict(course.best)
+    return Fit(course.history, course.best_epoch, len(course.history) < protocol.epochs)
+
+
+class Course:
+    """A training under way: all that decides its next step."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        train: Examples,
+        protocol: Protocol,
+        hyper: ModelParams,
+        seed: int,
+    ) -> None:
+        device = train.labels.device
+        steps = math.ceil(len(train.inputs) / protocol.batch_size)
+        self.history: list[Epoch] = []
+        self.best: dict[str, Tensor] = {}  # weights of the best epoch
+        self.best_epoch = 0
+        self._network, self._train, self._protocol, self._hyper = network, train, protocol, hyper
+        self._optimizer = torch.optim.AdamW(_decay_groups(network, hyper.weight_decay), lr=hyper.lr)
+        self._share_of_rate = _warmup_cosine(
+            round(protocol.warmup_epochs * steps), protocol.epochs * steps
+        )
+        self._schedule = LambdaLR(self._optimizer, self._share_of_rate)
+        self._generator = torch.Generator(device).manual_seed(seed)
+        # Of the epoch under way: the images' order, batches done, and the loss summed by batch.
+        self._order: Tensor | None = None
+        self._n_done = 0
+        self._losses = torch.zeros(steps, device=device)
+        self._seconds = 0.0
+
+    @property
+    def has_ended(self) -> bool:
+        n = len(self.history)
+        return n == self._protocol.epochs or (
+            n > 0 and n - self.best_epoch >= self._protocol.patience
+        )
+
+    def train_one_epoch(
+        self, on_batch: Callable[[int, int], None], checkpoint: Checkpoint
+    ) -> float:
+        """What is left of a pass over the shuffled training images; the mean loss of all of it.
+
+        The loss is read from the device once, at the end. A batch of large images goes through in
+        parts whose gradients add up to the batch's, so that memory does not grow with the images;
+        batch norm takes its statistics from each part by itself ("ghost batch norm", Hoffer et
+        al., "Train longer, generalize better", NeurIPS 2017).
+        """
+        inputs, device = self._train.inputs, self._train.labels.device
+        self._network.train()
+        if self._order is None:
+            self._order = torch.randperm(len(inputs), generator=self._generator, device=device)
+        batches = self._order.split(self._protocol.batch_size)
+        before, started = self._seconds, time.perf_counter()
+        with interruption.deferred() as is_asked_to_stop:
+            for batch in batches[self._n_done :]:
+                self._step(batch)
+                self._seconds = before + time.perf_counter() - started
+                on_batch(self._n_done, len(batches))
+                if is_asked_to_stop() or checkpoint.is_due():
+                    self.keep(checkpoint)
+                if is_asked_to_stop():
+                    raise KeyboardInterrupt
+        self._seconds = before + time.perf_counter() - started
+        return float(self._losses.sum()) / len(inputs)
+
+    def end_epoch(
+        self,
+        train_loss: float,
+        logits: npt.NDArray[np.float32],
+        val: Examples,
+        checkpoint: Checkpoint,
+    ) -> Epoch:
+        """Measure the epoch, and remember its weights if it is the best by now."""
+        number, steps = len(self.history) + 1, len(self._losses)
+        if not math.isfinite(train_loss):
+            raise self._diverged(checkpoint)
+        if not np.isfinite(logits).all():
+            raise self._diverged(checkpoint, "an output on validation")
+        lr = self._hyper.lr * self._share_of_rate(number * steps - 1)
+        epoch = _measure(
+            number, train_loss, logits, val, lr, self._seconds, len(self._train.inputs)
+        )
+        self.history.append(epoch)
+        best = self.best_epoch and self.history[self.best_epoch - 1].val_macro_auroc
+        if not self.best_epoch or epoch.val_macro_auroc > best:
+            self.best_epoch = number
             # state_dict() gives references, which the next step would change.
-            best = {key: value.clone() for key, value in network.state_dict().items()}
-        if number - best_epoch >= protocol.patience:
-            break
-    network.load_state_dict(best)
-    return Fit(history, best_epoch, stopped_early=len(history) < protocol.epochs)
+            self.best = {key: value.clone() for key, value in self._network.state_dict().items()}
+        self._order, self._n_done, self._seconds = None, 0, 0.0
+        self._losses.zero_()
+        return epoch
 
+    def keep(self, checkpoint: Checkpoint) -> None:
+        """Give the state to a checkpoint; one that holds no numbers any more is not worth it."""
+        if not math.isfinite(float(self._losses.sum())):
+            raise self._diverged(checkpoint)
+        if not all(bool(torch.isfinite(value).all()) for value in self._network.parameters()):
+            raise self._diverged(checkpoint, "a weight")
+        number, of = self._n_done, len(self._losses)
+        under_way = self._order is not None
+        named = f"batch {number} of {of} of epoch {len(self.history) + 1}"
+        checkpoint.save(self._state(), named if under_way else f"epoch {len(self.history)}")
 
-def train_one_epoch(
-    network: nn.Module,
-    train: Examples,
-    batch_size: int,
-    optimizer: torch.optim.Optimizer,
-    schedule: LambdaLR,
-    generator: torch.Generator,
-    on_batch: Callable[[int, int], None],
-) -> float:
-    """One pass over the shuffled training images; the mean loss, read from the device once.
+    def restore(self, state: State) -> None:
+        """Go on from a state that `keep` gave."""
+        device = self._train.labels.device
+        self._network.load_state_dict(state["network"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        self._generator.set_state(state["generator"])
+        torch.set_rng_state(state["torch"])
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda"], device)
+        self.history = [Epoch(**epoch) for epoch in state["history"]]
+        self.best = {key: value.to(device) for key, value in state["best"].items()}
+        self.best_epoch = state["best_epoch"]
+        self._order = None if state["order"] is None else state["order"].to(device)
+        self._losses.copy_(state["losses"])
+        self._n_done, self._seconds = state["n_done"], state["seconds"]
 
-    A batch of large images goes through in parts whose gradients add up to the batch's, so that
-    memory does not grow with the images; batch norm takes its statistics from each part by itself
-    ("ghost batch norm", Hoffer et al., "Train longer, generalize better", NeurIPS 2017).
-    """
-    device = train.labels.device
-    network.train()
-    order = torch.randperm(len(train.inputs), generator=generator, device=device)
-    batches = order.split(batch_size)
-    loss_sum = torch.zeros((), device=device)
-    for done, batch in enumerate(batches, start=1):
-        optimizer.zero_grad(set_to_none=True)
-        for index in batch.chunk(math.ceil(len(batch) / train.inputs.at_once)):
-            inputs = train.inputs.batch(index, generator)
-            with _autocast(device):
-                loss = F.binary_cross_entropy_with_logits(network(inputs), train.labels[index])
+    def _state(self) -> State:
+        device = self._train.labels.device
+        return {
+            "network": self._network.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "generator": self._generator.get_state(),
+            "torch": torch.get_rng_state(),  # dropout draws from it
+            "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+            "history": [asdict(epoch) for epoch in self.history],
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "order": self._order,
+            "losses": self._losses,
+            "n_done": self._n_done,
+            "seconds": self._seconds,
+        }
+
+    def _step(self, batch: Tensor) -> None:
+        inputs, labels = self._train.inputs, self._train.labels
+        self._optimizer.zero_grad(set_to_none=True)
+        for index in batch.chunk(math.ceil(len(batch) / inputs.at_once)):
+            with _autocast(labels.device):
+                logits = self._network(inputs.batch(index, self._generator))
+                loss = F.binary_cross_entropy_with_logits(logits, labels[index])
             (loss * (len(index) / len(batch))).backward()
-            loss_sum += loss.detach() * len(index)
-        optimizer.step()
-        schedule.step()
-        on_batch(done, len(batches))
-    return float(loss_sum) / len(train.inputs)
+            self._losses[self._n_done] += loss.detach() * len(index)
+        self._optimizer.step()
+        self._schedule.step()
+        self._n_done += 1
+
+    def _diverged(self, checkpoint: Checkpoint, what: str = "the loss") -> CxrError:
+        bad = (~torch.isfinite(self._losses)).nonzero()
+        batch = int(bad[0]) + 1 if len(bad) else self._n_done
+        kept = checkpoint.last()
+        return CxrError(
+            f"training diverged in epoch {len(self.history) + 1}, batch {batch} of "
+            f"{len(self._losses)}: {what} is not a finite number; lower the learning rate, "
+            f"{self._hyper.lr:g}" + (f"; the last good checkpoint is {kept}" if kept else "")
+        )
 
 
 @torch.inference_mode()

@@ -15,9 +15,9 @@ from cxr.audit import files, making, runs
 from cxr.audit.finding import Finding, Verdict, Where, fails, note, some, worst
 from cxr.audit.project import Project
 from cxr.errors import CxrError
+from cxr.lineage import LOCK_FILE
 from cxr.records import STAGE_TAG, Record
-from cxr.repository import LOCK_FILE
-from cxr.tracking import FINISHED
+from cxr.tracking.shown import FINISHED
 
 __all__ = [
     "RUN_ID",

@@ -8,9 +8,8 @@ from cxr import lineage, records
 from cxr.archive import Found
 from cxr.audit.finding import Finding, Where, fails, holds, note, same, some
 from cxr.audit.project import Project
-from cxr.lineage import Digest
+from cxr.lineage import LOCK_FILE, Digest
 from cxr.params import flatten
-from cxr.repository import LOCK_FILE
 
 
 def on_disk(found: Found, project: Project) -> list[Finding]:

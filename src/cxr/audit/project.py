@@ -4,14 +4,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cxr import lineage
+from cxr import lineage, scratch
 from cxr.archive import Archive, Found
 from cxr.hashes import HashMemory
 from cxr.lineage import Declaration, Digest
 from cxr.params import PARAMS_FILE, read_yaml
 from cxr.repository import Lock, Repository
-from cxr.stage import SCRATCH
-from cxr.tracking import Store
+from cxr.tracking.store import Store
 
 
 class Project:
@@ -22,7 +21,7 @@ class Project:
         self.repository = Repository(self.root)
         self.archive = Archive(self.repository)
         self._blobs: dict[str, dict[str, str] | None] = {}
-        self.memory = HashMemory(self.root / SCRATCH / "md5s.json")
+        self.memory = HashMemory(self.root / scratch.FOLDER / "md5s.json")
 
     @cached_property
     def store(self) -> Store | None:

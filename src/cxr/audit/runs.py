@@ -7,15 +7,9 @@ from cxr.archive import Found
 from cxr.audit.finding import Finding, Where, fails, holds, note
 from cxr.audit.project import Project
 from cxr.lineage import RunLog, md5_of_file
-from cxr.tracking import (
-    FINISHED,
-    Store,
-    StoredRun,
-    artifact_place,
-    shown_metrics,
-    shown_params,
-)
 from cxr.tracking.registry import FOLDER as MODEL_FOLDER
+from cxr.tracking.shown import FINISHED, artifact_place, shown_metrics, shown_params
+from cxr.tracking.store import Store, StoredRun
 
 SYNC = "cxr sync"
 LACKS = "MLflow lacks"

@@ -1,0 +1,90 @@
+"""How far a training is, on disk: it goes on from there to the same bits."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+EVERY = 15.0  # seconds of work that a power failure may cost
+
+State = dict[str, Any]  # tensors, numbers and texts, nested; nothing that could carry code
+
+
+class Checkpoint(Protocol):
+    """Where a training keeps its state."""
+
+    def load(self) -> State | None:
+        """The state that was kept last, on the CPU; None where there is none."""
+
+    def is_due(self) -> bool:
+        """Whether it is time to keep the state again."""
+
+    def save(self, state: State, named: str) -> None:
+        """Keep a state; `named` says which, for people."""
+
+    def last(self) -> str | None:
+        """Which state is kept, for people; None where none is."""
+
+
+class FileCheckpoint:
+    """The state in one file, which is there whole or as it was before."""
+
+    def __init__(self, path: Path, tell: Callable[[str], None]) -> None:
+        self._path = path
+        self._tell = tell
+        self._since = time.monotonic()
+        self._last: str | None = None
+        self._fails = False
+
+    def load(self) -> State | None:
+        try:
+            kept = torch.load(self._path, map_location="cpu", weights_only=True)
+            state, self._last = kept["state"], kept["named"]
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # a damaged file can raise whatever it likes
+            self._tell(f"note: {self._path} is damaged ({type(error).__name__}); starts over")
+            return None
+        self._tell(f"goes on from {self._last}")
+        return dict(state)
+
+    def is_due(self) -> bool:
+        return time.monotonic() - self._since >= EVERY
+
+    def save(self, state: State, named: str) -> None:
+        part = self._path.with_suffix(".part")
+        try:
+            with open(part, "wb") as file:
+                torch.save({"state": state, "named": named}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(self._path)
+            self._last = named
+        except OSError as error:  # the training itself may still come to its end
+            part.unlink(missing_ok=True)
+            if not self._fails:
+                self._tell(f"note: no checkpoint could be kept: {error}; the training goes on")
+            self._fails = True
+        self._since = time.monotonic()
+
+    def last(self) -> str | None:
+        return f"{self._last}, in {self._path}" if self._last else None
+
+
+class NoCheckpoint:
+    """Keeps nothing: a training that is broken off starts over."""
+
+    def load(self) -> State | None:
+        return None
+
+    def is_due(self) -> bool:
+        return False
+
+    def save(self, state: State, named: str) -> None:
+        pass
+
+    def last(self) -> str | None:
+        return None

@@ -1,0 +1,57 @@
+"""SIGINT and SIGTERM while a stage works: at once, or where the work says that it can stop."""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class _Signals:
+    """What has come; a process has one set of signal handlers."""
+
+    def __init__(self) -> None:
+        self.waits = False  # the work is at a point where it must not be broken off
+        self.came = False
+
+    def handle(self, signum: int, frame: FrameType | None) -> None:
+        if not self.waits or self.came:  # a second one is in earnest
+            raise KeyboardInterrupt
+        self.came = True
+
+
+_signals = _Signals()
+
+
+@contextmanager
+def heeded() -> Iterator[None]:
+    """Either signal raises KeyboardInterrupt; one that the process ignores stays ignored."""
+    earlier = {
+        each: signal.signal(each, _signals.handle)
+        for each in SIGNALS
+        if signal.getsignal(each) != signal.SIG_IGN
+    }
+    try:
+        yield
+    finally:
+        for each, handler in earlier.items():
+            signal.signal(each, handler)
+
+
+@contextmanager
+def deferred() -> Iterator[Callable[[], bool]]:
+    """Let work come to a point where it can stop; a second signal breaks it off all the same.
+
+    Yields
+    ------
+    Tells whether a signal has come. The work then raises KeyboardInterrupt as soon as it can;
+    where it ends first, leaving does.
+    """
+    _signals.waits, _signals.came = True, False
+    try:
+        yield lambda: _signals.came
+    finally:
+        _signals.waits = False
+    if _signals.came:
+        raise KeyboardInterrupt

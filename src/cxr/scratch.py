@@ -1,0 +1,215 @@
+"""What a stage has done so far, kept where DVC deletes nothing: `.scratch/<fingerprint>/`.
+
+    attempt.json  names the tries that go on with one another, and their working copy
+    work/         what a stage goes on from when it was broken off
+    outputs/      its outputs; whole once the stage's record is among them, which comes last
+    log.txt       what it said
+
+What is finished stays, as second names of the published files, until DVC has taken it: a power
+failure between the two costs nothing.
+"""
+
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from cxr import lineage, records
+from cxr.errors import CxrError
+from cxr.lineage import LOCK_FILE
+from cxr.records import Record
+
+FOLDER = ".scratch"
+KEPT_SECONDS = 14 * 24 * 3600  # for which unfinished work waits to be taken up again
+POLL_SECONDS = 0.5
+ATTEMPT = "attempt.json"
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """The scratch of one fingerprint, held by this process alone."""
+
+    stage: str
+    folder: Path
+    attempt: str  # the same for all tries that go on with one another
+
+    @property
+    def work(self) -> Path:
+        """A folder for what a later try can go on from."""
+        place = self.folder / "work"
+        place.mkdir(parents=True, exist_ok=True)
+        return place
+
+    @property
+    def outputs(self) -> Path:
+        return self.folder / "outputs"
+
+    @property
+    def log(self) -> Path:
+        """What the stage said, in all its tries."""
+        return self.folder / "log.txt"
+
+    def finished(self) -> Record | None:
+        """The record of outputs that are all there, as it says; else None."""
+        try:
+            record = records.read(self.outputs / records.path_of(self.stage))
+            whole = all(
+                lineage.digest(self.outputs / path) == digest
+                for path, digest in record.outputs.items()
+            )
+        except (CxrError, OSError):
+            return None
+        return record if whole else None
+
+    def clear_outputs(self) -> None:
+        """Before a try writes its own."""
+        shutil.rmtree(self.outputs, ignore_errors=True)
+        self.outputs.mkdir(parents=True)
+
+    def drop_work(self) -> None:
+        """Once the outputs are whole."""
+        shutil.rmtree(self.folder / "work", ignore_errors=True)
+
+    def drop(self) -> None:
+        """Keep nothing."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def drop_if_idle(self) -> None:
+        """Keep nothing where there is nothing to go on from."""
+        if not any(self.work.iterdir()):
+            self.drop()
+
+
+def folder_of(project: Path) -> Path:
+    """The scratch of a project, made where it is not there."""
+    folder = project / FOLDER
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@contextmanager
+def claimed(
+    project: Path, workspace: Path, stage: str, fingerprint: str, tell: Tell
+) -> Iterator[Scratch]:
+    """Hold the scratch of a stage's fingerprint, with what an earlier try left there.
+
+    Parameters
+    ----------
+    workspace : the working copy, where one process at a time may be in a stage. Another working
+        copy with the same fingerprint waits, and finds the result when its turn comes.
+
+    Raises
+    ------
+    CxrError
+        Where a process is in this stage in this working copy.
+    """
+    with _alone(workspace, stage), _in_turn(folder_of(project), fingerprint, tell) as folder:
+        _sweep(folder_of(project), fingerprint)
+        if _is_taken(folder):  # DVC has its result, so that it is asked for anew
+            shutil.rmtree(folder)
+        yield Scratch(stage, folder, _attempt(folder, workspace, stage))
+
+
+@contextmanager
+def _alone(workspace: Path, stage: str) -> Iterator[None]:
+    lock = FileLock(folder_of(workspace) / f"{stage}.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        pid = _holder(lock)
+        raise CxrError(
+            f"process {pid} is still at this stage here; wait for it, or end it with `kill {pid}`"
+        ) from None
+    try:
+        _name_holder(lock)
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _in_turn(scratch: Path, fingerprint: str, tell: Tell) -> Iterator[Path]:
+    lock = FileLock(scratch / f"{fingerprint}.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        tell(f"process {_holder(lock)} makes the same in another working copy; waits for it")
+        lock.acquire(poll_interval=POLL_SECONDS)
+    try:
+        _name_holder(lock)
+        yield scratch / fingerprint
+        if not (scratch / fingerprint).exists():
+            Path(lock.lock_file).unlink(missing_ok=True)
+    finally:
+        lock.release()
+
+
+def _attempt(folder: Path, workspace: Path, stage: str) -> str:
+    path = folder / ATTEMPT
+    known = _read(path)
+    if known is None:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        known = {"attempt": uuid.uuid4().hex, "workspace": str(workspace), "stage": stage}
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(known) + "\n")
+        part.replace(path)
+    return known["attempt"]
+
+
+def _sweep(scratch: Path, own: str) -> None:
+    """Drop what DVC has taken, and what nobody came back to."""
+    for folder in scratch.iterdir():
+        if folder.name != own and (folder / ATTEMPT).exists() and _is_over(folder):
+            lock = FileLock(f"{folder}.lock")
+            with suppress(Timeout), lock.acquire(blocking=False):
+                shutil.rmtree(folder, ignore_errors=True)
+                Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def _is_over(folder: Path) -> bool:
+    with suppress(OSError):
+        return _is_taken(folder) or time.time() - folder.stat().st_mtime > KEPT_SECONDS
+    return False
+
+
+def _is_taken(folder: Path) -> bool:
+    """Whether DVC has written the finished result into dvc.lock, or its working copy is gone."""
+    attempt = _read(folder / ATTEMPT)
+    if attempt is None:
+        return False
+    record = folder / "outputs" / records.path_of(attempt["stage"])
+    workspace = Path(attempt["workspace"])
+    try:
+        md5 = lineage.md5_of_file(record)
+        return not workspace.is_dir() or md5 in (workspace / LOCK_FILE).read_text()
+    except OSError:  # it is not finished, or DVC has taken nothing at all
+        return False
+
+
+def _read(path: Path) -> dict[str, str] | None:
+    try:
+        content = json.loads(path.read_text())
+        return {key: str(content[key]) for key in ("attempt", "workspace", "stage")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _name_holder(lock: FileLock) -> None:
+    Path(lock.lock_file).write_text(str(os.getpid()))
+
+
+def _holder(lock: FileLock) -> str:
+    """Process id; a question mark in the moment before the holder has written it."""
+    with suppress(OSError):
+        return Path(lock.lock_file).read_text() or "?"
+    return "?"

@@ -1,0 +1,1 @@
+"""Processes killed, disks filled and stores broken, on purpose."""

@@ -6,7 +6,7 @@ export PATH := $(VENV)/bin:$(PATH)
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all repro ui bench lint format lock clean
+.PHONY: help setup demo test test-all repro ui faults bench lint format lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ test: $(READY) ## the fast tests
 
 test-all: $(READY) ## all tests: the pipeline, the README's commands and a browser too
 	python -m pytest -m "slow or not slow"
+
+faults: $(READY) ## kill stages, break stores and disks: what is lost (half an hour); ARGS=--help
+	PYTHONPATH=src:tests python -m faults $(ARGS)
 
 bench: $(READY) ## how fast the heavy parts are, as ratios to what one would write first; QUICK=1
 	python -m bench $(if $(QUICK),--quick)

@@ -3,11 +3,13 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from cxr import params as params_file
 
@@ -29,6 +31,8 @@ TINY: dict[str, Any] = {
     "gradcam.probed": 4,
 }
 
+LIMIT = 600  # seconds: no command takes so long
+
 COMMITTER = {
     f"GIT_{who}_{what}": value
     for who in ("AUTHOR", "COMMITTER")
@@ -44,9 +48,22 @@ class Pipeline:
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a program of the environment there; `dvc` and `python` are found first."""
-        return subprocess.run(
-            list(command), cwd=self.folder, env=self.environment(), capture_output=True, text=True
-        )
+        with (
+            tempfile.TemporaryFile("w+") as out,
+            tempfile.TemporaryFile("w+") as err,
+            # Files, since a worker of DVC's queue that outlives its command would hold pipes open.
+            subprocess.Popen(
+                list(command), cwd=self.folder, env=self.environment(), stdin=subprocess.DEVNULL,
+                stdout=out, stderr=err, start_new_session=True,
+            ) as process,
+        ):  # fmt: skip
+            try:
+                process.wait(LIMIT)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
+            printed, errors = (_read(file) for file in (out, err))
+        return subprocess.CompletedProcess(command, process.returncode, printed, errors)
 
     def environment(self) -> dict[str, str]:
         """Of the programs that run there."""
@@ -91,6 +108,11 @@ class Pipeline:
 
     def json(self, path: str) -> Any:
         return json.loads((self.folder / path).read_text())
+
+
+def _read(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read()
 
 
 def create(folder: Path, params: dict[str, Any] = TINY) -> Pipeline:

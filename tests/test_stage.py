@@ -74,7 +74,10 @@ def test_an_error_for_people_is_one_line(project: Pipeline) -> None:
     done = start(project, "raise CxrError('the moon is full; wait')")
     assert (done.returncode, done.stderr) == (2, "download: the moon is full; wait\n")
     assert nothing_is_published(project)
-    assert only_run(project).data.tags["cxr.failure"] == "the moon is full; wait"
+    run = only_run(project)
+    assert run.data.tags["cxr.failure"] == "the moon is full; wait"
+    log = Path(run.info.artifact_uri.removeprefix("file://"), "log.txt").read_text()
+    assert "the moon is full; wait" in log and "stages/download.py" in log  # and where from
 
 
 def test_a_full_disk_is_one_line(project: Pipeline) -> None:

@@ -1,11 +1,11 @@
-"""SIGINT and SIGTERM while a stage works: at once, or where the work says that it can stop."""
+"""Ctrl-C, SIGTERM and a closed terminal while a stage works: at once, or where it can stop."""
 
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class _Signals:
@@ -26,7 +26,7 @@ _signals = _Signals()
 
 @contextmanager
 def heeded() -> Iterator[None]:
-    """Either signal raises KeyboardInterrupt; one that the process ignores stays ignored."""
+    """Each signal raises KeyboardInterrupt; one that the process ignores stays ignored."""
     earlier = {
         each: signal.signal(each, _signals.handle)
         for each in SIGNALS

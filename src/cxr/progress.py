@@ -1,9 +1,10 @@
 """How long work shows that it goes on: a bar at a terminal, plain lines elsewhere."""
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -17,7 +18,17 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-console = Console(soft_wrap=True, highlight=False)
+
+class _Unheard(Console):
+    """A console that goes on when nobody reads it any more; rich's own ends the process."""
+
+    def on_broken_pipe(self) -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+console = _Unheard(soft_wrap=True, highlight=False)
 log = logging.getLogger("cxr")
 
 
@@ -35,7 +46,8 @@ def say(line: str) -> None:
 
 def note(line: str) -> None:
     """What is not as it should be, and stops nothing."""
-    print(line, file=sys.stderr, flush=True)
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
     log.info(line)
 
 

@@ -72,7 +72,8 @@ def moments(n: int, seed: int, expected: Undisturbed) -> list[tuple[str, str, Mo
         turn, place = divmod(number, len(stages))
         stage = stages[place]
         if turn % 4 == 1:
-            planned.append((stage, "publishing", seen(f".scratch/publishing-{stage}")))
+            # The record comes last of the outputs, and right before they are published.
+            planned.append((stage, "publishing", seen(f".scratch/*/outputs/records/{stage}.json")))
         elif turn % 4 == 2 and stage.startswith("train-"):
             planned.append((stage, "a checkpoint", seen(".scratch/*/work/training.part")))
         else:

@@ -23,6 +23,12 @@ ADDRESSES = (
     ("model_versions", "source"),
     ("model_versions", "storage_location"),
 )
+# A refusal by the database is told once, in a line of ours.
+LOUD = {
+    "alembic": logging.WARNING,
+    "mlflow": logging.WARNING,
+    "mlflow.store.db.utils": logging.CRITICAL,
+}
 WAIT = 2.0  # seconds for a database that is locked
 
 
@@ -47,8 +53,8 @@ def lock_of(root: Path) -> FileLock:
 
 def connect(uri: str) -> MlflowClient:
     """Runs and registered models in one store."""
-    for name in ("alembic", "mlflow"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name, level in LOUD.items():
+        logging.getLogger(name).setLevel(level)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 

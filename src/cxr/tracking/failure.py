@@ -23,5 +23,18 @@ def reported(uri: str, verb: str) -> Iterator[None]:
         raise TrackingError(f"MLflow's store {uri} can't be {verb}: {_first_line(error)}") from None
 
 
+# What requests and urllib3 say in the middle of a long text, and what it means.
+CAUSES = {
+    "Connection refused": "no server answers there",
+    "timed out": "the server does not answer in time",
+    "NameResolutionError": "there is no host of that name",
+    "Failed to resolve": "there is no host of that name",
+    "Max retries exceeded": "no connection to the server",
+}
+
+
 def _first_line(error: Exception) -> str:
+    for text, cause in CAUSES.items():
+        if text in str(error):
+            return cause
     return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

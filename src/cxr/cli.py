@@ -22,7 +22,7 @@ app = typer.Typer(
 
 # MLflow's page opens in a mode for language models unless it is told otherwise.
 UI_VIEW = "#/experiments?workflowType=machine_learning"
-
+LOOPBACK = "127.0.0.1"
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document, for programs.")]
 
@@ -60,6 +60,7 @@ and at every run, curve and picture in the browser:  make ui DEMO=1
 @app.command()
 def ui(
     of_demo: Annotated[bool, typer.Option("--demo", help="Show the demo's runs.")] = False,
+    host: Annotated[str, typer.Option(help="An address of this machine to listen on.")] = LOOPBACK,
     port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
 ) -> None:
     """Show all runs in MLflow's pages on 127.0.0.1.
@@ -67,15 +68,24 @@ def ui(
     Example: cxr ui --port 5001
     """
     from cxr.tracking import database  # takes two seconds, and the other commands do without
+    from cxr.tracking.store import Store
 
     folder = _project() / (demo_clone.FOLDER if of_demo else "")
     if "MLFLOW_TRACKING_URI" not in os.environ and not (folder / database.STORE_FILE).exists():
         first = "make demo" if of_demo else "make repro"
         raise CxrError(f"{folder} has no runs yet; `{first}` makes some")
-    print(f"http://127.0.0.1:{port}/{UI_VIEW}", flush=True)
+    Store.open(folder)  # runs of processes that are gone no longer say RUNNING
+    if host != LOOPBACK:
+        print(
+            f"cxr: note: whoever reaches port {port} of {host} can read, change and delete every "
+            "run; MLflow asks for no password (names besides its addresses: "
+            "MLFLOW_SERVER_ALLOWED_HOSTS)",
+            file=sys.stderr,
+        )
+    print(f"http://{host}:{port}/{UI_VIEW}", flush=True)
     command = [sys.executable, "-m", "mlflow", "server"]
     command += ["--backend-store-uri", database.store_uri(folder)]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
+    command += ["--host", host, "--port", str(port)]
     os.execv(sys.executable, command)  # noqa: S606 - a list of arguments, no shell
 
 

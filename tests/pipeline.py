@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -90,6 +91,17 @@ class Pipeline:
         """`dvc repro`; the stages that ran, in order."""
         lines = self.dvc("repro", *arguments).splitlines()
         return [line.split("'")[1] for line in lines if line.startswith("Running stage")]
+
+    def run_queue(self, workers: int) -> str:
+        """Run all queued experiments; what `dvc queue status` says then."""
+        self.dvc("queue", "start", "-j", str(workers))
+        deadline = time.monotonic() + LIMIT
+        while time.monotonic() < deadline:
+            status = self.dvc("queue", "status")
+            if "Running" not in status and "Queued" not in status:
+                return status
+            time.sleep(1)
+        raise AssertionError(status)
 
     def copy(self, folder: Path) -> "Pipeline":
         """The same pipeline in another folder."""

@@ -1,7 +1,6 @@
 """Audit accuses nobody where nothing is wrong, however a result came to be where it is."""
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -97,16 +96,13 @@ def test_a_temporary_copy_runs_its_own_code(made: Pipeline) -> None:
     path.write_text(text + "\nraise ImportError('another working copy was imported')\n")
     made.dvc("exp", "run", "--queue", "-n", "queued", "-S", CHEAP)
     path.write_text(text)
-    made.run("dvc", "queue", "start")
-    wait_for_the_queue(made)
-    assert "Failed" in made.dvc("queue", "status")
+    assert "Failed" in made.run_queue(1)
 
 
 def test_two_workers_of_a_queue(made: Pipeline) -> None:
     for name, indices in {"left": "[1]", "right": "[2]"}.items():
         made.dvc("exp", "run", "--queue", "-n", name, "-S", f"gradcam.indices={indices}")
-    made.dvc("queue", "start", "-j", "2")
-    wait_for_the_queue(made)
+    made.run_queue(2)
     holds(made)
     for name in ("left", "right"):
         (first, *_) = run_ids(made, name)
@@ -115,16 +111,6 @@ def test_two_workers_of_a_queue(made: Pipeline) -> None:
     assert [(c["name"], c["a"], c["b"]) for c in answer["parameters"]] == [
         ("gradcam.indices", [1], [2])
     ]
-
-
-def wait_for_the_queue(made: Pipeline) -> None:
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline:
-        status = made.dvc("queue", "status")
-        if "Running" not in status and "Queued" not in status:
-            return
-        time.sleep(1)
-    raise AssertionError(status)
 
 
 def test_a_fresh_clone_with_pull_and_sync(kept: Path, tmp_path: Path) -> None:

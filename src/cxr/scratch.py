@@ -85,7 +85,7 @@ class Scratch:
 
     def drop_if_idle(self) -> None:
         """Keep nothing where there is nothing to go on from."""
-        if not any(self.work.iterdir()):
+        if not any(self.work.iterdir()) and self.finished() is None:
             self.drop()
 
 

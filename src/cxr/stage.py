@@ -12,7 +12,8 @@ import shutil
 import socket
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -195,6 +196,8 @@ def _live(
         record = kept.finished()
         if record is not None:
             progress.say(f"{name}: was done, but DVC had not taken it; it is published again")
+            with _accounted_for(record.runs, tracker, kept):
+                _publish(declared, kept, folder)
         else:
             logs = {
                 model: _new_log(name, model if models else None, before, origin, kept.attempt)
@@ -213,8 +216,9 @@ def _live(
                 scratch=kept,
                 tracker=tracker,
             )
-            record = _make(stage, work, look, started)
-        _publish(declared, kept, folder)
+            with _accounted_for(logs.values(), tracker, kept):
+                record = _make(stage, work, look, started)
+                _publish(declared, kept, folder)
         _tell_mlflow(record, kept, tracker, folder)
         kept.drop_work()
 
@@ -222,26 +226,31 @@ def _live(
 def _make(
     stage: Stage, work: Callable[[Stage], None], look: Callable[[], Facts], started: datetime
 ) -> Record:
-    """The outputs and their record, in the scratch; where that fails, runs that say why."""
-    kept, logs = stage.scratch, stage.logs.values()
+    """The outputs and their record, in the scratch."""
+    for log in stage.logs.values():
+        stage.tracker.start(log)
+    stage.scratch.clear_outputs()
+    work(stage)
+    if moved := lineage.changed(stage.facts, look()):
+        stage.scratch.drop_work()  # it may have been made from either
+        raise CxrError(
+            f"{', '.join(moved)} changed while the stage ran; nothing was published; "
+            "run `dvc repro` again"
+        )
+    return _write_record(stage, started)
+
+
+@contextmanager
+def _accounted_for(runs: Iterable[RunLog], tracker: BestEffort, kept: Scratch) -> Iterator[None]:
+    """Where it fails, the runs are closed and say why."""
     try:
-        for log in logs:
-            stage.tracker.start(log)
-        kept.clear_outputs()
-        work(stage)
-        if moved := lineage.changed(stage.facts, look()):
-            kept.drop_work()  # it may have been made from either
-            raise CxrError(
-                f"{', '.join(moved)} changed while the stage ran; nothing was published; "
-                "run `dvc repro` again"
-            )
-        return _write_record(stage, started)
+        yield
     except BaseException as error:
         progress.log.info("stopped", exc_info=True)
         is_asked = isinstance(error, KeyboardInterrupt)
         reason = "stopped by a signal" if is_asked else str(error) or type(error).__name__
-        for log in logs:
-            stage.tracker.abandon(log, KILLED if is_asked else FAILED, reason, kept.log)
+        for log in runs:
+            tracker.abandon(log, KILLED if is_asked else FAILED, reason, kept.log)
         if not is_asked:
             kept.drop_if_idle()
         raise

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline import create
 
-from faults import crowd, disks, kills, stores
+from faults import crowd, disks, kills, queues, stores
 
 
 def main() -> None:
@@ -18,6 +18,7 @@ def main() -> None:
         "stores": of_stores,
         "disks": of_disks,
         "crowd": of_crowd,
+        "queue": of_queue,
     }
     parser = argparse.ArgumentParser(prog="make faults", description=__doc__)
     parser.add_argument("--only", choices=parts, help="one part alone")
@@ -100,6 +101,16 @@ def of_crowd(asked: argparse.Namespace, folder: Path) -> bool:
         "without an error, a lost run or a doubled step"
     )
     return held == asked.rounds
+
+
+def of_queue(asked: argparse.Namespace, folder: Path) -> bool:
+    outcome = queues.queued(folder / "p")
+    print(
+        f"queue: {outcome.succeeded} of {queues.EXPERIMENTS} experiments, {queues.WORKERS} at a "
+        "time and read meanwhile: "
+        + ("each run there once, and all hold in the audit" if outcome.holds else str(outcome))
+    )
+    return outcome.holds
 
 
 if __name__ == "__main__":

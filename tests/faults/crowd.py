@@ -58,21 +58,8 @@ class Round:
 
 def crowd(root: Path) -> Round:
     """Eight processes that write a run each, and one that reads all the time."""
-    env = os.environ | {"PYTHONWARNINGS": "ignore"}
-    env.pop("MLFLOW_TRACKING_URI", None)
-
-    def start(program: str, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-c", program, str(root), *arguments], env=env, text=True,
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        )  # fmt: skip
-
-    writers = [start(PROGRAM, f"run-{n}", str(EPOCHS)) for n in range(PROCESSES)]
-    everyone = [*writers, start(READER, "15")]
-    printed = [process.communicate(timeout=300)[1] for process in everyone]
-    errors = [
-        text for process, text in zip(everyone, printed, strict=True) if process.returncode or text
-    ]
+    writers = [start(PROGRAM, root, f"run-{n}", str(EPOCHS)) for n in range(PROCESSES)]
+    errors = ended([*writers, start(READER, root, "15")])
     with closing(sqlite3.connect(root / "mlflow.db")) as base:
 
         def count(query: str) -> int:
@@ -88,3 +75,21 @@ def crowd(root: Path) -> Round:
                 " FROM metrics"
             ),
         )
+
+
+def start(program: str, root: Path, *arguments: str) -> subprocess.Popen[str]:
+    """A process of its own that works on the store in `root`."""
+    env = os.environ | {"PYTHONWARNINGS": "ignore"}
+    env.pop("MLFLOW_TRACKING_URI", None)
+    return subprocess.Popen(
+        [sys.executable, "-c", program, str(root), *arguments], env=env, text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def ended(processes: list[subprocess.Popen[str]]) -> list[str]:
+    """Wait for all; what those printed that failed or warned."""
+    printed = [process.communicate(timeout=300)[1] for process in processes]
+    return [
+        text for process, text in zip(processes, printed, strict=True) if process.returncode or text
+    ]

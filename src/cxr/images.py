@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 from PIL import Image, ImageOps, UnidentifiedImageError
+from pydicom.filereader import read_file_meta_info
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
 from cxr.errors import CxrError
@@ -22,6 +23,9 @@ Doubles = npt.NDArray[np.float64]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
 LEAST_SIDE, MOST_SIDE = 28, 10_000  # pixels
+MOST_PIXELS = 2**26  # four times the sharpest radiographs; in double precision half a gigabyte
+MOST_FILE_BYTES = 2**28  # so many pixels of 16 bits, twice
+DEFLATED = "1.2.840.10008.1.2.1.99"  # DICOM's way to pack a file as a whole
 MODALITIES = ("CR", "DX", "RG", "RF", "XR")  # what a chest X-ray may be called
 COLOURFUL = 6  # mean spread of red, green and blue from which on an image counts as coloured
 
@@ -82,6 +86,8 @@ def read(path: Path) -> Picture:
     if not os.path.isfile(path):  # noqa: PTH113 - Path's own raises where a name is too long
         raise CxrError(f"{path} does not exist or is no file")
     try:
+        if os.path.getsize(path) > MOST_FILE_BYTES:  # noqa: PTH202 - as above
+            raise CxrError(f"{path} is too big; at most {MOST_FILE_BYTES:,} bytes are read")
         with open(path, "rb") as file:
             is_dicom = file.read(132)[128:] == b"DICM"
         picture = _dicom_or_refusal(path) if is_dicom else _bitmap(path)
@@ -141,6 +147,9 @@ def _dicom_or_refusal(path: Path) -> Picture:
 
 
 def _dicom(path: Path) -> Picture:
+    # pydicom would unpack such a file whole, to whatever it unpacks to.
+    if read_file_meta_info(path).get("TransferSyntaxUID") == DEFLATED:
+        raise CxrError(f"{path} is deflated as a whole; save it in another transfer syntax")
     data = pydicom.dcmread(path)
     modality = data.get("Modality", "")
     if modality not in MODALITIES:
@@ -155,7 +164,11 @@ def _dicom(path: Path) -> Picture:
     if kind not in ("MONOCHROME1", "MONOCHROME2"):
         raise CxrError(f"{path} is {kind}; MONOCHROME1 and MONOCHROME2 are read")
     _check_side(path, int(data.get("Columns") or 0), int(data.get("Rows") or 0))
-    return Picture(path, _windowed(data, data.pixel_array, inverted=kind == "MONOCHROME1"))
+    with warnings.catch_warnings():
+        # A picture inside may be larger than the file says; Pillow warns before it unpacks it.
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        stored = data.pixel_array
+    return Picture(path, _windowed(data, stored, inverted=kind == "MONOCHROME1"))
 
 
 def _windowed(data: pydicom.Dataset, stored: npt.NDArray[np.generic], inverted: bool) -> Grey:
@@ -202,3 +215,5 @@ def _check_side(path: Path, width: int, height: int) -> None:
         raise CxrError(
             f"{path} has {width} x {height} pixels; at most {MOST_SIDE:,} a side are read"
         )
+    if width * height > MOST_PIXELS:
+        raise CxrError(f"{path} has {width * height:,} pixels; at most {MOST_PIXELS:,} are read")

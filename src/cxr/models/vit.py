@@ -5,8 +5,10 @@ Dosovitskiy et al., "An image is worth 16x16 words", ICLR 2021, in the form of B
 It needs no class token to be found by Grad-CAM, and every token carries gradient at the last block.
 """
 
+from typing import Annotated
+
 import torch
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,7 +21,7 @@ from cxr.params import Count, ModelParams
 class Hyper(ModelParams):
     patch: Count  # pixels, height and width
     width: Count
-    depth: Count
+    depth: Annotated[int, Field(ge=1, le=256)]  # the deepest of the paper has 32
     heads: Count
     mlp: Count
 

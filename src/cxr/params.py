@@ -198,9 +198,7 @@ def read_json(path: Path) -> Any:
 def parse_json(text: bytes | str) -> Any:
     """What a JSON text holds; ValueError as `read_json`."""
     try:
-        content = json.loads(
-            text, parse_constant=_finite, parse_float=_finite, parse_int=_bounded
-        )
+        content = json.loads(text, parse_constant=_finite, parse_float=_finite, parse_int=_bounded)
     except RecursionError:
         raise ValueError("it nests too deeply") from None
     _check_extent(content, len(text))

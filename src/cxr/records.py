@@ -124,7 +124,10 @@ def card(record: Record, run_id: str) -> str:
                 f"{facts.environment['device']}, {facts.environment['threads']} threads"
             ),
         ),
-        *((f"made {_code(path)}", f"md5 `{digest.md5}`") for path, digest in record.outputs.items()),
+        *(
+            (f"made {_code(path)}", f"md5 `{digest.md5}`")
+            for path, digest in record.outputs.items()
+        ),
     ]
     lines = [f"**{record.stage}**: what made it, and whether that still holds:", ""]
     lines += [f"    cxr audit {run_id[:SHORT_ID]}", "", "| | |", "|---|---|"]

@@ -35,7 +35,11 @@ SIDES = range(1, 1025)  # pixels that an image is brought to
 RESAMPLINGS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")  # Pillow's
 # All that a pickle of plain tensors calls; others that torch allows take memory for the asking.
 PLAIN = frozenset(
-    {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter"}
+    {
+        "collections OrderedDict",
+        "torch._utils _rebuild_tensor_v2",
+        "torch._utils _rebuild_parameter",
+    }
 )
 STORAGE = re.compile("torch [A-Z][A-Za-z0-9]*Storage")  # of one type: torch FloatStorage
 ZIP = b"PK\x03\x04"

@@ -295,7 +295,10 @@ def main() -> None:
     except CxrError as error:
         _refuse(str(error))
     except TyperException as error:  # the call itself: an unknown option, a word for a number
-        _refuse(f"{error.format_message()}; `cxr --help` and `cxr COMMAND --help` tell")
+        said = error.format_message().rstrip(".")
+        if not said:  # `cxr` alone has shown its help
+            sys.exit(2)
+        _refuse(f"{said}; `cxr --help` and `cxr COMMAND --help` tell more")
     except BrokenPipeError:  # `cxr audit | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -1,6 +1,6 @@
 """Errors for people, and how a text from a file may be shown to them."""
 
-MOST_SHOWN = 2000  # characters of one message; a file may hold a name of a gigabyte
+MOST_SHOWN = 1000  # characters of one message; a file may hold a name of a gigabyte
 
 
 class CxrError(Exception):

@@ -7,6 +7,8 @@ with the parser that DVC uses (YAML 1.2), so that `1e-3` and `no` mean the same 
 import difflib
 import json
 import math
+import re
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -18,11 +20,14 @@ from cxr.errors import CxrError
 
 PARAMS_FILE = "params.yaml"
 
-MOST_YAML_BYTES = 2**20  # ours have 20 kB, and the parser takes a second for 100 kB
+MOST_YAML_BYTES = 2**18  # ours have 20 kB, and the parser takes a second for 70 kB
 MOST_JSON_BYTES = 2**26  # a record of a thousand epochs has 1 MB, a list of 300,000 files 30 MB
+PIECE_BYTES = 2**16
+BRACKETS = re.compile(rb"[\[\]{}]")
 # An alias stands for all below its anchor: ten lines can stand for more than any memory holds.
 MOST_VALUES = 100_000
 MOST_DEPTH = 32  # mappings and lists in each other; ours go down to seven
+MOST_BRACKETS = 200  # open at once in a text; the parser's time grows with their square
 MOST_INTEGER = 2**63  # beyond it other programs can't read a number
 
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -150,10 +155,21 @@ def model_names() -> list[str]:
     return sorted(path.stem for path in (Path(__file__).parent / "models").glob("[!_]*.py"))
 
 
+def read_within(path: Path, most_bytes: int) -> bytes:
+    """A file's content, piece by piece; ValueError where it has more bytes than that."""
+    content = bytearray()
+    with open(path, "rb") as file:
+        while piece := file.read(PIECE_BYTES):
+            content += piece
+            if len(content) > most_bytes:
+                raise ValueError(f"it has more than {most_bytes:,} bytes")
+    return bytes(content)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML 1.2 mapping, read as DVC reads it; CxrError with one line where it is none."""
     try:
-        content = parse_yaml(_read_within(path, MOST_YAML_BYTES))
+        content = parse_yaml(read_within(path, MOST_YAML_BYTES))
     except FileNotFoundError:
         raise CxrError(f"{path} is missing; restore it with `git checkout -- {path}`") from None
     except ValueError as error:
@@ -173,6 +189,10 @@ def parse_yaml(text: bytes | str) -> Any:
     """
     if len(text) > MOST_YAML_BYTES:
         raise ValueError(f"it has more than {MOST_YAML_BYTES:,} bytes")
+    raw = text if isinstance(text, bytes) else text.encode(errors="replace")
+    steps = (1 if each in b"[{" else -1 for each in BRACKETS.findall(raw))
+    if max(accumulate(steps), default=0) > MOST_BRACKETS:
+        raise ValueError("it nests too deeply")
     try:
         # Not DVC's faster reader in C, which ends the process where a file nests too deeply.
         content = YAML(typ="safe", pure=True).load(text)
@@ -192,7 +212,7 @@ def read_json(path: Path) -> Any:
     ValueError
         Where it is no JSON of finite numbers, or beyond the limits above.
     """
-    return parse_json(_read_within(path, MOST_JSON_BYTES))
+    return parse_json(read_within(path, MOST_JSON_BYTES))
 
 
 def parse_json(text: bytes | str) -> Any:
@@ -247,14 +267,6 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[name] = value
     return flat
-
-
-def _read_within(path: Path, most_bytes: int) -> bytes:
-    with open(path, "rb") as file:
-        content = file.read(most_bytes + 1)
-    if len(content) > most_bytes:
-        raise ValueError(f"it has more than {most_bytes:,} bytes")
-    return content
 
 
 def _finite(text: str) -> float:

@@ -12,7 +12,15 @@ from dvc.config import Config, ConfigError
 from cxr import git
 from cxr.errors import CxrError
 from cxr.lineage import Digest
-from cxr.params import MOST_JSON_BYTES, PARAMS_FILE, flatten, parse_json, parse_yaml
+from cxr.params import (
+    MOST_JSON_BYTES,
+    MOST_YAML_BYTES,
+    PARAMS_FILE,
+    flatten,
+    parse_json,
+    parse_yaml,
+    read_within,
+)
 from cxr.records import FILE_MD5, MD5, STAGE, is_inside
 
 LOCK_FILE = "dvc.lock"
@@ -20,7 +28,6 @@ MEND = f"restore it with `git checkout -- {LOCK_FILE}`, or delete it and run `dv
 EXPERIMENTS = "refs/exps"
 NO_BLOB = "0" * 40  # git's name for a file that is not there
 EXPERIMENTS_AT_WORK = ("exec", "celery", "apply")  # DVC's own notes below refs/exps
-MOST_LOCK_BYTES = 2**20  # of a file in DVC's run cache; a lock file has some 15 kB
 
 
 @dataclass(frozen=True)
@@ -55,10 +62,11 @@ class Repository:
         """dvc.lock as it is now; empty where nothing was made yet."""
         path = self.root / LOCK_FILE
         try:
-            with open(path, "rb") as file:
-                return _lock(file.read(MOST_LOCK_BYTES + 1), str(path))
+            return _lock(read_within(path, MOST_YAML_BYTES), str(path))
         except FileNotFoundError:
             return {}
+        except ValueError as error:
+            raise CxrError(f"{path} is damaged ({error}); {MEND}") from None
 
     def lock_at(self, commit: str) -> Lock:
         """dvc.lock of a commit."""
@@ -134,7 +142,7 @@ class Repository:
         blobs = {line.split()[3] for line in (listing or "").splitlines() if line} - {NO_BLOB}
         texts = [git.run(self.root, "cat-file", "--batch", stdin="\n".join(blobs))] if blobs else []
         for file in (self.cache / "runs").glob("*/*/*"):
-            if file.is_file() and file.stat().st_size <= MOST_LOCK_BYTES:
+            if file.is_file() and file.stat().st_size <= MOST_YAML_BYTES:
                 texts.append(file.read_text(errors="replace"))
         # Parsed as YAML, a hundred lock files would take seconds.
         entry = re.compile(rf"path: {folder}/\S+\n\s+hash: md5\n\s+md5: ([0-9a-f]{{32}})\s")

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from cxr.data.npz import NpzReader
 from cxr.errors import CxrError
 from cxr.labels import LABELS, canonical
+from cxr.params import read_within
 
 Kind = Literal["logits", "probs", "labels"]
 Texts = npt.NDArray[np.str_]
@@ -294,10 +295,7 @@ def _from_medmnist(path: Path, rows: list[Row], kind: Kind) -> Table:
 
 def _rows(path: Path) -> Iterator[Row]:
     try:
-        with open(path, "rb") as file:  # not line by line, since a line may have no end
-            content = file.read(MOST_CSV_BYTES + 1)
-        if len(content) > MOST_CSV_BYTES:
-            raise CxrError(f"{path} is too big; at most {MOST_CSV_BYTES:,} bytes of CSV are read")
+        content = read_within(path, MOST_CSV_BYTES)  # not by lines: one may have no end
         reader = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""))
         yield from (Row(reader.line_num, cells) for cells in reader if cells)
     except FileNotFoundError:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from cxr.errors import CxrError
 from cxr.labels import canonical
+from cxr.params import read_within
 
 MOST_BYTES = 2**24  # a hundred times NIH's own
 SIDE = 1024.0  # pixels of the images that the boxes were drawn on
@@ -45,13 +46,9 @@ def find(path: str, root: Path) -> Path:
 def read(path: Path) -> list[Box]:
     """The boxes in a file; CxrError names the line where it is not one."""
     try:
-        with open(path, "rb") as file:
-            content = file.read(MOST_BYTES + 1)
-        if len(content) > MOST_BYTES:
-            raise CxrError(f"gradcam.boxes: {path} has more than {MOST_BYTES:,} bytes")
-        text = io.StringIO(content.decode("utf-8-sig"), newline="")
-        rows = [row for row in csv.reader(text) if any(row)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        text = read_within(path, MOST_BYTES).decode("utf-8-sig")
+        rows = [row for row in csv.reader(io.StringIO(text, newline="")) if any(row)]
+    except (OSError, ValueError, csv.Error) as error:
         raise CxrError(f"gradcam.boxes: {path} is no CSV file ({error})") from None
     header = [name.strip().lower() for name in rows[0]] if rows else []
     places = {

@@ -7,14 +7,15 @@ import glob
 import os
 import warnings
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pydicom
 from PIL import Image, ImageOps, UnidentifiedImageError
-from pydicom.filereader import read_file_meta_info
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
+from pydicom.uid import RLELossless
 
 from cxr.errors import CxrError
 
@@ -25,7 +26,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
 LEAST_SIDE, MOST_SIDE = 28, 10_000  # pixels
 MOST_PIXELS = 2**26  # four times the sharpest radiographs; in double precision half a gigabyte
 MOST_FILE_BYTES = 2**28  # so many pixels of 16 bits, twice
-DEFLATED = "1.2.840.10008.1.2.1.99"  # DICOM's way to pack a file as a whole
+DEFLATED = b"1.2.840.10008.1.2.1.99"  # DICOM's way to pack a file as a whole
+MOST_RUNS_BYTES = 2**24  # of an image packed by runs, which unpack to up to 64 times their size
 MODALITIES = ("CR", "DX", "RG", "RF", "XR")  # what a chest X-ray may be called
 COLOURFUL = 6  # mean spread of red, green and blue from which on an image counts as coloured
 
@@ -147,10 +149,12 @@ def _dicom_or_refusal(path: Path) -> Picture:
 
 
 def _dicom(path: Path) -> Picture:
+    content = path.read_bytes()
     # pydicom would unpack such a file whole, to whatever it unpacks to.
-    if read_file_meta_info(path).get("TransferSyntaxUID") == DEFLATED:
+    if DEFLATED in content:
         raise CxrError(f"{path} is deflated as a whole; save it in another transfer syntax")
-    data = pydicom.dcmread(path)
+    # From memory, which gives no more than it has: a tag may say that it is 4 GB long.
+    data = pydicom.dcmread(BytesIO(content))
     modality = data.get("Modality", "")
     if modality not in MODALITIES:
         raise CxrError(
@@ -164,6 +168,8 @@ def _dicom(path: Path) -> Picture:
     if kind not in ("MONOCHROME1", "MONOCHROME2"):
         raise CxrError(f"{path} is {kind}; MONOCHROME1 and MONOCHROME2 are read")
     _check_side(path, int(data.get("Columns") or 0), int(data.get("Rows") or 0))
+    if data.file_meta.TransferSyntaxUID == RLELossless and len(data.PixelData) > MOST_RUNS_BYTES:
+        raise CxrError(f"{path} has more than {MOST_RUNS_BYTES:,} bytes of runs")
     with warnings.catch_warnings():
         # A picture inside may be larger than the file says; Pillow warns before it unpacks it.
         warnings.simplefilter("error", Image.DecompressionBombWarning)

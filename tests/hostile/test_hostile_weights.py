@@ -57,8 +57,8 @@ def same(name: str, content: bytes) -> bytes:
 
 
 def more_numbers(name: str, content: bytes) -> bytes:
-    """A storage that says it has 60,000 numbers, of which the file holds 6."""
-    return content.replace(b"K\x06tq", b"M\x60\xeatq") if name.endswith("data.pkl") else content
+    """A tensor and its storage that say they have 60,000 numbers, of which the file holds 6."""
+    return content.replace(b"K\x06", b"M\x60\xea") if name.endswith("data.pkl") else content
 
 
 def old_and_lying(path: Path) -> None:
@@ -104,10 +104,10 @@ TORCH: dict[str, tuple[Make, str]] = {
     "a whole network": (saved(torch.nn.Linear(2, 2)), "no file of plain tensors"),
     "deflated": (repacked(same, zipfile.ZIP_DEFLATED), "is not packed as torch.save packs"),
     "packed by bzip2": (repacked(same, zipfile.ZIP_BZIP2), "is not packed as torch.save packs"),
-    "a storage longer than the file": (repacked(more_numbers), "w.pt"),
+    "a storage longer than the file": (repacked(more_numbers), "not resizable"),
     "a pickle of 5 MB": (pickled(b"\x80\x02" + b"N0" * 2_500_000 + b"."), "names more tensors"),
     "a pickle cut short": (pickled(b"\x80\x02}q\x00X"), "no weights that can be read"),
-    "a pickle of brackets": (pickled(b"(" * 100_000 + b"."), "w.pt"),
+    "a pickle of brackets": (pickled(b"(" * 30_000 + b"."), "w.pt"),
     "a zip of nothing": (text(b"PK\x05\x06" + bytes(18)), "w.pt"),
     "half a zip": (text(b"PK\x03\x04" + bytes(50)), "no weights that can be read"),
     "old and lying": (old_and_lying, "states more numbers than it holds"),
@@ -163,8 +163,7 @@ def test_hostile_torch_files_are_refused(
     path = tmp_path / "w.pt"
     make(path)
     monkeypatch.chdir(tmp_path)
-    network = models.build("cnn", _hyper("cnn"), 28, 1, len(LABELS))
-    text = refusal(models.load_weights, network, path)
+    text = refusal(read, path)
     assert words in text and "w.pt" in text
     assert list(tmp_path.iterdir()) == [path]
 
@@ -173,8 +172,7 @@ def test_hostile_torch_files_are_refused(
 def test_hostile_safetensors_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "w.safetensors"
     path.write_bytes(content)
-    network = models.build("cnn", _hyper("cnn"), 28, 1, len(LABELS))
-    assert "w.safetensors" in refusal(models.load_weights, network, path)
+    assert "w.safetensors holds no weights that can be read" in refusal(read, path)
 
 
 def test_a_storage_longer_than_the_file_is_one(tmp_path: Path) -> None:

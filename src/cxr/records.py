@@ -1,6 +1,7 @@
 """Records: what made a stage's outputs, written down by the stage itself and kept with them."""
 
 import html
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -148,6 +149,11 @@ def _wrong(record: Record) -> Iterator[tuple[str, object]]:
     paths += [path for log in logs if log.registration for path in log.registration.files]
     digests = [*record.outputs.values(), *facts.dependencies.values()]
     md5s = [digest.md5 for digest in digests] + [*facts.inputs.values(), *facts.foreign.values()]
+    # A text can stand for a number, and `nan` for none.
+    numbers = [
+        value for log in logs for row in [log.metrics, *log.history] for value in row.values()
+    ]
+    numbers += [log.registration.score for log in logs if log.registration]
     sizes = [digest.size for digest in digests] + [digest.nfiles or 0 for digest in digests]
     shas = [*code["files"].values()] + ([code["commit"]] if code["commit"] is not None else [])
     baseline = [] if record.dvc_baseline is None else [record.dvc_baseline]
@@ -156,6 +162,7 @@ def _wrong(record: Record) -> Iterator[tuple[str, object]]:
     yield from (("a size", size) for size in sizes if size < 0)
     yield from (("a hash of git", sha) for sha in [*shas, *baseline] if not SHA.fullmatch(sha))
     yield from (("a run id", log.run_id) for log in logs if not RUN_ID.fullmatch(log.run_id))
+    yield from (("a number", value) for value in numbers if not math.isfinite(value))
     yield from (("a step", slide.step) for log in logs for slide in log.slides if slide.step < 0)
     yield from (("an epoch", 0) for log in logs if not all("epoch" in row for row in log.history))
     yield from (("a time", each) for each in (record.started, record.finished) if not _time(each))

@@ -123,7 +123,8 @@ class NpzReader:
         try:
             self._check_packing(key)
             return self._archive.open(f"{key}.npy")
-        except RuntimeError as error:  # encrypted, or packed in a way that zipfile does not know
+        # encrypted, packed in a way that zipfile does not know, or under a name of no Unicode
+        except (RuntimeError, ValueError) as error:
             raise CxrError(
                 f"{self.path}: `{key}` can't be unpacked ({error}); save it with np.savez"
             ) from None

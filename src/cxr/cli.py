@@ -77,7 +77,7 @@ def ui(
     command = [sys.executable, "-m", "mlflow", "server"]
     command += ["--backend-store-uri", tracking.store_uri(folder)]
     command += ["--host", "127.0.0.1", "--port", str(port)]
-    os.execv(sys.executable, command)  # noqa: S606 - a list of arguments, no shell
+    os.execv(sys.executable, command)  # noqa: S606 - a list, no shell  # nosec B606
 
 
 @app.command()

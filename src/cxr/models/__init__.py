@@ -8,7 +8,7 @@ tensors that `InputSpec` describes and never sees a path, a parameter file or a 
 import importlib
 import io
 import json
-import pickletools
+import pickletools  # it reads what a pickle would do and does none of it  # nosec B403
 import re
 import zipfile
 from collections.abc import Mapping

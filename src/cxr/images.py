@@ -4,6 +4,7 @@ Every fault of a file is a CxrError of one line that names it.
 """
 
 import glob
+import logging
 import os
 import warnings
 from dataclasses import dataclass, field
@@ -106,7 +107,7 @@ def _bitmap(path: Path) -> Picture:
         raise CxrError(f"{path} is no DICOM file: it does not begin as one")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # checked below
+            warnings.simplefilter("ignore")  # of bombs, too, which are looked for below
             image = Image.open(path, formats=("PNG", "JPEG"))  # others may run programs
     except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError):
         raise CxrError(
@@ -140,8 +141,11 @@ def _grey(image: Image.Image) -> tuple[Grey, list[str]]:
 
 
 def _dicom_or_refusal(path: Path) -> Picture:
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it would log tracebacks
     try:
-        return _dicom(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _dicom(path)
     except (CxrError, OSError):
         raise
     except Exception as error:  # a damaged file makes pydicom raise whatever its bytes lead to

@@ -23,6 +23,7 @@ PARAMS_FILE = "params.yaml"
 MOST_YAML_BYTES = 2**18  # ours have 20 kB, and the parser takes a second for 70 kB
 MOST_JSON_BYTES = 2**26  # a record of a thousand epochs has 1 MB, a list of 300,000 files 30 MB
 PIECE_BYTES = 2**16
+HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # an escape can make one, and no file can hold it
 BRACKETS = re.compile(rb"[\[\]{}]")
 # An alias stands for all below its anchor: ten lines can stand for more than any memory holds.
 MOST_VALUES = 100_000
@@ -285,14 +286,16 @@ def _bounded(text: str) -> int:
 
 
 def _check_extent(content: Any, most_values: int) -> None:
-    """ValueError where values nest too deeply or, each alias followed, are too many."""
+    """ValueError where keys and values, each alias followed, nest too deeply or are too many."""
     level = [content]
     n_values = 0
     for _ in range(MOST_DEPTH):
         below: list[Any] = []
         for each in level:
+            if isinstance(each, str) and HALF_CHARACTER.search(each):
+                raise ValueError("it holds a text that is no Unicode")
             if isinstance(each, dict):
-                below += each.values()
+                below += [*each.keys(), *each.values()]
             elif isinstance(each, list | tuple | set):
                 below += each
             if len(below) + n_values > most_values:

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from rich.text import Text
-from valid import LOCK, MD5, ROOT, record
+from valid import LOCK, MD5, ROOT, decision, record
 
 from cxr import cli, printing
 from cxr.audit import Finding, Verdict, Where
+from cxr.labels import LABELS
 
 Spoil = Callable[[Path], object]
 
@@ -190,6 +192,36 @@ def test_a_reader_that_goes_away_is_no_traceback(project: Path) -> None:
         assert running.stdout is not None and running.stderr is not None
         running.stdout.close()
         assert b"Traceback" not in running.stderr.read()
+
+
+def test_hostile_images_cost_a_line_each_and_no_other_its_answer(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from cxr import models, params
+
+    block = params.load(ROOT / "params.yaml").train.block("cnn")
+    hyper = models.hyper_parameters("cnn", block)
+    spec = models.InputSpec(28, "bicubic", 28, 1, (0.5,), (0.2,))
+    network = models.build("cnn", hyper, 28, 1, 14)
+    used = {"train": {"cnn": hyper.model_dump(mode="json")}}
+    models.save(models.SavedModel("cnn", network, spec, LABELS, used), project / "models/cnn")
+    write("decisions/cnn.json", json.dumps(decision()))(project)
+    scans = project / "scans"
+    scans.mkdir()
+    Image.fromarray(np.arange(4096, dtype=np.uint8).reshape(64, 64)).save(scans / "good.png")
+    (scans / "a\nb\x1b[2J.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"\x7f\xff\xff\xffIHDR")
+    (scans / "bad.dcm").write_bytes(bytes(128) + b"DICM" + b"\x02\0\1\0OB\0\0\xff\xff\xff\xff")
+    (scans / "text.jpg").write_text("words")
+    before = content(project)
+    arguments = ["predict", "scans", "--model", "cnn", "--cam", "maps", "--csv", "t.csv"]
+    assert call(monkeypatch, project, *arguments) == 2
+    told = capfd.readouterr()
+    lines = told.err.splitlines()
+    assert len(lines) == 3 and all(line.isprintable() for line in lines)
+    assert told.out.startswith("scans/good.png: ")
+    after = content(project)
+    assert {name for name in after if name not in before} == {"maps/good.png", "t.csv"}
+    assert {name: after[name] for name in before} == before
 
 
 HOSTILE = [

@@ -12,10 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from valid import ROOT, refusal
+from valid import ROOT, decision, refusal
 
 from cxr import decisions, features, models, params
 from cxr.labels import LABELS
@@ -263,17 +262,6 @@ def test_a_damaged_description_is_named(tmp_path: Path, text: str) -> None:
     assert "model.json is damaged" in refusal(models.load, tmp_path)
     assert "features.json is damaged" in refusal(features.open_store, tmp_path)
     assert "d.json is damaged" in refusal(decisions.read, tmp_path / "d.json")
-
-
-def decision() -> dict[str, Any]:
-    named = dict.fromkeys(LABELS, 0.5)
-    return {
-        "model": "cnn",
-        "calibration": {"method": "platt", "slope": named, "intercept": dict(named)},
-        "rule": "youden",
-        "thresholds": dict(named) | {"mass": None},
-        "typical": {"mean_image": np.zeros((28, 28)).tolist(), "least_likeness": 0.1},
-    }
 
 
 DECISIONS: dict[str, tuple[tuple[str, ...], Any]] = {

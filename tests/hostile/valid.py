@@ -13,6 +13,7 @@ import pytest
 
 from cxr.data.splits import Origin
 from cxr.errors import CxrError
+from cxr.labels import LABELS
 from cxr.lineage import DECIDING_PACKAGES, Digest, Facts, Registration, RunLog, Slide
 from cxr.records import SCHEMA, Record
 
@@ -111,6 +112,18 @@ def record() -> dict[str, Any]:
     )
     plain: dict[str, Any] = json.loads(json.dumps(asdict(made)))
     return plain
+
+
+def decision() -> dict[str, Any]:
+    """The JSON of a decision."""
+    named = dict.fromkeys(LABELS, 0.5)
+    return {
+        "model": "cnn",
+        "calibration": {"method": "platt", "slope": named, "intercept": dict(named)},
+        "rule": "youden",
+        "thresholds": dict(named) | {"mass": None},
+        "typical": {"mean_image": np.zeros((28, 28)).tolist(), "least_likeness": 0.1},
+    }
 
 
 LOCK = f"""\

@@ -8,6 +8,7 @@ held against the limits below before memory is taken for it.
 import errno
 import io
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -222,7 +223,9 @@ def parse_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]
         raise ValueError("a header that is cut short or too long")
     text = file.read(struct.unpack(kind, length)[0])
     try:
-        shape, fortran_order, dtype = read(io.BytesIO(length + text))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Python 2, and of what its parser finds odd
+            shape, fortran_order, dtype = read(io.BytesIO(length + text))
     except Exception as error:  # its parsers let out whatever the bytes lead them to
         raise ValueError(str(error)) from None
     return tuple(map(int, shape)), bool(fortran_order), dtype

@@ -6,10 +6,10 @@ export PATH := $(VENV)/bin:$(PATH)
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all repro ui faults bench lint format lock clean
+.PHONY: help setup demo test test-all repro ui faults bench lint audit-deps format lock clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## install the locked environment into .venv
 
@@ -41,10 +41,14 @@ faults: $(READY) ## kill stages, break stores and disks: what is lost (half an h
 bench: $(READY) ## how fast the heavy parts are, as ratios to what one would write first; QUICK=1
 	python -m bench $(if $(QUICK),--quick)
 
-lint: $(READY) ## ruff and mypy
+lint: $(READY) ## ruff, mypy and bandit
 	ruff check .
 	ruff format --check .
 	mypy
+	bandit --quiet --configfile pyproject.toml --recursive src stages bench
+
+audit-deps: ## known vulnerabilities of what requirements.lock names (needs uv and a network)
+	uvx pip-audit --disable-pip --require-hashes -r requirements.lock
 
 format: $(READY) ## format the code
 	ruff check --fix .

@@ -10,12 +10,12 @@ SRC = ROOT / "src" / "cxr"
 
 # From the ground up; docs/architecture.md draws them.
 FLOORS = (
-    {"checkpoint", "errors", "interruption", "labels", "progress"},
-    {"git", "params"},
+    {"checkpoint", "errors", "interruption", "labels"},
+    {"git", "params", "progress"},
     {"lineage"},
-    {"data", "hashes", "images", "repository"},
+    {"data", "hashes", "images"},
     {"models", "records", "submissions"},
-    {"augment", "metrics", "scratch"},
+    {"augment", "metrics", "repository", "scratch"},
     {"typical"},
     {"decisions"},
     {"evaluation"},

@@ -328,9 +328,7 @@ def test_presenting_code_decides_no_byte(made: Pipeline, tmp_path: Path) -> None
     plots = source / "plots" / "figure.py"
     plots.write_text(plots.read_text().replace("DPI = 100", "DPI = 50"))
     progress = source / "progress.py"
-    progress.write_text(
-        progress.read_text().replace("console.print(line", "console.print(line[::-1]")
-    )
+    progress.write_text(progress.read_text().replace("shown(line)", "shown(line)[::-1]"))
     tracking = source / "tracking/processes.py"
     tracking.write_text(tracking.read_text().replace("without a word", "in silence"))
     other.repro()

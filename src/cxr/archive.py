@@ -124,10 +124,10 @@ class Archive:
 
     def _cached(self, md5: str) -> Record | None:
         if md5 not in self._read:
-            path = self._repository.object(md5)
             try:
+                path = self._repository.object(md5)
                 whole = path.is_file() and md5_of_file(path) == md5
                 self._read[md5] = records.read(path) if whole else None
-            except CxrError:  # of a schema that this version can't read
+            except CxrError:  # of a schema that this version can't read, or no record at all
                 self._read[md5] = None
         return self._read[md5]

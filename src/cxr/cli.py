@@ -5,13 +5,14 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.exceptions import Abort, TyperException
 
 from cxr import demo as demo_clone
 from cxr import progress
-from cxr.errors import CxrError
+from cxr.errors import CxrError, shown
 from cxr.params import PARAMS_FILE
 
 app = typer.Typer(
@@ -86,7 +87,7 @@ def ui(
     command = [sys.executable, "-m", "mlflow", "server"]
     command += ["--backend-store-uri", database.store_uri(folder)]
     command += ["--host", host, "--port", str(port)]
-    os.execv(sys.executable, command)  # noqa: S606 - a list of arguments, no shell
+    os.execv(sys.executable, command)  # noqa: S606 - a list, no shell  # nosec B606
 
 
 @app.command()
@@ -158,7 +159,7 @@ def replay(
     try:
         done = replaying.replay(_project(), run, sys.stderr if as_json else sys.stdout)
     except replaying.Gone as gone:
-        print(f"cxr: run {run} can't be made again: {gone}", file=sys.stderr)
+        print(shown(f"cxr: run {run} can't be made again: {gone}"), file=sys.stderr)
         raise typer.Exit(1) from None
     if as_json:
         _print_json(done.as_json())
@@ -300,7 +301,25 @@ def _nearest_project(here: Path) -> Path | None:
 def main() -> None:
     """Entry point: what is wrong with a call is one line and status 2."""
     try:
-        app()
+        status = app(standalone_mode=False)
     except CxrError as error:
-        print(f"cxr: {error}", file=sys.stderr)
-        sys.exit(2)
+        _refuse(str(error))
+    except TyperException as error:  # the call itself: an unknown option, a word for a number
+        said = error.format_message().rstrip(".")
+        if not said:  # `cxr` alone has shown its help
+            sys.exit(2)
+        _refuse(f"{said}; `cxr --help` and `cxr COMMAND --help` tell more")
+    except BrokenPipeError:  # `cxr audit | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        _refuse(f"{error.filename or 'a file'}: {error.strerror or error}")
+    except (Abort, KeyboardInterrupt):
+        print("cxr: stopped", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _refuse(reason: str) -> NoReturn:
+    print(f"cxr: {shown(reason)}", file=sys.stderr)
+    sys.exit(2)

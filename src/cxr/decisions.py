@@ -4,10 +4,9 @@ It stands in `decisions/<model>.json` beside the weights, and whoever uses the m
 With it goes what the training images look like, so that a foreign image can be told from them.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +17,8 @@ from sklearn.metrics import roc_curve
 from cxr.errors import CxrError
 from cxr.labels import LABELS
 from cxr.metrics import Doubles, Floats, Labels, sigmoid
-from cxr.typical import Typical
+from cxr.params import read_json
+from cxr.typical import SIDE, Typical
 
 Rule = Literal["youden", "f1", "sensitivity"]
 Method = Literal["none", "temperature", "platt"]
@@ -79,10 +79,15 @@ class Decision:
 def read(path: Path) -> Decision:
     """The decision that stands in a file; CxrError where it can't be read."""
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path)
         calibration, typical = content["calibration"], content["typical"]
+        if calibration["method"] not in get_args(Method) or content["rule"] not in get_args(Rule):
+            raise ValueError("no such method or rule")
+        mean_image = np.array(typical["mean_image"], np.float64)
+        if mean_image.shape != (SIDE, SIDE):
+            raise ValueError("a mean image of another size")
         return Decision(
-            model=content["model"],
+            model=str(content["model"]),
             calibration=Calibration(
                 calibration["method"],
                 _in_order(calibration["slope"]),
@@ -90,11 +95,11 @@ def read(path: Path) -> Decision:
             ),
             rule=content["rule"],
             thresholds=_in_order(content["thresholds"]),
-            typical=Typical(np.array(typical["mean_image"]), typical["least_likeness"]),
+            typical=Typical(mean_image, float(typical["least_likeness"])),
         )
     except FileNotFoundError:
         raise CxrError(f"{path} does not exist; `dvc repro` makes it") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise CxrError(f"{path} is damaged, or of an older version; run `dvc repro`") from None
 
 
@@ -217,4 +222,5 @@ def _named(values: Doubles) -> dict[str, float | None]:
 
 
 def _in_order(values: dict[str, float | None]) -> Doubles:
-    return np.array([np.nan if values[label] is None else values[label] for label in LABELS])
+    ordered = [np.nan if values[label] is None else values[label] for label in LABELS]
+    return np.array(ordered, np.float64)

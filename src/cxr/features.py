@@ -9,18 +9,19 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cxr.augment import Batches, FeatureBatches, ImageBatches, normalise
-from cxr.data.npz import NpyWriter
+from cxr.data.npz import NpyWriter, load_npy
 from cxr.data.splits import open_split
-from cxr.models import InputSpec, SavedModel, write_weights
-from cxr.params import Augment
+from cxr.errors import CxrError
+from cxr.models import InputSpec, SavedModel, read_weights, write_weights
+from cxr.params import Augment, read_json
 
 PART = 2048  # images: what is computed again at most where the stage was broken off
 
@@ -46,7 +47,7 @@ class FeatureStore:
 
     def backbone(self) -> dict[str, Tensor]:
         """The backbone's initial weights."""
-        return load_file(self.folder / "backbone.safetensors")
+        return cast(dict[str, Tensor], read_weights(self.folder / "backbone.safetensors"))
 
 
 def create_store(folder: Path, model: str, frozen: bool, backbone: nn.Module) -> FeatureStore:
@@ -58,8 +59,14 @@ def create_store(folder: Path, model: str, frozen: bool, backbone: nn.Module) ->
 
 
 def open_store(folder: Path) -> FeatureStore:
-    content = json.loads((folder / "features.json").read_text())
-    return FeatureStore(folder, content["model"], content["frozen"])
+    path = folder / "features.json"
+    try:
+        content = read_json(path)
+        return FeatureStore(folder, str(content["model"]), bool(content["frozen"]))
+    except FileNotFoundError:
+        raise CxrError(f"{path} is missing; `dvc repro` makes it, `dvc pull` brings it") from None
+    except (ValueError, KeyError, TypeError):
+        raise CxrError(f"{path} is damaged; `dvc checkout --force` mends it") from None
 
 
 def feed(
@@ -83,7 +90,7 @@ def feed(
 
 def mapped(path: Path) -> Tensor:
     """A stored array whose values stay on disk until they are read."""
-    return torch.from_numpy(np.load(path, mmap_mode="c"))
+    return torch.from_numpy(load_npy(path, mapped=True))
 
 
 @torch.inference_mode()

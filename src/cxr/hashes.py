@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from cxr.lineage import md5_of_file
+from cxr.params import read_json
 
 BIG = 2**20  # bytes; a smaller file is hashed as fast as it is looked up
 SETTLED_NS = 2 * 10**9  # a file changed later than this may change again within one tick
@@ -16,7 +17,7 @@ class HashMemory:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            known = json.loads(path.read_text())
+            known = read_json(path)
         except (OSError, ValueError):
             known = None
         self._known: dict[str, str] = known if isinstance(known, dict) else {}

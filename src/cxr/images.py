@@ -4,9 +4,11 @@ Every fault of a file is a CxrError of one line that names it.
 """
 
 import glob
+import logging
 import os
 import warnings
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ import numpy.typing as npt
 import pydicom
 from PIL import Image, ImageOps, UnidentifiedImageError
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
+from pydicom.uid import RLELossless
 
 from cxr.errors import CxrError
 
@@ -22,6 +25,10 @@ Doubles = npt.NDArray[np.float64]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
 LEAST_SIDE, MOST_SIDE = 28, 10_000  # pixels
+MOST_PIXELS = 2**26  # four times the sharpest radiographs; in double precision half a gigabyte
+MOST_FILE_BYTES = 2**28  # so many pixels of 16 bits, twice
+DEFLATED = b"1.2.840.10008.1.2.1.99"  # DICOM's way to pack a file as a whole
+MOST_RUNS_BYTES = 2**24  # of an image packed by runs, which unpack to up to 64 times their size
 MODALITIES = ("CR", "DX", "RG", "RF", "XR")  # what a chest X-ray may be called
 COLOURFUL = 6  # mean spread of red, green and blue from which on an image counts as coloured
 
@@ -82,6 +89,8 @@ def read(path: Path) -> Picture:
     if not os.path.isfile(path):  # noqa: PTH113 - Path's own raises where a name is too long
         raise CxrError(f"{path} does not exist or is no file")
     try:
+        if os.path.getsize(path) > MOST_FILE_BYTES:  # noqa: PTH202 - as above
+            raise CxrError(f"{path} is too big; at most {MOST_FILE_BYTES:,} bytes are read")
         with open(path, "rb") as file:
             is_dicom = file.read(132)[128:] == b"DICM"
         picture = _dicom_or_refusal(path) if is_dicom else _bitmap(path)
@@ -98,7 +107,7 @@ def _bitmap(path: Path) -> Picture:
         raise CxrError(f"{path} is no DICOM file: it does not begin as one")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # checked below
+            warnings.simplefilter("ignore")  # of bombs, too, which are looked for below
             image = Image.open(path, formats=("PNG", "JPEG"))  # others may run programs
     except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError):
         raise CxrError(
@@ -132,8 +141,11 @@ def _grey(image: Image.Image) -> tuple[Grey, list[str]]:
 
 
 def _dicom_or_refusal(path: Path) -> Picture:
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it would log tracebacks
     try:
-        return _dicom(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _dicom(path)
     except (CxrError, OSError):
         raise
     except Exception as error:  # a damaged file makes pydicom raise whatever its bytes lead to
@@ -141,7 +153,12 @@ def _dicom_or_refusal(path: Path) -> Picture:
 
 
 def _dicom(path: Path) -> Picture:
-    data = pydicom.dcmread(path)
+    content = path.read_bytes()
+    # pydicom would unpack such a file whole, to whatever it unpacks to.
+    if DEFLATED in content:
+        raise CxrError(f"{path} is deflated as a whole; save it in another transfer syntax")
+    # From memory, which gives no more than it has: a tag may say that it is 4 GB long.
+    data = pydicom.dcmread(BytesIO(content))
     modality = data.get("Modality", "")
     if modality not in MODALITIES:
         raise CxrError(
@@ -155,7 +172,13 @@ def _dicom(path: Path) -> Picture:
     if kind not in ("MONOCHROME1", "MONOCHROME2"):
         raise CxrError(f"{path} is {kind}; MONOCHROME1 and MONOCHROME2 are read")
     _check_side(path, int(data.get("Columns") or 0), int(data.get("Rows") or 0))
-    return Picture(path, _windowed(data, data.pixel_array, inverted=kind == "MONOCHROME1"))
+    if data.file_meta.TransferSyntaxUID == RLELossless and len(data.PixelData) > MOST_RUNS_BYTES:
+        raise CxrError(f"{path} has more than {MOST_RUNS_BYTES:,} bytes of runs")
+    with warnings.catch_warnings():
+        # A picture inside may be larger than the file says; Pillow warns before it unpacks it.
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        stored = data.pixel_array
+    return Picture(path, _windowed(data, stored, inverted=kind == "MONOCHROME1"))
 
 
 def _windowed(data: pydicom.Dataset, stored: npt.NDArray[np.generic], inverted: bool) -> Grey:
@@ -202,3 +225,5 @@ def _check_side(path: Path, width: int, height: int) -> None:
         raise CxrError(
             f"{path} has {width} x {height} pixels; at most {MOST_SIDE:,} a side are read"
         )
+    if width * height > MOST_PIXELS:
+        raise CxrError(f"{path} has {width * height:,} pixels; at most {MOST_PIXELS:,} are read")

@@ -1,16 +1,18 @@
 """Answers as people read them at a terminal: trees and tables."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
 from cxr.audit import Audit, Finding, Node, Verdict, Where
 from cxr.difference import Change, Difference
+from cxr.errors import shown
 from cxr.labels import LABELS
 from cxr.records import SHORT_ID
 from cxr.replay import ABSOLUTE, RELATIVE, Replay
@@ -20,8 +22,22 @@ if TYPE_CHECKING:  # they bring torch and sklearn, and most answers do without
     from cxr.predicting import Model, Prediction, Refused
     from cxr.scoring import Score
 
+
+class PlainConsole(Console):
+    """Shows what is not printable in a name as its escape: files and stores may hold any text."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        """As rich renders it, the text between its own marks and line ends made harmless."""
+        for each in super().render(renderable, options):
+            lines = each.text.split("\n")
+            text = each.text if each.control else "\n".join(map(shown, lines))
+            yield Segment(text, each.style, each.control)
+
+
 # A file or a pipe has no width to cut or wrap lines to.
-console = Console(width=None if sys.stdout.isatty() else 10_000, highlight=False)
+console = PlainConsole(width=None if sys.stdout.isatty() else 10_000, highlight=False)
 
 NAMES = {
     "macro_auroc": "macro AUROC",
@@ -73,8 +89,10 @@ def diff(answer: Difference) -> None:
         console.print(Text(f"{title}: {n}{same}", style="bold"))
         table = Table.grid(padding=(0, 2))
         for change in changes:
-            a, b = (_value(value, title) for value in (change.a, change.b))
-            table.add_row("", change.name, a, "→", b, Text(change.detail, style="dim"))
+            # As texts, in which rich looks for no markup.
+            a, b = (Text(_value(value, title)) for value in (change.a, change.b))
+            detail = Text(change.detail, style="dim")
+            table.add_row("", Text(change.name), a, "→", b, detail)
         if changes:
             console.print(table)
     for line in answer.alone:
@@ -152,7 +170,7 @@ def predictions(done: "list[Prediction | Refused]", model: "Model") -> None:
         called = [i for i, verdict in enumerate(each.called) if verdict]
         called.sort(key=lambda i, probs=each.probs: -probs[i] / cuts[i])  # type: ignore[misc]
         told = ", ".join(f"{LABELS[i]} {each.probs[i]:.3f}" for i in called)
-        console.print(Text(f"{each.path}: {told or 'nothing called'}"))
+        console.print(Text(f"{shown(str(each.path))}: {told or 'nothing called'}"))
         for warning in each.warnings:
             console.print(_marked(Verdict.NOTE, warning))
     console.print(
@@ -166,7 +184,7 @@ def _models(models: dict[str, dict[str, Any]]) -> Table:
         table.add_column(column, justify="left" if not column else "right")
     for name, told in models.items():
         table.add_row(
-            Text(name),
+            Text(shown(name)),
             _with_interval(told, "macro_auroc"),
             _with_interval(told, "macro_ap"),
             *(_number(told[key]) for key in ("brier", "brier_skill", "ece", "accuracy")),
@@ -181,7 +199,14 @@ def _labels(name: str, labels: dict[str, dict[str, Any]]) -> Table:
     if any(each["threshold"] is not None for each in labels.values()):
         keys += ["sensitivity", "specificity", "ppv", "npv"]
     table = Table(box=None, pad_edge=False)
-    for column in (Text(name), "positive", "prevalence", "AUROC", "AP", *map(NAMES.get, keys)):
+    for column in (
+        Text(shown(name)),
+        "positive",
+        "prevalence",
+        "AUROC",
+        "AP",
+        *map(NAMES.get, keys),
+    ):
         table.add_column(column or "", justify="left" if isinstance(column, Text) else "right")
     for label, each in labels.items():
         table.add_row(
@@ -285,4 +310,5 @@ def _value(value: object, title: str) -> str:
 def _marked(verdict: Verdict, text: str) -> Text:
     mark, style = MARKS[verdict]
     line = Text(f"{mark} ", style=style)
-    return line.append(text, style="" if verdict is Verdict.HOLDS else style)
+    # A line end in a name would look like a finding of its own.
+    return line.append(shown(text), style="" if verdict is Verdict.HOLDS else style)

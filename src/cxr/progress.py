@@ -18,6 +18,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from cxr.errors import shown
+
 
 class _Unheard(Console):
     """A console that goes on when nobody reads it any more; rich's own ends the process."""
@@ -40,14 +42,14 @@ class Advance(Protocol):
 
 def say(line: str) -> None:
     """One line for the person who watches; above the bar where there is one."""
-    console.print(line, markup=False)
+    console.print(shown(line), markup=False)
     log.info(line)
 
 
 def note(line: str) -> None:
     """What is not as it should be, and stops nothing."""
     with suppress(OSError):
-        print(line, file=sys.stderr, flush=True)
+        print(shown(line), file=sys.stderr, flush=True)
     log.info(line)
 
 
@@ -77,7 +79,7 @@ def kept(path: Path) -> Iterator[None]:
 def bar(title: str) -> Iterator[Advance]:
     """A progress bar, gone when the work is; nothing at all where no terminal is."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

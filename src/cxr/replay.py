@@ -118,8 +118,11 @@ def _lay_code(code: Code, project: Project, place: Path) -> None:
     tar = place / "code.tar"
     as_committed = ("-c", "core.autocrlf=false", "-c", "core.eol=lf")
     git.run(project.root, *as_committed, "archive", "--format=tar", f"--output={tar}", commit)
-    with tarfile.open(tar) as archive:
-        archive.extractall(place, filter="data")
+    try:
+        with tarfile.open(tar) as archive:
+            archive.extractall(place, filter="data")
+    except tarfile.TarError as error:
+        raise Gone(f"the commit's files can't be laid out: {error}") from None
     tar.unlink()
     if code["patch"]:
         # So that git does not take a repository around the temporary place for its own.
@@ -145,7 +148,10 @@ def _lay_input(path: str, md5: str, project: Project, place: Path) -> None:
         source = project.find(name, expected)
         if source is None:
             raise Gone(f"{name} (md5 {expected}) is not in DVC's cache; `dvc fetch` may bring it")
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        folder = (place / name).parent
+        if not folder.resolve().is_relative_to(place):  # by a link that the patch has laid
+            raise Gone(f"{name} would lie outside of the temporary place")
+        folder.mkdir(parents=True, exist_ok=True)
         (place / name).symlink_to(source)
 
 

@@ -1,7 +1,6 @@
 """What DVC and git keep of a project: lock files, cached content, revisions. Reads only."""
 
 import hashlib
-import json
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,13 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from dvc.config import Config, ConfigError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from cxr import git
 from cxr.errors import CxrError
 from cxr.lineage import LOCK_FILE, Digest
-from cxr.params import PARAMS_FILE, flatten
+from cxr.params import (
+    MOST_JSON_BYTES,
+    MOST_YAML_BYTES,
+    PARAMS_FILE,
+    flatten,
+    parse_json,
+    parse_yaml,
+    read_within,
+)
+from cxr.records import FILE_MD5, MD5, STAGE, is_inside
 
 MEND = f"restore it with `git checkout -- {LOCK_FILE}`, or delete it and run `dvc repro`"
 EXPERIMENTS = "refs/exps"
@@ -55,11 +61,11 @@ class Repository:
         """dvc.lock as it is now; empty where nothing was made yet."""
         path = self.root / LOCK_FILE
         try:
-            return _lock(path.read_text(), str(path))
+            return _lock(read_within(path, MOST_YAML_BYTES), str(path))
         except FileNotFoundError:
             return {}
-        except UnicodeDecodeError:
-            raise CxrError(f"{path} is damaged; {MEND}") from None
+        except ValueError as error:
+            raise CxrError(f"{path} is damaged ({error}); {MEND}") from None
 
     def lock_at(self, commit: str) -> Lock:
         """dvc.lock of a commit."""
@@ -97,20 +103,31 @@ class Repository:
 
     def object(self, md5: str) -> Path:
         """Where the cache keeps a file, or the list of a folder's files."""
+        if not MD5.fullmatch(md5):  # it would lead anywhere
+            raise CxrError(f"{md5!r} is no md5")
         return self.cache / "files" / "md5" / md5[:2] / md5[2:]
 
     def content(self, path: str, md5: str) -> dict[str, str] | None:
         """MD5 of each file of an output, by path; None where the cache lacks a folder's list."""
         if not md5.endswith(".dir"):
             return {path: md5}
+        place = self.object(md5)
         try:
-            listing = self.object(md5).read_bytes()
+            if place.stat().st_size > MOST_JSON_BYTES:
+                return None
+            listing = place.read_bytes()
             if hashlib.md5(listing, usedforsecurity=False).hexdigest() != md5.removesuffix(".dir"):
                 return None
-            entries = json.loads(listing)
-            return {f"{path}/{entry['relpath']}": entry["md5"] for entry in entries}
+            entries = {str(each["relpath"]): str(each["md5"]) for each in parse_json(listing)}
         except (OSError, ValueError, KeyError, TypeError):
             return None
+        for name, value in entries.items():
+            if not is_inside(name) or not FILE_MD5.fullmatch(value):
+                raise CxrError(
+                    f"{place}, DVC's list of {path}, leads out of it or names no file: {name!r} "
+                    f"(md5 {value!r}); delete it and run `dvc fetch`"
+                )
+        return {f"{path}/{name}": value for name, value in entries.items()}
 
     def past_outputs(self, folder: str) -> set[str]:
         """MD5 of every file below a folder that was an output once.
@@ -124,22 +141,25 @@ class Repository:
         blobs = {line.split()[3] for line in (listing or "").splitlines() if line} - {NO_BLOB}
         texts = [git.run(self.root, "cat-file", "--batch", stdin="\n".join(blobs))] if blobs else []
         for file in (self.cache / "runs").glob("*/*/*"):
-            texts.append(file.read_text(errors="replace"))
+            if file.is_file() and file.stat().st_size <= MOST_YAML_BYTES:
+                texts.append(file.read_text(errors="replace"))
         # Parsed as YAML, a hundred lock files would take seconds.
         entry = re.compile(rf"path: {folder}/\S+\n\s+hash: md5\n\s+md5: ([0-9a-f]{{32}})\s")
         return {md5 for text in texts for md5 in entry.findall(text)}
 
 
-def _lock(text: str, where: str) -> Lock:
+def _lock(text: bytes | str, where: str) -> Lock:
     try:
-        stages = _yaml(text)["stages"]
-        return {name: _stage(entry) for name, entry in stages.items()}
-    except (YAMLError, ValueError, KeyError, TypeError, AttributeError):
-        raise CxrError(f"{where} is damaged; {MEND}") from None
+        stages = parse_yaml(text)["stages"]
+        return {_stage_name(name): _stage(entry) for name, entry in stages.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CxrError(f"{where} is damaged ({error}); {MEND}") from None
 
 
-def _yaml(text: str) -> Any:
-    return YAML(typ="safe", pure=True).load(text)
+def _stage_name(name: object) -> str:
+    if not isinstance(name, str) or not STAGE.fullmatch(name):
+        raise ValueError(f"{name!r} is no stage's name")
+    return name
 
 
 def _stage(entry: dict[str, Any]) -> LockedStage:
@@ -147,13 +167,19 @@ def _stage(entry: dict[str, Any]) -> LockedStage:
         raise TypeError("cmd")
     return LockedStage(
         command=entry["cmd"],
-        dependencies={item["path"]: _digest(item) for item in entry.get("deps", [])},
+        dependencies=dict(map(_item, entry.get("deps", []))),
         params=flatten(entry.get("params", {}).get(PARAMS_FILE, {})),
-        outputs={item["path"]: _digest(item) for item in entry.get("outs", [])},
+        outputs=dict(map(_item, entry.get("outs", []))),
     )
 
 
-def _digest(item: dict[str, Any]) -> Digest:
-    if item["hash"] != "md5" or not isinstance(item["md5"], str):
-        raise TypeError("md5")
-    return Digest(item["md5"], item["size"], item.get("nfiles"))
+def _item(item: dict[str, Any]) -> tuple[str, Digest]:
+    path, md5, size, n_files = item["path"], item["md5"], item["size"], item.get("nfiles")
+    if not isinstance(path, str) or not is_inside(path):
+        raise ValueError(f"the path {path!r} leads out of the project")
+    if item["hash"] != "md5" or not isinstance(md5, str) or not MD5.fullmatch(md5):
+        raise ValueError(f"{md5!r} is no md5")
+    for count in (size, 0 if n_files is None else n_files):
+        if type(count) is not int or count < 0:
+            raise ValueError(f"{count!r} is no size")
+    return path, Digest(md5, size, n_files)

@@ -1,6 +1,5 @@
 """Somebody else's predictions through the same metrics, alone or beside our models."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from cxr.evaluation import BASELINES, Predicted
 from cxr.evaluation.intervals import Progress
 from cxr.labels import LABELS
 from cxr.metrics import Doubles
+from cxr.params import read_json
 from cxr.submissions import (
     Matched,
     Table,
@@ -151,5 +151,9 @@ def _order(theirs: Table, ours: splits.Split) -> npt.NDArray[np.int64] | None:
 
 def _reported(project: Path, split: str) -> dict[str, Any]:
     """What the project's own report says of its models on a split."""
-    told = json.loads((project / METRICS).read_text())["models"]
-    return {name: each[split] for name, each in told.items() if name not in BASELINES}
+    path = project / METRICS
+    try:
+        told = read_json(path)["models"]
+        return {name: each[split] for name, each in told.items() if name not in BASELINES}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise CxrError(f"{path} is damaged; `dvc checkout --force {METRICS}` mends it") from None

@@ -22,7 +22,7 @@ from typing import Any
 from cxr import interruption, lineage, progress, records, scratch
 from cxr.data import source, splits
 from cxr.data.splits import Origin
-from cxr.errors import CxrError
+from cxr.errors import CxrError, shown
 from cxr.lineage import Declaration, Facts, Registration, RunLog, Slide
 from cxr.params import PARAMS_FILE, Params, load
 from cxr.records import Record
@@ -407,5 +407,5 @@ def _link(made: str | Path, linked: str | Path) -> None:
 
 
 def _refuse(name: str, reason: str) -> None:
-    print(f"{name}: {reason}", file=sys.stderr)
+    print(f"{name}: {shown(reason)}", file=sys.stderr)
     sys.exit(2)

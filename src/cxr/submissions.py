@@ -5,6 +5,7 @@ id column and a column a label, and the CSV that medmnist's own `Evaluator` writ
 """
 
 import csv
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from cxr.data.npz import NpzReader
 from cxr.errors import CxrError
 from cxr.labels import LABELS, canonical
+from cxr.params import read_within
 
 Kind = Literal["logits", "probs", "labels"]
 Texts = npt.NDArray[np.str_]
@@ -28,6 +30,10 @@ ARRAYS: dict[Kind, tuple[str, ...]] = {
 IDS = ("ids", "id", "image", "image_id", "image_ids", "image_index", "filename", "file", "path", "")
 PATIENTS = ("patients", "patient", "patient_id", "patient_ids")
 OF_PREDICTIONS, OF_LABELS = ("prob_", "probs_", "pred_", "p_", "logit_"), ("label_",)  # prefixes
+MOST_CSV_BYTES = 2**27  # four times ChestMNIST's 112,120 images with 17 digits a number
+MOST_CELLS = 200  # of a line: labels under several prefixes, and what others add
+# A table of ids takes the longest one's memory for each.
+MOST_ID = 512  # characters
 IMAGE_FILES = {".png", ".jpg", ".jpeg", ".dcm", ".dicom"}
 
 
@@ -218,6 +224,8 @@ def _from_csv(path: Path, kind: Kind) -> Table:
     if not rows:
         raise CxrError(f"{path} is empty")
     header = rows[0].cells
+    if len(header) > MOST_CELLS:
+        raise CxrError(f"{path} has {len(header)} columns; at most {MOST_CELLS} are read")
     for row in rows:
         if len(row.cells) != len(header):
             raise CxrError(
@@ -262,6 +270,11 @@ def _texts(
     for row in rows[1:]:
         if not row.cells[place].strip():
             raise CxrError(f"{path}: line {row.line} has nothing in {rows[0].cells[place]!r}")
+        if len(row.cells[place]) > MOST_ID:
+            raise CxrError(
+                f"{path}: line {row.line} has {len(row.cells[place]):,} characters in "
+                f"{rows[0].cells[place]!r}; at most {MOST_ID} are read"
+            )
     return plain(np.array([row.cells[place].strip() for row in rows[1:]], dtype=str))
 
 
@@ -282,9 +295,9 @@ def _from_medmnist(path: Path, rows: list[Row], kind: Kind) -> Table:
 
 def _rows(path: Path) -> Iterator[Row]:
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            yield from (Row(reader.line_num, cells) for cells in reader if cells)
+        content = read_within(path, MOST_CSV_BYTES)  # not by lines: one may have no end
+        reader = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""))
+        yield from (Row(reader.line_num, cells) for cells in reader if cells)
     except FileNotFoundError:
         raise CxrError(f"{path} does not exist") from None
     except IsADirectoryError:
@@ -293,6 +306,8 @@ def _rows(path: Path) -> Iterator[Row]:
         raise CxrError(f"{path} is neither an npz nor a CSV file ({error})") from None
     except OSError as error:
         raise CxrError(f"{path} can't be read: {error.strerror}") from None
+    except ValueError as error:  # a name that no file has
+        raise CxrError(f"{path} can't be read: {error}") from None
 
 
 def _numbers(path: Path, rows: list[Row], columns: list[int]) -> npt.NDArray[np.float64]:

@@ -1,6 +1,7 @@
 """Radiologists' boxes around findings, as NIH publishes them: a CSV in pixels of 1024 x 1024."""
 
 import csv
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import numpy.typing as npt
 
 from cxr.errors import CxrError
 from cxr.labels import canonical
+from cxr.params import read_within
 
+MOST_BYTES = 2**24  # a hundred times NIH's own
 SIDE = 1024.0  # pixels of the images that the boxes were drawn on
 
 # NIH's own BBox_List_2017.csv splits its header at the comma of `Bbox [x,y,w,h]`.
@@ -43,9 +46,9 @@ def find(path: str, root: Path) -> Path:
 def read(path: Path) -> list[Box]:
     """The boxes in a file; CxrError names the line where it is not one."""
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if any(row)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        text = read_within(path, MOST_BYTES).decode("utf-8-sig")
+        rows = [row for row in csv.reader(io.StringIO(text, newline="")) if any(row)]
+    except (OSError, ValueError, csv.Error) as error:
         raise CxrError(f"gradcam.boxes: {path} is no CSV file ({error})") from None
     header = [name.strip().lower() for name in rows[0]] if rows else []
     places = {

@@ -1,10 +1,14 @@
 """npz archives read and written in chunks, so that memory does not grow with the data.
 
 Nothing is ever unpickled: a member's header must state a plain dtype, and its stated shape must
-equal the bytes that the archive holds, before any array is made.
+equal the bytes that the archive holds, before any array is made. What a file says of its sizes is
+held against the limits below before memory is taken for it.
 """
 
 import errno
+import io
+import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -21,6 +25,19 @@ Array = npt.NDArray[Any]
 
 CHUNK_BYTES = 16 * 2**20
 
+MOST_BYTES = 2**36  # of a member that is streamed: ten times ChestMNIST's images at 224 px
+MOST_WHOLE_BYTES = 2**29  # of one that is read whole: the labels of 4 million images as int64
+MOST_ITEM_BYTES = 2048  # of one value: an id of 512 characters
+MOST_ROW_BYTES = 2**26  # of one row, the least that is read at once: an image of 8192 px
+MOST_DIMENSIONS = 4
+MOST_LENGTH = 2**31  # of one dimension, which an array without values could state for nothing
+# Radiographs pack to a third, labels to a tenth; deflate's own most is 1032.
+BOMB_BYTES, MOST_INFLATION = 2**28, 200  # beyond so many bytes none may unpack to so many times its
+KINDS = "biufcSUMm"  # all that hold no other arrays, objects or bytes without a meaning
+PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile unpacks others without a limit
+HEADER_BYTES = 10_000  # the most that numpy itself reads, which it checks after it has read it
+SHOWN = 20  # names of members in a message
+
 
 class Header(NamedTuple):
     """What a member says of itself before its values."""
@@ -35,12 +52,14 @@ class NpzReader:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
+            if path.exists() and not path.is_file() and not path.is_dir():
+                raise CxrError(f"{path} is a device or a pipe; an npz file is needed")
             self._archive = zipfile.ZipFile(path)
         except FileNotFoundError:
             raise CxrError(f"{path} does not exist") from None
         except IsADirectoryError:
             raise CxrError(f"{path} is a folder; an npz file is needed") from None
-        except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
+        except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
             if isinstance(error, OSError) and not _is_damage(error):
                 raise CxrError(f"{path} can't be read: {error.strerror}") from None
             raise CxrError(
@@ -49,6 +68,7 @@ class NpzReader:
         self.keys = frozenset(
             name.removesuffix(".npy") for name in self._archive.namelist() if name.endswith(".npy")
         )
+        self._n_bytes = path.stat().st_size
 
     def __enter__(self) -> Self:
         return self
@@ -69,7 +89,7 @@ class NpzReader:
             return self._read_header(member, key)
 
     def chunks(self, key: str) -> Iterator[Array]:
-        """The member's rows in order, each chunk an array of at most CHUNK_BYTES."""
+        """The member's rows in order, each chunk an array of at most CHUNK_BYTES or of one row."""
         with self._open(key) as member:
             shape, dtype = self._read_header(member, key)
             row_bytes = dtype.itemsize * int(np.prod(shape[1:], dtype=np.int64))
@@ -77,51 +97,86 @@ class NpzReader:
             for start in range(0, shape[0], rows):
                 n = min(rows, shape[0] - start)
                 values = _read_exactly(member, n * row_bytes)
-                yield np.frombuffer(values, dtype=dtype).reshape(n, *shape[1:])
+                rows_read = np.frombuffer(values, dtype=dtype).reshape(n, *shape[1:])
+                if dtype.kind == "U" and not _is_text(rows_read):
+                    raise CxrError(f"{self.path}: `{key}` holds a text that is no Unicode")
+                yield rows_read
 
     def read(self, key: str) -> Array:
         """The whole member, for those that are small: labels, ids, patients."""
         shape, dtype = self.header(key)
+        if (stated := _n_bytes(shape, dtype)) > MOST_WHOLE_BYTES:
+            raise CxrError(
+                f"{self.path}: `{key}` states {stated:,} bytes; at most {MOST_WHOLE_BYTES:,} of it "
+                "are read"
+            )
         parts = list(self.chunks(key))
         return np.concatenate(parts) if parts else np.empty(shape, dtype)
 
     def _open(self, key: str) -> IO[bytes]:
         if key not in self.keys:
+            names = sorted(self.keys)
+            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
             raise CxrError(
-                f"{self.path} has no `{key}`; it holds {', '.join(sorted(self.keys)) or 'nothing'}"
+                f"{self.path} has no `{key}`; it holds "
+                f"{', '.join(names[:SHOWN]) or 'nothing'}{more}"
             )
         try:
+            self._check_packing(key)
             return self._archive.open(f"{key}.npy")
-        except RuntimeError as error:  # encrypted, or packed in a way that zipfile does not know
+        # encrypted, packed in a way that zipfile does not know, or under a name of no Unicode
+        except (RuntimeError, ValueError) as error:
             raise CxrError(
                 f"{self.path}: `{key}` can't be unpacked ({error}); save it with np.savez"
             ) from None
 
+    def _check_packing(self, key: str) -> None:
+        about = self._archive.getinfo(f"{key}.npy")
+        if about.compress_type not in PACKED:
+            raise CxrError(
+                f"{self.path}: `{key}` is packed in another way than numpy packs; save it with "
+                "np.savez"
+            )
+        packed = min(about.compress_size, self._n_bytes)  # the archive may lie about it
+        if about.file_size > max(BOMB_BYTES, MOST_INFLATION * packed):
+            raise CxrError(
+                f"{self.path}: `{key}` would unpack from {packed:,} to {about.file_size:,} bytes; "
+                f"no more than {MOST_INFLATION} times are unpacked"
+            )
+
     def _read_header(self, member: IO[bytes], key: str) -> Header:
         try:
-            version = np.lib.format.read_magic(member)
-            read = {
-                (1, 0): np.lib.format.read_array_header_1_0,
-                (2, 0): np.lib.format.read_array_header_2_0,
-            }[version]
-            shape, fortran_order, dtype = read(member)
-        except (ValueError, KeyError, TypeError, SyntaxError):
+            shape, fortran_order, dtype = parse_header(member)
+        except ValueError:
             raise CxrError(f"{self.path}: `{key}` is not a numpy array") from None
         if dtype.hasobject:
             raise CxrError(
                 f"{self.path}: `{key}` holds pickled Python objects, which are never loaded; "
                 "save it with a plain dtype"
             )
+        if dtype.kind not in KINDS or not 0 < dtype.itemsize <= MOST_ITEM_BYTES:
+            raise CxrError(
+                f"{self.path}: `{key}` is {dtype}; numbers or texts of at most "
+                f"{MOST_ITEM_BYTES // 4} characters are needed"
+            )
         if fortran_order or not shape:
             raise CxrError(
                 f"{self.path}: `{key}` must be an array of rows in C order; "
                 "save it with np.ascontiguousarray"
             )
-        stated = dtype.itemsize * int(np.prod(shape, dtype=object))
+        if len(shape) > MOST_DIMENSIONS or not all(0 <= n <= MOST_LENGTH for n in shape):
+            raise CxrError(f"{self.path}: `{key}` has shape {shape}, which no data has")
+        stated = _n_bytes(shape, dtype)
         held = self._archive.getinfo(f"{key}.npy").file_size - member.tell()
         if stated != held:
             raise CxrError(
                 f"{self.path}: `{key}` states {stated} bytes and holds {held}; get the file again"
+            )
+        row = _n_bytes(shape[1:], dtype)
+        if stated > MOST_BYTES or row > MOST_ROW_BYTES:
+            raise CxrError(
+                f"{self.path}: `{key}` states {stated:,} bytes, {row:,} a row; at most "
+                f"{MOST_BYTES:,} and {MOST_ROW_BYTES:,} are read"
             )
         return Header(shape, dtype)
 
@@ -145,6 +200,60 @@ class NpyWriter:
         self._file.write(np.ascontiguousarray(rows, dtype=self._dtype).tobytes())
 
 
+def parse_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, Fortran order and dtype that a .npy file states, read up to its first value.
+
+    Raises
+    ------
+    ValueError
+        Where it is no such header, or one that is longer than numpy itself takes.
+    """
+    start = file.read(np.lib.format.MAGIC_LEN)
+    readers: dict[tuple[int, int], tuple[str, Any]] = {
+        (1, 0): ("<H", np.lib.format.read_array_header_1_0),
+        (2, 0): ("<I", np.lib.format.read_array_header_2_0),
+    }
+    version = np.lib.format.read_magic(io.BytesIO(start))
+    if version not in readers:
+        raise ValueError(f"a header of version {version}")
+    kind, read = readers[version]
+    length = file.read(struct.calcsize(kind))
+    # numpy itself would take memory for as much as the header says of its length: up to 4 GB.
+    if len(length) < struct.calcsize(kind) or struct.unpack(kind, length)[0] > HEADER_BYTES:
+        raise ValueError("a header that is cut short or too long")
+    text = file.read(struct.unpack(kind, length)[0])
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Python 2, and of what its parser finds odd
+            shape, fortran_order, dtype = read(io.BytesIO(length + text))
+    except Exception as error:  # its parsers let out whatever the bytes lead them to
+        raise ValueError(str(error)) from None
+    return tuple(map(int, shape)), bool(fortran_order), dtype
+
+
+def load_npy(path: Path, mapped: bool = False) -> Array:
+    """An array that the pipeline wrote, of rows in C order, whole or mapped copy-on-write.
+
+    Raises
+    ------
+    CxrError
+        Where the file is missing, or is not what its header says.
+    """
+    try:
+        with open(path, "rb") as file:
+            shape, fortran_order, dtype = parse_header(file)
+            if dtype.hasobject or fortran_order or min(shape, default=-1) < 0:
+                raise ValueError("no array of rows of plain values")
+            if file.tell() + _n_bytes(shape, dtype) != path.stat().st_size:
+                raise ValueError("its size is not what its header says")
+        loaded: Array = np.load(path, mmap_mode="c" if mapped else None, allow_pickle=False)
+    except FileNotFoundError:
+        raise CxrError(f"{path} is missing; `dvc repro` makes it, `dvc pull` brings it") from None
+    except (ValueError, EOFError) as error:
+        raise CxrError(f"{path} is damaged ({error}); `dvc checkout --force` mends it") from None
+    return loaded
+
+
 def write_npz_member(
     archive: zipfile.ZipFile,
     key: str,
@@ -157,6 +266,16 @@ def write_npz_member(
         writer = NpyWriter(member, shape, dtype)
         for rows in chunks:
             writer.append(rows)
+
+
+def _n_bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
+    return dtype.itemsize * int(np.prod(shape, dtype=object))
+
+
+def _is_text(values: Array) -> bool:
+    """Whether every character is one: numpy itself finds out when it makes a str of it."""
+    codes = np.ascontiguousarray(values).view(values.dtype.byteorder.replace("|", "=") + "u4")
+    return not bool(((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes < 0xE000))).any())
 
 
 def _is_damage(error: BaseException) -> bool:

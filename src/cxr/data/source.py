@@ -39,6 +39,7 @@ WAYS_OUT = (
 
 TIMEOUT_SECONDS = (10, 60)  # to connect, and between two pieces
 PIECE_BYTES = 2**16  # what a broken connection loses at most
+MOST_DOWNLOAD_BYTES = 2**33  # twice ChestMNIST at 224 px; a server could send without end
 PHANTOM_CHUNK = 1024  # images
 
 # Called with the number of items done so far and the number in all.
@@ -149,11 +150,16 @@ def _receive(url: str, part: Path, progress: Progress) -> None:
         answer.raise_for_status()
         resumed = answer.status_code == requests.codes.partial_content
         done = have if resumed else 0
-        total = done + int(answer.headers.get("Content-Length", 0))
+        length = answer.headers.get("Content-Length", "")
+        total = done + (int(length) if length.isdecimal() and len(length) < 16 else 0)
         with open(part, "ab" if resumed else "wb") as file:
             for piece in answer.iter_content(PIECE_BYTES):
                 file.write(piece)
                 done += len(piece)
+                if done > MOST_DOWNLOAD_BYTES:
+                    raise requests.exceptions.ContentDecodingError(
+                        f"it sends more than {MOST_DOWNLOAD_BYTES:,} bytes"
+                    )
                 progress(done, total)
             file.flush()
             os.fsync(file.fileno())

@@ -5,22 +5,28 @@ A raw file has ChestMNIST's layout: `{split}_images` uint8 (N, H, W) and `{split
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from cxr.data.npz import NpyWriter, NpzReader
+from cxr.data.npz import NpyWriter, NpzReader, load_npy
 from cxr.errors import CxrError
 from cxr.labels import LABELS
+from cxr.params import read_json
 
 SPLITS = ("train", "val", "test")
 OPTIONAL_COLUMNS = ("ids", "patients")
 RAW_FILE = "chest.npz"  # beside its origin.json
+SOURCES = ("medmnist", "file", "phantom")
+SIDES = (8, 1024)  # pixels of an image; more than a network takes here
+MOST_NAME = 200  # characters of a data's name, which MLflow keeps up to 256
 
 Bytes = npt.NDArray[np.uint8]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,17 @@ class Origin:
 
     name: str  # chestmnist-28, phantom-28, or the stem of a user's file
     source: str  # medmnist, file or phantom
+
+    def __post_init__(self) -> None:
+        """CxrError where the name can't be that of a folder: MLflow's artifacts stand in one."""
+        bad = self.name in ("", ".", "..") or len(self.name) > MOST_NAME
+        if bad or not self.name.isprintable() or not {"/", "\\"}.isdisjoint(self.name):
+            raise CxrError(
+                f"the data can't be called {self.name!r}; give the file a name of at most "
+                f"{MOST_NAME} printable characters without slashes"
+            )
+        if self.source not in SOURCES:
+            raise CxrError(f"data has no source {self.source!r}; it is one of {', '.join(SOURCES)}")
 
     @property
     def is_phantom(self) -> bool:
@@ -69,7 +86,7 @@ def write_origin(origin: Origin, folder: Path) -> None:
 
 def read_origin(folder: Path) -> Origin:
     """Where the raw file in `folder` came from."""
-    return Origin(**json.loads((folder / "origin.json").read_text()))
+    return _parsed(folder / "origin.json", _origin)
 
 
 def extract(raw: Path, origin: Origin, folder: Path) -> tuple[Dataset, Statistics]:
@@ -102,25 +119,19 @@ def extract(raw: Path, origin: Origin, folder: Path) -> tuple[Dataset, Statistic
 
 def open_dataset(folder: Path) -> Dataset:
     """What the arrays in `folder` are."""
-    content = json.loads((folder / "dataset.json").read_text())
-    return Dataset(
-        origin=Origin(**content["origin"]),
-        size=content["size"],
-        n=content["n"],
-        labels=tuple(content["labels"]),
-    )
+    return _parsed(folder / "dataset.json", _dataset)
 
 
 def open_statistics(path: Path) -> Statistics:
-    return Statistics(**json.loads(path.read_text()))
+    return _parsed(path, lambda content: Statistics(float(content["mean"]), float(content["std"])))
 
 
 def open_split(folder: Path, split: str) -> Split:
     """The arrays of one split; images stay on disk until they are read."""
     return Split(
         # Copied on a write, since torch takes no array that refuses one; nothing here writes.
-        images=np.load(folder / f"{split}_images.npy", mmap_mode="c"),
-        labels=np.load(folder / f"{split}_labels.npy"),
+        images=load_npy(folder / f"{split}_images.npy", mapped=True),
+        labels=load_npy(folder / f"{split}_labels.npy"),
         ids=_load_if_there(folder / f"{split}_ids.npy"),
         patients=_load_if_there(folder / f"{split}_patients.npy"),
     )
@@ -133,8 +144,30 @@ def _write_json(content: dict[str, Any], path: Path) -> None:
 def _load_if_there(path: Path) -> npt.NDArray[Any] | None:
     if not path.exists():
         return None
-    loaded: npt.NDArray[Any] = np.load(path)
-    return loaded
+    return load_npy(path)
+
+
+def _parsed(path: Path, parse: Callable[[Any], T]) -> T:
+    """A JSON file that the pipeline wrote, made into what it describes."""
+    try:
+        return parse(read_json(path))
+    except FileNotFoundError:
+        raise CxrError(f"{path} is missing; `dvc repro` makes it, `dvc pull` brings it") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise CxrError(f"{path} is damaged; `dvc checkout --force` mends it") from None
+
+
+def _origin(content: Any) -> Origin:
+    return Origin(str(content["name"]), str(content["source"]))
+
+
+def _dataset(content: Any) -> Dataset:
+    return Dataset(
+        origin=_origin(content["origin"]),
+        size=int(content["size"]),
+        n={split: int(content["n"][split]) for split in SPLITS},
+        labels=tuple(content["labels"]),
+    )
 
 
 def _check_split(reader: NpzReader, split: str) -> int:
@@ -146,10 +179,10 @@ def _check_split(reader: NpzReader, split: str) -> int:
             f"{where}: {split}_images is {dtype}{_nan_count(reader, f'{split}_images', dtype)}; "
             "images must be uint8, 0 to 255"
         )
-    if len(shape) != 3 or shape[1] != shape[2] or shape[1] < 8:
+    if len(shape) != 3 or shape[1] != shape[2] or not SIDES[0] <= shape[1] <= SIDES[1]:
         raise CxrError(
             f"{where}: {split}_images has shape {shape}; "
-            "grey square images are needed, (N, H, H) with H of at least 8"
+            f"grey square images are needed, (N, H, H) with H of {SIDES[0]} to {SIDES[1]}"
         )
     if shape[0] == 0:
         raise CxrError(f"{where}: {split}_images is empty; every split needs images")

@@ -6,8 +6,11 @@ tensors that `InputSpec` describes and never sees a path, a parameter file or a 
 """
 
 import importlib
+import io
 import json
-import pickle
+import pickletools  # it reads what a pickle would do and does none of it  # nosec B403
+import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,10 +23,26 @@ from torch import Tensor, nn
 
 from cxr.data.splits import Statistics
 from cxr.errors import CxrError
-from cxr.params import ModelBlock, ModelParams, validate
+from cxr.params import PARAMS_FILE, ModelBlock, ModelParams, model_names, read_json, validate
 
 # A pass through a network keeps every layer's output: 1 kB a pixel of the three models here.
 PIXELS_AT_ONCE = 2**18
+
+MOST_WEIGHTS_BYTES = 2**30  # of a file; SqueezeNet's have 5 MB
+MOST_PARAMETERS = 2**28  # of a network: as float32 what such a file holds
+MOST_PICKLE_BYTES = 2**22  # of the names and shapes in a torch file; SqueezeNet's have 5 kB
+SIDES = range(1, 1025)  # pixels that an image is brought to
+RESAMPLINGS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")  # Pillow's
+# All that a pickle of plain tensors calls; others that torch allows take memory for the asking.
+PLAIN = frozenset(
+    {
+        "collections OrderedDict",
+        "torch._utils _rebuild_tensor_v2",
+        "torch._utils _rebuild_parameter",
+    }
+)
+STORAGE = re.compile("torch [A-Z][A-Za-z0-9]*Storage")  # of one type: torch FloatStorage
+ZIP = b"PK\x03\x04"
 
 
 @dataclass(frozen=True)
@@ -74,8 +93,19 @@ def hyper_parameters(name: str, block: ModelBlock) -> ModelParams:
 
 def build(name: str, hyper: ModelParams, image_size: int, channels: int, n_labels: int) -> Network:
     """A network with fresh weights from torch's global random state; CxrError where it can't be."""
-    network = _module(name).build(hyper, image_size, channels, n_labels)
-    return cast(Network, network)
+    module = _module(name)
+    # Without memory first, and without a draw from the global random state.
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        try:
+            n = n_parameters(module.build(hyper, image_size, channels, n_labels))["total"]
+        except (RuntimeError, OverflowError, TypeError):  # more than torch itself counts
+            n = MOST_PARAMETERS + 1
+    if n > MOST_PARAMETERS:
+        raise CxrError(
+            f"{PARAMS_FILE}: train.{name} asks for a network of more than {MOST_PARAMETERS:,} "
+            "parameters; make it smaller"
+        )
+    return cast(Network, module.build(hyper, image_size, channels, n_labels))
 
 
 def input_spec(
@@ -106,12 +136,11 @@ def load(folder: Path) -> SavedModel:
     """A saved model, on the CPU and in evaluation mode."""
     path = folder / "model.json"
     try:
-        description = json.loads(path.read_text())
+        description = read_json(path)
         name, params = str(description["name"]), dict(description["params"])
         block = ModelBlock.model_validate(params["train"][name], strict=False)
-        given = description["input"]
-        spec = InputSpec(**given | {key: tuple(given[key]) for key in ("mean", "std")})
-        labels = tuple(description["labels"])
+        spec = _input_spec(**description["input"])
+        labels = tuple(map(str, description["labels"]))
     except FileNotFoundError:
         raise CxrError(f"{path} does not exist; `dvc repro` makes it") from None
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -150,16 +179,22 @@ def load_weights(network: nn.Module, path: Path) -> None:
 def read_weights(path: Path) -> object:
     """What a file of weights holds; CxrError where it can't be read or would run code."""
     try:
+        n_bytes = path.stat().st_size
+        if not path.is_file() or n_bytes > MOST_WEIGHTS_BYTES:
+            raise CxrError(
+                f"{path} is no file of weights, or has more than {MOST_WEIGHTS_BYTES:,} bytes"
+            )
         if path.suffix == ".safetensors":
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with open(path, "rb") as file:
+            is_zip = file.read(len(ZIP)) == ZIP  # as torch tells its two kinds of file apart
+        (_check_zip if is_zip else _check_old)(path, n_bytes)
+        # Mapped: a storage that says it is longer than the file's is refused, and not read beyond.
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except CxrError:
+        raise
     except FileNotFoundError:
         raise CxrError(f"{path} does not exist") from None
-    except pickle.UnpicklingError:  # torch's own text tells how to load it all the same
-        raise CxrError(
-            f"{path} is no file of plain tensors and is not loaded; save the network's state_dict "
-            "alone"
-        ) from None
     except Exception as error:  # a file that is no such thing raises whatever its bytes lead to
         raise CxrError(f"{path} holds no weights that can be read: {_short(error)}") from None
 
@@ -186,12 +221,73 @@ def n_parameters(network: nn.Module) -> dict[str, int]:
 
 
 def _module(name: str) -> Any:
-    try:
-        return importlib.import_module(f"cxr.models.{name}")
-    except ModuleNotFoundError as error:
-        if error.name != f"cxr.models.{name}":
-            raise  # a package that the model needs is missing, not the model
-        raise CxrError(f"there is no model `{name}`") from None
+    if name not in model_names():
+        raise CxrError(f"there is no model `{name}`")
+    return importlib.import_module(f"cxr.models.{name}")
+
+
+def _input_spec(
+    data_size: int, resampling: str, image_size: int, channels: int, mean: Any, std: Any
+) -> InputSpec:
+    """As `model.json` holds it; ValueError where no network takes such an input."""
+    spec = InputSpec(
+        data_size, resampling, image_size, channels, tuple(map(float, mean)), tuple(map(float, std))
+    )
+    sizes = (spec.data_size, spec.image_size)
+    if any(type(size) is not int or size not in SIDES for size in sizes):
+        raise ValueError("a size that no image has")
+    if spec.channels not in (1, 3) or {len(spec.mean), len(spec.std)} != {spec.channels}:
+        raise ValueError("other channels than mean and std")
+    if spec.resampling not in RESAMPLINGS or min(spec.std) <= 0:
+        raise ValueError("no such filter, or no deviation")
+    return spec
+
+
+def _check_zip(path: Path, n_bytes: int) -> None:
+    """CxrError where unpacking a torch file would take more memory than it, or call anything."""
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        packed = any(each.compress_type != zipfile.ZIP_STORED for each in members)
+        pickles = [each for each in members if each.filename.endswith(".pkl")]
+        if packed or sum(each.file_size for each in members) > n_bytes or not pickles:
+            raise CxrError(f"{path} is not packed as torch.save packs; save it with torch.save")
+        if any(each.file_size > MOST_PICKLE_BYTES for each in pickles):
+            raise CxrError(f"{path} names more tensors than any network has")
+        for each in pickles:
+            _check_pickle(path, io.BytesIO(archive.read(each)))
+
+
+def _check_old(path: Path, n_bytes: int) -> None:
+    """The same for a file from before torch 1.6: a row of pickles, and then the numbers."""
+    with open(path, "rb") as file:
+        head = io.BytesIO(file.read(MOST_PICKLE_BYTES))
+    for _ in ("magic number", "protocol", "system"):
+        _check_pickle(path, head)
+    for _ in ("tensors", "names of the storages"):
+        # A storage is laid out as long as it says, before its numbers are read.
+        if _check_pickle(path, head) > n_bytes:
+            raise CxrError(f"{path} states more numbers than it holds; get the file again")
+
+
+def _check_pickle(path: Path, content: io.BytesIO) -> int:
+    """CxrError where it calls more than plain tensors need; the greatest number in it.
+
+    It is read, and not run.
+    """
+    greatest = 0
+    for operation, argument, _ in pickletools.genops(content):
+        name = operation.name
+        if name == "STACK_GLOBAL":
+            argument = "a name that it makes up"
+        elif name not in ("GLOBAL", "INST"):
+            greatest = max(greatest, argument) if isinstance(argument, int) else greatest
+            continue
+        if argument not in PLAIN and not STORAGE.fullmatch(str(argument)):
+            raise CxrError(
+                f"{path} is no file of plain tensors and is not loaded, since it calls "
+                f"{argument}; save the network's state_dict alone"
+            )
+    return greatest
 
 
 def _short(error: Exception) -> str:

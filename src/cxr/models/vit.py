@@ -5,8 +5,11 @@ Dosovitskiy et al., "An image is worth 16x16 words", ICLR 2021, in the form of B
 It needs no class token to be found by Grad-CAM, and every token carries gradient at the last block.
 """
 
+from collections.abc import Iterable
+from typing import Annotated, cast
+
 import torch
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,7 +22,7 @@ from cxr.params import Count, ModelParams
 class Hyper(ModelParams):
     patch: Count  # pixels, height and width
     width: Count
-    depth: Count
+    depth: Annotated[int, Field(ge=1, le=256)]  # the deepest of the paper has 32
     heads: Count
     mlp: Count
 
@@ -112,8 +115,7 @@ class VisionTransformer(Network):
     def attentions(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, depth, T, T)
         """Each block's attention, mean of its heads."""
         tokens, found = self._tokens(x), []
-        for block in self.blocks:
-            assert isinstance(block, Block)
+        for block in cast(Iterable[Block], self.blocks):
             found.append(block.attention.weights(block.attention_norm(tokens)).mean(dim=1))
             tokens = block(tokens)
         return torch.stack(found, dim=1)

@@ -27,5 +27,6 @@ def finish(
         else f"data: {origin.name}"
     )
     place = {} if top is None else {"y": top}  # a place that is given stays out of the layout
-    figure.suptitle(f"{title}\n{data}", fontsize=11, **place)
+    # A name with two dollar signs is no formula.
+    figure.suptitle(f"{title}\n{data}", fontsize=11, parse_math=False, **place)
     figure.savefig(path, dpi=DPI, metadata={"Software": None})

@@ -1,0 +1,256 @@
+"""npz files made to harm: refused in one line, in little memory, with nothing written."""
+
+import bz2
+import lzma
+import os
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from valid import arrays, bounded, refusal
+
+from cxr.data import npz, splits
+from cxr.data.npz import NpzReader, load_npy
+
+Make = Callable[[Path], None]
+
+
+def npy(
+    header: str | bytes, body: bytes = b"", version: int = 1, length: int | None = None
+) -> bytes:
+    """A .npy file with a header as given; `length` is what it says of the header's length."""
+    text = header.encode() if isinstance(header, str) else header
+    kind = "<H" if version == 1 else "<I"
+    stated = struct.pack(kind, len(text) if length is None else length)
+    return b"\x93NUMPY" + bytes([version, 0]) + stated + text + body
+
+
+def header(shape: Any, descr: Any = "|u1") -> str:
+    return f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape!r}}}\n"
+
+
+def member(content: bytes, method: int = zipfile.ZIP_STORED, name: str = "x.npy") -> Make:
+    def make(path: Path) -> None:
+        with zipfile.ZipFile(path, "w", method) as archive:
+            archive.writestr(name, content)
+
+    return make
+
+
+def lying(content: bytes, size: int, packed: int | None = None) -> Make:
+    """A member of which the zip's directory states another size."""
+
+    def make(path: Path) -> None:
+        member(content, zipfile.ZIP_DEFLATED)(path)
+        whole = bytearray(path.read_bytes())
+        entry = whole.index(b"PK\x01\x02")
+        if packed is not None:
+            whole[entry + 20 : entry + 24] = struct.pack("<I", packed)
+        whole[entry + 24 : entry + 28] = struct.pack("<I", size)
+        path.write_bytes(whole)
+
+    return make
+
+
+def bomb(path: Path) -> None:
+    """300 kB that unpack to 300 MB, and say so."""
+    n = 300 * 2**20
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open("x.npy", "w") as file,
+    ):
+        file.write(npy(header((n // 2**20, 2**20))))
+        for _ in range(n // 2**20):
+            file.write(bytes(2**20))
+
+
+def encrypted(path: Path) -> None:
+    member(npy(header((2,)), bytes(2)))(path)
+    whole = bytearray(path.read_bytes())
+    whole[whole.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(whole)
+
+
+def names(*listed: str) -> Make:
+    def make(path: Path) -> None:
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in listed:
+                archive.writestr(f"{name}.npy", b"")
+
+    return make
+
+
+def nested(depth: int) -> str:
+    descr: Any = "|u1"
+    for _ in range(depth):
+        descr = [("f", descr)]
+    return header((2,), descr)
+
+
+BIG = npy(header((2**30,)))
+BAD: dict[str, tuple[Make, str]] = {
+    "4 GB of header": (member(npy(header((2,)), bytes(2), 2, 2**32 - 16)), "not a numpy array"),
+    "4 GB of header, deflated": (
+        member(npy(header((2,)), bytes(2), 2, 2**32 - 16), zipfile.ZIP_DEFLATED), "not a numpy"),
+    "20 kB of header": (member(npy(header((2,)) + " " * 20_000, bytes(2), 2)), "not a numpy array"),
+    "60 kB of header in version 1": (member(npy(header((2,)) + " " * 60_000)), "not a numpy array"),
+    "version 3": (member(npy(header((2,)), bytes(2), 3)), "not a numpy array"),
+    "half a length": (member(b"\x93NUMPY\x02\x00\x10\x00"), "not a numpy array"),
+    "brackets without end": (member(npy("(" * 9000)), "not a numpy array"),
+    "signs without end": (member(npy("-" * 9000 + "1")), "not a numpy array"),
+    "a string without end": (member(npy("{'descr': '''")), "not a numpy array"),
+    "an unknown key": (member(npy("{'descr': '|u1', 'x': 1}")), "not a numpy array"),
+    "no dictionary": (member(npy("[1, 2, 3]")), "not a numpy array"),
+    "bytes of no text": (member(npy(b"\xff\xfe\x00" * 40)), "not a numpy array"),
+    "a number of 5000 digits": (member(npy(header(0).replace("0}", f"1{'0' * 5000}}}"))), "`x`"),
+    "a type in a type": (member(npy(nested(300), bytes(2))), "`x`"),
+    "a type of many": (member(npy(header((2,), ("|u1", (2**20,))), bytes(2**21))), "is "),
+    "records": (member(npy(header((2,), [("a", "<i4")]), bytes(8))), "numbers or texts"),
+    "raw bytes": (member(npy(header((2,), "|V100000"), bytes(200_000))), "numbers or texts"),
+    "long texts": (member(npy(header((1,), "<U1000000"), bytes(4_000_000))), "512 characters"),
+    "texts of nothing": (member(npy(header((2**20,), "<U0"))), "numbers or texts"),
+    "negative twice": (member(npy(header((-2, -4)), bytes(8))), "has shape (-2, -4)"),
+    "negative and none": (member(npy(header((-1, 0)))), "has shape (-1, 0)"),
+    "endless rows of nothing": (member(npy(header((2**62, 0)))), "which no data has"),
+    "nothing of endless rows": (member(npy(header((0, 2**62)))), "which no data has"),
+    "a thousand dimensions": (member(npy(header((1,) * 1000), bytes(1))), "`x`"),
+    "five dimensions": (member(npy(header((1,) * 5), bytes(1))), "which no data has"),
+    "one row of 128 MB": (
+        lying(npy(header((1, 2**27))), 2**27 + len(npy(header((1, 2**27))))), "a row; at most"),
+    "a bomb": (bomb, "no more than 200 times are unpacked"),
+    "a bomb by lzma": (
+        member(npy(header((2**20, 64))) + bytes(2**26), zipfile.ZIP_LZMA), "packed in another way"),
+    "a bomb by bzip2": (
+        member(npy(header((2**20, 64))) + bytes(2**26), zipfile.ZIP_BZIP2), "packed in another"),
+    "a directory that lies": (lying(BIG, 2**30 + len(BIG)), "would unpack from"),
+    "a directory that lies twice": (
+        lying(BIG, 2**30 + len(BIG), packed=2**32 - 100), "would unpack from"),
+    "a directory that lies a little": (lying(npy(header((10**8,))), 10**8 + 63), "`x`"),
+    "a directory that hides": (lying(npy(header((10,)), bytes(2**20)), 9), "is damaged"),
+    "a code point beyond Unicode": (
+        member(npy(header((1,), "<U2"), b"\xff\xff\xff\x7f" * 2)), "no Unicode"),
+    "half a character": (
+        member(npy(header((1,), ">U1"), (0xD800).to_bytes(4, "big"))), "no Unicode"),
+    "encrypted": (encrypted, "can't be unpacked"),
+    "names that command a terminal": (names("\x1b[2J\x1b[31mred", "a\nb"), r"\x1b[2J\x1b[31mred"),
+    "sixty thousand names": (names(*(f"name-{i}" for i in range(60_000))), "and 59980 more"),
+    "a folder's name": (names("../../x"), "has no `x`"),
+    "a pipe": (os.mkfifo, "is a device or a pipe"),
+}  # fmt: skip
+
+
+def read(path: Path) -> None:
+    with NpzReader(path) as reader:
+        reader.read("x")
+
+
+@pytest.mark.parametrize(("make", "words"), BAD.values(), ids=BAD)
+def test_a_hostile_archive_is_refused(tmp_path: Path, make: Make, words: str) -> None:
+    path = tmp_path / "bad.npz"
+    make(path)
+    text = refusal(read, path)
+    assert words in text and "bad.npz" in text
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_bombs_are_bombs() -> None:
+    """Else their refusal would mean nothing."""
+    for packed in (lzma.compress(bytes(2**26)), bz2.compress(bytes(2**26))):
+        assert len(packed) < 2**26 // 4000
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "x" * 300, "a\0b"])
+def test_what_is_no_file_is_refused(tmp_path: Path, name: str) -> None:
+    assert "npz" in refusal(NpzReader, tmp_path / name) or "can't be read" in refusal(
+        NpzReader, tmp_path / name
+    )
+
+
+def test_what_is_read_whole_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez(tmp_path / "a.npz", x=np.zeros(200))
+    read(tmp_path / "a.npz")
+    monkeypatch.setattr(npz, "MOST_WHOLE_BYTES", 1599)
+    assert "states 1,600 bytes; at most 1,599" in refusal(read, tmp_path / "a.npz")
+
+
+def test_what_is_streamed_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez(tmp_path / "a.npz", x=np.zeros(200))
+    monkeypatch.setattr(npz, "MOST_BYTES", 1599)
+    assert "states 1,600 bytes, 8 a row; at most 1,599" in refusal(read, tmp_path / "a.npz")
+
+
+SPOILT: dict[str, tuple[str, Callable[[Any], Any], str]] = {
+    "images of 2000 pixels": ("val_images", lambda a: np.zeros((3, 2000, 2000), np.uint8), "1024"),
+    "records for labels": ("val_labels", lambda a: np.zeros(3, [("a", "i4", 14)]), "numbers or"),
+    "ids of a kilobyte": ("val_ids", lambda a: np.array(["x" * 1000] * 3), "512 characters"),
+    "complex images": ("val_images", lambda a: a.astype(complex), "must be uint8"),
+}
+
+
+@pytest.mark.parametrize(("key", "spoil", "words"), SPOILT.values(), ids=SPOILT)
+def test_a_hostile_data_set_is_refused_before_anything_is_written(
+    tmp_path: Path, key: str, spoil: Callable[[Any], Any], words: str
+) -> None:
+    made = arrays()
+    np.savez(tmp_path / "bad.npz", **made | {key: spoil(made[key])})
+    origin, folder = splits.Origin("bad", "file"), tmp_path / "out"
+    folder.mkdir()
+    assert words in refusal(splits.extract, tmp_path / "bad.npz", origin, folder)
+    assert not list(folder.iterdir())
+
+
+STORED: dict[str, bytes] = {
+    "more than is there": npy(header((2**40,)), bytes(5)),
+    "less than is there": npy(header((2,)), bytes(5)),
+    "4 GB of header": npy(header((2,)), bytes(2), 2, 2**32 - 16),
+    "pickled": npy(header((2,), "|O"), bytes(2)),
+    "negative": npy(header((-1, -2)), bytes(2)),
+    "empty": b"",
+    "text": b"not an array at all",
+}
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+@pytest.mark.parametrize("content", STORED.values(), ids=STORED)
+def test_a_hostile_array_of_the_pipeline_is_refused(
+    tmp_path: Path, content: bytes, mapped: bool
+) -> None:
+    (tmp_path / "a.npy").write_bytes(content)
+    assert "a.npy is damaged" in refusal(load_npy, tmp_path / "a.npy", mapped)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", "a/b", "/etc", "a\\b", "a\nb", "\x1b[31mred", "x" * 201, "\u202egnp.exe"],
+)
+def test_data_has_no_name_that_leads_elsewhere(name: str) -> None:
+    assert "the data can't be called" in refusal(splits.Origin, name, "file")
+
+
+JSONS = ["", "{", "[]", "null", '{"name": 1}', "[" * 100_000, '{"size": NaN}', "\x00", '"\\ud800"']
+
+
+@pytest.mark.parametrize("text", JSONS, ids=range(len(JSONS)))
+@pytest.mark.parametrize("what", ["origin", "dataset", "statistics"])
+def test_a_damaged_description_is_named(tmp_path: Path, what: str, text: str) -> None:
+    (tmp_path / f"{what}.json").write_text(text)
+    read_it: dict[str, Callable[[], Any]] = {
+        "origin": lambda: splits.read_origin(tmp_path),
+        "dataset": lambda: splits.open_dataset(tmp_path),
+        "statistics": lambda: splits.open_statistics(tmp_path / "statistics.json"),
+    }
+    assert f"{what}.json is damaged" in refusal(read_it[what])
+
+
+def test_good_files_stay_good(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "good.npz", **arrays())
+    with bounded():
+        splits.extract(tmp_path / "good.npz", splits.Origin("a [b] `c` $d$ é", "file"), tmp_path)
+    assert splits.open_dataset(tmp_path).n == {"train": 3, "val": 3, "test": 3}
+    # A blank image packs to a thousandth, and is a small one's right.
+    np.savez_compressed(tmp_path / "blank.npz", x=np.zeros((1000, 28, 28), np.uint8))
+    read(tmp_path / "blank.npz")

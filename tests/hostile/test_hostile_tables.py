@@ -1,0 +1,137 @@
+"""Tables of predictions and boxes made to harm."""
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from valid import refusal
+
+from cxr import submissions
+from cxr.data import boxes
+from cxr.labels import LABELS
+from cxr.submissions import read_labels, read_predictions
+
+HEADER = "id," + ",".join(LABELS)
+ROW = "x" + ",0.5" * 14
+ESCAPE = "\x1b[2J"
+
+CSVS: dict[str, tuple[bytes, str]] = {
+    "Latin-1": (f"{HEADER}\n\xe9{ROW}\n".encode("latin-1"), "neither an npz nor a CSV file"),
+    "UTF-16": (f"{HEADER}\n{ROW}\n".encode("utf-16"), "neither an npz nor a CSV file"),
+    "half a character": (f"{HEADER}\n{ROW}\n".encode() + b"\xc3", "neither an npz nor a CSV"),
+    "a number with a byte of nothing": (f"{HEADER}\n{ROW[:-3]}0.5\0\n".encode(), r"'0.5\x00'"),
+    "only bytes of nothing": (bytes(1000), "bytes"),
+    "a cell of a megabyte": (f"{HEADER}\n{'x' * 2**20}{ROW}\n".encode(), "field larger than"),
+    "an id of 600 characters": (
+        f"{HEADER}\n{'x' * 600}{ROW}\n".encode(), "601 characters in 'id'; at most 512"),
+    "a thousand columns": (
+        f"{HEADER}{',a' * 1000}\n".encode(), "has 1015 columns; at most 200 are read"),
+    "half a quotation": (f'{HEADER}\n"{ROW}\n'.encode(), "cells"),
+    "a cell that commands a terminal": (
+        f"{HEADER}\n{ROW[:-3]}{ESCAPE}\n".encode(), r"holds '\x1b[2J' instead"),
+    "a column that commands a terminal": (
+        f"{ESCAPE},{HEADER.replace('mass', 'mess')}\n".encode(), r"\x1b[2J"),
+    "a number of no end": (f"{HEADER}\n{ROW[:-3]}1e999\n".encode(), "is inf"),
+    "a number of a megabyte": (
+        f"{HEADER}\n{ROW[:-3]}{'9' * 100_000}\n".encode(), "is inf"),
+    "minus infinity": (f"{HEADER}\n{ROW[:-3]}-inf\n".encode(), "is -inf"),
+    "row numbers of no end": (f"1e999{',0.5' * 14}\n".encode(), "each row number from 0 on once"),
+    "row numbers of NaN": (f"nan{',0.5' * 14}\n".encode(), "each row number from 0 on once"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "words"), CSVS.values(), ids=CSVS)
+def test_hostile_predictions_are_refused(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "theirs.csv"
+    path.write_bytes(content)
+    said = refusal(read_predictions, path, "test", False)
+    assert (words in said or words == "bytes") and "theirs.csv" in said
+
+
+def test_a_table_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "theirs.csv"
+    path.write_text(f"{HEADER}\n{ROW}\n")
+    assert len(read_predictions(path, "test", False).values) == 1
+    monkeypatch.setattr(submissions, "MOST_CSV_BYTES", path.stat().st_size - 1)
+    assert "it has more than" in refusal(read_predictions, path, "test", False)
+
+
+def test_a_table_of_no_end_is_not_read_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submissions, "MOST_CSV_BYTES", 2**20)
+    assert "more than 1,048,576" in refusal(read_predictions, Path("/dev/zero"), "test", False)
+
+
+def test_a_pipe_is_read(tmp_path: Path) -> None:
+    """`cxr score <(zcat theirs.csv.gz)` works."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    writer = threading.Thread(target=path.write_text, args=[f"{HEADER}\n{ROW}\n"])
+    writer.start()
+    assert len(read_predictions(path, "test", False).values) == 1
+    writer.join()
+
+
+ARRAYS: dict[str, np.ndarray] = {
+    "records": np.zeros(3, [("a", "f4", 14)]),
+    "complex": np.zeros((3, 14), complex),
+    "dates": np.zeros((3, 14), "datetime64[D]"),
+    "texts": np.full((3, 14), "0.5"),
+    "bytes": np.full((3, 14), b"0.5"),
+    "one dimension": np.zeros(14),
+    "four dimensions": np.zeros((1, 1, 3, 14)),
+    "no columns": np.zeros((3, 0)),
+    "infinite": np.full((3, 14), np.inf),
+    "beyond float64": np.full((3, 14), np.finfo(np.longdouble).max),
+}
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+@pytest.mark.parametrize("array", ARRAYS.values(), ids=ARRAYS)
+def test_hostile_arrays_of_predictions_are_refused(tmp_path: Path, array: np.ndarray) -> None:
+    np.savez(tmp_path / "theirs.npz", test_logits=array)
+    assert "theirs.npz" in refusal(read_predictions, tmp_path / "theirs.npz", "test", False)
+    np.savez(tmp_path / "labels.npz", test_labels=array)
+    assert "labels.npz" in refusal(read_labels, tmp_path / "labels.npz", "test")
+
+
+IDS: dict[str, np.ndarray] = {
+    "long": np.array(["x" * 600] * 2),
+    "records": np.zeros(2, [("a", "i4")]),
+    "truths": np.array([True, False]),
+    "floats": np.array([0.5, 1.5]),
+    "pairs": np.array([["a", "b"], ["c", "d"]]),
+    "three of two": np.array(["a", "b", "c"]),
+}
+
+
+@pytest.mark.parametrize("key", ["test_ids", "patients"])
+@pytest.mark.parametrize("ids", IDS.values(), ids=IDS)
+def test_hostile_ids_are_refused(tmp_path: Path, ids: np.ndarray, key: str) -> None:
+    np.savez(tmp_path / "theirs.npz", test_logits=np.zeros((2, 14)), **{key: ids})
+    assert key in refusal(read_predictions, tmp_path / "theirs.npz", "test", False)
+
+
+BOX = "image_id,label,x,y,width,height\n"
+BOXES: dict[str, tuple[bytes, str]] = {
+    "Latin-1": (f"{BOX}\xe9,Mass,1,2,3,4\n".encode("latin-1"), "is no CSV file"),
+    "a cell of a megabyte": (f"{BOX}{'x' * 2**20},Mass,1,2,3,4\n".encode(), "is no CSV file"),
+    "seventeen megabytes": (BOX.encode() + b"\n" * 2**24, "has more than 16,777,216"),
+    "a number of no end": (f"{BOX}a,Mass,1e999,2,3,4\n".encode(), "is no box"),
+    "a size of no end": (f"{BOX}a,Mass,1,2,inf,4\n".encode(), "is no box"),
+    "a size below zero": (f"{BOX}a,Mass,1,2,-3,4\n".encode(), "is no box"),
+    "a label that commands": (f"{BOX}a,{ESCAPE},1,2,3,4\n".encode(), r"names '\x1b[2J'"),
+    "a byte of nothing": (f"{BOX}a,Mass,1\0,2,3,4\n".encode(), "holds no numbers"),
+}
+
+
+@pytest.mark.parametrize(("content", "words"), BOXES.values(), ids=BOXES)
+def test_hostile_boxes_are_refused(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "boxes.csv"
+    path.write_bytes(content)
+    read: Callable[[Path], object] = boxes.read
+    assert words in refusal(read, path)

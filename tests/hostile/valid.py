@@ -1,0 +1,151 @@
+"""Good inputs to spoil, and what every refusal of a bad one must be."""
+
+import json
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cxr.data.splits import Origin
+from cxr.errors import CxrError
+from cxr.labels import LABELS
+from cxr.lineage import DECIDING_PACKAGES, Digest, Facts, Registration, RunLog, Slide
+from cxr.records import SCHEMA, Record
+
+ROOT = Path(__file__).parents[2]
+MD5, OTHER_MD5 = "0123456789abcdef" * 2, "fedcba9876543210" * 2
+BLOB, COMMIT = "0123456789" * 4, "9876543210" * 4
+MEMORY = 2**26  # bytes that no bad input may take
+
+
+def refusal(call: Callable[..., Any], *arguments: Any) -> str:
+    """The one line with which a call refuses."""
+    with pytest.raises(CxrError) as caught, bounded():
+        call(*arguments)
+    text = str(caught.value)
+    assert text.isprintable() and len(text) < 1100
+    return text
+
+
+@contextmanager
+def bounded() -> Iterator[None]:
+    """Fails where more memory is taken than any bad input may."""
+    tracemalloc.start()
+    try:
+        yield
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < MEMORY, f"{peak:,} bytes"
+
+
+def arrays(n: int = 3, side: int = 8) -> dict[str, Any]:
+    """A small file of images in ChestMNIST's layout."""
+    rng = np.random.default_rng(0)
+    made: dict[str, Any] = {}
+    for split in ("train", "val", "test"):
+        made[f"{split}_images"] = rng.integers(0, 256, (n, side, side), dtype=np.uint8)
+        made[f"{split}_labels"] = rng.integers(0, 2, (n, 14), dtype=np.uint8)
+        made[f"{split}_ids"] = np.array([f"{split}-{i}.png" for i in range(n)])
+        made[f"{split}_patients"] = np.arange(n)
+    return made
+
+
+def record() -> dict[str, Any]:
+    """The JSON of a record."""
+    digest = Digest(MD5 + ".dir", 10, 2)
+    facts = Facts(
+        stage="train-cnn",
+        command="PYTHONPATH=src python stages/train.py cnn",
+        dependencies={"data/processed": digest, "src/cxr/metrics.py": Digest(MD5, 3)},
+        inputs={"data/processed": MD5 + ".dir"},
+        params={"seed": 0, "train.cnn.channels": [4, 8, 16], "train.cnn.lr": 0.001},
+        foreign={"/anywhere/mine.npz": MD5},
+        code={
+            "commit": COMMIT,
+            "files": {"src/cxr/metrics.py": BLOB},
+            "deciding": ["src/cxr/metrics.py"],
+            "edited": ["src/cxr/metrics.py"],
+            "patch": "--- a\n+++ b\n",
+        },
+        environment={
+            "python": "3.11.7",
+            "packages": dict.fromkeys(DECIDING_PACKAGES, "1.0"),
+            "system": "Linux",
+            "machine": "x86_64",
+            "cpu": "a processor",
+            "device": "cpu",
+            "threads": 2,
+        },
+    )
+    log = RunLog(
+        name="train-cnn",
+        model="cnn",
+        run_id=MD5,
+        params={"seed": 0},
+        tags={"cxr.stage": "train-cnn"},
+        datasets=[{"name": "d", "digest": MD5, "source": "data", "context": "training"}],
+        history=[{"epoch": 1, "loss/train": 0.5}],
+        metrics={"best/epoch": 1.0},
+        artifacts=["reports/cnn/curves.png"],
+        slides=[Slide("reports/gradcam/cnn/1/mass.png", "maps", 1)],
+        registration=Registration(["models/cnn/model.json"], 0.7, MD5),
+    )
+    made = Record(
+        schema=SCHEMA,
+        stage="train-cnn",
+        fingerprint=facts.fingerprint,
+        data=Origin("phantom-28", "phantom"),
+        facts=facts,
+        outputs={"models/cnn": digest, "reports/cnn/train.json": Digest(OTHER_MD5, 5)},
+        runs=[log],
+        started="2024-05-01T10:00:00+00:00",
+        finished="2024-05-01T10:05:00+00:00",
+        host="here",
+        dvc_experiment=None,
+        dvc_baseline=None,
+    )
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(made)))
+    return plain
+
+
+def decision() -> dict[str, Any]:
+    """The JSON of a decision."""
+    named = dict.fromkeys(LABELS, 0.5)
+    return {
+        "model": "cnn",
+        "calibration": {"method": "platt", "slope": named, "intercept": dict(named)},
+        "rule": "youden",
+        "thresholds": dict(named) | {"mass": None},
+        "typical": {"mean_image": np.zeros((28, 28)).tolist(), "least_likeness": 0.1},
+    }
+
+
+LOCK = f"""\
+schema: '2.0'
+stages:
+  download:
+    cmd: PYTHONPATH=src python stages/download.py
+    deps:
+    - path: stages/download.py
+      hash: md5
+      md5: {MD5}
+      size: 1200
+    params:
+      params.yaml:
+        seed: 0
+        download:
+          source: phantom
+          phantom: {{train: 3, val: 2}}
+    outs:
+    - path: data/raw
+      hash: md5
+      md5: {MD5}.dir
+      size: 300
+      nfiles: 2
+"""

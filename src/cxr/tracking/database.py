@@ -129,7 +129,7 @@ def _redirect(base: sqlite3.Connection, there: str, here: str) -> int:
     n_runs = 0
     for table, column in ADDRESSES:
         done = base.execute(
-            f"UPDATE {table} SET {column} = ? || substr({column}, ?) "  # noqa: S608 - ours  # nosec B608
+            f"UPDATE {table} SET {column} = ? || substr({column}, ?) "  # noqa: S608 - ours
             f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
             (here, len(there) + 1, there, len(there) + 1, f"{there}/"),
         )

@@ -61,9 +61,8 @@ class Store:
             return cls(uri)
         if not file.exists():
             return None
-        with database.lock_of(root):  # else it may be seen while it is being made
-            database.check_sqlite(file, uri)
-            return cls(uri)
+        database.check_sqlite(file, uri)
+        return cls(uri)
 
     def strays(self, root: Path) -> bool:
         """Whether our own store looks for artifacts elsewhere: its folder was moved or copied."""

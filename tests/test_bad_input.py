@@ -40,7 +40,7 @@ def is_refused(project: Pipeline, done: subprocess.CompletedProcess[str], *words
     for word in words:
         assert word in done.stderr
     scratch = project.folder / ".scratch"
-    assert [p.name for p in scratch.glob("*-*")] == []
+    assert [p.name for p in scratch.glob("publishing-*")] == []
 
 
 def arrays(n: int = 6) -> Arrays:

@@ -52,8 +52,10 @@ def test_nothing_runs_twice(made: Pipeline) -> None:
     assert made.repro() == []
 
 
-def test_nothing_is_left_in_scratch(made: Pipeline) -> None:
-    assert [p.name for p in (made.folder / ".scratch").iterdir() if "-" in p.name] == []
+def test_nothing_is_left_in_scratch_but_what_dvc_took_last(made: Pipeline) -> None:
+    (last,) = [path for path in (made.folder / ".scratch").iterdir() if path.is_dir()]
+    assert json.loads((last / "attempt.json").read_text())["stage"] == "gradcam"
+    assert {path.name for path in last.iterdir()} == {"attempt.json", "log.txt", "outputs"}
 
 
 def test_git_sees_only_the_lock(made: Pipeline) -> None:

@@ -142,6 +142,8 @@ class Tracker:
             self._client.restore_run(run_id)
 
     def _of_earlier_try(self, log: RunLog) -> Run | None:
+        if ATTEMPT_TAG not in log.tags:
+            return None
         found = self._client.search_runs(
             [self._experiment_id],
             f"tags.`{ATTEMPT_TAG}` = '{log.tags[ATTEMPT_TAG]}' "

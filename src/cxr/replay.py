@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from cxr import audit, git, lineage, params, records
+from cxr import audit, git, lineage, params, records, scratch
 from cxr.archive import Found
 from cxr.audit.project import Project
 from cxr.errors import CxrError
@@ -101,9 +101,9 @@ def replay(root: Path, text: str, output: TextIO) -> Replay:
         for path, md5 in facts.inputs.items():
             _lay_input(path, md5, project, place)
         for path, md5 in facts.foreign.items():
-            _lay_users_file(path, md5, project, place)
+            _check_users_file(path, md5, project)
         params.change(place / PARAMS_FILE, facts.params)
-        _run(facts.command, place, output)
+        _run(facts.command, place, project.root, output)
         return _compare(found, run_id, place)
 
 
@@ -155,17 +155,14 @@ def _lay_input(path: str, md5: str, project: Project, place: Path) -> None:
         (place / name).symlink_to(source)
 
 
-def _lay_users_file(path: str, md5: str, project: Project, place: Path) -> None:
-    """A file that the parameters name; where they name one of the project, it is there, too."""
-    source = project.root / path
-    if not source.is_file() or project.memory.md5(source) != md5:
+def _check_users_file(path: str, md5: str, project: Project) -> None:
+    """A file that the parameters name; it is read where it is."""
+    place = project.root / path
+    if not place.is_file() or project.memory.md5(place) != md5:
         raise Gone(f"{path} (md5 {md5}) is no longer there or has changed")
-    if not Path(path).is_absolute():
-        (place / path).parent.mkdir(parents=True, exist_ok=True)
-        (place / path).symlink_to(source)
 
 
-def _run(command: str, place: Path, output: TextIO) -> None:
+def _run(command: str, place: Path, root: Path, output: TextIO) -> None:
     """The stage's own program, with a store and a scratch of its own: it finds nothing done."""
     words = shlex.split(command)
     arguments = words[words.index("python") + 1 :]
@@ -173,7 +170,8 @@ def _run(command: str, place: Path, output: TextIO) -> None:
     env |= {
         "PYTHONPATH": str(place / "src"),
         "PYTHONDONTWRITEBYTECODE": "1",
-        "DVC_ROOT": str(place),
+        "DVC_ROOT": str(root),  # where relative paths of the user's own files start
+        scratch.ELSEWHERE: str(place),
         "MLFLOW_TRACKING_URI": f"sqlite:///{place / 'mlflow.db'}",
     }
     output.flush()

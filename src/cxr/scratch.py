@@ -27,6 +27,7 @@ from cxr.lineage import LOCK_FILE
 from cxr.records import Record
 
 FOLDER = ".scratch"
+ELSEWHERE = "CXR_SCRATCH"  # names another folder than the project's, for work that must begin anew
 KEPT_SECONDS = 14 * 24 * 3600  # for which unfinished work waits to be taken up again
 POLL_SECONDS = 0.5
 ATTEMPT = "attempt.json"

@@ -185,10 +185,11 @@ def _live(
         return lineage.take_facts(declared, folder, files, device)
 
     before = look()
+    home = Path(os.environ.get(scratch.ELSEWHERE, project))
     origin = _origin(declared, folder, params)
     with (
         scratch.claimed(
-            project, folder, name, before.fingerprint, lambda line: progress.say(f"{name}: {line}")
+            home, folder, name, before.fingerprint, lambda line: progress.say(f"{name}: {line}")
         ) as kept,
         progress.kept(kept.log),
     ):

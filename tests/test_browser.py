@@ -77,8 +77,8 @@ def run_ids(pipeline: Pipeline) -> dict[str, str]:
 
 
 def page(url: str, folder: Path, awaited: list[str]) -> str:
-    """The page's elements once it is drawn; a slow machine gets a second and a third look."""
-    for attempt in range(3):
+    """The page's elements once it is drawn; a busy machine gets up to five looks."""
+    for attempt in range(5):
         command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={folder / str(attempt)}", "--dump-dom"]
         done = subprocess.run([*command, url], capture_output=True, text=True, timeout=180)
         if all(text in done.stdout for text in awaited):

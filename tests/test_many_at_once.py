@@ -51,11 +51,11 @@ def test_three_trainings_at_once(made: Pipeline) -> None:
 
 def test_an_orphan_is_named_and_what_it_made_is_taken(made: Pipeline) -> None:
     """kill -9 of `dvc` leaves the training alive; the next `dvc repro` must not start a second."""
-    made.change(train__cnn__lr=0.004, train__protocol__epochs=400, train__protocol__patience=400)
+    made.change(train__cnn__lr=0.004, train__protocol__epochs=150, train__protocol__patience=150)
     process = repro(made, "train-cnn")
     assert process.stdout is not None
     for line in process.stdout:
-        if "epoch  2/400" in line:
+        if "epoch  2/150" in line:
             break
     process.kill()
     process.stdout.close()
@@ -79,5 +79,5 @@ def test_an_orphan_is_named_and_what_it_made_is_taken(made: Pipeline) -> None:
     assert done.info.status == "FINISHED"
     assert "cxr.failure" not in done.data.tags
     history = store.get_metric_history(run.info.run_id, "loss/val")
-    assert [point.step for point in history] == list(range(1, 401))
+    assert [point.step for point in history] == list(range(1, 151))
     assert made.run_id("train-cnn") == run.info.run_id

@@ -53,7 +53,8 @@ def nothing_is_published(project: Pipeline) -> bool:
 def test_a_parameter_edited_meanwhile_is_refused(project: Pipeline) -> None:
     done = start(
         project,
-        "p = Path('params.yaml'); p.write_text(p.read_text().replace('seed: 0', 'seed: 1'))",
+        "(run.work / 'half').touch(); p = Path('params.yaml'); "
+        "p.write_text(p.read_text().replace('seed: 0', 'seed: 1'))",
     )
     assert done.returncode == 2
     assert "params.yaml: seed changed while the stage ran" in done.stderr

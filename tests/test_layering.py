@@ -11,7 +11,8 @@ SRC = ROOT / "src" / "cxr"
 # From the ground up; docs/architecture.md draws them.
 FLOORS = (
     {"checkpoint", "errors", "interruption", "labels"},
-    {"git", "params", "progress"},
+    {"documents", "git", "progress"},
+    {"params"},
     {"lineage"},
     {"data", "hashes", "images"},
     {"models", "records", "submissions"},

@@ -8,7 +8,7 @@ import yaml
 from dvc.utils.serialize import load_yaml
 from pydantic import ValidationError
 
-from cxr import models, params
+from cxr import documents, models, params
 from cxr.errors import CxrError
 from cxr.params import change
 
@@ -36,7 +36,7 @@ def refusal(path: Path) -> str:
 
 def remove(path: Path, key: str) -> None:
     """Take a dotted key out of a YAML file."""
-    content = params.read_yaml(path)
+    content = documents.read_yaml(path)
     *parents, last = key.split(".")
     section = content
     for parent in parents:
@@ -54,7 +54,7 @@ def test_the_committed_file_loads_with_every_model() -> None:
 
 
 def test_the_committed_file_reads_as_dvc_reads_it() -> None:
-    assert params.read_yaml(COMMITTED) == load_yaml(str(COMMITTED))
+    assert documents.read_yaml(COMMITTED) == load_yaml(str(COMMITTED))
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_values_are_yaml_1_2_as_dvcs_are(
 ) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(f"value: {text}\n")
-    read = params.read_yaml(path)["value"]
+    read = documents.read_yaml(path)["value"]
     dvcs = load_yaml(str(path))["value"]
     assert (read, type(read)) == (ours, type(ours)) == (dvcs, type(dvcs))
     assert yaml.safe_load(path.read_text())["value"] == pyyamls  # why PyYAML is not our reader
@@ -183,7 +183,7 @@ def test_a_missing_model_is_named(copy: Path) -> None:
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_an_unknown_model_is_named_with_the_known_ones(copy: Path, whole: bool) -> None:
-    block = params.read_yaml(copy)["train"]["cnn"]
+    block = documents.read_yaml(copy)["train"]["cnn"]
     change(copy, {"train.foo": block if whole else {"lr": 0.1}})
     assert refusal(copy) == (
         "params.yaml: train: unknown model `foo`; the models are cnn, squeezenet, vit"

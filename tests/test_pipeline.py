@@ -173,7 +173,7 @@ def test_records_lead_to_the_runs_that_made_the_outputs(made: Pipeline) -> None:
 
 
 def test_records_and_dvc_lock_hold_the_same_md5s(made: Pipeline) -> None:
-    from cxr.params import read_yaml
+    from cxr.documents import read_yaml
 
     locked = read_yaml(made.folder / "dvc.lock")["stages"]
     for stage in STAGES:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cxr.params import flatten, read_yaml
+from cxr.documents import read_yaml
+from cxr.params import flatten
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -14,10 +14,10 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from sklearn.metrics import roc_curve
 
+from cxr.documents import read_json
 from cxr.errors import CxrError
 from cxr.labels import LABELS
 from cxr.metrics import Doubles, Floats, Labels, sigmoid
-from cxr.params import read_json
 from cxr.typical import SIDE, Typical
 
 Rule = Literal["youden", "f1", "sensitivity"]

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from cxr.augment import Batches, FeatureBatches, ImageBatches, normalise
 from cxr.data.npz import NpyWriter, load_npy
 from cxr.data.splits import open_split
+from cxr.documents import read_json
 from cxr.errors import CxrError
 from cxr.models import InputSpec, SavedModel, read_weights, write_weights
-from cxr.params import Augment, read_json
+from cxr.params import Augment
 
 PART = 2048  # images: what is computed again at most where the stage was broken off
 

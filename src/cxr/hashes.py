@@ -4,8 +4,8 @@ import json
 import time
 from pathlib import Path
 
+from cxr.documents import read_json
 from cxr.lineage import md5_of_file
-from cxr.params import read_json
 
 BIG = 2**20  # bytes; a smaller file is hashed as fast as it is looked up
 SETTLED_NS = 2 * 10**9  # a file changed later than this may change again within one tick

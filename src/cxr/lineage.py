@@ -18,8 +18,9 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from cxr import git
+from cxr.documents import read_yaml
 from cxr.errors import CxrError
-from cxr.params import PARAMS_FILE, flatten, read_yaml
+from cxr.params import PARAMS_FILE, flatten
 
 PIPELINE_FILE, LOCK_FILE = "dvc.yaml", "dvc.lock"
 CODE = ("src", "stages", PIPELINE_FILE)
@@ -28,9 +29,9 @@ SOURCE_SUFFIX = ".py"
 # Modules of cxr that show, record, keep or check, and decide no byte of what a later stage reads.
 PRESENTING = frozenset(
     {
-        "archive", "audit", "checkpoint", "cli", "demo", "difference", "errors", "git", "hashes",
-        "interruption", "lineage", "params", "plots", "printing", "progress", "records", "replay",
-        "repository", "scratch", "stage", "sync", "tracking",
+        "archive", "audit", "checkpoint", "cli", "demo", "difference", "documents", "errors",
+        "git", "hashes", "interruption", "lineage", "params", "plots", "printing", "progress",
+        "records", "replay", "repository", "scratch", "stage", "sync", "tracking",
     }
 )  # fmt: skip
 

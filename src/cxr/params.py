@@ -5,10 +5,6 @@ with the parser that DVC uses (YAML 1.2), so that `1e-3` and `no` mean the same 
 """
 
 import difflib
-import json
-import math
-import re
-from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -16,20 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 
+from cxr.documents import read_yaml
 from cxr.errors import CxrError
 
 PARAMS_FILE = "params.yaml"
-
-MOST_YAML_BYTES = 2**18  # ours have 20 kB, and the parser takes a second for 70 kB
-MOST_JSON_BYTES = 2**26  # a record of a thousand epochs has 1 MB, a list of 300,000 files 30 MB
-PIECE_BYTES = 2**16
-HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # an escape can make one, and no file can hold it
-BRACKETS = re.compile(rb"[\[\]{}]")
-# An alias stands for all below its anchor: ten lines can stand for more than any memory holds.
-MOST_VALUES = 100_000
-MOST_DEPTH = 32  # mappings and lists in each other; ours go down to seven
-MOST_BRACKETS = 200  # open at once in a text; the parser's time grows with their square
-MOST_INTEGER = 2**63  # beyond it other programs can't read a number
 
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 # Above it AdamW's own arithmetic overflows, and nothing was ever trained so.
@@ -156,76 +142,6 @@ def model_names() -> list[str]:
     return sorted(path.stem for path in (Path(__file__).parent / "models").glob("[!_]*.py"))
 
 
-def read_within(path: Path, most_bytes: int) -> bytes:
-    """A file's content, piece by piece; ValueError where it has more bytes than that."""
-    content = bytearray()
-    with open(path, "rb") as file:
-        while piece := file.read(PIECE_BYTES):
-            content += piece
-            if len(content) > most_bytes:
-                raise ValueError(f"it has more than {most_bytes:,} bytes")
-    return bytes(content)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML 1.2 mapping, read as DVC reads it; CxrError with one line where it is none."""
-    try:
-        content = parse_yaml(read_within(path, MOST_YAML_BYTES))
-    except FileNotFoundError:
-        raise CxrError(f"{path} is missing; restore it with `git checkout -- {path}`") from None
-    except ValueError as error:
-        raise CxrError(f"{path} is not valid YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise CxrError(f"{path} must hold a mapping of keys to values")
-    return content
-
-
-def parse_yaml(text: bytes | str) -> Any:
-    """What a YAML 1.2 text holds; ValueError with one line where it is none or beyond the limits.
-
-    Raises
-    ------
-    ValueError
-        Where it is no YAML or beyond the limits above, in one line.
-    """
-    if len(text) > MOST_YAML_BYTES:
-        raise ValueError(f"it has more than {MOST_YAML_BYTES:,} bytes")
-    raw = text if isinstance(text, bytes) else text.encode(errors="replace")
-    steps = (1 if each in b"[{" else -1 for each in BRACKETS.findall(raw))
-    if max(accumulate(steps), default=0) > MOST_BRACKETS:
-        raise ValueError("it nests too deeply")
-    try:
-        # Not DVC's faster reader in C, which ends the process where a file nests too deeply.
-        content = YAML(typ="safe", pure=True).load(text)
-    except Exception as error:  # ruamel lets out whatever the bytes lead it to
-        line = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(line) from None
-    _check_extent(content, MOST_VALUES)
-    return content
-
-
-def read_json(path: Path) -> Any:
-    """What a JSON file holds.
-
-    Raises
-    ------
-    FileNotFoundError
-    ValueError
-        Where it is no JSON of finite numbers, or beyond the limits above.
-    """
-    return parse_json(read_within(path, MOST_JSON_BYTES))
-
-
-def parse_json(text: bytes | str) -> Any:
-    """What a JSON text holds; ValueError as `read_json`."""
-    try:
-        content = json.loads(text, parse_constant=_finite, parse_float=_finite, parse_int=_bounded)
-    except RecursionError:
-        raise ValueError("it nests too deeply") from None
-    _check_extent(content, len(text))
-    return content
-
-
 def load(path: Path) -> Params:
     """Read and check params.yaml; CxrError names the first wrong key, its value and its range."""
     return cast(Params, validate(Params, read_yaml(path), ()))
@@ -268,42 +184,6 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[name] = value
     return flat
-
-
-def _finite(text: str) -> float:
-    """A number of JSON; NaN and infinity are none, though Python reads and writes them."""
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text} is no finite number")
-    return value
-
-
-def _bounded(text: str) -> int:
-    value = int(text)
-    if abs(value) >= MOST_INTEGER:
-        raise ValueError("it holds a whole number of more than 63 bits")
-    return value
-
-
-def _check_extent(content: Any, most_values: int) -> None:
-    """ValueError where keys and values, each alias followed, nest too deeply or are too many."""
-    level = [content]
-    n_values = 0
-    for _ in range(MOST_DEPTH):
-        below: list[Any] = []
-        for each in level:
-            if isinstance(each, str) and HALF_CHARACTER.search(each):
-                raise ValueError("it holds a text that is no Unicode")
-            if isinstance(each, dict):
-                below += [*each.keys(), *each.values()]
-            elif isinstance(each, list | tuple | set):
-                below += each
-            if len(below) + n_values > most_values:
-                raise ValueError(f"it holds more than {most_values:,} values")
-        n_values += len(below)
-        level = below
-    if level:
-        raise ValueError(f"it nests more than {MOST_DEPTH} deep")
 
 
 def _sentence(error: ErrorDetails, schema: type[Section], prefix: tuple[str, ...]) -> str:

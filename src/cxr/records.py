@@ -12,9 +12,9 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from cxr.data.splits import Origin
+from cxr.documents import read_json
 from cxr.errors import CxrError, shown
 from cxr.lineage import DECIDING_PACKAGES, Digest, Facts, RunLog
-from cxr.params import read_json
 
 SCHEMA = 3
 FOLDER = "records"

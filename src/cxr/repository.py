@@ -10,17 +10,10 @@ from typing import Any
 from dvc.config import Config, ConfigError
 
 from cxr import git
+from cxr.documents import MOST_JSON_BYTES, MOST_YAML_BYTES, parse_json, parse_yaml, read_within
 from cxr.errors import CxrError
 from cxr.lineage import LOCK_FILE, Digest
-from cxr.params import (
-    MOST_JSON_BYTES,
-    MOST_YAML_BYTES,
-    PARAMS_FILE,
-    flatten,
-    parse_json,
-    parse_yaml,
-    read_within,
-)
+from cxr.params import PARAMS_FILE, flatten
 from cxr.records import FILE_MD5, MD5, STAGE, is_inside
 
 MEND = f"restore it with `git checkout -- {LOCK_FILE}`, or delete it and run `dvc repro`"

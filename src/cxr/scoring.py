@@ -10,12 +10,12 @@ import numpy.typing as npt
 from cxr import decisions, evaluation, metrics
 from cxr.data import splits
 from cxr.decisions import CHOSEN_ON
+from cxr.documents import read_json
 from cxr.errors import CxrError
 from cxr.evaluation import BASELINES, Predicted
 from cxr.evaluation.intervals import Progress
 from cxr.labels import LABELS
 from cxr.metrics import Doubles
-from cxr.params import read_json
 from cxr.submissions import (
     Matched,
     Table,

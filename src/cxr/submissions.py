@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr.data.npz import NpzReader
+from cxr.documents import read_within
 from cxr.errors import CxrError
 from cxr.labels import LABELS, canonical
-from cxr.params import read_within
 
 Kind = Literal["logits", "probs", "labels"]
 Texts = npt.NDArray[np.str_]

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from valid import LOCK, MD5, ROOT, arrays, record
 
-from cxr import models, params, records
+from cxr import documents, models, params, records
 from cxr.data import splits
 from cxr.errors import CxrError
 from cxr.records import Record
@@ -157,7 +157,7 @@ def read_record(path: Path) -> None:
 
 
 GOOD_PARAMS = (ROOT / "params.yaml").read_bytes()
-GOOD_TREE = params.read_yaml(ROOT / "params.yaml")
+GOOD_TREE = documents.read_yaml(ROOT / "params.yaml")
 
 
 def bad_params(draw: Draw) -> bytes:
@@ -174,7 +174,7 @@ def read_params(path: Path) -> None:
 
 
 GOOD_LOCK = LOCK.encode()
-GOOD_LOCK_TREE = params.parse_yaml(LOCK)
+GOOD_LOCK_TREE = documents.parse_yaml(LOCK)
 
 
 def bad_lock(draw: Draw) -> bytes:

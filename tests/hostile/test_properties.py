@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cxr.data.npz import parse_header
+from cxr.documents import parse_json, parse_yaml
 from cxr.errors import MOST_SHOWN, CxrError, shown
-from cxr.params import parse_json, parse_yaml
 from cxr.records import _text, is_inside
 
 ANYTHING = st.text(st.characters(exclude_categories=()))  # half characters, too

@@ -6,9 +6,10 @@ from typing import Any
 
 from cxr import lineage, scratch
 from cxr.archive import Archive, Found
+from cxr.documents import read_yaml
 from cxr.hashes import HashMemory
 from cxr.lineage import Declaration, Digest
-from cxr.params import PARAMS_FILE, read_yaml
+from cxr.params import PARAMS_FILE
 from cxr.repository import Lock, Repository
 from cxr.tracking.store import Store
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cxr.documents import read_within
 from cxr.errors import CxrError
 from cxr.labels import canonical
-from cxr.params import read_within
 
 MOST_BYTES = 2**24  # a hundred times NIH's own
 SIDE = 1024.0  # pixels of the images that the boxes were drawn on

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr.data.npz import NpyWriter, NpzReader, load_npy
+from cxr.documents import read_json
 from cxr.errors import CxrError
 from cxr.labels import LABELS
-from cxr.params import read_json
 
 SPLITS = ("train", "val", "test")
 OPTIONAL_COLUMNS = ("ids", "patients")

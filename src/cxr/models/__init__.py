@@ -22,8 +22,9 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from cxr.data.splits import Statistics
+from cxr.documents import read_json
 from cxr.errors import CxrError
-from cxr.params import PARAMS_FILE, ModelBlock, ModelParams, model_names, read_json, validate
+from cxr.params import PARAMS_FILE, ModelBlock, ModelParams, model_names, validate
 
 # A pass through a network keeps every layer's output: 1 kB a pixel of the three models here.
 PIXELS_AT_ONCE = 2**18

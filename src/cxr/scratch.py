@@ -76,6 +76,23 @@ class Scratch:
         shutil.rmtree(self.outputs, ignore_errors=True)
         self.outputs.mkdir(parents=True)
 
+    def publish(self, outputs: tuple[str, ...], workspace: Path) -> None:
+        """Give the outputs second names in a working copy, each renamed into place."""
+        ready = folder_of(workspace) / f"publishing-{self.stage}"
+        shutil.rmtree(ready, ignore_errors=True)
+        for output in outputs:
+            made, linked, place = self.outputs / output, ready / output, workspace / output
+            linked.parent.mkdir(parents=True, exist_ok=True)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if made.is_dir():
+                shutil.copytree(made, linked, copy_function=_link)
+            else:
+                _link(made, linked)
+            if place.is_dir():
+                shutil.rmtree(place)
+            linked.replace(place)
+        shutil.rmtree(ready)
+
     def drop_work(self) -> None:
         """Once the outputs are whole."""
         shutil.rmtree(self.folder / "work", ignore_errors=True)
@@ -203,6 +220,13 @@ def _read(path: Path) -> dict[str, str] | None:
         return {key: str(content[key]) for key in ("attempt", "workspace", "stage")}
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _link(made: str | Path, linked: str | Path) -> None:
+    try:
+        os.link(made, linked)
+    except OSError:  # on another file system, or on one without links
+        shutil.copy2(made, linked)
 
 
 def _name_holder(lock: FileLock) -> None:

@@ -8,7 +8,6 @@ import errno
 import json
 import os
 import re
-import shutil
 import socket
 import sys
 import uuid
@@ -198,7 +197,7 @@ def _live(
         if record is not None:
             progress.say(f"{name}: was done, but DVC had not taken it; it is published again")
             with _accounted_for(record.runs, tracker, kept):
-                _publish(declared, kept, folder)
+                kept.publish(declared.outputs, folder)
         else:
             logs = {
                 model: _new_log(name, model if models else None, before, origin, kept.attempt)
@@ -219,7 +218,7 @@ def _live(
             )
             with _accounted_for(logs.values(), tracker, kept):
                 record = _make(stage, work, look, started)
-                _publish(declared, kept, folder)
+                kept.publish(declared.outputs, folder)
         _tell_mlflow(record, kept, tracker, folder)
         kept.drop_work()
 
@@ -379,32 +378,6 @@ def _write_record(stage: Stage, started: datetime) -> Record:
     part.write_text(_as_text(record.as_json()))
     part.replace(place)
     return record
-
-
-def _publish(declared: Declaration, kept: Scratch, folder: Path) -> None:
-    """Give the outputs second names in the working copy, each renamed into place."""
-    ready = scratch.folder_of(folder) / f"publishing-{kept.stage}"
-    shutil.rmtree(ready, ignore_errors=True)
-    for output in declared.outputs:
-        linked, place = ready / output, folder / output
-        linked.parent.mkdir(parents=True, exist_ok=True)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        made = kept.outputs / output
-        if made.is_dir():
-            shutil.copytree(made, linked, copy_function=_link)
-        else:
-            _link(made, linked)
-        if place.is_dir():
-            shutil.rmtree(place)
-        linked.replace(place)
-    shutil.rmtree(ready)
-
-
-def _link(made: str | Path, linked: str | Path) -> None:
-    try:
-        os.link(made, linked)
-    except OSError:  # on another file system, or on one without links
-        shutil.copy2(made, linked)
 
 
 def _refuse(name: str, reason: str) -> None:

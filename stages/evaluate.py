@@ -42,6 +42,7 @@ def evaluate(run: stage.Stage) -> None:
             continue
         model = models.load(run.input(f"models/{name}"))
         log.params = flatten(model.params) | log.params  # its own seed and threads win
+        log.metrics["parameters/trainable"] = models.n_parameters(model.network)["trainable"]
         logits = predict(run, model)
         wanted = run.params.evaluate
         decision = decisions.decide(

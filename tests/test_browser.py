@@ -1,7 +1,6 @@
 """MLflow's pages in a real browser: the runs table, the curves, a Grad-CAM picture."""
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -9,24 +8,19 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote
 
+import chromium
 import pytest
 from mlflow import MlflowClient
 from pipeline import Pipeline, create
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
+    pytest.mark.skipif(chromium.PROGRAM is None, reason="chromium is not installed"),
 ]
 
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--window-size=1800,3600", "--virtual-time-budget=60000",
-)  # fmt: skip
+
+VIEWS = ["phantom-28, its models, best first:", "phantom-28, their learning curves:"]
 
 
 def free_port() -> int:
@@ -43,8 +37,8 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
 
 
 @pytest.fixture(scope="module")
-def address(pipeline: Pipeline) -> Iterator[str]:
-    """`cxr ui` on a free port; what it prints is the address."""
+def printed(pipeline: Pipeline) -> Iterator[list[str]]:
+    """What `cxr ui` prints once it runs on a free port."""
     port = free_port()
     env = os.environ | {"PYTHONPATH": str(pipeline.folder / "src")}
     env.pop("MLFLOW_TRACKING_URI", None)
@@ -53,8 +47,8 @@ def address(pipeline: Pipeline) -> Iterator[str]:
         cwd=pipeline.folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     assert server.stdout is not None
-    printed = server.stdout.readline().strip()
-    assert printed.startswith(f"http://127.0.0.1:{port}/")
+    lines = [server.stdout.readline().strip() for _ in range(1 + 2 * len(VIEWS))]
+    assert lines[0].startswith(f"http://127.0.0.1:{port}/")
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline:
         try:
@@ -62,9 +56,20 @@ def address(pipeline: Pipeline) -> Iterator[str]:
             break
         except OSError:
             time.sleep(0.5)
-    yield f"http://127.0.0.1:{port}/"
+    yield lines
     server.terminate()
     server.wait(30)
+
+
+@pytest.fixture(scope="module")
+def address(printed: list[str]) -> str:
+    return printed[0].split("#")[0]
+
+
+@pytest.fixture(scope="module")
+def views(printed: list[str]) -> dict[str, str]:
+    """The printed addresses by what is said of them."""
+    return dict(zip(printed[1::2], printed[2::2], strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -76,16 +81,6 @@ def run_ids(pipeline: Pipeline) -> dict[str, str]:
     return ids | {"experiment": experiment.experiment_id}
 
 
-def page(url: str, folder: Path, awaited: list[str]) -> str:
-    """The page's elements once it is drawn; a busy machine gets up to five looks."""
-    for attempt in range(5):
-        command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={folder / str(attempt)}", "--dump-dom"]
-        done = subprocess.run([*command, url], capture_output=True, text=True, timeout=180)
-        if all(text in done.stdout for text in awaited):
-            break
-    return done.stdout
-
-
 def test_the_runs_table_shows_every_stage(address, run_ids, tmp_path) -> None:
     names = [
         "download",
@@ -95,16 +90,25 @@ def test_the_runs_table_shows_every_stage(address, run_ids, tmp_path) -> None:
         "evaluate-cnn",
         "gradcam-vit",
     ]
-    shown = page(f"{address}#/experiments/{run_ids['experiment']}/runs", tmp_path, names)
+    shown = chromium.dom(f"{address}#/experiments/{run_ids['experiment']}/runs", tmp_path, names)
     assert [name for name in names if name not in shown] == []
 
 
-def test_the_three_loss_curves_stand_over_each_other(address, run_ids, tmp_path) -> None:
-    training = quote('attributes.run_name LIKE "train-%"')
-    query = f"searchFilter={training}&compareRunsMode=CHART"
+def test_the_models_table_opens_with_what_tells_them_apart(views, tmp_path) -> None:
+    assert list(views) == VIEWS
+    models = ["evaluate-cnn", "evaluate-squeezenet", "evaluate-vit", "evaluate-all-negative"]
+    columns = ["cxr.model", "val/macro_auroc", "test/macro_auroc_low", "test/macro_auroc_high"]
+    columns += ["test/macro_ap", "test/accuracy_gain", "parameters/trainable"]
+    # Wide, since columns beyond the window are not drawn.
+    wide = "--window-size=3200,1200"
+    shown = chromium.dom(views[VIEWS[0]], tmp_path, models + columns, wide)
+    assert [text for text in models + columns if text not in shown] == []
+    assert "train-cnn" not in shown
+
+
+def test_the_three_loss_curves_stand_over_each_other(views, tmp_path) -> None:
     curves = [f"train-{model} (loss/val)" for model in ("cnn", "squeezenet", "vit")]
-    url = f"{address}#/experiments/{run_ids['experiment']}/runs?{query}"
-    shown = page(url, tmp_path, curves)
+    shown = chromium.dom(views[VIEWS[1]], tmp_path, curves)
     assert [curve for curve in curves if curve not in shown] == []
     assert shown.count('class="trace scatter') >= len(curves)
 
@@ -112,7 +116,7 @@ def test_the_three_loss_curves_stand_over_each_other(address, run_ids, tmp_path)
 def test_a_grad_cam_picture_is_shown(address, run_ids, tmp_path) -> None:
     run = run_ids["gradcam-cnn"]
     place = f"#/experiments/{run_ids['experiment']}/runs/{run}/artifacts/gradcam/cnn/0.png"
-    shown = page(f"{address}{place}", tmp_path, ["<img", "gradcam/cnn/0.png"])
+    shown = chromium.dom(f"{address}{place}", tmp_path, ["<img", "gradcam/cnn/0.png"])
     assert "gradcam/cnn/0.png" in shown
     assert "<img" in shown
 
@@ -121,7 +125,7 @@ def test_maps_stand_in_sliders(address, run_ids, tmp_path) -> None:
     """One for each image, in a section of their own among the run's charts."""
     run, awaited = run_ids["gradcam-cnn"], ["test image 0", "test image 3", 'role="slider"']
     url = f"{address}#/experiments/{run_ids['experiment']}/runs/{run}/model-metrics"
-    shown = page(url, tmp_path, awaited)
+    shown = chromium.dom(url, tmp_path, awaited)
     assert [text for text in awaited if text not in shown] == []
     assert shown.count('role="slider"') == 2
 

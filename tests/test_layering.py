@@ -24,7 +24,7 @@ FLOORS = (
     {"plots", "tracking"},
     {"archive", "stage"},
     {"audit", "demo", "predicting", "scoring"},
-    {"difference", "replay", "sync"},
+    {"difference", "replay", "report", "sync"},
     {"printing"},
     {"cli"},
 )

@@ -75,7 +75,7 @@ def ui(
     if "MLFLOW_TRACKING_URI" not in os.environ and not (folder / database.STORE_FILE).exists():
         first = "make demo" if of_demo else "make repro"
         raise CxrError(f"{folder} has no runs yet; `{first}` makes some")
-    Store.open(folder)  # runs of processes that are gone no longer say RUNNING
+    store = Store.open(folder)  # runs of processes that are gone no longer say RUNNING
     if host != LOOPBACK:
         print(
             f"cxr: note: whoever reaches port {port} of {host} can read, change and delete every "
@@ -83,11 +83,32 @@ def ui(
             "MLFLOW_SERVER_ALLOWED_HOSTS)",
             file=sys.stderr,
         )
-    print(f"http://{host}:{port}/{UI_VIEW}", flush=True)
+    print(f"http://{host}:{port}/{UI_VIEW}")
+    for view in store.views() if store else []:
+        print(f"{view.experiment}, {view.shows}:\n  http://{host}:{port}/{view.place}")
+    sys.stdout.flush()
     command = [sys.executable, "-m", "mlflow", "server"]
     command += ["--backend-store-uri", database.store_uri(folder)]
     command += ["--host", host, "--port", str(port)]
     os.execv(sys.executable, command)  # noqa: S606 - a list, no shell  # nosec B606
+
+
+@app.command()
+def report(
+    of_demo: Annotated[bool, typer.Option("--demo", help="Report on the demo.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write reports/index.html: every result on one page that opens offline and can be sent on.
+
+    Example: cxr report --demo
+    """
+    from cxr import report as reporting  # takes seconds, and --help does without
+
+    path = reporting.write(_project() / (demo_clone.FOLDER if of_demo else ""))
+    if as_json:
+        _print_json({"report": str(path)})
+    else:
+        print(path.as_uri())
 
 
 @app.command()

@@ -31,7 +31,7 @@ PRESENTING = frozenset(
     {
         "archive", "audit", "checkpoint", "cli", "demo", "difference", "documents", "errors",
         "git", "hashes", "interruption", "lineage", "params", "plots", "printing", "progress",
-        "records", "replay", "repository", "scratch", "stage", "sync", "tracking",
+        "records", "replay", "report", "repository", "scratch", "stage", "sync", "tracking",
     }
 )  # fmt: skip
 

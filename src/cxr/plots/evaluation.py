@@ -64,7 +64,7 @@ def forest(tests: dict[str, Any], metric: str, origin: Origin, path: Path) -> No
         "hollow: too few to be sure" if about["unsure"] else "",
     ]
     title = {"auroc": "AUROC", "ap": "average precision"}[metric]
-    axes.set_xlabel(f"{title} on test; {', '.join(filter(None, notes))}")
+    axes.set_xlabel(f"{title} on test\n{', '.join(filter(None, notes))}")
     axes.grid(axis="x", linewidth=0.4)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(tests) + 1)

@@ -29,4 +29,6 @@ def finish(
     place = {} if top is None else {"y": top}  # a place that is given stays out of the layout
     # A name with two dollar signs is no formula.
     figure.suptitle(f"{title}\n{data}", fontsize=11, parse_math=False, **place)
-    figure.savefig(path, dpi=DPI, metadata={"Software": None})
+    # Neither the program nor the time: equal figures are equal files.
+    silent = {"Date": None, "Creator": None} if path.suffix == ".svg" else {"Software": None}
+    figure.savefig(path, dpi=DPI, metadata=silent)

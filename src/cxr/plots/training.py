@@ -1,6 +1,6 @@
-"""Learning curves."""
+"""Learning curves: of one training, and of all models over each other."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -32,3 +32,35 @@ def learning_curves(
         ax.spines[["top", "right"]].set_visible(False)
     best = history[best_epoch - 1].val_macro_auroc
     finish(figure, f"{model}: epoch {best_epoch} kept, AUROC {best:.3f}", origin, path)
+
+
+def curves_of_models(
+    histories: Mapping[str, Sequence[Mapping[str, float]]], origin: Origin, path: Path
+) -> None:
+    """Loss and validation AUROC of every model by epoch, over each other.
+
+    Parameters
+    ----------
+    histories : by model, the rows of its `history.csv`.
+    """
+    figure = Figure(figsize=(10.5, 4), layout="constrained")
+    loss, area = figure.subplots(1, 2)
+    for i, (model, rows) in enumerate(histories.items()):
+        colour = COLOURS[i % len(COLOURS)]
+        epochs = [row["epoch"] for row in rows]
+        loss.plot(epochs, [row["train_loss"] for row in rows], color=colour, linestyle="--")
+        loss.plot(epochs, [row["val_loss"] for row in rows], color=colour, label=model)
+        areas = [row["val_macro_auroc"] for row in rows]
+        best = areas.index(max(areas))
+        area.plot(epochs, areas, color=colour, label=model)
+        area.plot(epochs[best], areas[best], "o", color=colour)
+    loss.set_ylabel("binary cross-entropy")
+    loss.plot([], [], color=GREY, linestyle="--", label="training")
+    loss.plot([], [], color=GREY, label="validation")
+    area.set_ylabel("macro AUROC on validation")
+    for ax in (loss, area):
+        ax.set_xlabel("epoch")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.legend(frameon=False)
+        ax.spines[["top", "right"]].set_visible(False)
+    finish(figure, "Learning curves", origin, path)

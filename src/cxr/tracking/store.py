@@ -13,11 +13,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from cxr.lineage import Registration
 from cxr.records import ORIGINAL_TAG
-from cxr.tracking import database, processes, slides
+from cxr.tracking import database, processes, slides, view
 from cxr.tracking.failure import TrackingError, reported
 from cxr.tracking.registry import FOLDER as MODEL_FOLDER
 from cxr.tracking.registry import Registry
 from cxr.tracking.shown import FINISHED
+from cxr.tracking.view import View
 
 MOST_RUNS = 50_000  # of one search
 MODEL_ADDRESS = re.compile(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))|runs:/(\w+)(?:/model)?")
@@ -69,6 +70,16 @@ class Store:
         return database.uses_own_store() and any(
             database.strays(name, place, root) for name, place in self._places
         )
+
+    def views(self) -> list[View]:
+        """Addresses of MLflow's page that open with what people look for; none if it can't be told.
+
+        A store that is only to be read is shown as MLflow shows it.
+        """
+        try:
+            return view.prepare(self._client)
+        except (MlflowException, SQLAlchemyError):
+            return []
 
     def find(self, run_id: str) -> StoredRun | None:
         """The run of an id, or the one that was rebuilt from it."""

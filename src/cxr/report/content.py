@@ -1,0 +1,133 @@
+"""Everything that the report shows, read from what the stages have made."""
+
+import csv
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cxr.audit import Audit, Auditor
+from cxr.data.splits import Origin
+from cxr.documents import read_json
+from cxr.errors import CxrError
+from cxr.evaluation import BASELINES
+from cxr.labels import LABELS
+from cxr.lineage import Environment
+from cxr.report import charts, sheets
+from cxr.report.background import FINDINGS, MEDMNIST, REPORTED, STARTED_FROM, Reported
+from cxr.report.sheets import Sheets
+
+REPORTS = "reports"
+METRICS, DATA, MAPS = (f"{REPORTS}/{name}.json" for name in ("metrics", "data", "gradcam"))
+EVALUATE = "evaluate"
+CHEST_MNIST = "medmnist"  # the source on which others' numbers were reached
+
+
+@dataclass(frozen=True)
+class Training:
+    """One model's training, as `reports/<name>/` holds it."""
+
+    model: str
+    trained: int  # parameters
+    frozen: int
+    best_epoch: int
+    epochs: int
+    stopped_early: bool
+    seconds_per_epoch: float
+    device: str
+    history: list[dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """One pipeline's results."""
+
+    written: str
+    origin: Origin
+    is_chestmnist: bool
+    data: dict[str, Any]  # reports/data.json
+    metrics: dict[str, Any]  # reports/metrics.json
+    models: tuple[str, ...]  # in the order of every table and colour
+    baselines: tuple[str, ...]
+    trainings: dict[str, Training]
+    labels: tuple[str, ...]
+    findings: dict[str, str]
+    reported: tuple[Reported, ...]
+    started_from: str
+    medmnist: str
+    trust: dict[str, Any] | None  # reports/gradcam.json; None where gradcam has not run yet
+    sheets: Sheets | None
+    charts: dict[str, str]  # SVG
+    pictures: dict[str, str]  # addresses that hold a picture itself
+    audit: Audit
+    environment: Environment  # in which the models were evaluated
+
+
+def gather(project: Path) -> Report:
+    """What stands in a working copy; CxrError where it is not there or can't be read."""
+    try:
+        return _gather(project)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CxrError(
+            f"what stands in {project / REPORTS} can't be shown ({type(error).__name__}: "
+            f"{error}); `cxr audit` names what was changed, `dvc repro` makes it again"
+        ) from None
+
+
+def _gather(project: Path) -> Report:
+    metrics, data = (_read(project / path) for path in (METRICS, DATA))
+    origin = Origin(metrics["data"]["name"], metrics["data"]["source"])
+    models = tuple(name for name in metrics["models"] if name not in BASELINES)
+    trainings = {name: _training(project, name) for name in models}
+    has_maps = (project / MAPS).exists()
+    audit = Auditor(project).output(project / (REPORTS if has_maps else METRICS))
+    evaluate = next(node for node in audit.results if node.record.stage == EVALUATE)
+    tests = {name: metrics["models"][name]["test"] for name in models}
+    return Report(
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        origin=origin,
+        is_chestmnist=origin.source == CHEST_MNIST,
+        data=data,
+        metrics=metrics,
+        models=models,
+        baselines=BASELINES,
+        trainings=trainings,
+        labels=LABELS,
+        findings=FINDINGS,
+        reported=REPORTED,
+        started_from=STARTED_FROM,
+        medmnist=MEDMNIST,
+        trust=_read(project / MAPS) if has_maps else None,
+        sheets=sheets.gather(project, models) if has_maps else None,
+        charts=charts.draw(tests, {name: t.history for name, t in trainings.items()}, origin),
+        pictures=sheets.pictures(project),
+        audit=audit,
+        environment=evaluate.record.facts.environment,
+    )
+
+
+def _training(project: Path, name: str) -> Training:
+    folder = project / REPORTS / name
+    told = _read(folder / "train.json")
+    parameters = told["parameters"]
+    with open(folder / "history.csv", newline="") as file:
+        rows = csv.DictReader(file)
+        history = [{key: float(value) for key, value in row.items()} for row in rows]
+    return Training(
+        model=name,
+        trained=parameters["trainable"],
+        frozen=parameters["total"] - parameters["trainable"],
+        best_epoch=told["best_epoch"],
+        epochs=told["epochs"],
+        stopped_early=told["stopped_early"],
+        seconds_per_epoch=told["seconds"] / told["epochs"],
+        device=told["device"],
+        history=history,
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return dict(read_json(path))
+    except FileNotFoundError:
+        raise CxrError(f"{path} is not there yet; `make repro` or `make demo` makes it") from None

@@ -1,0 +1,12 @@
+// The one thing that moves: which finding's maps are shown.
+const meanings = {{ report.findings | tojson }};
+const choices = document.getElementById("label-switch");
+if (choices) {
+  choices.addEventListener("change", (event) => {
+    const chosen = event.target.value;
+    for (const map of document.querySelectorAll("[data-finding]")) {
+      map.hidden = map.dataset.finding !== chosen;
+    }
+    document.getElementById("label-meaning").textContent = `${chosen}: ${meanings[chosen]}`;
+  });
+}

@@ -1,0 +1,103 @@
+"""The report in a real browser: light, dark, on a phone; what it loads, and what axe says of it."""
+
+from pathlib import Path
+
+import chromium
+import pytest
+from pipeline import Pipeline
+
+from cxr.labels import LABELS
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(chromium.PROGRAM is None, reason="chromium is not installed"),
+]
+
+# Where two declarations stand in the style, the dark one comes later and wins when it applies.
+COLOURS = """<script>
+const shown = document.createElement("pre");
+shown.id = "style";
+shown.textContent = getComputedStyle(document.body).backgroundColor + " width "
+  + document.documentElement.scrollWidth + " of " + document.documentElement.clientWidth;
+document.body.append(shown);
+</script>"""
+CHOOSE = """<script>
+const choice = document.querySelector('input[value="hernia"]');
+choice.click();
+document.title = [...document.querySelectorAll("[data-finding]:not([hidden])")]
+  .map((each) => each.dataset.finding).join(" ");
+</script>"""
+
+
+@pytest.fixture(scope="module")
+def page(kept: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pipeline = Pipeline(kept).copy(tmp_path_factory.mktemp("page") / "clone")
+    assert pipeline.run("cxr", "report").returncode == 0
+    return pipeline.folder / "reports" / "index.html"
+
+
+def with_script(page: Path, script: str, folder: Path) -> str:
+    """The address of the same page with something more at its end."""
+    changed = folder / "changed.html"
+    changed.write_text(page.read_text() + script)
+    return changed.as_uri()
+
+
+def test_axe_finds_nothing_serious(page: Path, tmp_path: Path) -> None:
+    found = chromium.violations(page, tmp_path)
+    assert [each for each in found if each["impact"] in ("serious", "critical")] == []
+
+
+def test_axe_would_find_something(page: Path, tmp_path: Path) -> None:
+    """A picture without a description, and grey on grey: what the test above is for."""
+    broken = tmp_path / "broken.html"
+    wrong = '<img src="data:,"><p style="color:#999">x</p></main>'
+    text = page.read_text().replace("</main>", wrong)
+    broken.write_text(text)
+    found = {each["id"] for each in chromium.violations(broken, tmp_path)}
+    assert {"image-alt", "color-contrast"} <= found
+
+
+def test_nothing_is_fetched_from_anywhere(page: Path, tmp_path: Path) -> None:
+    assert chromium.requested(page.as_uri(), tmp_path) == []
+
+
+def test_the_log_would_show_a_fetch(page: Path, tmp_path: Path) -> None:
+    fetching = '<img src="http://127.0.0.1:9/picture.png">'
+    asked = chromium.requested(with_script(page, fetching, tmp_path), tmp_path)
+    assert "http://127.0.0.1:9/picture.png" in asked
+
+
+@pytest.mark.parametrize(
+    ("flags", "background"),
+    [([], "rgb(255, 255, 255)"), (["--blink-settings=preferredColorScheme=0"], "rgb(20, 24, 28)")],
+    ids=["light", "dark"],
+)
+def test_the_page_is_light_or_dark(
+    page: Path, flags: list[str], background: str, tmp_path: Path
+) -> None:
+    address = with_script(page, COLOURS, tmp_path)
+    assert background in chromium.dom(address, tmp_path, ['<pre id="style">'], *flags)
+
+
+def test_on_a_phone_the_page_itself_does_not_scroll_sideways(page: Path, tmp_path: Path) -> None:
+    # The window of a browser without one is not smaller than 500 pixels, a frame is.
+    frame = tmp_path / "phone.html"
+    address = with_script(page, COLOURS, tmp_path)
+    frame.write_text(
+        f'<iframe src="{address}" width="390" height="3000" id="phone"></iframe>'
+        '<script>document.getElementById("phone").onload = (event) => {'
+        'document.body.append(event.target.contentDocument.getElementById("style")); };</script>'
+    )
+    drawn = chromium.dom(
+        frame.as_uri(), tmp_path, ['<pre id="style">'], "--allow-file-access-from-files"
+    )
+    assert "width 390 of 390" in drawn
+
+
+def test_choosing_a_finding_shows_its_maps_alone(page: Path, tmp_path: Path) -> None:
+    drawn = chromium.dom(with_script(page, CHOOSE, tmp_path), tmp_path, ["<title>hernia"])
+    title = drawn.split("<title>")[1].split("</title>")[0].split()
+    assert set(title) == {"hernia"}
+    assert len(title) == 2 * 3  # of two images, by three models
+    assert all(label in drawn for label in LABELS)

@@ -1,0 +1,288 @@
+"""The report: the stages' own numbers, on one page that needs nothing else."""
+
+import base64
+import io
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from functools import partial
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pipeline import Pipeline
+
+from cxr import report
+from cxr.data.splits import Origin
+from cxr.errors import CxrError
+from cxr.labels import LABELS
+from cxr.plots.figure import COLOURS
+from cxr.plots.svg import inline
+from cxr.plots.training import curves_of_models
+from cxr.report import sheets
+from cxr.report.background import FINDINGS, REPORTED
+
+HISTORY = {
+    "cnn": [
+        {"epoch": 1.0, "train_loss": 0.3, "val_loss": 0.31, "val_macro_auroc": 0.6},
+        {"epoch": 2.0, "train_loss": 0.2, "val_loss": 0.25, "val_macro_auroc": 0.7},
+    ]
+}
+ORIGIN = Origin("phantom-28", "phantom")
+MODELS = ("cnn", "squeezenet", "vit")
+
+
+class Page(HTMLParser):
+    """The tables of a page as rows of texts, and every address in it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.addresses: list[str] = []
+        self.ids: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self._in_cell = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        named = dict(attributes)
+        self.tags.append((tag, named))
+        self.addresses += [
+            str(value) for key, value in attributes if key in ("src", "href", "xlink:href", "data")
+        ]
+        if "id" in named:
+            self.ids.append(str(named["id"]))
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+            self._in_cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th"):
+            self._in_cell = False
+
+    def handle_data(self, data: str) -> None:
+        if self._in_cell:
+            self.rows[-1][-1] += data
+
+    def row(self, first: str, n: int = 0) -> list[str]:
+        """The n-th row that starts so."""
+        found = [row for row in self.rows if row and row[0] == first]
+        return [" ".join(cell.split()) for cell in found[n]]
+
+
+def test_each_of_the_14_findings_is_explained() -> None:
+    assert set(FINDINGS) == set(LABELS)
+
+
+def test_the_published_accuracies_are_those_of_the_work_this_starts_from() -> None:
+    accuracies = [each.accuracy for each in REPORTED if each.accuracy is not None]
+    assert accuracies == [0.9459, 0.9474, 0.9474]
+
+
+def test_a_chart_takes_its_colours_from_the_page() -> None:
+    svg = inline(partial(curves_of_models, HISTORY, ORIGIN), "curves", 'two "curves" & more')
+    root = ElementTree.fromstring(svg.replace("xlink:href", "href"))
+    assert root.attrib["aria-label"] == 'two "curves" & more'
+    assert "width" not in root.attrib
+    assert COLOURS[0].lower() not in svg.lower()
+    assert "var(--series-0)" in svg
+    assert "macro AUROC on validation" in "".join(root.itertext())
+
+
+def test_charts_of_one_page_share_no_id() -> None:
+    drawn = [inline(partial(curves_of_models, HISTORY, ORIGIN), name, name) for name in "ab"]
+    first, second = (set(re.findall(r'<(?:clipPath|path) id="([^"]+)"', svg)) for svg in drawn)
+    assert first
+    assert not first & second
+
+
+def test_a_chart_is_the_same_each_time() -> None:
+    first, second = (
+        inline(partial(curves_of_models, HISTORY, ORIGIN), "curves", "") for _ in range(2)
+    )
+    assert first == second
+
+
+def test_without_results_one_line_says_what_makes_them(tmp_path: Path) -> None:
+    with pytest.raises(CxrError, match=r"metrics\.json is not there yet; `make repro`"):
+        report.write(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def reported(kept: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    pipeline = Pipeline(kept).copy(tmp_path_factory.mktemp("reported") / "clone")
+    done = pipeline.run("cxr", "report")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == (pipeline.folder / "reports/index.html").as_uri()
+    return pipeline
+
+
+@pytest.fixture(scope="module")
+def text(reported: Pipeline) -> str:
+    return (reported.folder / "reports/index.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def page(text: str) -> Page:
+    return Page(text)
+
+
+@pytest.mark.slow
+def test_the_models_table_has_the_numbers_of_metrics_json(reported: Pipeline, page: Page) -> None:
+    models = reported.json("reports/metrics.json")["models"]
+    for name in MODELS:
+        test, val = models[name]["test"], models[name]["val"]
+        train = reported.json(f"reports/{name}/train.json")
+        low, high = test["macro_auroc_ci"]
+        row = page.row(name)
+        assert row[1] == f"{test['macro_auroc']:.3f} [{low:.3f}, {high:.3f}]"
+        assert row[3:6] == [
+            f"{100 * val['accuracy']:.2f} %",
+            f"{100 * test['accuracy']:.2f} %",
+            f"{100 * test['accuracy_gain']:+.2f}",
+        ]
+        assert row[6] == f"{train['seconds'] / train['epochs']:.2f}"
+        total = train["parameters"]["total"]
+        assert [int(cell.replace(",", "")) for cell in row[7:]] == [
+            train["parameters"]["trainable"],
+            total - train["parameters"]["trainable"],
+        ]
+    of_no = models["all-negative"]["test"]["accuracy"]
+    assert page.row("all-negative")[4] == f"{100 * of_no:.2f} %"
+
+
+@pytest.mark.slow
+def test_every_finding_has_a_row_with_every_models_area(reported: Pipeline, page: Page) -> None:
+    models = reported.json("reports/metrics.json")["models"]
+    for label in LABELS:
+        row = page.row(label)
+        areas = [models[name]["test"]["labels"][label]["auroc"] for name in MODELS]
+        told = ["undefined" if area is None else f"{area:.3f}" for area in areas]
+        assert [cell.split(" ")[0] for cell in row[3:]] == told
+
+
+@pytest.mark.slow
+def test_the_page_needs_nothing_but_itself(page: Page, text: str) -> None:
+    outside = [each for each in page.addresses if not each.startswith(("#", "data:image/"))]
+    assert outside == []
+    assert not re.search(r"url\((?!#)", text)
+    assert not re.search(r"@import|<link|<iframe", text)
+
+
+@pytest.mark.slow
+def test_no_id_stands_twice(page: Page) -> None:
+    assert len(page.ids) == len(set(page.ids))
+
+
+@pytest.mark.slow
+def test_every_picture_is_described(page: Page) -> None:
+    pictures = [named for tag, named in page.tags if tag == "img"]
+    assert len(pictures) > 2 * 3 * 14
+    assert all(named.get("alt") for named in pictures)
+
+
+@pytest.mark.slow
+def test_every_finding_can_be_chosen_and_one_is(page: Page) -> None:
+    choices = [named for tag, named in page.tags if tag == "input"]
+    assert [named["value"] for named in choices] == list(LABELS)
+    chosen = [named["value"] for named in choices if "checked" in named]
+    assert len(chosen) == 1
+    seen = {
+        named["data-finding"]
+        for tag, named in page.tags
+        if "data-finding" in named and "hidden" not in named
+    }
+    assert seen == set(chosen)
+
+
+@pytest.mark.slow
+def test_a_phantom_is_called_one_and_the_audit_is_told(text: str) -> None:
+    assert "PHANTOM" in text
+    assert "The audit holds" in text
+    assert "Not a medical device" in text
+
+
+@pytest.mark.slow
+def test_lineage_names_every_stage_run_and_md5(reported: Pipeline, text: str) -> None:
+    for stage in ("download", "preprocess", "features", "train-cnn", "evaluate", "gradcam"):
+        record = reported.json(f"records/{stage}.json")
+        assert record["fingerprint"] in text
+        assert all(run["run_id"] in text for run in record["runs"])
+        assert all(digest["md5"] in text for digest in record["outputs"].values())
+
+
+@pytest.mark.slow
+def test_a_changed_number_makes_the_page_say_so(reported: Pipeline, tmp_path: Path) -> None:
+    other = reported.copy(tmp_path / "changed")
+    metrics = other.json("reports/metrics.json")
+    metrics["models"]["cnn"]["test"]["macro_auroc"] = 0.999
+    metrics["data"]["name"] = "<script>alert(1)</script>"
+    replace(other.folder / "reports/metrics.json", metrics)
+    done = other.run("cxr", "report", "--json")
+    assert done.returncode == 2  # no folder can be called so
+    metrics["data"]["name"] = "a<b>c"
+    replace(other.folder / "reports/metrics.json", metrics)
+    done = other.run("cxr", "report", "--json")
+    assert done.returncode == 0, done.stderr
+    text = Path(json.loads(done.stdout)["report"]).read_text()
+    assert "The audit does not hold" in text
+    assert "0.999" in text
+    assert "<b>" not in text
+    assert "a&lt;b&gt;c" in text
+
+
+@pytest.mark.slow
+def test_without_gradcam_the_page_says_that_it_has_not_run(
+    reported: Pipeline, tmp_path: Path
+) -> None:
+    other = reported.copy(tmp_path / "without")
+    (other.folder / "reports/gradcam.json").unlink()
+    done = other.run("cxr", "report")
+    assert done.returncode == 0, done.stderr
+    assert "No maps yet" in (other.folder / "reports/index.html").read_text()
+
+
+@pytest.mark.slow
+def test_what_can_not_be_shown_is_one_line(reported: Pipeline, tmp_path: Path) -> None:
+    other = reported.copy(tmp_path / "damaged")
+    for content in ({"data": {}}, {"data": {"name": "x", "source": "file"}, "models": {}}):
+        replace(other.folder / "reports/metrics.json", content)
+        done = other.run("cxr", "report")
+        assert done.returncode == 2
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        assert done.stderr.startswith("cxr: ")
+
+
+def replace(path: Path, content: Any) -> None:
+    """Write a file anew: DVC's own may be a link into its cache."""
+    path.unlink()
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.slow
+def test_maps_show_the_image_alone_where_there_is_no_evidence(reported: Pipeline) -> None:
+    made = sheets.gather(reported.folder, ("cnn", "vit"))
+    images = np.load(reported.folder / "data/processed/test_images.npy")
+    for name in ("cnn", "vit"):
+        kept = np.load(reported.folder / f"reports/maps/{name}.npz")
+        for shot, index, evidence in zip(
+            made.shots, kept["indices"], kept["evidence"], strict=True
+        ):
+            grey = np.asarray(Image.fromarray(images[index]).resize((150, 150), 0), float)
+            for i, label in enumerate(LABELS):
+                told = shot.maps[name][label]
+                assert told.strongest == pytest.approx(float(evidence[i].max()))
+                colours = decoded(told.picture)
+                difference = np.abs(colours - grey[..., None]).mean()
+                assert (difference < 4) == (evidence[i].max() < 0.05 * np.abs(evidence).max())
+
+
+def decoded(address: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    kind, _, content = address.partition(",")
+    assert kind == "data:image/jpeg;base64"
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(content))), float)

@@ -6,7 +6,7 @@ export PATH := $(VENV)/bin:$(PATH)
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all repro ui report faults bench lint audit-deps format lock clean
+.PHONY: help setup demo test test-all repro ui report faults bench lint audit-deps plots-page format lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ faults: $(READY) ## kill stages, break stores and disks: what is lost (half an h
 
 bench: $(READY) ## how fast the heavy parts are, as ratios to what one would write first; QUICK=1
 	python -m bench $(if $(QUICK),--quick)
+
+plots-page: $(READY) ## make .dvc/plots/page.html anew, with the locked Vega in it
+	python .dvc/plots/page.py
 
 lint: $(READY) ## ruff, mypy and bandit
 	ruff check .

@@ -35,6 +35,7 @@ def dom(url: str, folder: Path, awaited: list[str], *flags: str) -> str:
 
 def requested(url: str, folder: Path) -> list[str]:
     """Every address that a page asks the network for, by the log of the browser."""
+    folder.mkdir(exist_ok=True)
     log = folder / "net.json"
     dom(url, folder, ["</html>"], f"--log-net-log={log}")
     events = [event.get("params", {}) for event in json.loads(log.read_text())["events"]]

@@ -1,4 +1,7 @@
-"""The report in a real browser: light, dark, on a phone; what it loads, and what axe says of it."""
+"""The report in a real browser: light, dark, on a phone; what it loads, and what axe says of it.
+
+And the page of `dvc plots`, which draws its charts in the browser.
+"""
 
 from pathlib import Path
 
@@ -29,9 +32,16 @@ document.title = [...document.querySelectorAll("[data-finding]:not([hidden])")]
 </script>"""
 
 
+N_CHARTS = 7  # that dvc.yaml has for `dvc plots`
+
+
 @pytest.fixture(scope="module")
-def page(kept: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pipeline = Pipeline(kept).copy(tmp_path_factory.mktemp("page") / "clone")
+def pipeline(kept: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    return Pipeline(kept).copy(tmp_path_factory.mktemp("page") / "clone")
+
+
+@pytest.fixture(scope="module")
+def page(pipeline: Pipeline) -> Path:
     assert pipeline.run("cxr", "report").returncode == 0
     return pipeline.folder / "reports" / "index.html"
 
@@ -101,3 +111,11 @@ def test_choosing_a_finding_shows_its_maps_alone(page: Path, tmp_path: Path) -> 
     assert set(title) == {"hernia"}
     assert len(title) == 2 * 3  # of two images, by three models
     assert all(label in drawn for label in LABELS)
+
+
+def test_dvc_plots_are_drawn_without_a_network(pipeline: Pipeline, tmp_path: Path) -> None:
+    pipeline.dvc("plots", "show")
+    address = (pipeline.folder / "dvc_plots" / "index.html").as_uri()
+    drawn = chromium.dom(address, tmp_path, ["</canvas>"])
+    assert drawn.count("</canvas>") == N_CHARTS
+    assert chromium.requested(address, tmp_path / "again") == []

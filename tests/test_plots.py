@@ -1,5 +1,6 @@
 """Figures: written, readable, drawn from the numbers given, and never silent about a phantom."""
 
+import runpy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -22,6 +23,7 @@ from cxr.plots.data import label_counts, sample_images
 from cxr.plots.training import learning_curves
 from cxr.training import Epoch
 
+TEMPLATES = Path(__file__).parents[1] / ".dvc" / "plots"
 REAL = Origin("chestmnist-28", "medmnist")
 PHANTOM = Origin("phantom-28", "phantom")
 RNG_SEED = 0
@@ -346,3 +348,8 @@ def test_surprises_name_image_labels_and_probabilities(seen: Seen) -> None:
         told = ", ".join(f"{m.probs[index, LABELS.index(label)]:.3f}" for m in models.values())
         assert lines[-1].endswith(f"p = {told}")
         assert ("yes" in lines[-1]) == (label in there)
+
+
+def test_the_page_of_dvc_plots_has_the_locked_vega_in_it() -> None:
+    made = runpy.run_path(str(TEMPLATES / "page.py"))["page"]()
+    assert (TEMPLATES / "page.html").read_text() == made

@@ -1,0 +1,39 @@
+"""Make page.html, in which `dvc plots` shows its charts: with Vega in it, so that it opens offline.
+
+DVC's own page loads Vega from another host. Run after an update of vl-convert: `make plots-page`.
+"""
+
+from pathlib import Path
+
+import vl_convert
+
+VEGA_LITE = "5.21"  # DVC's templates are written for version 5
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+{{refresh_tag}}
+<title>DVC plots</title>
+<!-- Vega, Vega-Lite, Vega-Embed: University of Washington Interactive Data Lab, BSD-3 -->
+<script>{vega}</script>
+<style>
+body {{ margin: 1.5rem; font-family: system-ui, sans-serif; }}
+table {{ border-spacing: 15px; }}
+img {{ max-width: 100%; height: auto; }}
+</style>
+</head>
+<body>
+{{plot_divs}}
+</body>
+</html>
+"""
+
+
+def page() -> str:
+    """The page with DVC's own words in braces, where it puts what it has to show."""
+    return PAGE.format(vega=vl_convert.javascript_bundle(vl_version=VEGA_LITE))
+
+
+if __name__ == "__main__":
+    Path(__file__).with_name("page.html").write_text(page())

@@ -6,7 +6,7 @@ export PATH := $(VENV)/bin:$(PATH)
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all repro ui faults bench lint audit-deps format lock clean
+.PHONY: help setup doctor demo test test-all repro ui faults bench lint audit-deps format lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ $(READY): requirements.lock pyproject.toml
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(READY)
+
+doctor: ## what is missing on this machine, before or after setup
+	PYTHONPATH=src $(firstword $(wildcard .venv/bin/python) $(PYTHON)) -m cxr.doctor
 
 demo: $(READY) ## the whole pipeline on synthetic X-rays in .demo/, no network, some minutes
 	cxr demo

@@ -17,7 +17,7 @@ FLOORS = (
     {"data", "hashes", "images"},
     {"models", "records", "submissions"},
     {"augment", "metrics", "repository", "scratch"},
-    {"typical"},
+    {"doctor", "typical"},
     {"decisions"},
     {"evaluation"},
     {"cam", "features", "training"},

@@ -29,8 +29,8 @@ SOURCE_SUFFIX = ".py"
 # Modules of cxr that show, record, keep or check, and decide no byte of what a later stage reads.
 PRESENTING = frozenset(
     {
-        "archive", "audit", "checkpoint", "cli", "demo", "difference", "documents", "errors",
-        "git", "hashes", "interruption", "lineage", "params", "plots", "printing", "progress",
+        "archive", "audit", "checkpoint", "cli", "demo", "difference", "doctor", "documents",
+        "errors", "git", "hashes", "interruption", "lineage", "params", "plots", "printing", "progress",
         "records", "replay", "repository", "scratch", "stage", "sync", "tracking",
     }
 )  # fmt: skip

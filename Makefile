@@ -26,8 +26,8 @@ doctor: ## what is missing on this machine, before or after setup
 demo: $(READY) ## the whole pipeline on synthetic X-rays in .demo/, no network, some minutes
 	cxr demo
 
-repro: $(READY) ## run what has changed of the real pipeline (dvc repro)
-	dvc repro
+repro: $(READY) ## run what has changed of the real pipeline (dvc repro), and tell what that was
+	cxr repro
 
 ui: $(READY) ## browse all runs in MLflow; DEMO=1 for the demo's, PORT=5000
 	cxr ui $(if $(DEMO),--demo) --port $(or $(PORT),5000)

@@ -30,8 +30,9 @@ SOURCE_SUFFIX = ".py"
 PRESENTING = frozenset(
     {
         "archive", "audit", "checkpoint", "cli", "demo", "difference", "doctor", "documents",
-        "errors", "git", "hashes", "interruption", "lineage", "params", "plots", "printing", "progress",
-        "records", "replay", "repository", "scratch", "stage", "sync", "tracking",
+        "errors", "git", "hashes", "interruption", "lineage", "params", "plots", "printing",
+        "progress", "records", "replay", "repository", "repro", "scratch", "stage", "summary",
+        "sync", "terminal", "tracking", "usage",
     }
 )  # fmt: skip
 

@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
@@ -111,3 +111,17 @@ def bar(title: str, on: Console = console) -> Iterator[Advance]:
             p.update(task, completed=done, total=total)
 
         yield advance
+
+
+@contextmanager
+def steps(title: str, total: int) -> Iterator[Callable[[], None]]:
+    """A bar for work of so many steps, each of which is told when it is done."""
+    done = 0
+    with bar(title) as advance:
+
+        def step() -> None:
+            nonlocal done
+            done += 1
+            advance(done, total)
+
+        yield step

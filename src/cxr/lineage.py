@@ -268,7 +268,7 @@ def select(params: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
         value: Any = params
         for part in key.split("."):
             if not isinstance(value, dict) or part not in value:
-                raise CxrError(f"{PARAMS_FILE}: {key} is missing")
+                raise CxrError(f"{PARAMS_FILE}: {key} is missing; add it")
             value = value[part]
         found |= flatten(value, key) if isinstance(value, dict) else {key: value}
     return found

@@ -123,7 +123,7 @@ class Auditor:
         # The last part is not resolved: DVC may have linked it to its cache.
         place = path.parent.resolve() / path.name
         if not place.is_relative_to(project.root):
-            raise CxrError(f"{path} lies outside of {project.root}")
+            raise CxrError(f"{path} lies outside of {project.root}; name a file inside")
         name = place.relative_to(project.root).as_posix()
         makers = [
             each.stage
@@ -241,7 +241,8 @@ def find_run(text: str, project: Project) -> tuple[Found, str]:
     """
     if not RUN_ID.fullmatch(text):
         raise CxrError(
-            f"{text} is neither a file here nor a run id (its first 4 to 32 hexadecimal digits)"
+            f"{text} is neither a file here nor a run id (its first 4 to 32 hexadecimal digits); "
+            "`cxr audit` alone lists all"
         )
     archive, store = project.archive, project.store
     ids = {run_id for found in archive.current.values() for run_id in found.record.run_ids}
@@ -267,9 +268,14 @@ def find_run(text: str, project: Project) -> tuple[Found, str]:
     if found is None:
         if run and run.status != FINISHED:
             why = run.tags.get("cxr.failure", "it did not come to its end")
-            raise CxrError(f"run {run_id} is {run.status} and made no result: {why}")
+            raise CxrError(
+                f"run {run_id} is {run.status} and made no result: {why}; `dvc repro` tries again"
+            )
         if run and STAGE_TAG not in run.tags:
-            raise CxrError(f"run {run_id} was made by no stage of this pipeline")
+            raise CxrError(
+                f"run {run_id} was made by no stage of this pipeline; `cxr audit` alone lists "
+                "those that were"
+            )
         raise CxrError(
             f"the record of run {run_id} is not in DVC's cache; `dvc fetch` may bring it"
         )

@@ -13,6 +13,7 @@ from typer.exceptions import Abort, TyperException
 from cxr import demo as demo_clone
 from cxr import progress, usage
 from cxr.errors import CxrError, shown
+from cxr.interruption import STOPPED
 from cxr.params import PARAMS_FILE
 from cxr.terminal import is_plain
 from cxr.usage import ASK, RUN, SHARE
@@ -350,8 +351,8 @@ def _reproduce(
         _print_json(done.as_json())
     elif not progress.is_quiet():
         summary(done, project, of_demo)
-    if done.status == reproduction.STOPPED:
-        raise KeyboardInterrupt
+    if done.status == STOPPED:
+        raise typer.Exit(STOPPED)
     if done.status != 0:
         raise CxrError(f"the pipeline stopped in {project}; the lines above say why")
 
@@ -393,8 +394,9 @@ def main() -> None:
     except OSError as error:
         _refuse(f"{error.filename or 'a file'}: {error.strerror or error}")
     except (Abort, KeyboardInterrupt):
+        status = STOPPED
+    if status == STOPPED:  # what typer makes of Ctrl-C
         print("cxr: stopped", file=sys.stderr)
-        sys.exit(130)
     sys.exit(status if isinstance(status, int) else 0)
 
 

@@ -14,9 +14,9 @@ from typing import IO, Any
 from cxr import lineage, progress, records
 from cxr.documents import read_json
 from cxr.errors import CxrError
+from cxr.interruption import STOPPED
 
 METRICS = "reports/metrics.json"
-STOPPED = 130
 
 
 class How(StrEnum):

@@ -13,6 +13,7 @@ from cxr.doctor.place import Place, command_of
 
 SCRATCH = ".scratch"
 QUEUED, FAILED = "refs/exps/celery/stash", "refs/exps/celery/failed"  # as DVC names them
+MOST_SHOWN = 60  # characters of a command
 # Parameters that can name a file of the user's, and the words that name none.
 OWN_FILES = {
     "download.path": (),
@@ -112,7 +113,7 @@ def locks(place: Place) -> Answer:
     it may wait for, though nobody is there.
     """
     tmp = place.root / ".dvc" / "tmp"
-    busy, n_left = [], 0
+    busy, are_left = [], False
     try:
         readers_and_writers = _in_rwlock(tmp / "rwlock")
     except (ValueError, TypeError, KeyError, AttributeError):
@@ -120,12 +121,12 @@ def locks(place: Place) -> Answer:
     for pid in sorted(readers_and_writers):
         command = command_of(pid)
         if command is None:
-            n_left += 1
+            are_left = True
         elif "dvc" in command:
             busy.append((pid, command))
         else:  # its number is another program's now
             return missing(
-                f"{tmp / 'rwlock'} waits for process {pid}, which is no DVC: {command[:60]}",
+                f"{tmp / 'rwlock'} waits for process {pid}, which is no DVC: {_end(command)}",
                 f"rm {tmp / 'rwlock'}",
             )
     for file in [tmp / "lock", *sorted((place.root / SCRATCH).glob("*.lock"))]:
@@ -136,10 +137,10 @@ def locks(place: Place) -> Answer:
         elif is_whole_lock:
             return missing(f"{file} was left by process {pid}, which is gone", f"rm {file}")
     if busy:
-        them = ", ".join(f"process {pid} ({command[:60]})" for pid, command in dict(busy).items())
+        them = ", ".join(f"process {pid} ({_end(command)})" for pid, command in dict(busy).items())
         return note(f"at work here: {them}", "wait for it, or end it with `kill`")
-    if n_left:
-        return note(f"DVC's list names {n_left} gone processes; the next `dvc repro` clears it")
+    if are_left:
+        return note("DVC's list names processes that are gone; the next `dvc repro` clears it")
     return ok("none is held")
 
 
@@ -154,6 +155,11 @@ def queue(place: Place) -> Answer:
     if n_queued:
         return note(f"{n_queued} experiments wait or run", "dvc queue start")
     return ok("empty")
+
+
+def _end(command: str) -> str:
+    """Of a long command, where it says what it does."""
+    return command if len(command) <= MOST_SHOWN else f"…{command[-MOST_SHOWN:]}"
 
 
 def _in_rwlock(file: Path) -> set[int]:

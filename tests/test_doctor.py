@@ -477,6 +477,17 @@ def test_it_works_with_hardly_anything(tmp_path: Path) -> None:
     assert "✗ git " in done.stdout
 
 
+@pytest.mark.parametrize("command", [["cxr", "doctor"], ["python", "-m", "cxr.doctor"]])
+def test_a_terminal_that_knows_few_characters(clone: Place, command: list[str]) -> None:
+    done = subprocess.run(
+        [Path(sys.executable).parent / command[0], *command[1:]],
+        cwd=clone.root, env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert not done.stderr
+    assert "\\u2713 python " in done.stdout
+
+
 def test_a_check_that_breaks_stops_no_other(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(clone: Place) -> Answer:
         raise RuntimeError("nobody thought of this")

@@ -1,5 +1,6 @@
 """The `cxr` command."""
 
+import io
 import json
 import os
 import sys
@@ -379,6 +380,9 @@ def _nearest_project(here: Path) -> Path | None:
 
 def main() -> None:
     """Entry point: what is wrong with a call is one line and status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal may know few characters
     try:
         status = app(standalone_mode=False)
     except CxrError as error:

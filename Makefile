@@ -6,7 +6,8 @@ export PATH := $(VENV)/bin:$(PATH)
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all repro ui report faults bench lint audit-deps plots-page format lock clean
+.PHONY: help setup doctor demo test test-all repro ui report faults bench lint audit-deps \
+	plots-page format lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,11 +21,14 @@ $(READY): requirements.lock pyproject.toml
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(READY)
 
+doctor: ## what is missing on this machine, before or after setup
+	PYTHONPATH=src $(firstword $(wildcard .venv/bin/python) $(PYTHON)) -m cxr.doctor
+
 demo: $(READY) ## the whole pipeline on synthetic X-rays in .demo/, no network, some minutes
 	cxr demo
 
-repro: $(READY) ## run what has changed of the real pipeline (dvc repro)
-	dvc repro
+repro: $(READY) ## run what has changed of the real pipeline (dvc repro), and tell what that was
+	cxr repro
 
 ui: $(READY) ## browse all runs in MLflow; DEMO=1 for the demo's, PORT=5000
 	cxr ui $(if $(DEMO),--demo) --port $(or $(PORT),5000)

@@ -1,5 +1,6 @@
 """gradcam: where each model looks, and how far that is to be trusted."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,22 +40,26 @@ def gradcam(run: stage.Stage) -> None:
     searched = np.arange(min(wanted.searched, len(split.labels)))
     report: dict[str, Any] = {}
     opinions: dict[str, list[Opinion]] = {}
-    for name, log in run.logs.items():
-        model = models.load(run.input(f"models/{name}"))
-        log.params = flatten(model.params) | log.params  # its own seed and threads win
-        subject = subject_of(run, model, split)
-        decision = decisions.read(run.input(f"decisions/{name}.json"))
-        look = subject.look(searched)
-        called = decision.calibration.probs(look.logits) >= decision.thresholds
-        maps = explain(run, name, subject)
-        report[name] = {"method": subject.method, **describe(maps, wanted.indices)}
-        report[name] |= judge(run, subject, called, split, known)
-        log.metrics |= flat_metrics(report[name], maps)
-        opinions[name] = opine(name, subject.method, maps, decision)
-        draw_sheets(run, name, split, opinions[name])
-        draw_examples(run, name, split, subject, decision, look, called)
-        tell(name, report[name], maps)
-    draw_side_by_side(run, split, opinions)
+    n_sheets = len(wanted.indices) + len(LABELS)  # of a model
+    with progress.steps("gradcam", len(run.logs) * (1 + n_sheets) + 1) as step:
+        for name, log in run.logs.items():
+            model = models.load(run.input(f"models/{name}"))
+            log.params = flatten(model.params) | log.params  # its own seed and threads win
+            subject = subject_of(run, model, split)
+            decision = decisions.read(run.input(f"decisions/{name}.json"))
+            look = subject.look(searched)
+            called = decision.calibration.probs(look.logits) >= decision.thresholds
+            maps = explain(run, name, subject)
+            report[name] = {"method": subject.method, **describe(maps, wanted.indices)}
+            report[name] |= judge(run, subject, called, split, known)
+            log.metrics |= flat_metrics(report[name], maps)
+            step()
+            opinions[name] = opine(name, subject.method, maps, decision)
+            draw_sheets(run, name, split, opinions[name], step)
+            draw_examples(run, name, split, subject, decision, look, called, step)
+            tell(name, report[name], maps)
+        draw_side_by_side(run, split, opinions)
+        step()
     run.write_json("reports/gradcam.json", {"split": wanted.split, "models": report})
 
 
@@ -186,7 +191,9 @@ def labels_shown(run: stage.Stage, shot: Shot, opinions: list[Opinion]) -> list[
     return sorted({*np.flatnonzero(shot.truth).tolist(), *wrong[:MOST_ERRORS]}) or highest[:1]
 
 
-def draw_sheets(run: stage.Stage, name: str, split: Split, opinions: list[Opinion]) -> None:
+def draw_sheets(
+    run: stage.Stage, name: str, split: Split, opinions: list[Opinion], step: Callable[[], None]
+) -> None:
     """For each image a sheet of its labels, and a picture of each for MLflow's slider."""
     log = run.logs[name]
     for index, opinion in zip(run.params.gradcam.indices, opinions, strict=True):
@@ -197,6 +204,7 @@ def draw_sheets(run: stage.Stage, name: str, split: Split, opinions: list[Opinio
             path = f"{place}/{index}/{LABELS[label]}.png"
             picture = run.slide(path, log, f"{SLIDERS}/{shot.name}", step=label)
             slide(shot, opinion, label, run.origin, picture)
+        step()
 
 
 def draw_examples(
@@ -207,10 +215,12 @@ def draw_examples(
     decision: Decision,
     look: Look,
     called: Flags,
+    step: Callable[[], None],
 ) -> None:
     """For each label a sheet of what the model typically finds, invents and misses."""
     truth = split.labels[: len(called)] == 1
     for i, label in enumerate(LABELS):
+        step()
         chosen = examples.choose(look.pooled, truth[:, i], called[:, i])
         rows = {
             "true positive": chosen.true_positives,

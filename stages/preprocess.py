@@ -12,9 +12,10 @@ def preprocess(run: stage.Stage) -> None:
     folder = run.output("data/processed")
     folder.mkdir()
     raw = run.input("data/raw") / splits.RAW_FILE
-    dataset, statistics = splits.extract(raw, run.origin, folder)
-    opened = {name: splits.open_split(folder, name) for name in splits.SPLITS}
-    report = quality.describe(opened)
+    with progress.bar(f"preprocess: {run.origin.name}"):
+        dataset, statistics = splits.extract(raw, run.origin, folder)
+        opened = {name: splits.open_split(folder, name) for name in splits.SPLITS}
+        report = quality.describe(opened)
 
     run.write_json("data/statistics.json", asdict(statistics))
     run.write_json(

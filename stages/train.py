@@ -51,11 +51,21 @@ def train(run: stage.Stage, name: str) -> None:
             hyper,
             run.params.seed,
             on_epoch=partial(show_epoch, run),
-            on_batch=advance,
+            on_batch=over_all_epochs(run, advance),
             checkpoint=FileCheckpoint(run.work / "training.pt", run.say),
         )
     models.save(model, run.output(f"models/{name}"))
     report(run, name, fit, n_parameters)
+
+
+def over_all_epochs(run: stage.Stage, advance: progress.Advance) -> progress.Advance:
+    """An epoch's batches as those of the training, so that the bar tells when it ends at latest."""
+
+    def advance_epoch(done: int, total: int) -> None:
+        epochs = run.params.train.protocol.epochs
+        advance(len(run.log.history) * total + done, epochs * total)
+
+    return advance_epoch
 
 
 def open_store(run: stage.Stage) -> features.FeatureStore | None:

@@ -11,13 +11,13 @@ SRC = ROOT / "src" / "cxr"
 # From the ground up; docs/architecture.md draws them.
 FLOORS = (
     {"checkpoint", "errors", "interruption", "labels"},
-    {"documents", "git", "progress"},
+    {"documents", "git", "progress", "terminal"},
     {"params"},
     {"lineage"},
     {"data", "hashes", "images"},
     {"models", "records", "submissions"},
-    {"augment", "metrics", "repository", "scratch"},
-    {"typical"},
+    {"augment", "metrics", "repro", "repository", "scratch"},
+    {"doctor", "summary", "typical", "usage"},
     {"decisions"},
     {"evaluation"},
     {"cam", "features", "training"},

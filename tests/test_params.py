@@ -173,7 +173,7 @@ def test_a_wrong_value_is_shown_beside_its_key(copy: Path, key: str, value: Any)
 )
 def test_a_missing_key_is_named(copy: Path, key: str) -> None:
     remove(copy, key)
-    assert refusal(copy) == f"params.yaml: {key} is missing"
+    assert refusal(copy) == f"params.yaml: {key} is missing; add it"
 
 
 def test_a_missing_model_is_named(copy: Path) -> None:

@@ -184,7 +184,8 @@ def test_the_command_tells_people_what_is_called(project: Path, tmp_path: Path) 
     done = cxr(str(tmp_path / "*.png"), "--model", "cnn", cwd=project)
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        f"cxr: {tmp_path / 'z.png'} is no image of a kind that can be read, or is far too big"
+        f"cxr: {tmp_path / 'z.png'} is no image of a kind that can be read, or is far too big; "
+        "save it as PNG, JPEG or DICOM"
     ]
     lines = done.stdout.splitlines()
     assert lines[0].startswith(f"{tmp_path / 'chest00.png'}: ")

@@ -1,5 +1,6 @@
 """The `cxr` command."""
 
+import io
 import json
 import os
 import sys
@@ -11,14 +12,18 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from cxr import demo as demo_clone
-from cxr import progress
+from cxr import progress, usage
 from cxr.errors import CxrError, shown
+from cxr.interruption import STOPPED
 from cxr.params import PARAMS_FILE
+from cxr.terminal import is_plain
+from cxr.usage import ASK, RUN, SHARE
 
 app = typer.Typer(
-    help="Chest X-ray models: trained, compared, explained, and traced to what made them.",
+    cls=usage.Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None if is_plain() else "markdown",
 )
 
 # MLflow's page opens in a mode for language models unless it is told otherwise.
@@ -29,36 +34,68 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document, for progr
 
 
 @app.callback()
-def commands() -> None:
-    """Not a medical device."""
+def commands(
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="No progress, no notes, no word of what is well.")
+    ] = False,
+) -> None:
+    """Chest X-ray models: trained, compared, explained, and traced to what made them.
+
+    Not a medical device.
+
+    Example: cxr demo
+    """
+    if quiet:
+        progress.be_quiet()
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def demo() -> None:
     """Run the whole pipeline on synthetic X-rays in .demo/, without a network.
 
     Example: cxr demo && cxr ui --demo
     """
-    project = _project()
-    folder = demo_clone.prepare(project)
-    status = demo_clone.reproduce(folder)
-    if status != 0:
-        raise CxrError(f"the pipeline stopped in {folder}; the lines above say why")
-    print(
-        f"""
-The pipeline stands in {folder}, made from synthetic X-rays (PHANTOM). Look at
-
-  reports/evaluation/auroc.png  the three models over each other, finding by finding
-  reports/gradcam/cnn/5.png     where a model looks
-  reports/metrics.json          every number, beside what "no" for everything scores
-  reports/data/samples.png      the images
-
-and at every run, curve and picture in the browser:  make ui DEMO=1
-""".rstrip()
-    )
+    folder = demo_clone.prepare(_project())
+    _reproduce(folder, [], of_demo=True)
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
+def repro(
+    stages: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="STAGE", help="With all it needs; else all.", autocompletion=usage.stages
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Run what has changed (dvc repro), and tell what ran and what came of it.
+
+    Example: cxr repro train-vit
+    """
+    _reproduce(_project(), stages or [], as_json)
+
+
+@app.command(rich_help_panel=RUN)
+def doctor(as_json: Json = False) -> None:
+    """Find what is missing on this machine and in this clone, and how to mend it.
+
+    Exit status 1 where something stands in the way.
+
+    Example: cxr doctor
+    """
+    from cxr import doctor as examination
+    from cxr.doctor.finding import tell
+
+    findings = examination.examine(examination.find_project(Path.cwd()))
+    if as_json:
+        _print_json(examination.as_json(findings))
+    else:
+        tell(findings, progress.is_quiet())
+    raise typer.Exit(int(examination.hinders(findings)))
+
+
+@app.command(rich_help_panel=SHARE)
 def ui(
     of_demo: Annotated[bool, typer.Option("--demo", help="Show the demo's runs.")] = False,
     host: Annotated[str, typer.Option(help="An address of this machine to listen on.")] = LOOPBACK,
@@ -93,7 +130,7 @@ def ui(
     os.execv(sys.executable, command)  # noqa: S606 - a list, no shell  # nosec B606
 
 
-@app.command()
+@app.command(rich_help_panel=SHARE)
 def report(
     of_demo: Annotated[bool, typer.Option("--demo", help="Report on the demo.")] = False,
     as_json: Json = False,
@@ -111,11 +148,14 @@ def report(
         print(path.as_uri())
 
 
-@app.command()
+@app.command(rich_help_panel=ASK)
 def audit(
     target: Annotated[
         str | None,
-        typer.Argument(help="A run id or its start, or a file or folder that a stage made."),
+        typer.Argument(
+            help="A run id or its start, or a file or folder that a stage made.",
+            autocompletion=usage.runs_and_files,
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -129,23 +169,37 @@ def audit(
     from cxr import printing  # this and the next take seconds, and --help does without
     from cxr.audit import RUN_ID, Auditor, Verdict
 
-    if target is None:
-        answer = Auditor(_project()).everything()
-    elif RUN_ID.fullmatch(target) and not Path(target).exists():
-        answer = Auditor(_project()).run(target)
-    else:
-        answer = Auditor(_project(Path(target).parent)).output(Path(target))
+    with progress.bar("audit", progress.beside) as advance:
+        if target is None:
+            answer = Auditor(_project(), advance).everything()
+        elif RUN_ID.fullmatch(target) and not Path(target).exists():
+            answer = Auditor(_project(), advance).run(target)
+        else:
+            answer = Auditor(_project(Path(target).parent), advance).output(Path(target))
+    fails = answer.verdict is Verdict.FAILS
     if as_json:
         _print_json(answer.as_json())
-    else:
+    elif fails or not progress.is_quiet():
         printing.audit(answer)
-    raise typer.Exit(int(answer.verdict is Verdict.FAILS))
+    raise typer.Exit(int(fails))
 
 
-@app.command()
+@app.command(rich_help_panel=ASK)
 def diff(
-    a: Annotated[str, typer.Argument(help="A run id, an experiment or a git revision.")],
-    b: Annotated[str, typer.Argument(help="Another; unless told, what stands here.")] = "workspace",
+    a: Annotated[
+        str,
+        typer.Argument(
+            help="A run id, an experiment or a git revision.",
+            autocompletion=usage.runs_and_revisions,
+        ),
+    ],
+    b: Annotated[
+        str,
+        typer.Argument(
+            help="Another; unless told, what stands here.",
+            autocompletion=usage.runs_and_revisions,
+        ),
+    ] = "workspace",
     as_json: Json = False,
 ) -> None:
     """Tell why two results differ: data, parameters, code, environment, or nothing.
@@ -162,9 +216,12 @@ def diff(
         printing.diff(answer)
 
 
-@app.command()
+@app.command(rich_help_panel=ASK)
 def replay(
-    run: Annotated[str, typer.Argument(help="A run id or its start.", metavar="RUN_ID")],
+    run: Annotated[
+        str,
+        typer.Argument(help="A run id or its start.", metavar="RUN_ID", autocompletion=usage.runs),
+    ],
     as_json: Json = False,
 ) -> None:
     """Make a run's result again from the recorded commit, parameters and data, and compare.
@@ -178,18 +235,19 @@ def replay(
     from cxr import replay as replaying
 
     try:
-        done = replaying.replay(_project(), run, sys.stderr if as_json else sys.stdout)
+        out = sys.stderr if as_json or progress.is_quiet() else sys.stdout
+        done = replaying.replay(_project(), run, out)
     except replaying.Gone as gone:
         print(shown(f"cxr: run {run} can't be made again: {gone}"), file=sys.stderr)
         raise typer.Exit(1) from None
     if as_json:
         _print_json(done.as_json())
-    else:
+    elif not (progress.is_quiet() and done.holds):
         printing.replay(done)
     raise typer.Exit(int(not done.holds))
 
 
-@app.command()
+@app.command(rich_help_panel=SHARE)
 def sync(as_json: Json = False) -> None:
     """Bring MLflow up to what the records say: after a lost database, a pull, or a move.
 
@@ -201,16 +259,16 @@ def sync(as_json: Json = False) -> None:
     from cxr import printing
     from cxr import sync as syncing
 
-    with progress.bar("sync") as advance:
+    with progress.bar("sync", progress.beside) as advance:
         done = syncing.sync(_project(), advance)
     if as_json:
         _print_json(asdict(done))
-    else:
+    elif done.refused or not progress.is_quiet():
         printing.sync(done)
     raise typer.Exit(int(bool(done.refused)))
 
 
-@app.command()
+@app.command(rich_help_panel=ASK)
 def score(
     predictions: Annotated[
         Path, typer.Argument(help="An npz (logits or probabilities) or a CSV with ids.")
@@ -231,13 +289,13 @@ def score(
     Images are matched by id where both files have ids. Labels may stand in any order, in any case
     and behind `prob_`. medmnist's own evaluation CSV is read, too.
 
-    Examples: cxr score theirs.csv --labels chestmnist.npz
+    Example: cxr score theirs.csv --labels chestmnist.npz
 
-              cxr score theirs.npz --labels labels.csv --compare
+    Example: cxr score theirs.npz --labels labels.csv --compare
     """
     from cxr import printing, scoring
 
-    with progress.bar("score: resamples") as advance:
+    with progress.bar("score: resamples", progress.beside) as advance:
         done = scoring.score(
             predictions,
             labels or predictions,
@@ -254,13 +312,17 @@ def score(
         printing.score(done)
 
 
-@app.command()
+@app.command(rich_help_panel=ASK)
 def predict(
     image: Annotated[
         list[str], typer.Argument(help="PNG, JPEG or DICOM files, folders or patterns.")
     ],
     model: Annotated[
-        str, typer.Option(help="A model of this clone, its folder, or MLflow's address of it.")
+        str,
+        typer.Option(
+            help="A model of this clone, its folder, or MLflow's address of it.",
+            autocompletion=usage.models,
+        ),
     ],
     cam: Annotated[
         Path | None, typer.Option(help="A folder for pictures of where the model looks.")
@@ -283,7 +345,7 @@ def predict(
     if csv is not None:
         predicting.check_table(csv, paths)
     done: list[predicting.Prediction | predicting.Refused] = []
-    with progress.bar("predict") as advance:
+    with progress.bar("predict", progress.beside) as advance:
         for each in predicting.predict(chosen, paths, maps):
             done.append(each)
             advance(len(done), len(paths))
@@ -297,6 +359,24 @@ def predict(
         if isinstance(each, predicting.Refused):
             print(f"cxr: {each.reason}", file=sys.stderr)
     raise typer.Exit(2 if any(isinstance(each, predicting.Refused) for each in done) else 0)
+
+
+def _reproduce(
+    project: Path, stages: list[str], as_json: bool = False, of_demo: bool = False
+) -> None:
+    from cxr import repro as reproduction
+    from cxr.summary import summary
+
+    out = sys.stderr if as_json else sys.stdout
+    done = reproduction.repro(project, stages, out, own_store=of_demo)
+    if as_json:
+        _print_json(done.as_json())
+    elif not progress.is_quiet():
+        summary(done, project, of_demo)
+    if done.status == STOPPED:
+        raise typer.Exit(STOPPED)
+    if done.status != 0:
+        raise CxrError(f"the pipeline stopped in {project}; the lines above say why")
 
 
 def _print_json(content: dict[str, Any]) -> None:
@@ -321,6 +401,9 @@ def _nearest_project(here: Path) -> Path | None:
 
 def main() -> None:
     """Entry point: what is wrong with a call is one line and status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal may know few characters
     try:
         status = app(standalone_mode=False)
     except CxrError as error:
@@ -336,8 +419,9 @@ def main() -> None:
     except OSError as error:
         _refuse(f"{error.filename or 'a file'}: {error.strerror or error}")
     except (Abort, KeyboardInterrupt):
+        status = STOPPED
+    if status == STOPPED:  # what typer makes of Ctrl-C
         print("cxr: stopped", file=sys.stderr)
-        sys.exit(130)
     sys.exit(status if isinstance(status, int) else 0)
 
 

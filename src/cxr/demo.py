@@ -1,9 +1,6 @@
 """The whole pipeline on the phantom in a clone of its own, so that the tree stays as it is."""
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -47,18 +44,6 @@ def prepare(project: Path) -> Path:
     _copy_uncommitted(project, demo)
     params.change(demo / PARAMS_FILE, CHANGES)
     return demo
-
-
-def reproduce(demo: Path) -> int:
-    """`dvc repro` in the demo; its exit status."""
-    python = Path(sys.executable)
-    env = os.environ | {
-        "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(demo / "src"),
-    }
-    env.pop("MLFLOW_TRACKING_URI", None)
-    done = subprocess.run([python, "-m", "dvc", "repro"], cwd=demo, env=env, check=False)
-    return done.returncode
 
 
 def _copy_uncommitted(project: Path, demo: Path) -> None:

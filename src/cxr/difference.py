@@ -137,7 +137,7 @@ def _cut(side: Side, other: Side, project: Project) -> Side:
     if side.stage is not None or other.stage is None:
         return side
     if other.stage not in side.chain:
-        raise CxrError(f"{side.name} has no {other.stage} to compare with")
+        raise CxrError(f"{side.name} has no {other.stage} to compare with; name one that has")
     chain = _climb(side.chain[other.stage], project, {})
     return Side(side.name, chain, other.stage, other.run)
 

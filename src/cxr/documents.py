@@ -39,12 +39,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = parse_yaml(read_within(path, MOST_YAML_BYTES))
     except FileNotFoundError:
-        raise CxrError(f"{path} is missing; restore it with `git checkout -- {path}`") from None
+        raise CxrError(f"{path} is missing; {_restored(path)}") from None
     except ValueError as error:
-        raise CxrError(f"{path} is not valid YAML: {error}") from None
+        raise CxrError(f"{path} is not valid YAML: {error}; {_restored(path)}") from None
     if not isinstance(content, dict):
-        raise CxrError(f"{path} must hold a mapping of keys to values")
+        raise CxrError(f"{path} must hold a mapping of keys to values; {_restored(path)}")
     return content
+
+
+def _restored(path: Path) -> str:
+    return f"restore it with `git checkout -- {path}`"
 
 
 def parse_yaml(text: bytes | str) -> Any:

@@ -70,7 +70,7 @@ def find(arguments: list[str]) -> list[Path]:
         elif glob.has_magic(argument) and not path.exists():
             matched = sorted(map(Path, glob.glob(argument)))  # noqa: PTH207 - it may be absolute
             if not matched:
-                raise CxrError(f"no file matches {argument}")
+                raise CxrError(f"no file matches {argument}; check the pattern")
             found += matched
         else:
             found.append(path)
@@ -87,7 +87,7 @@ def _is_folder(path: Path) -> bool:
 def read(path: Path) -> Picture:
     """One file as a grey image."""
     if not os.path.isfile(path):  # noqa: PTH113 - Path's own raises where a name is too long
-        raise CxrError(f"{path} does not exist or is no file")
+        raise CxrError(f"{path} does not exist or is no file; check the path")
     try:
         if os.path.getsize(path) > MOST_FILE_BYTES:  # noqa: PTH202 - as above
             raise CxrError(f"{path} is too big; at most {MOST_FILE_BYTES:,} bytes are read")
@@ -104,14 +104,17 @@ def read(path: Path) -> Picture:
 
 def _bitmap(path: Path) -> Picture:
     if path.suffix.lower() in (".dcm", ".dicom"):
-        raise CxrError(f"{path} is no DICOM file: it does not begin as one")
+        raise CxrError(
+            f"{path} is no DICOM file: it does not begin as one; a PNG or JPEG needs its own suffix"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of bombs, too, which are looked for below
             image = Image.open(path, formats=("PNG", "JPEG"))  # others may run programs
     except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError):
         raise CxrError(
-            f"{path} is no image of a kind that can be read, or is far too big"
+            f"{path} is no image of a kind that can be read, or is far too big; save it as "
+            "PNG, JPEG or DICOM"
         ) from None
     with image:
         _check_side(path, *image.size)
@@ -119,7 +122,9 @@ def _bitmap(path: Path) -> Picture:
             image.load()
             upright = ImageOps.exif_transpose(image)
         except (OSError, SyntaxError, ValueError) as error:
-            raise CxrError(f"{path} is damaged: {_in_one_line(error)}") from None
+            raise CxrError(
+                f"{path} is damaged: {_in_one_line(error)}; get the file again"
+            ) from None
         return Picture(path, *_grey(upright))
 
 
@@ -149,7 +154,9 @@ def _dicom_or_refusal(path: Path) -> Picture:
     except (CxrError, OSError):
         raise
     except Exception as error:  # a damaged file makes pydicom raise whatever its bytes lead to
-        raise CxrError(f"{path} is a damaged DICOM file: {_in_one_line(error)}") from None
+        raise CxrError(
+            f"{path} is a damaged DICOM file: {_in_one_line(error)}; get the file again"
+        ) from None
 
 
 def _dicom(path: Path) -> Picture:
@@ -165,7 +172,7 @@ def _dicom(path: Path) -> Picture:
             f"{path} is of modality {modality or '(none)'}; X-rays are {', '.join(MODALITIES)}"
         )
     if "PixelData" not in data:
-        raise CxrError(f"{path} is a DICOM file without pixels")
+        raise CxrError(f"{path} is a DICOM file without pixels; give the one of the image")
     if int(data.get("NumberOfFrames", 1) or 1) > 1:
         raise CxrError(f"{path} has {data.NumberOfFrames} frames; one image a file is read")
     kind = data.get("PhotometricInterpretation", "")

@@ -29,9 +29,10 @@ SOURCE_SUFFIX = ".py"
 # Modules of cxr that show, record, keep or check, and decide no byte of what a later stage reads.
 PRESENTING = frozenset(
     {
-        "archive", "audit", "checkpoint", "cli", "demo", "difference", "documents", "errors",
-        "git", "hashes", "interruption", "lineage", "params", "plots", "printing", "progress",
-        "records", "replay", "report", "repository", "scratch", "stage", "sync", "tracking",
+        "archive", "audit", "checkpoint", "cli", "demo", "difference", "doctor", "documents",
+        "errors", "git", "hashes", "interruption", "lineage", "params", "plots", "printing",
+        "progress", "records", "replay", "report", "repository", "repro", "scratch", "stage",
+        "summary", "sync", "terminal", "tracking", "usage",
     }
 )  # fmt: skip
 
@@ -267,7 +268,7 @@ def select(params: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
         value: Any = params
         for part in key.split("."):
             if not isinstance(value, dict) or part not in value:
-                raise CxrError(f"{PARAMS_FILE}: {key} is missing")
+                raise CxrError(f"{PARAMS_FILE}: {key} is missing; add it")
             value = value[part]
         found |= flatten(value, key) if isinstance(value, dict) else {key: value}
     return found

@@ -169,7 +169,9 @@ def change(path: Path, changes: dict[str, Any]) -> None:
         for parent in parents:
             section = section.get(parent) if isinstance(section, dict) else None
         if not isinstance(section, dict):
-            raise CxrError(f"{path} has no place for {key}")
+            raise CxrError(
+                f"{path} has no place for {key}; restore it with `git checkout -- {PARAMS_FILE}`"
+            )
         section[last] = value
     yaml.dump(content, path)
 
@@ -189,7 +191,7 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _sentence(error: ErrorDetails, schema: type[Section], prefix: tuple[str, ...]) -> str:
     key = ".".join(str(part) for part in (*prefix, *error["loc"])) or "the file"
     if error["type"] == "missing":
-        return f"{PARAMS_FILE}: {key} is missing"
+        return f"{PARAMS_FILE}: {key} is missing; add it"
     if error["type"] == "extra_forbidden":
         close = difflib.get_close_matches(
             str(error["loc"][-1]), _keys_beside(error["loc"], schema), 1

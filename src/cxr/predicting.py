@@ -79,7 +79,10 @@ def load(name: str, project: Path | None) -> Model:
     folder = _find(name, project)
     saved = models.load(folder)
     if saved.labels != LABELS:
-        raise CxrError(f"{folder} tells other labels than these: {', '.join(LABELS)}")
+        raise CxrError(
+            f"{folder} tells other labels than these: {', '.join(LABELS)}; give a model of this "
+            "pipeline"
+        )
     path = folder.resolve().parents[1] / "decisions" / f"{saved.name}.json"
     return Model(saved, decisions.read(path))
 
@@ -92,7 +95,7 @@ def _find(name: str, project: Path | None) -> Path:
         fetched = fetch_model(name, project or Path.cwd())
         folders = [path.parent for path in fetched.glob("models/*/model.json")]
         if len(folders) != 1:
-            raise CxrError(f"{name} is no model of this pipeline")
+            raise CxrError(f"{name} is no model of this pipeline; `cxr ui` shows which it has")
         return folders[0]
     in_project = (project or Path()) / "models" / name
     for folder in (Path(name), in_project):
@@ -123,7 +126,9 @@ def places(paths: list[Path], folder: Path) -> dict[Path, Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CxrError(f"{folder} can't be made a folder for maps: {error.strerror}") from None
+        raise CxrError(
+            f"{folder} can't be made a folder for maps: {error.strerror}; give another"
+        ) from None
     return found
 
 
@@ -227,7 +232,9 @@ def write_table(done: list[Prediction | Refused], path: Path) -> None:
 def check_table(path: Path, paths: list[Path]) -> None:
     """That a table can be written there, before the work is done; else CxrError."""
     if path.is_dir() or not path.resolve().parent.is_dir():
-        raise CxrError(f"{path} can't be written: it is a folder, or its folder does not exist")
+        raise CxrError(
+            f"{path} can't be written: it is a folder, or its folder does not exist; give another"
+        )
     if path.resolve() in {each.resolve() for each in paths}:
         raise CxrError(f"{path} is one of the images; give the table another name")
 

@@ -1,11 +1,8 @@
 """Answers as people read them at a terminal: trees and tables."""
 
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, ConsoleOptions, RenderableType
-from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
@@ -17,27 +14,12 @@ from cxr.labels import LABELS
 from cxr.records import SHORT_ID
 from cxr.replay import ABSOLUTE, RELATIVE, Replay
 from cxr.sync import Sync
+from cxr.terminal import console
 
 if TYPE_CHECKING:  # they bring torch and sklearn, and most answers do without
     from cxr.predicting import Model, Prediction, Refused
     from cxr.scoring import Score
 
-
-class PlainConsole(Console):
-    """Shows what is not printable in a name as its escape: files and stores may hold any text."""
-
-    def render(
-        self, renderable: RenderableType, options: ConsoleOptions | None = None
-    ) -> Iterator[Segment]:
-        """As rich renders it, the text between its own marks and line ends made harmless."""
-        for each in super().render(renderable, options):
-            lines = each.text.split("\n")
-            text = each.text if each.control else "\n".join(map(shown, lines))
-            yield Segment(text, each.style, each.control)
-
-
-# A file or a pipe has no width to cut or wrap lines to.
-console = PlainConsole(width=None if sys.stdout.isatty() else 10_000, highlight=False)
 
 NAMES = {
     "macro_auroc": "macro AUROC",

@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
@@ -26,11 +26,14 @@ class _Unheard(Console):
 
     def on_broken_pipe(self) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(nowhere, self.file.fileno())
         os.close(nowhere)
 
 
+QUIET = "CXR_QUIET"  # tells the stages that a command starts, too
+
 console = _Unheard(soft_wrap=True, highlight=False)
+beside = _Unheard(stderr=True, highlight=False)  # where stdout is for an answer
 log = logging.getLogger("cxr")
 
 
@@ -40,16 +43,28 @@ class Advance(Protocol):
     def __call__(self, done: int, total: int) -> None: ...
 
 
+def be_quiet() -> None:
+    """Show no progress and no notes, here and in the stages that are started from here."""
+    os.environ[QUIET] = "1"
+
+
+def is_quiet() -> bool:
+    """Whether only answers and errors are asked for."""
+    return bool(os.environ.get(QUIET))
+
+
 def say(line: str) -> None:
     """One line for the person who watches; above the bar where there is one."""
-    console.print(shown(line), markup=False)
+    if not is_quiet():
+        console.print(shown(line), markup=False)
     log.info(line)
 
 
 def note(line: str) -> None:
     """What is not as it should be, and stops nothing."""
-    with suppress(OSError):
-        print(shown(line), file=sys.stderr, flush=True)
+    if not is_quiet():
+        with suppress(OSError):
+            print(shown(line), file=sys.stderr, flush=True)
     log.info(line)
 
 
@@ -76,8 +91,11 @@ def kept(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def bar(title: str) -> Iterator[Advance]:
-    """A progress bar, gone when the work is; nothing at all where no terminal is."""
+def bar(title: str, on: Console = console) -> Iterator[Advance]:
+    """A progress bar, gone when the work is; nothing at all where no terminal is.
+
+    Until it is told how much there is to do, it shows that the work goes on, and for how long.
+    """
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -85,10 +103,25 @@ def bar(title: str) -> Iterator[Advance]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as p:
+    is_shown = on.is_terminal and not is_quiet()
+    with Progress(*columns, console=on, transient=True, disable=not is_shown) as p:
         task = p.add_task(title, total=None)
 
         def advance(done: int, total: int) -> None:
             p.update(task, completed=done, total=total)
 
         yield advance
+
+
+@contextmanager
+def steps(title: str, total: int) -> Iterator[Callable[[], None]]:
+    """A bar for work of so many steps, each of which is told when it is done."""
+    done = 0
+    with bar(title) as advance:
+
+        def step() -> None:
+            nonlocal done
+            done += 1
+            advance(done, total)
+
+        yield step

@@ -47,7 +47,9 @@ class Repository:
         try:
             place = Config(str(self.root / ".dvc"))["cache"].get("dir")
         except ConfigError as error:
-            raise CxrError(f"DVC's settings can't be read: {error}") from None
+            raise CxrError(
+                f"DVC's settings can't be read: {error}; mend .dvc/config or .dvc/config.local"
+            ) from None
         return Path(place) if place else self.root / ".dvc" / "cache"
 
     def lock(self) -> Lock:

@@ -122,7 +122,10 @@ def _thresholds(predictions: Path, labels: Path) -> Doubles:
 def _ours(project: Path, matched: Matched, split: str) -> dict[str, Predicted]:
     """The project's models on the same images in the same order; none where they have others."""
     if split not in MEASURED:
-        raise CxrError(f"the models of {project} were measured on {' and '.join(MEASURED)} alone")
+        raise CxrError(
+            f"the models of {project} were measured on {' and '.join(MEASURED)} alone; choose one "
+            "with --split, or leave --compare out"
+        )
     folder = project / PROCESSED
     if not (folder / f"{split}_labels.npy").exists() or not (project / METRICS).exists():
         raise CxrError(f"{project} has no results to compare with; `dvc repro` makes them")

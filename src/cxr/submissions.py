@@ -128,7 +128,10 @@ def match(predictions: Table, labels: Table) -> Matched:
     for table, ids in ((predictions, predictions.ids), (labels, labels.ids)):
         values, counts = np.unique(ids, return_counts=True)
         if (counts > 1).any():
-            raise CxrError(f"{table.path}: id {values[counts > 1][0]} stands there more than once")
+            raise CxrError(
+                f"{table.path}: id {values[counts > 1][0]} stands there more than once; give each "
+                "image one row"
+            )
     for table, ids, other in (
         (predictions, predictions.ids, labels),
         (labels, labels.ids, predictions),
@@ -222,7 +225,7 @@ def _column(
 def _from_csv(path: Path, kind: Kind) -> Table:
     rows = list(_rows(path))
     if not rows:
-        raise CxrError(f"{path} is empty")
+        raise CxrError(f"{path} is empty; a header and a row an image are needed")
     header = rows[0].cells
     if len(header) > MOST_CELLS:
         raise CxrError(f"{path} has {len(header)} columns; at most {MOST_CELLS} are read")
@@ -230,7 +233,7 @@ def _from_csv(path: Path, kind: Kind) -> Table:
         if len(row.cells) != len(header):
             raise CxrError(
                 f"{path}: line {row.line} has {len(row.cells)} cells and the first line "
-                f"{len(header)}"
+                f"{len(header)}; every line needs as many"
             )
     if all(_number(cell) is not None for cell in header):
         return _from_medmnist(path, rows, kind)
@@ -239,7 +242,8 @@ def _from_csv(path: Path, kind: Kind) -> Table:
         label = _label(name, kind)
         if label in columns:
             raise CxrError(
-                f"{path} has two columns for {label}, {header[columns[label]]} and {name}"
+                f"{path} has two columns for {label}, {header[columns[label]]} and {name}; "
+                "leave one"
             )
         if label is not None:
             columns[label] = i
@@ -269,7 +273,10 @@ def _texts(
         return None
     for row in rows[1:]:
         if not row.cells[place].strip():
-            raise CxrError(f"{path}: line {row.line} has nothing in {rows[0].cells[place]!r}")
+            raise CxrError(
+                f"{path}: line {row.line} has nothing in {rows[0].cells[place]!r}; every image "
+                "needs one"
+            )
         if len(row.cells[place]) > MOST_ID:
             raise CxrError(
                 f"{path}: line {row.line} has {len(row.cells[place]):,} characters in "
@@ -299,11 +306,13 @@ def _rows(path: Path) -> Iterator[Row]:
         reader = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""))
         yield from (Row(reader.line_num, cells) for cells in reader if cells)
     except FileNotFoundError:
-        raise CxrError(f"{path} does not exist") from None
+        raise CxrError(f"{path} does not exist; check the path") from None
     except IsADirectoryError:
         raise CxrError(f"{path} is a folder; an npz or CSV file is needed") from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise CxrError(f"{path} is neither an npz nor a CSV file ({error})") from None
+        raise CxrError(
+            f"{path} is neither an npz nor a CSV file ({error}); save it as one"
+        ) from None
     except OSError as error:
         raise CxrError(f"{path} can't be read: {error.strerror}") from None
     except ValueError as error:  # a name that no file has
@@ -346,7 +355,7 @@ def _label(column: str, kind: Kind) -> str | None:
 
 def _check_finite(table: Table) -> None:
     if not len(table.values):
-        raise CxrError(f"{table.path} holds no image")
+        raise CxrError(f"{table.path} holds no image; a row for each is needed")
     wrong = np.argwhere(~np.isfinite(table.values))
     if len(wrong):
         row, label = wrong[0]

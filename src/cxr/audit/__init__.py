@@ -16,6 +16,7 @@ from cxr.audit.finding import Finding, Verdict, Where, fails, note, some, worst
 from cxr.audit.project import Project
 from cxr.errors import CxrError
 from cxr.lineage import LOCK_FILE
+from cxr.progress import Advance
 from cxr.records import STAGE_TAG, Record
 from cxr.tracking.shown import FINISHED
 
@@ -97,9 +98,11 @@ class Audit:
 class Auditor:
     """Audits one clone; what it has looked at once it does not look at again."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, advance: Advance = lambda done, total: None) -> None:
         self._project = Project(root)
+        self._advance = advance  # told of every execution of a stage that was looked at
         self._nodes: dict[tuple[str, bool], Node] = {}
+        self._n_expected = 0
 
     def everything(self) -> Audit:
         """All results of the working copy, and those of every experiment."""
@@ -120,7 +123,7 @@ class Auditor:
         # The last part is not resolved: DVC may have linked it to its cache.
         place = path.parent.resolve() / path.name
         if not place.is_relative_to(project.root):
-            raise CxrError(f"{path} lies outside of {project.root}")
+            raise CxrError(f"{path} lies outside of {project.root}; name a file inside")
         name = place.relative_to(project.root).as_posix()
         makers = [
             each.stage
@@ -186,6 +189,8 @@ class Auditor:
         elif store.strays(self._project.root):
             says = "MLflow looks for its pictures where this folder was before"
             findings = [*findings, note(Where.MLFLOW, says, runs.SYNC)]
+        known = (*asked, *self._project.archive.current.values())
+        self._n_expected = len({found.digest.md5 for found in known})  # at most, of one result
         results = [self._node(found) for found in asked]
         self._project.memory.save()
         return Audit(target, results, list(self._nodes.values()), findings)
@@ -200,6 +205,7 @@ class Auditor:
                     maker = replace(maker, current=False)
                 made_from[path] = self._node(maker) if maker else None
             self._nodes[key] = Node(found.record, found.current, self._look(found), made_from)
+            self._advance(len(self._nodes), max(len(self._nodes), self._n_expected))
         return self._nodes[key]
 
     def _look(self, found: Found) -> list[Finding]:
@@ -235,7 +241,8 @@ def find_run(text: str, project: Project) -> tuple[Found, str]:
     """
     if not RUN_ID.fullmatch(text):
         raise CxrError(
-            f"{text} is neither a file here nor a run id (its first 4 to 32 hexadecimal digits)"
+            f"{text} is neither a file here nor a run id (its first 4 to 32 hexadecimal digits); "
+            "`cxr audit` alone lists all"
         )
     archive, store = project.archive, project.store
     ids = {run_id for found in archive.current.values() for run_id in found.record.run_ids}
@@ -261,9 +268,14 @@ def find_run(text: str, project: Project) -> tuple[Found, str]:
     if found is None:
         if run and run.status != FINISHED:
             why = run.tags.get("cxr.failure", "it did not come to its end")
-            raise CxrError(f"run {run_id} is {run.status} and made no result: {why}")
+            raise CxrError(
+                f"run {run_id} is {run.status} and made no result: {why}; `dvc repro` tries again"
+            )
         if run and STAGE_TAG not in run.tags:
-            raise CxrError(f"run {run_id} was made by no stage of this pipeline")
+            raise CxrError(
+                f"run {run_id} was made by no stage of this pipeline; `cxr audit` alone lists "
+                "those that were"
+            )
         raise CxrError(
             f"the record of run {run_id} is not in DVC's cache; `dvc fetch` may bring it"
         )

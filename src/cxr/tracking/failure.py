@@ -36,5 +36,5 @@ CAUSES = {
 def _first_line(error: Exception) -> str:
     for text, cause in CAUSES.items():
         if text in str(error):
-            return cause
+            return f"{cause}; `cxr doctor` looks at it"
     return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -149,7 +149,9 @@ def fetch_model(address: str, root: Path) -> Path:
     """
     store = Store.open(root)
     if store is None:
-        raise TrackingError(f"{root} has no MLflow store to search for {address}")
+        raise TrackingError(
+            f"{root} has no MLflow store to search for {address}; `cxr sync` rebuilds it"
+        )
     return store.fetch_model(address)
 
 

@@ -1,0 +1,166 @@
+"""What is reached from here: data, pretrained weights, MLflow's store, the UI's port."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import sqlite3
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from contextlib import closing
+from importlib.util import find_spec
+from pathlib import Path
+
+from cxr.doctor.finding import Answer, missing, note, ok
+from cxr.doctor.place import LIMIT, Place, within
+
+# As torchvision has it, whose import takes seconds.
+WEIGHTS_URL = "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth"
+OWN_STORE = "sqlite:///mlflow.db"
+SQLITE = "sqlite:///"
+UI_PORT = 5000
+# In the middle of what requests, urllib3 and urllib say.
+CAUSE = re.compile(r"\[Errno -?\d+\] ([^'\")>]+)|(certificate verify failed)")
+REVISION = re.compile(r"^(down_)?revision\s*(?::[^=]+)?=\s*[\"'](\w+)[\"']", re.MULTILINE)
+
+
+def data_source(place: Place) -> Answer:
+    """ChestMNIST's server, where the data is still to be had from it."""
+    import requests  # as the stage does: it has certificates of its own
+
+    from cxr.data.source import URLS
+
+    source = place.param("download.source", "medmnist")
+    why_not = None if source == "medmnist" else f"download.source is {source}"
+    if (place.root / "data" / "raw" / "chest.npz").exists():
+        why_not = "data/raw is here"
+    url = URLS.get(place.param("download.size", 28), URLS[28])
+    return _reached(
+        url,
+        lambda: requests.head(url, timeout=LIMIT, allow_redirects=True).status_code,
+        why_not,
+        "a network or a proxy (HTTPS_PROXY); or a copy: download.source=file and "
+        "download.path=FILE; or synthetic images: make demo",
+    )
+
+
+def weights(place: Place) -> Answer:
+    """SqueezeNet's ImageNet weights, where they are still to be had."""
+    wanted = place.param("train.squeezenet.weights", "imagenet")
+    home = os.environ.get("TORCH_HOME") or Path(
+        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "torch"
+    )
+    cached = Path(home) / "hub" / "checkpoints" / WEIGHTS_URL.rpartition("/")[2]
+    why_not = None if wanted == "imagenet" else f"train.squeezenet.weights is {wanted}"
+    if cached.exists():
+        why_not = f"{cached} is here"
+    elif (place.root / "data" / "features").exists():
+        why_not = "data/features is here"
+    return _reached(
+        WEIGHTS_URL,
+        lambda: _ask(WEIGHTS_URL, "HEAD"),
+        why_not,
+        "a network or a proxy (HTTPS_PROXY); or a file: train.squeezenet.weights=FILE; or random "
+        "ones: train.squeezenet.weights=none",
+    )
+
+
+def store(place: Place) -> Answer:
+    """Whether MLflow's store can be read and written; found without MLflow, a slow import."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or OWN_STORE
+    if uri.startswith(SQLITE):
+        return _database(place.root / uri[len(SQLITE) :].split("?")[0])
+    if not uri.startswith(("http://", "https://")):
+        return note(f"MLFLOW_TRACKING_URI is {uri}, which is not looked at")
+    try:
+        status = within(lambda: _ask(f"{uri.rstrip('/')}/health", "GET"))
+    except OSError as error:
+        return missing(
+            f"no MLflow answers at {uri}: {_cause(error)}",
+            "start it, or unset MLFLOW_TRACKING_URI: the store is then mlflow.db here",
+        )
+    if status >= 400:
+        return note(f"{uri} answers {status}", "look at MLFLOW_TRACKING_URI")
+    return ok(f"MLflow answers at {uri}")
+
+
+def port(place: Place) -> Answer:
+    with socket.socket() as asked:
+        asked.settimeout(LIMIT)
+        if asked.connect_ex(("127.0.0.1", UI_PORT)) == 0:
+            return note(f"{UI_PORT} is taken, by `make ui` or another", "make ui PORT=5001")
+    return ok(f"{UI_PORT} is free for `make ui`")
+
+
+def _reached(url: str, ask: Callable[[], int], why_not: str | None, mend: str) -> Answer:
+    """A server that something is to be had from; `why_not` says why it isn't needed (any more)."""
+    host = url.split("/")[2]
+    try:
+        status = within(ask)
+    except OSError as error:
+        found = f"{host} can't be reached: {_cause(error)}"
+    else:
+        if status < 400:
+            return ok(f"{host} answers" + (f"; not needed, {why_not}" if why_not else ""))
+        found = f"{host} answers {status}"
+    return note(f"{found}; not needed, {why_not}") if why_not else missing(found, mend)
+
+
+def _ask(url: str, method: str) -> int:
+    """The status of a server's answer; OSError where there is none."""
+    # Only http and https come here.
+    request = urllib.request.Request(url, method=method)  # noqa: S310
+    try:
+        with urllib.request.urlopen(request, timeout=LIMIT) as answer:  # noqa: S310  # nosec B310
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def _cause(error: OSError) -> str:
+    if isinstance(error, TimeoutError) or "timed out" in str(error):
+        return f"no answer within {LIMIT:g} s"
+    found = CAUSE.search(str(error))
+    return next(filter(None, found.groups())) if found else type(error).__name__
+
+
+def _database(file: Path) -> Answer:
+    if not file.exists():
+        nearest = next(each for each in file.parents if each.exists())
+        if not os.access(nearest, os.W_OK):
+            return missing(f"{nearest} can't be written, where {file.name} would be", "chmod u+w")
+        return ok(f"{file.name} is made by the first stage")
+    try:
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=1)) as base:
+            n_runs = base.execute("SELECT count(*) FROM runs").fetchone()[0]
+            revision = base.execute("SELECT version_num FROM alembic_version").fetchone()[0]
+    except sqlite3.Error as error:
+        if "locked" in str(error):
+            return note(f"{file} is locked by another program", "wait for it, or end it")
+        return missing(
+            f"{file} can't be read: {error}", f"mv {file} {file}.damaged && cxr sync rebuilds it"
+        )
+    if not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)):
+        return missing(f"{file} can't be written", f"chmod u+w {file} {file.parent}")
+    last = _last_revision()
+    if revision != last:
+        return missing(
+            f"{file} has the schema {revision} of another MLflow, this one has {last}",
+            f"cp {file} {file}.old && mlflow db upgrade {SQLITE}{file}",
+        )
+    return ok(f"{file.name} has {n_runs} runs, and can be written")
+
+
+def _last_revision() -> str:
+    """The schema of the MLflow that is installed: the revision that no other one follows."""
+    spec = find_spec("mlflow")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("mlflow", name="mlflow")
+    revisions: set[str] = set()
+    followed: set[str] = set()
+    for file in (Path(spec.origin).parent / "store/db_migrations/versions").glob("*.py"):
+        for down, name in REVISION.findall(file.read_text()):
+            (followed if down else revisions).add(name)
+    return (revisions - followed).pop()

@@ -6,7 +6,7 @@ export PATH := $(VENV)/bin:$(PATH)
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all repro ui faults bench lint audit-deps format lock clean
+.PHONY: help setup demo test test-all repro ui serve faults bench lint audit-deps format lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ repro: $(READY) ## run what has changed of the real pipeline (dvc repro)
 
 ui: $(READY) ## browse all runs in MLflow; DEMO=1 for the demo's, PORT=5000
 	cxr ui $(if $(DEMO),--demo) --port $(or $(PORT),5000)
+
+serve: $(READY) ## answer HTTP requests with the champion; DEMO=1 for the demo's, PORT=5001
+	cxr serve $(if $(DEMO),--demo) --port $(or $(PORT),5001)
 
 test: $(READY) ## the fast tests
 	python -m pytest

@@ -40,7 +40,7 @@ from test_predicting import CHESTS, pipelines_logits, project, write
 
 from cxr import predicting
 from cxr.labels import LABELS
-from cxr.serving import MOST_IMAGES, server
+from cxr.serving import MOST_IMAGES, Refused, server
 from cxr.tracking import mlmodel
 
 __all__ = ["project"]  # the fixture
@@ -359,6 +359,12 @@ def test_a_defect_of_the_model_is_no_fault_of_the_request_and_shows_no_traceback
     }
 
 
+def test_a_refusal_keeps_its_sentence_where_mlflow_would_set_the_request_before_it() -> None:
+    refused = Refused("image 0 is odd")
+    refused.message = f"Failed to predict data '…'. \nError: {refused.message}"
+    assert json.loads(refused.serialize_as_json())["message"] == "image 0 is odd"
+
+
 def test_in_python_a_refusal_is_mlflows_exception_with_the_same_sentence(
     served: PyFuncModel,
 ) -> None:
@@ -552,7 +558,8 @@ def test_mlflows_own_command_serves_the_model_in_any_folder(
                 reply = ask(port, request)
                 assert reply.status_code == 400
                 message = json.loads(reply.text)["message"]
-                assert words in message and len(message) < 200 and "Traceback" not in reply.text
+                assert words in message and message.isprintable() and "predict data" not in message
+                assert "Traceback" not in reply.text
         finally:
             os.killpg(process.pid, signal.SIGKILL)
 

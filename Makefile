@@ -6,8 +6,8 @@ export PATH := $(VENV)/bin:$(PATH)
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor demo test test-all repro ui report faults bench lint audit-deps \
-	plots-page format lock clean
+.PHONY: help setup doctor demo test test-all repro ui report serve faults bench lint \
+	audit-deps plots-page format lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ ui: $(READY) ## browse all runs in MLflow; DEMO=1 for the demo's, PORT=5000
 
 report: $(READY) ## every result on one page, reports/index.html; DEMO=1 for the demo's
 	cxr report $(if $(DEMO),--demo)
+
+serve: $(READY) ## answer HTTP requests with the champion; DEMO=1 for the demo's, PORT=5001
+	cxr serve $(if $(DEMO),--demo) --port $(or $(PORT),5001)
 
 test: $(READY) ## the fast tests
 	python -m pytest

@@ -149,6 +149,12 @@ def test_telling_a_model_again_brings_back_what_is_lost_and_doubles_nothing(
     assert not there()
     registry.finish(log)
     assert there() and file.read_text() == "{}"
+    mlmodel = file.parents[2] / "MLmodel"
+    content = mlmodel.read_bytes()
+    mlmodel.unlink()  # as of a model that was registered before MLflow could load one
+    assert not there()
+    registry.finish(log)
+    assert there() and mlmodel.read_bytes() == content
     client(registry.folder).delete_registered_model_alias(NAME, CHAMPION)
     assert not there()
     registry.finish(log)

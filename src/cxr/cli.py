@@ -108,10 +108,7 @@ def ui(
     from cxr.tracking import database  # takes two seconds, and the other commands do without
     from cxr.tracking.store import Store
 
-    folder = _project() / (demo_clone.FOLDER if of_demo else "")
-    if "MLFLOW_TRACKING_URI" not in os.environ and not (folder / database.STORE_FILE).exists():
-        first = "make demo" if of_demo else "make repro"
-        raise CxrError(f"{folder} has no runs yet; `{first}` makes some")
+    folder = _with_runs(of_demo)
     store = Store.open(folder)  # runs of processes that are gone no longer say RUNNING
     if host != LOOPBACK:
         print(
@@ -361,6 +358,37 @@ def predict(
     raise typer.Exit(2 if any(isinstance(each, predicting.Refused) for each in done) else 0)
 
 
+@app.command(rich_help_panel=SHARE)
+def serve(
+    model: Annotated[
+        str | None,
+        typer.Option(help="MLflow's address of a model; unless told, this project's champion."),
+    ] = None,
+    of_demo: Annotated[bool, typer.Option("--demo", help="Of the demo's models.")] = False,
+    host: Annotated[str, typer.Option(help="An address of this machine to listen on.")] = LOOPBACK,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 5001,
+) -> None:
+    """Answer HTTP requests with a registered model's probabilities, as MLflow does.
+
+    Example: cxr serve --model models:/cxr-chestmnist-28@champion --port 5002
+    """
+    folder = _with_runs(of_demo)
+    from cxr import params  # this and the next ones take seconds, and a refusal does without
+    from cxr.data import source
+    from cxr.serving import server
+    from cxr.tracking.registry import CHAMPION, name_of
+
+    asked = params.load(folder / PARAMS_FILE)
+    champion = f"models:/{name_of(source.origin(asked.download).name)}@{CHAMPION}"
+    if host != LOOPBACK:
+        print(
+            f"cxr: note: whoever reaches port {port} of {host} can ask the model; there is no "
+            "password",
+            file=sys.stderr,
+        )
+    server.serve(folder, model or champion, host, port, asked.threads)
+
+
 def _reproduce(
     project: Path, stages: list[str], as_json: bool = False, of_demo: bool = False
 ) -> None:
@@ -381,6 +409,17 @@ def _reproduce(
 
 def _print_json(content: dict[str, Any]) -> None:
     print(json.dumps(content, indent=2))
+
+
+def _with_runs(of_demo: bool) -> Path:
+    """The project, or its demo; CxrError where MLflow has no runs of it."""
+    from cxr.tracking import database  # takes two seconds, and the other commands do without
+
+    folder = _project() / (demo_clone.FOLDER if of_demo else "")
+    if "MLFLOW_TRACKING_URI" not in os.environ and not (folder / database.STORE_FILE).exists():
+        first = "make demo" if of_demo else "make repro"
+        raise CxrError(f"{folder} has no runs yet; `{first}` makes some")
+    return folder
 
 
 def _project(place: Path | None = None) -> Path:

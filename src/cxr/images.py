@@ -23,6 +23,7 @@ from cxr.errors import CxrError
 Grey = npt.NDArray[np.uint8]
 Doubles = npt.NDArray[np.float64]
 
+COLUMN = "image"  # in a table that a served model is asked with
 SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
 LEAST_SIDE, MOST_SIDE = 28, 10_000  # pixels
 MOST_PIXELS = 2**26  # four times the sharpest radiographs; in double precision half a gigabyte
@@ -91,9 +92,17 @@ def read(path: Path) -> Picture:
     try:
         if os.path.getsize(path) > MOST_FILE_BYTES:  # noqa: PTH202 - as above
             raise CxrError(f"{path} is too big; at most {MOST_FILE_BYTES:,} bytes are read")
-        with open(path, "rb") as file:
-            is_dicom = file.read(132)[128:] == b"DICM"
-        picture = _dicom_or_refusal(path) if is_dicom else _bitmap(path)
+        content = path.read_bytes()
+    except OSError as error:
+        raise CxrError(f"{path} can't be read: {_in_one_line(error)}") from None
+    return decode(content, path)
+
+
+def decode(content: bytes, path: Path) -> Picture:
+    """A file's content as a grey image; `path` is what messages call it. One thread at a time."""
+    is_dicom = content[128:132] == b"DICM"
+    try:
+        picture = _dicom_or_refusal(content, path) if is_dicom else _bitmap(content, path)
     except OSError as error:
         raise CxrError(f"{path} can't be read: {_in_one_line(error)}") from None
     height, width = picture.grey.shape
@@ -102,7 +111,7 @@ def read(path: Path) -> Picture:
     return picture
 
 
-def _bitmap(path: Path) -> Picture:
+def _bitmap(content: bytes, path: Path) -> Picture:
     if path.suffix.lower() in (".dcm", ".dicom"):
         raise CxrError(
             f"{path} is no DICOM file: it does not begin as one; a PNG or JPEG needs its own suffix"
@@ -110,7 +119,8 @@ def _bitmap(path: Path) -> Picture:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of bombs, too, which are looked for below
-            image = Image.open(path, formats=("PNG", "JPEG"))  # others may run programs
+            # Other formats may run programs.
+            image = Image.open(BytesIO(content), formats=("PNG", "JPEG"))
     except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError):
         raise CxrError(
             f"{path} is no image of a kind that can be read, or is far too big; save it as "
@@ -145,13 +155,13 @@ def _grey(image: Image.Image) -> tuple[Grey, list[str]]:
     return np.asarray(image.convert("L")), notes
 
 
-def _dicom_or_refusal(path: Path) -> Picture:
+def _dicom_or_refusal(content: bytes, path: Path) -> Picture:
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it would log tracebacks
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _dicom(path)
-    except (CxrError, OSError):
+            return _dicom(content, path)
+    except CxrError:
         raise
     except Exception as error:  # a damaged file makes pydicom raise whatever its bytes lead to
         raise CxrError(
@@ -159,8 +169,7 @@ def _dicom_or_refusal(path: Path) -> Picture:
         ) from None
 
 
-def _dicom(path: Path) -> Picture:
-    content = path.read_bytes()
+def _dicom(content: bytes, path: Path) -> Picture:
     # pydicom would unpack such a file whole, to whatever it unpacks to.
     if DEFLATED in content:
         raise CxrError(f"{path} is deflated as a whole; save it in another transfer syntax")

@@ -18,7 +18,6 @@ from cxr.images import Picture
 from cxr.labels import LABELS
 from cxr.metrics import Doubles
 from cxr.models import SavedModel
-from cxr.plots.prediction import overlays
 
 NOTICE = "Not a medical device: a research model's opinion, not a diagnosis."
 VERDICTS = {True: "yes", False: "no", None: "?"}
@@ -92,11 +91,7 @@ def _find(name: str, project: Path | None) -> Path:
         # MLflow takes two seconds to import, which a model in a folder needs not.
         from cxr.tracking.store import fetch_model
 
-        fetched = fetch_model(name, project or Path.cwd())
-        folders = [path.parent for path in fetched.glob("models/*/model.json")]
-        if len(folders) != 1:
-            raise CxrError(f"{name} is no model of this pipeline; `cxr ui` shows which it has")
-        return folders[0]
+        return folder_of(fetch_model(name, project or Path.cwd()), name)
     in_project = (project or Path()) / "models" / name
     for folder in (Path(name), in_project):
         if (folder / "model.json").is_file():
@@ -106,6 +101,14 @@ def _find(name: str, project: Path | None) -> Path:
         f"there is no model {name}; "
         + (f"there are {', '.join(known)}" if known else "`dvc repro` makes some")
     )
+
+
+def folder_of(registered: Path, name: str) -> Path:
+    """Where the weights are in the folder of a registered model; `name` is for the message."""
+    folders = [path.parent for path in registered.glob("models/*/model.json")]
+    if len(folders) != 1:
+        raise CxrError(f"{name} is no model of this pipeline; `cxr ui` shows which it has")
+    return folders[0]
 
 
 def places(paths: list[Path], folder: Path) -> dict[Path, Path]:
@@ -150,13 +153,21 @@ def predict(
             except CxrError as error:
                 done[path] = Refused(path, str(error))
         if pictures:
-            for each in _predict(model, pictures, maps):
+            for each in predict_pictures(model, pictures, maps):
                 done[each.path] = each
         for path in paths[start : start + BATCH]:
             yield done[path]
 
 
-def _predict(model: Model, pictures: list[Picture], maps: dict[Path, Path]) -> Iterator[Prediction]:
+def predict_pictures(
+    model: Model, pictures: list[Picture], maps: dict[Path, Path]
+) -> Iterator[Prediction]:
+    """What the model says of each picture, in order; so many at once as `BATCH` says.
+
+    Parameters
+    ----------
+    maps : where the maps of each picture's path are drawn; empty for none.
+    """
     spec, network = model.saved.input, model.saved.network
     small = np.stack([each.square(spec.data_size, spec.resampling) for each in pictures])
     inputs = normalise(on_unit_scale(torch.from_numpy(small)), spec)
@@ -195,6 +206,8 @@ def _predict(model: Model, pictures: list[Picture], maps: dict[Path, Path]) -> I
 
 def _draw(model: Model, picture: Picture, done: Prediction, evidence: Maps, place: Path) -> None:
     """The image and the maps of what is called, or of the likeliest label where nothing is."""
+    from cxr.plots.prediction import overlays  # a served model does without matplotlib
+
     cuts = model.decision.thresholds
     called = [i for i, verdict in enumerate(done.called) if verdict]
     by_odds = np.argsort(-np.nan_to_num(done.probs / cuts), kind="stable").tolist()

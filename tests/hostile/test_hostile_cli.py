@@ -80,6 +80,8 @@ BAD: dict[str, tuple[Spoil, list[str], str]] = {
     "a port of words": (nothing, ["ui", "--port", "$(id)"], "--port"),
     "no runs to show": (nothing, ["ui"], "has no runs yet"),
     "no demo to show": (nothing, ["ui", "--demo"], "has no runs yet"),
+    "no model to serve": (nothing, ["serve"], "has no runs yet"),
+    "a port to serve of words": (nothing, ["serve", "--port", "$(id)"], "--port"),
     "nothing made": (nothing, ["audit"], "holds no results yet"),
     "a file outside": (nothing, ["audit", "../../etc/passwd"], "is not inside a clone"),
     "a file elsewhere": (nothing, ["audit", "/etc/passwd"], "is not inside a clone"),

@@ -1,15 +1,18 @@
 """MLflow's registry: every evaluated model as a version, weights and decision together."""
 
 import re
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 
 from mlflow import MlflowClient
-from mlflow.entities import LifecycleStage
+from mlflow.entities import LifecycleStage, Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from cxr.lineage import Registration
+from cxr.tracking import mlmodel
 
 FOLDER = "model"  # among a run's artifacts
 CHAMPION = "champion"
@@ -17,12 +20,17 @@ SCORE_TAG, DATA_TAG = "val_macro_auroc", "cxr.md5.data/processed"
 EXISTS = "RESOURCE_ALREADY_EXISTS"
 
 
+def name_of(experiment: str) -> str:
+    """Of the registered model of an experiment."""
+    return "cxr-" + re.sub(r"[^\w.-]", "_", experiment, flags=re.ASCII)
+
+
 class Registry:
     """The registered model of one experiment."""
 
     def __init__(self, client: MlflowClient, experiment: str) -> None:
         self._client = client
-        self.name = "cxr-" + re.sub(r"[^\w.-]", "_", experiment, flags=re.ASCII)
+        self.name = name_of(experiment)
 
     def add(self, model: Registration, run_id: str, file: Callable[[str], Path | None]) -> None:
         """Register a run's model, if it is not, and find the champion.
@@ -31,17 +39,18 @@ class Registry:
         ----------
         file : finds the model's files by their paths; a model that lacks one is left out.
         """
-        places = {path: file(path) for path in model.files}
-        for path, place in places.items():
-            if place is not None:
-                folder = Path(FOLDER, path).parent.as_posix()
-                self._client.log_artifact(run_id, str(place), folder)
-        if self._version_of(run_id) is None and None not in places.values():
-            self._create()
+        found = {path: place for path in model.files if (place := file(path)) is not None}
+        for path, place in found.items():
+            folder = Path(FOLDER, path).parent.as_posix()
+            self._client.log_artifact(run_id, str(place), folder)
+        if len(found) == len(model.files):
             run = self._client.get_run(run_id)
-            tags = {SCORE_TAG: str(model.score), DATA_TAG: model.data}
-            source = f"{run.info.artifact_uri}/{FOLDER}"
-            self._client.create_model_version(self.name, source, run_id, tags=tags)
+            self._make_servable(run, found.values())
+            if self._version_of(run_id) is None:
+                self._create()
+                tags = {SCORE_TAG: str(model.score), DATA_TAG: model.data}
+                source = f"{run.info.artifact_uri}/{FOLDER}"
+                self._client.create_model_version(self.name, source, run_id, tags=tags)
         self._crown()
 
     def holds(self, model: Registration, run_id: str, artifacts: Path | None) -> bool:
@@ -51,8 +60,22 @@ class Registry:
             there = self._version_of(run_id) is not None
         except MlflowException:
             return False
-        kept = artifacts is None or all((artifacts / FOLDER / p).exists() for p in model.files)
+        files = (*model.files, mlmodel.FILE)
+        kept = artifacts is None or all((artifacts / FOLDER / p).exists() for p in files)
         return crowned and there and kept
+
+    def _make_servable(self, run: Run, files: Iterable[Path]) -> None:
+        """Lay down what MLflow itself needs to load the model, unless it is there."""
+        there = self._client.list_artifacts(run.info.run_id, FOLDER)
+        if f"{FOLDER}/{mlmodel.FILE}" in {each.path for each in there}:
+            return
+        made = datetime.fromtimestamp(run.info.end_time / 1000, UTC)
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place, FOLDER)
+            mlmodel.write(folder, made, sum(each.stat().st_size for each in files))
+            last = (folder / mlmodel.FILE).rename(Path(place, mlmodel.FILE))
+            self._client.log_artifacts(run.info.run_id, str(folder), FOLDER)
+            self._client.log_artifact(run.info.run_id, str(last), FOLDER)
 
     def _create(self) -> None:
         try:

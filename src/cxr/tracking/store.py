@@ -111,22 +111,23 @@ class Store:
 
     def fetch_model(self, address: str) -> Path:
         """The folder of a model, by MLflow's address of it."""
-        found = MODEL_ADDRESS.fullmatch(address)
-        if found is None:
-            raise TrackingError(
-                f"{address} is no model's address; write models:/NAME@ALIAS, models:/NAME/VERSION "
-                "or runs:/RUN_ID/model"
-            )
-        name, alias, version, run_id = found.groups()
+        name, _, _, run_id = _parts(address)
+        version = self.version_of(address)
         with reported(self._uri, f"searched for {address}"):
-            if run_id:
+            if version is None:
                 run = self.find(run_id)
                 source = f"runs:/{run.run_id if run else run_id}/{MODEL_FOLDER}"
             else:
-                if alias:
-                    version = self._client.get_model_version_by_alias(name, alias).version
                 source = self._client.get_model_version_download_uri(name, version)
             return Path(download_artifacts(artifact_uri=source, tracking_uri=self._uri))
+
+    def version_of(self, address: str) -> str | None:
+        """The version that a model's address leads to now; None of a run's model."""
+        name, alias, version, _ = _parts(address)
+        if alias:
+            with reported(self._uri, f"searched for {address}"):
+                return str(self._client.get_model_version_by_alias(name, alias).version)
+        return version or None
 
     def _search(self, query: str) -> list[StoredRun]:
         with reported(self._uri, "read"):
@@ -153,6 +154,18 @@ def fetch_model(address: str, root: Path) -> Path:
             f"{root} has no MLflow store to search for {address}; `cxr sync` rebuilds it"
         )
     return store.fetch_model(address)
+
+
+def _parts(address: str) -> tuple[str, str, str, str]:
+    """Name, alias, version and run id of a model's address; what it does not tell is empty."""
+    found = MODEL_ADDRESS.fullmatch(address)
+    if found is None:
+        raise TrackingError(
+            f"{address} is no model's address; write models:/NAME@ALIAS, models:/NAME/VERSION "
+            "or runs:/RUN_ID/model"
+        )
+    name, alias, version, run_id = found.groups("")
+    return name, alias, version, run_id
 
 
 def _stored(run: Run, experiment: str) -> StoredRun:

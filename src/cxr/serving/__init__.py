@@ -1,0 +1,110 @@
+"""A registered model as MLflow loads it: a table of image files in, one of probabilities out.
+
+`MLmodel` names this module, and MLflow calls `_load_pyfunc` with the folder that it stands in: code
+that reads weights and decision, and no pickle.
+"""
+
+import base64
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import BAD_REQUEST, INTERNAL_ERROR
+
+from cxr import images, predicting
+from cxr.errors import CxrError
+from cxr.images import COLUMN, Picture
+from cxr.labels import LABELS
+from cxr.metrics import Doubles
+from cxr.predicting import BATCH, Model
+
+MOST_IMAGES = 256  # of one request; SqueezeNet takes some seconds for so many
+
+log = logging.getLogger(__name__)
+
+
+class Refused(MlflowException):
+    """A request without an answer; MLflow's server sends status and sentence to who asked."""
+
+    def __init__(self, sentence: str, code: int = BAD_REQUEST) -> None:
+        self._sentence = sentence
+        super().__init__(sentence, error_code=code)
+
+    @property
+    def message(self) -> str:
+        return self._sentence
+
+    @message.setter
+    def message(self, text: str) -> None:
+        """MLflow's server would set a copy of the request before it."""
+
+
+class ServedModel:
+    """What MLflow asks of a model."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        # One at a time: a pass through the network uses every thread that torch has, and who
+        # reads images silences Python's warnings for all threads. A long request lets others in.
+        self._turn = Lock()
+
+    def predict(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Calibrated probabilities, a row an image and a column a label.
+
+        Parameters
+        ----------
+        table : with a column `image`, each a PNG, JPEG or DICOM file in base64.
+
+        Raises
+        ------
+        Refused : one of them can't be used, and which and why.
+        """
+        try:
+            probs = list(self._probs(_texts(table)))
+        except CxrError as error:
+            raise Refused(str(error)) from None
+        except Exception as error:
+            log.exception("a request failed")
+            reason = "the model failed on this request; the server's log says why"
+            raise Refused(reason, INTERNAL_ERROR) from error
+        return pd.DataFrame(np.stack(probs), index=table.index, columns=list(LABELS))
+
+    def _probs(self, texts: list[object]) -> Iterator[Doubles]:
+        for start in range(0, len(texts), BATCH):
+            with self._turn:
+                part = enumerate(texts[start : start + BATCH], start)
+                pictures = [_picture(text, f"image {row}") for row, text in part]
+                for each in predicting.predict_pictures(self._model, pictures, {}):
+                    yield each.probs
+
+
+def load(folder: Path) -> ServedModel:
+    """The model in the folder of a registered one."""
+    return ServedModel(predicting.load(str(predicting.folder_of(folder, str(folder))), None))
+
+
+def _load_pyfunc(path: str) -> ServedModel:
+    return load(Path(path))
+
+
+def _texts(table: pd.DataFrame) -> list[object]:
+    if COLUMN not in table:
+        raise CxrError(f"the table has no column `{COLUMN}`")
+    texts: list[object] = table[COLUMN].tolist()
+    if not 0 < len(texts) <= MOST_IMAGES:
+        raise CxrError(f"there are {len(texts):,} images; one request takes 1 to {MOST_IMAGES}")
+    return texts
+
+
+def _picture(text: object, name: str) -> Picture:
+    try:
+        if not isinstance(text, str):  # JSON's null comes as a NaN
+            raise ValueError("no text")
+        content = base64.b64decode("".join(text.split()), validate=True)
+    except ValueError:
+        raise CxrError(f"{name} is not in base64; give a file's bytes so") from None
+    return images.decode(content, Path(name))

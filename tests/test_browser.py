@@ -1,11 +1,8 @@
 """MLflow's pages in a real browser: the runs table, the curves, a Grad-CAM picture."""
 
 import os
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import chromium
 import pytest
 from mlflow import MlflowClient
 from pipeline import Pipeline, create
+from servers import free_port, wait_for
 
 pytestmark = [
     pytest.mark.slow,
@@ -21,12 +19,6 @@ pytestmark = [
 
 
 VIEWS = ["phantom-28, its models, best first:", "phantom-28, their learning curves:"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +41,7 @@ def printed(pipeline: Pipeline) -> Iterator[list[str]]:
     assert server.stdout is not None
     lines = [server.stdout.readline().strip() for _ in range(1 + 2 * len(VIEWS))]
     assert lines[0].startswith(f"http://127.0.0.1:{port}/")
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline:
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2)
-            break
-        except OSError:
-            time.sleep(0.5)
+    wait_for(f"http://127.0.0.1:{port}/health")
     yield lines
     server.terminate()
     server.wait(30)

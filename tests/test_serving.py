@@ -34,7 +34,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel
 from PIL import Image
 from pipeline import Pipeline
-from test_browser import free_port
+from servers import free_port
 from test_images import dicom
 from test_predicting import CHESTS, pipelines_logits, project, write
 

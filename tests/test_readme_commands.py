@@ -1,0 +1,103 @@
+"""Every command of the README, in its order, on a small phantom.
+
+`make demo` is left to CI, which runs it whole. A word in capitals or a made-up path stands for
+something of the reader's own, which is put there first.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pipeline import ROOT, Pipeline
+from servers import free_port, wait_for
+
+pytestmark = pytest.mark.slow
+
+LEFT_TO_CI = "make demo"
+SERVERS = {"make ui": "health", "make ui DEMO=1": "health", "make serve": "ping"}
+ACTIVATE = "source .venv/bin/activate"
+
+
+def commands() -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line]
+
+
+@pytest.fixture(scope="module")
+def clone(kept: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    """A clone in which the pipeline and the demo have run, with what a reader would bring."""
+    folder = tmp_path_factory.mktemp("readme") / "clone"
+    pipeline = Pipeline(kept).copy(folder)
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        (folder / name).write_bytes((ROOT / name).read_bytes())
+        os.utime(folder / name, (0, 0))  # older than what was installed from it
+    (folder / ".venv").symlink_to(sys.prefix)
+    (Path(sys.prefix) / ".ready").touch()
+    pipeline.git("add", "-A")
+    pipeline.git("commit", "-qm", "as cloned")
+    pipeline.copy(folder / ".demo")
+    (folder / ".demo" / ".venv").unlink()
+    own(folder)
+    return pipeline
+
+
+def own(folder: Path) -> None:
+    """What stands in the README for a reader's own: scans, another project's predictions."""
+    raw = np.load(folder / "data/raw/chest.npz")
+    (folder / "scans").mkdir()
+    Image.fromarray(raw["test_images"][0]).save(folder / "scans/one.png")
+    np.savez(folder / "images.npz", **raw)
+    (folder / "chestmnist.npz").write_bytes((folder / "data/raw/chest.npz").read_bytes())
+    probs = np.random.default_rng(0).uniform(size=raw["test_labels"].shape)
+    rows = [f"{i}," + ",".join(f"{each:.4f}" for each in row) for i, row in enumerate(probs)]
+    (folder / "theirs.csv").write_text("\n".join(rows) + "\n")  # as medmnist's evaluator writes
+
+
+def as_typed(command: str, clone: Pipeline) -> list[str]:
+    """A command's words with the reader's own in their places."""
+    own_words = {
+        "RUN_ID": clone.run_id("train-vit"),
+        "download.path=/path/to/images.npz": "download.path=images.npz",
+    }
+    words = [own_words.get(word, word) for word in command.split()]
+    # A sweep of eight experiments has tests of its own.
+    return [*words, "--dry-run"] if words[:2] == ["cxr", "sweep"] else words
+
+
+def serve(command: str, clone: Pipeline) -> None:
+    """Start a server, ask it whether it is there, and end it as a person does."""
+    port = free_port()
+    process = subprocess.Popen(
+        [*command.split(), f"PORT={port}"], cwd=clone.folder, env=clone.environment(),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        wait_for(f"http://127.0.0.1:{port}/{SERVERS[command]}")
+    finally:
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(60)
+
+
+def test_every_command_does_what_it_says(clone: Pipeline) -> None:
+    """In one test, since each stands on those before it."""
+    for command in commands():
+        if command in (LEFT_TO_CI, ACTIVATE):
+            continue
+        if command in SERVERS:
+            serve(command, clone)
+            continue
+        done = clone.run(*as_typed(command, clone))
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+
+def test_what_the_commands_make_is_there(clone: Pipeline) -> None:
+    assert (clone.folder / "reports/index.html").exists()
+    assert (clone.folder / ".demo/reports/index.html").exists()
+    assert list((clone.folder / "maps").glob("*.png"))
+    assert clone.json("reports/metrics.json")["data"]["name"] == "images"

@@ -30,8 +30,9 @@ SOURCE_SUFFIX = ".py"
 PRESENTING = frozenset(
     {
         "archive", "audit", "checkpoint", "cli", "demo", "difference", "documents", "errors",
-        "git", "hashes", "interruption", "lineage", "params", "plots", "printing", "progress",
-        "records", "replay", "repository", "scratch", "stage", "sync", "tracking",
+        "git", "hashes", "interruption", "leaderboard", "lineage", "params", "plots", "printing",
+        "progress", "records", "replay", "repository", "scratch", "stage", "sweep", "sync",
+        "tracking",
     }
 )  # fmt: skip
 

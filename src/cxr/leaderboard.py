@@ -104,7 +104,9 @@ def _verdict(best: Best) -> list[str]:
     row = best.row
     settings = ", ".join(f"{key}={text(value)}" for key, value in row.params.items())
     lines = [f"{row.model}: best is {settings}"]
-    if best.difference is not None:
+    if best.difference == 0:
+        lines[0] += ", and the second is as good"
+    elif best.difference is not None:
         ci = f" [{best.ci[0]:+.4f}, {best.ci[1]:+.4f}]" if best.ci else ""
         lines[0] += f", {best.difference:+.4f}{ci} against the second"
         if best.doubt:

@@ -1,7 +1,7 @@
 """The course of a sweep: what is queued, what runs, what came of it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -101,17 +101,15 @@ class Course:
                 woken = now
             time.sleep(max(POLL_SECONDS, REST * took))
             looked = time.monotonic()
-            ended = self._look()
+            self._tasks = self.queue.tasks()
             took = time.monotonic() - looked
-            for each in ended:
+            for each in self._ended():
                 n_ended = len(self.done) + len(self.failed) - n_before
-                self._tell(each, (time.monotonic() - started) / n_ended * len(self._open()))
+                self._tell(each, (looked - started) / n_ended * len(self._open()))
 
-    def _look(self) -> list[Experiment]:
-        """Bring what is known up to date; the experiments that have ended since."""
-        self._tasks = self.queue.tasks()
+    def _ended(self) -> Iterator[Experiment]:
+        """Each experiment that has ended since the look before, as done or failed."""
         there = done(self.plan, self.queue.root)
-        ended = []
         for each in self._open():
             task = self._tasks.get(each.name)
             if each.name in there and (task is None or task.state is not State.RUNNING):
@@ -122,9 +120,8 @@ class Course:
                 self._idle_since.pop(each.name, None)
             else:
                 self._see_idle(each, task, each.name in there)
-            if each not in self._open():
-                ended.append(each)
-        return ended
+            if each.name in self.done or each.name in self.failed:
+                yield each
 
     def _see_idle(self, experiment: Experiment, task: Task | None, is_there: bool) -> None:
         """A worker comes and goes within seconds; what stays without one is run again, once."""

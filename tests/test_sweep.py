@@ -193,7 +193,6 @@ def test_a_name_stays_until_something_that_decides_changes(project: Path, tmp_pa
     assert names(plan_of(mine.folder, lr)) == before
     assert names(plan_of(mine.folder, "train.cnn.lr=1e-3,4e-3,2e-3"))[:2] == before[:2]
 
-    mine.change(gradcam__probed=5)  # the maps choose nothing, and are not made
     with open(mine.folder / "src/cxr/printing.py", "a") as presenting:
         presenting.write("# shows\n")
     assert names(plan_of(mine.folder, lr)) == before

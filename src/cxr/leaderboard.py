@@ -14,9 +14,9 @@ from cxr.sweep.table import Best, Row
 
 COLUMNS = (
     "validation (mean ± sd)",
-    f"{LEVEL:.0%}, seeds",
+    f"{LEVEL:.0%} over seeds",
     "test (not for choosing)",
-    f"{LEVEL:.0%}, images",
+    f"{LEVEL:.0%} over images",
 )
 
 
@@ -111,5 +111,5 @@ def _verdict(best: Best) -> list[str]:
         lines[0] += f", {best.difference:+.4f}{ci} against the second"
         if best.doubt:
             lines[0] += f": {best.doubt}, so the second may be as good"
-    lines.append(f"  take it with  dvc exp apply {best.experiment} && dvc repro")
+    lines.append(f"  take it with  dvc exp apply {best.experiment}")
     return lines

@@ -20,8 +20,6 @@ from cxr.lineage import CODE, SOURCE_SUFFIX, Declaration
 from cxr.params import PARAMS_FILE, Params, model_names, validate
 from cxr.sweep.space import Configuration
 
-# What an experiment runs up to. The heat maps choose nothing; the winner gets them afterwards.
-TARGET = "evaluate"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 ID_DIGITS = 8
 SHARED = "train.protocol."
@@ -96,7 +94,7 @@ def make(
     # Two processes with two threads on two cores take many times as long as with one each.
     threads = min(params.threads, max(1, len(os.sched_getaffinity(0)) // jobs))
     seeds = [params.seed + n for n in range(n_seeds)]
-    stages = upstream(lineage.declarations(root), TARGET)
+    stages = list(lineage.declarations(root).values())
     code = _code(root, stages)
     experiments = []
     for key in configurations[0]:
@@ -113,28 +111,6 @@ def make(
             for seed in seeds
         ]
     return Plan(name, configurations, seeds, threads, params.threads, jobs, experiments)
-
-
-def upstream(declared: dict[str, Declaration], target: str) -> list[Declaration]:
-    """A stage and all that it is made from, by dvc.yaml."""
-    found: dict[str, Declaration] = {}
-    todo = [target]
-    while todo:
-        stage = declared[todo.pop()]
-        found[stage.stage] = stage
-        todo += [
-            other.stage
-            for other in declared.values()
-            if other.stage not in found and any(_feeds(out, stage) for out in other.outputs)
-        ]
-    return [stage for name, stage in declared.items() if name in found]
-
-
-def _feeds(output: str, stage: Declaration) -> bool:
-    return any(
-        lineage.inside(output, (path,)) or lineage.inside(path, (output,))
-        for path in stage.dependencies
-    )
 
 
 def _code(root: Path, stages: list[Declaration]) -> dict[str, Any]:

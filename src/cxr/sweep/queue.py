@@ -18,7 +18,7 @@ from typing import Any
 
 from cxr import interruption
 from cxr.errors import CxrError
-from cxr.sweep.plan import TARGET, Experiment
+from cxr.sweep.plan import Experiment
 
 TRIES, TRY_SECONDS = 5, 0.2
 ERROR = "ERROR: "  # how DVC begins the line that says what went wrong
@@ -83,7 +83,7 @@ class Queue:
         command = ["exp", "run", "--queue", "--name", experiment.name]
         for key, value in experiment.params.items():
             command += ["--set-param", f"{key}={override(value)}"]
-        self._dvc(*command, TARGET)
+        self._dvc(*command)
 
     def start(self, jobs: int) -> None:
         """Let so many workers run; those that run already count."""

@@ -12,7 +12,7 @@ from cxr.documents import parse_yaml, read_json
 from cxr.errors import CxrError
 from cxr.params import PARAMS_FILE, flatten
 from cxr.repository import Repository
-from cxr.sweep.plan import TARGET, Experiment, Plan
+from cxr.sweep.plan import Experiment, Plan
 from cxr.sweep.table import Outcome
 
 FOLDER = "reports/sweeps"
@@ -61,12 +61,16 @@ def _outcome(
                 f"experiment {name} ran with {key} {ran.get(key)!r} instead of {value!r}; "
                 f"`dvc exp remove {name}`, then run again"
             )
-    stage = repository.lock_at(commit).get(TARGET)
+    made = {
+        path: digest
+        for stage in repository.lock_at(commit).values()
+        for path, digest in stage.outputs.items()
+    }
     mend = f"`dvc exp remove {name}` lets the sweep make it again"
-    if stage is None or METRICS not in stage.outputs:
+    if METRICS not in made:
         raise CxrError(f"experiment {name} has no {METRICS}; {mend}")
     try:
-        told = read_json(repository.object(stage.outputs[METRICS].md5))["models"]
+        told = read_json(repository.object(made[METRICS].md5))["models"]
         return {model: _of_model(told[model]) for model in plan.models}
     except FileNotFoundError:
         raise CxrError(f"DVC's cache lacks {METRICS} of experiment {name}; {mend}") from None

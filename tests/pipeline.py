@@ -47,7 +47,7 @@ class Pipeline:
 
     folder: Path
 
-    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, limit: int = LIMIT) -> subprocess.CompletedProcess[str]:
         """Run a program of the environment there; `dvc` and `python` are found first."""
         with (
             tempfile.TemporaryFile("w+") as out,
@@ -59,7 +59,7 @@ class Pipeline:
             ) as process,
         ):  # fmt: skip
             try:
-                process.wait(LIMIT)
+                process.wait(limit)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 raise

@@ -24,8 +24,9 @@ FLOORS = (
     {"plots", "tracking"},
     {"archive", "stage"},
     {"audit", "demo", "predicting", "scoring"},
-    {"difference", "replay", "report", "serving", "sync"},
+    {"difference", "replay", "report", "serving", "sweep", "sync"},
     {"printing"},
+    {"leaderboard"},
     {"cli"},
 )
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}

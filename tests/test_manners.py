@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 CXR = str(Path(sys.executable).parent / "cxr")
 WIDTH = 80
 COMMANDS = sorted(each.name or each.callback.__name__ for each in cli.app.registered_commands)
-WITH_JSON = ("audit", "diff", "doctor", "predict", "replay", "report", "repro", "score", "sync")
+WITH_JSON = ("audit", "diff", "doctor", "predict", "replay", "report", "repro", "score", "sweep", "sync")
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 BOX = re.compile("[\u2500-\u257f]")
 
@@ -244,6 +244,7 @@ def arguments_of(command: str, made: Pipeline) -> list[str]:
         "predict": ["a.png", "--model", "cnn"],
         "replay": [made.run_id("download")],
         "score": ["theirs.npz", "--resamples", "100"],
+        "sweep": ["-S", "train.cnn.lr=1e-3", "--dry-run"],
     }.get(command, [])
 
 

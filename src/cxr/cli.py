@@ -265,6 +265,63 @@ def sync(as_json: Json = False) -> None:
     raise typer.Exit(int(bool(done.refused)))
 
 
+@app.command(rich_help_panel=RUN)
+def sweep(
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-S",
+            "--set-param",
+            metavar="KEY=VALUES",
+            help="Choices 1e-3,2e-3; for --random ranges, too: 0.1..0.5, 2..8, log:1e-4..1e-2.",
+        ),
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=100, help="Trainings of each: params.yaml's seed and on.")
+    ] = 2,
+    random: Annotated[
+        int | None, typer.Option(min=1, help="So many draws instead of every combination.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    jobs: Annotated[int, typer.Option(min=1, max=64, help="Experiments at a time.")] = 2,
+    name: Annotated[str, typer.Option(help="How its experiments' names begin.")] = "sweep",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would run.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare configurations over seeds, as queued DVC experiments, and rank them in one table.
+
+    The best is chosen by macro AUROC on validation, never by test. What is done is not run again:
+    after Ctrl-C, or with more values, the same command goes on. Exit status 1 where one failed.
+
+    Example: cxr sweep -S train.cnn.lr=1e-3,2e-3 -S train.cnn.dropout=0.1,0.3 --seeds 3
+
+    Example: cxr sweep -S train.cnn.lr=log:1e-4..1e-2 --random 8 --name rates
+    """
+    from cxr import leaderboard
+    from cxr import sweep as sweeping
+
+    space = sweeping.parse(assignments or [])
+    drawn = sweeping.grid(space) if random is None else sweeping.random(space, random, seed)
+    root = _project()
+    plan = sweeping.make(root, name, drawn, seeds, jobs)
+    done = sweeping.done(plan, root)
+    if dry_run and as_json:
+        _print_json(plan.as_json() | {"done": sorted(done)})
+    elif dry_run:
+        leaderboard.plan(plan, done)
+    if dry_run:
+        return
+    say = progress.note if as_json else progress.say
+    say(f"sweep: {leaderboard.headline(plan, done)}")
+    with progress.bar("sweep", progress.beside) as advance:
+        answer = sweeping.run(plan, root, say, advance)
+    if as_json:
+        _print_json(answer.as_json())
+    elif answer.failed or not progress.is_quiet():
+        leaderboard.answer(answer)
+    raise typer.Exit(int(bool(answer.failed)))
+
+
 @app.command(rich_help_panel=ASK)
 def score(
     predictions: Annotated[

@@ -1,0 +1,77 @@
+"""Configurations by seeds as queued DVC experiments, ending in one table.
+
+What is done is never run again, and what was stopped goes on: an experiment is known by its name,
+its stages by their fingerprints.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from cxr import interruption, scratch
+from cxr.errors import CxrError
+from cxr.progress import Advance
+from cxr.sweep import results
+from cxr.sweep.course import Course, Say
+from cxr.sweep.plan import Plan, make
+from cxr.sweep.queue import Queue
+from cxr.sweep.results import FOLDER, done
+from cxr.sweep.space import grid, parse, random
+from cxr.sweep.table import Table, table
+
+__all__ = ["FOLDER", "Answer", "Plan", "done", "grid", "make", "parse", "random", "run"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a sweep ends in."""
+
+    plan: Plan
+    table: Table
+    failed: dict[str, str]  # experiment -> reason
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs; the same call gives the same document."""
+        return {
+            **self.plan.as_json(),
+            "chosen_by": "mean over seeds of macro AUROC on validation",
+            "rows": [asdict(row) for row in self.table.rows],
+            "best": [asdict(best) | {"doubt": best.doubt} for best in self.table.best],
+            "failed": self.failed,
+        }
+
+
+def run(plan: Plan, root: Path, say: Say, advance: Advance) -> Answer:
+    """Run what is not done yet, rank all, and keep that in reports/sweeps/.
+
+    Raises
+    ------
+    CxrError
+        Where DVC's queue holds tasks of others, or another sweep is at work.
+    KeyboardInterrupt
+        Once what ran has stopped, with its work kept.
+    """
+    with interruption.heeded(), _alone(root):
+        course = Course(plan, Queue(root), say, advance, done(plan, root))
+        course.run()
+        outcomes = results.outcomes(plan, root)
+        answer = Answer(plan, table(plan, outcomes), course.failed)
+        results.write(plan, answer.as_json(), outcomes, root)
+        return answer
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    lock = FileLock(scratch.folder_of(root) / "sweep.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise CxrError(f"another `cxr sweep` is at work in {root}; wait for it") from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,179 @@
+"""The experiments of a sweep: checked, named, and known again.
+
+An experiment's name holds a hash of all that decides its result, its seed apart. So the same call
+finds what is done, and after a change of parameters or code it finds nothing, and runs.
+"""
+
+import copy
+import hashlib
+import json
+import os
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from cxr import git, lineage, models
+from cxr.documents import read_yaml
+from cxr.errors import CxrError
+from cxr.lineage import CODE, SOURCE_SUFFIX, Declaration
+from cxr.params import PARAMS_FILE, Params, model_names, validate
+from cxr.sweep.space import Configuration
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
+ID_DIGITS = 8
+SHARED = "train.protocol."
+COMPARED = "train."
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One training of every model under one configuration and one seed."""
+
+    name: str
+    configuration: Configuration
+    seed: int
+    params: dict[str, Any]  # dotted names, all that is set for it
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep compares, and the experiments that it takes."""
+
+    name: str
+    configurations: list[Configuration]
+    seeds: list[int]
+    threads: int
+    threads_of_params: int  # what params.yaml says
+    jobs: int
+    experiments: list[Experiment]  # the seeds of a configuration beside each other
+
+    def of(self, configuration: Configuration) -> list[Experiment]:
+        """A configuration's experiments, one a seed."""
+        return [each for each in self.experiments if each.configuration == configuration]
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "name": self.name,
+            "seeds": self.seeds,
+            "threads": self.threads,
+            "parameters": self.keys,
+            "models": self.models,
+            "experiments": [asdict(each) for each in self.experiments],
+        }
+
+    @property
+    def keys(self) -> list[str]:
+        """The parameters that differ between configurations; all where none does."""
+        first = self.configurations[0]
+        varied = [
+            key for key in first if any(each[key] != first[key] for each in self.configurations)
+        ]
+        return varied or list(first)
+
+    @property
+    def models(self) -> list[str]:
+        """The models that these parameters change."""
+        return [name for name in model_names() if self.keys_of(name)]
+
+    def keys_of(self, model: str) -> list[str]:
+        """The parameters among them that change this model."""
+        return [key for key in self.keys if key.startswith((SHARED, f"{COMPARED}{model}."))]
+
+
+def make(
+    root: Path, name: str, configurations: list[Configuration], n_seeds: int, jobs: int
+) -> Plan:
+    """Check every configuration and name its experiments; CxrError with the first that is wrong."""
+    if not NAME.fullmatch(name):
+        raise CxrError(f"--name {name}: letters, digits, - and _ make a name, 40 at most")
+    _check_git(root)
+    values = read_yaml(root / PARAMS_FILE)
+    params = cast(Params, validate(Params, values, ()))
+    # Two processes with two threads on two cores take many times as long as with one each.
+    threads = min(params.threads, max(1, len(os.sched_getaffinity(0)) // jobs))
+    seeds = [params.seed + n for n in range(n_seeds)]
+    stages = list(lineage.declarations(root).values())
+    code = _code(root, stages)
+    experiments = []
+    for key in configurations[0]:
+        _check_key(key)
+    for configuration in configurations:
+        shared = configuration | {"threads": threads}
+        effective = _checked(values, shared | {"seed": seeds[-1]})
+        keys = {key for stage in stages for key in stage.params if key != "seed"}
+        told = {"params": lineage.select(effective, tuple(sorted(keys))), **code}
+        canonical = json.dumps(told, sort_keys=True, separators=(",", ":"))
+        identity = hashlib.sha256(canonical.encode()).hexdigest()[:ID_DIGITS]
+        experiments += [
+            Experiment(f"{name}-{identity}-s{seed}", configuration, seed, shared | {"seed": seed})
+            for seed in seeds
+        ]
+    return Plan(name, configurations, seeds, threads, params.threads, jobs, experiments)
+
+
+def _code(root: Path, stages: list[Declaration]) -> dict[str, Any]:
+    """What is run, by command and content."""
+    paths = {path for stage in stages for path in stage.dependencies if lineage.inside(path, CODE)}
+    return {
+        "commands": [stage.command for stage in stages],
+        "code": {path: lineage.digest(root / path).md5 for path in sorted(paths)},
+    }
+
+
+def _check_git(root: Path) -> None:
+    """DVC's experiments are commits on a commit, of files that git knows."""
+    if git.ask(root, "rev-parse", "--git-dir") is None:
+        raise CxrError(
+            f"{root} is no git repository, and DVC's experiments are git commits; clone the "
+            "project with git, or `git init && git add -A && git commit -m start`"
+        )
+    if git.ask(root, "rev-parse", "--verify", "HEAD^{commit}") is None:
+        raise CxrError(
+            f"{root} has no commit yet, and DVC's experiments start from one; "
+            "`git add -A && git commit -m start`"
+        )
+    listed = git.run(root, "ls-files", "-z", "--others", "--exclude-standard", "--", *CODE)
+    new = [path for path in listed.split("\0") if path.endswith(SOURCE_SUFFIX)]
+    if new:
+        raise CxrError(
+            f"git does not know {new[0]}, and a queued experiment runs on what git knows; "
+            "`git add` it, or move it away"
+        )
+
+
+def _checked(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """params.yaml with some values changed, as its schema and every model's allow."""
+    effective = copy.deepcopy(values)
+    for key, value in changes.items():
+        _set(effective, key, value)
+    try:
+        params = cast(Params, validate(Params, effective, ()))
+        for name in model_names():
+            models.hyper_parameters(name, params.train.block(name))
+    except CxrError as error:
+        raise CxrError(f"-S {str(error).removeprefix(f'{PARAMS_FILE}: ')}") from None
+    return effective
+
+
+def _check_key(key: str) -> None:
+    if key == "seed":
+        raise CxrError("-S seed: every configuration gets the same seeds; --seeds N says how many")
+    if not key.startswith(COMPARED):
+        raise CxrError(
+            f"-S {key}: a sweep chooses by validation AUROC, and only parameters below `train` are "
+            f"compared by it; change {key} in {PARAMS_FILE}"
+        )
+
+
+def _set(values: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    section: Any = values
+    for parent in parents:
+        section = section.get(parent) if isinstance(section, dict) else None
+    if not isinstance(section, dict):
+        raise CxrError(f"-S {key}: {PARAMS_FILE} has no place for it")
+    if isinstance(section.get(last), dict):
+        raise CxrError(f"-S {key} is a section of {PARAMS_FILE}; name one of its keys")
+    section[last] = value

@@ -1,0 +1,110 @@
+"""What the experiments of a sweep made, out of DVC's cache, and where the answer is kept."""
+
+import csv
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from cxr import git
+from cxr.documents import parse_yaml, read_json
+from cxr.errors import CxrError
+from cxr.params import PARAMS_FILE, flatten
+from cxr.repository import Repository
+from cxr.sweep.plan import Experiment, Plan
+from cxr.sweep.table import Outcome
+
+FOLDER = "reports/sweeps"
+METRICS = "reports/metrics.json"
+
+
+def done(plan: Plan, root: Path) -> set[str]:
+    """The experiments of a plan that are there."""
+    there = {name for name, _ in Repository(root).experiments()}
+    return there & {each.name for each in plan.experiments}
+
+
+def outcomes(plan: Plan, root: Path) -> dict[str, dict[str, Outcome]]:
+    """Each model of each experiment that is done."""
+    repository = Repository(root)
+    commits = dict(repository.experiments())
+    return {
+        each.name: _outcome(each, commits[each.name], plan, repository)
+        for each in plan.experiments
+        if each.name in commits
+    }
+
+
+def write(
+    plan: Plan, document: dict[str, Any], found: dict[str, dict[str, Outcome]], root: Path
+) -> Path:
+    """Keep the whole answer as JSON, and beside it a CSV of one line a model and experiment."""
+    folder = root / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(document, indent=2, allow_nan=False, default=str) + "\n"
+    path = folder / f"{plan.name}.json"
+    _replace(path, text)
+    _replace(folder / f"{plan.name}.csv", _as_csv(plan, found))
+    return path
+
+
+def _outcome(
+    experiment: Experiment, commit: str, plan: Plan, repository: Repository
+) -> dict[str, Outcome]:
+    name = experiment.name
+    text = git.run(repository.root, "show", f"{commit}:{PARAMS_FILE}")
+    ran = flatten(parse_yaml(text))
+    for key, value in experiment.params.items():
+        if ran.get(key) != value:
+            raise CxrError(
+                f"experiment {name} ran with {key} {ran.get(key)!r} instead of {value!r}; "
+                f"`dvc exp remove {name}`, then run again"
+            )
+    made = {
+        path: digest
+        for stage in repository.lock_at(commit).values()
+        for path, digest in stage.outputs.items()
+    }
+    mend = f"`dvc exp remove {name}` lets the sweep make it again"
+    if METRICS not in made:
+        raise CxrError(f"experiment {name} has no {METRICS}; {mend}")
+    try:
+        told = read_json(repository.object(made[METRICS].md5))["models"]
+        return {model: _of_model(told[model]) for model in plan.models}
+    except FileNotFoundError:
+        raise CxrError(f"DVC's cache lacks {METRICS} of experiment {name}; {mend}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise CxrError(f"{METRICS} of experiment {name} is damaged ({error}); {mend}") from None
+
+
+def _of_model(told: dict[str, Any]) -> Outcome:
+    ci = told["test"]["macro_auroc_ci"]
+    return Outcome(
+        val=told["val"]["macro_auroc"],
+        test=told["test"]["macro_auroc"],
+        test_ci=(float(ci[0]), float(ci[1])) if ci else None,
+    )
+
+
+def _as_csv(plan: Plan, found: dict[str, dict[str, Outcome]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    keys = plan.keys
+    columns = ("val_macro_auroc", "test_macro_auroc", "test_low", "test_high")
+    writer.writerow(["experiment", "seed", *keys, "model", *columns])
+    for each in plan.experiments:
+        for model, outcome in found.get(each.name, {}).items():
+            settings = [each.configuration[key] for key in keys]
+            numbers = [outcome.val, outcome.test, *(outcome.test_ci or (None, None))]
+            writer.writerow([each.name, each.seed, *settings, model, *numbers])
+    return text.getvalue()
+
+
+def _replace(path: Path, text: str) -> None:
+    part = path.with_suffix(f"{path.suffix}.part")
+    with open(part, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)

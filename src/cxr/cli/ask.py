@@ -1,0 +1,204 @@
+"""Commands that answer a question: of a result, of predictions, of an image."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cxr import progress, usage
+from cxr.cli.app import Json, app, nearest_project, print_json, project
+from cxr.errors import shown
+from cxr.usage import ASK
+
+
+@app.command(rich_help_panel=ASK)
+def audit(
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            help="A run id or its start, or a file or folder that a stage made.",
+            autocompletion=usage.runs_and_files,
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Tell what made a result, up to its source, and whether that still holds.
+
+    Without a target: everything here and in every experiment. Exit status 1 where something does
+    not hold.
+
+    Example: cxr audit reports/metrics.json
+    """
+    from cxr import printing  # this and the next take seconds, and --help does without
+    from cxr.audit import RUN_ID, Auditor, Verdict
+
+    with progress.bar("audit", progress.beside) as advance:
+        if target is None:
+            answer = Auditor(project(), advance).everything()
+        elif RUN_ID.fullmatch(target) and not Path(target).exists():
+            answer = Auditor(project(), advance).run(target)
+        else:
+            answer = Auditor(project(Path(target).parent), advance).output(Path(target))
+    fails = answer.verdict is Verdict.FAILS
+    if as_json:
+        print_json(answer.as_json())
+    elif fails or not progress.is_quiet():
+        printing.audit(answer)
+    raise typer.Exit(int(fails))
+
+
+@app.command(rich_help_panel=ASK)
+def diff(
+    a: Annotated[
+        str,
+        typer.Argument(
+            help="A run id, an experiment or a git revision.",
+            autocompletion=usage.runs_and_revisions,
+        ),
+    ],
+    b: Annotated[
+        str,
+        typer.Argument(
+            help="Another; unless told, what stands here.",
+            autocompletion=usage.runs_and_revisions,
+        ),
+    ] = "workspace",
+    as_json: Json = False,
+) -> None:
+    """Tell why two results differ: data, parameters, code, environment, or nothing.
+
+    Example: cxr diff baseline wide-vit
+    """
+    from cxr import printing
+    from cxr.difference import difference
+
+    answer = difference(project(), a, b)
+    if as_json:
+        print_json(answer.as_json())
+    else:
+        printing.diff(answer)
+
+
+@app.command(rich_help_panel=ASK)
+def replay(
+    run: Annotated[
+        str,
+        typer.Argument(help="A run id or its start.", metavar="RUN_ID", autocompletion=usage.runs),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Make a run's result again from the recorded commit, parameters and data, and compare.
+
+    In a temporary place: nothing here changes. Exit status 1 where the result is another, or
+    where something that it needs is gone.
+
+    Example: cxr replay 3f2a91c0
+    """
+    from cxr import printing
+    from cxr import replay as replaying
+
+    try:
+        out = sys.stderr if as_json or progress.is_quiet() else sys.stdout
+        done = replaying.replay(project(), run, out)
+    except replaying.Gone as gone:
+        print(shown(f"cxr: run {run} can't be made again: {gone}"), file=sys.stderr)
+        raise typer.Exit(1) from None
+    if as_json:
+        print_json(done.as_json())
+    elif not (progress.is_quiet() and done.holds):
+        printing.replay(done)
+    raise typer.Exit(int(not done.holds))
+
+
+@app.command(rich_help_panel=ASK)
+def score(
+    predictions: Annotated[
+        Path, typer.Argument(help="An npz (logits or probabilities) or a CSV with ids.")
+    ],
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="An npz or CSV of labels, or ChestMNIST's file; else PREDICTIONS."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Whose arrays to take from an npz.")] = "test",
+    logits: Annotated[bool, typer.Option("--logits", help="A CSV's numbers are logits.")] = False,
+    compare: Annotated[bool, typer.Option("--compare", help="Beside the models here.")] = False,
+    resamples: Annotated[int, typer.Option(min=100, help="Of the bootstrap.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Measure anybody's predictions as evaluate measures our models, and beside them.
+
+    Images are matched by id where both files have ids. Labels may stand in any order, in any case
+    and behind `prob_`. medmnist's own evaluation CSV is read, too.
+
+    Example: cxr score theirs.csv --labels chestmnist.npz
+
+    Example: cxr score theirs.npz --labels labels.csv --compare
+    """
+    from cxr import printing, scoring
+
+    with progress.bar("score: resamples", progress.beside) as advance:
+        done = scoring.score(
+            predictions,
+            labels or predictions,
+            split,
+            logits,
+            resamples,
+            seed,
+            advance,
+            project() if compare else None,
+        )
+    if as_json:
+        print_json(done.as_json(compare))
+    else:
+        printing.score(done)
+
+
+@app.command(rich_help_panel=ASK)
+def predict(
+    image: Annotated[
+        list[str], typer.Argument(help="PNG, JPEG or DICOM files, folders or patterns.")
+    ],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="A model of this clone, its folder, or MLflow's address of it.",
+            autocompletion=usage.models,
+        ),
+    ],
+    cam: Annotated[
+        Path | None, typer.Option(help="A folder for pictures of where the model looks.")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(help="A file for a table.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Tell what a model says of your own chest X-rays. Not a medical device.
+
+    Images are prepared as the training images were; probabilities are calibrated if the model is.
+    A file that can't be used stops no other, and makes the exit status 2.
+
+    Example: cxr predict scans/ --model squeezenet --cam maps/ --csv scans.csv
+    """
+    from cxr import images, predicting, printing
+
+    chosen = predicting.load(model, nearest_project(Path.cwd()))
+    paths = images.find(image)
+    maps = predicting.places(paths, cam) if cam is not None else {}
+    if csv is not None:
+        predicting.check_table(csv, paths)
+    done: list[predicting.Prediction | predicting.Refused] = []
+    with progress.bar("predict", progress.beside) as advance:
+        for each in predicting.predict(chosen, paths, maps):
+            done.append(each)
+            advance(len(done), len(paths))
+    if csv is not None:
+        predicting.write_table(done, csv)
+    if as_json:
+        print_json(predicting.as_json(done, chosen))
+    else:
+        printing.predictions(done, chosen)
+    for each in done:
+        if isinstance(each, predicting.Refused):
+            print(f"cxr: {each.reason}", file=sys.stderr)
+    raise typer.Exit(2 if any(isinstance(each, predicting.Refused) for each in done) else 0)

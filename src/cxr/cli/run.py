@@ -1,0 +1,135 @@
+"""Commands that run the pipeline, and look at what it needs."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cxr import demo as demo_clone
+from cxr import progress, usage
+from cxr.cli.app import Json, app, print_json, project
+from cxr.errors import CxrError
+from cxr.interruption import STOPPED
+from cxr.usage import RUN
+
+
+@app.command(rich_help_panel=RUN)
+def demo() -> None:
+    """Run the whole pipeline on synthetic X-rays in .demo/, without a network.
+
+    Example: cxr demo && cxr ui --demo
+    """
+    folder = demo_clone.prepare(project())
+    _reproduce(folder, [], of_demo=True)
+
+
+@app.command(rich_help_panel=RUN)
+def repro(
+    stages: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="STAGE", help="With all it needs; else all.", autocompletion=usage.stages
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Run what has changed (dvc repro), and tell what ran and what came of it.
+
+    Example: cxr repro train-vit
+    """
+    _reproduce(project(), stages or [], as_json)
+
+
+@app.command(rich_help_panel=RUN)
+def sweep(
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-S",
+            "--set-param",
+            metavar="KEY=VALUES",
+            help="Choices 1e-3,2e-3; for --random ranges, too: 0.1..0.5, 2..8, log:1e-4..1e-2.",
+        ),
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=100, help="Trainings of each: params.yaml's seed and on.")
+    ] = 2,
+    random: Annotated[
+        int | None, typer.Option(min=1, help="So many draws instead of every combination.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    jobs: Annotated[int, typer.Option(min=1, max=64, help="Experiments at a time.")] = 2,
+    name: Annotated[str, typer.Option(help="How its experiments' names begin.")] = "sweep",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would run.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare configurations over seeds, as queued DVC experiments, and rank them in one table.
+
+    The best is chosen by macro AUROC on validation, never by test. What is done is not run again:
+    after Ctrl-C, or with more values, the same command goes on. Exit status 1 where one failed.
+
+    Example: cxr sweep -S train.cnn.lr=1e-3,2e-3 -S train.cnn.dropout=0.1,0.3 --seeds 3
+
+    Example: cxr sweep -S train.cnn.lr=log:1e-4..1e-2 --random 8 --name rates
+    """
+    from cxr import leaderboard
+    from cxr import sweep as sweeping
+
+    space = sweeping.parse(assignments or [])
+    drawn = sweeping.grid(space) if random is None else sweeping.random(space, random, seed)
+    root = project()
+    plan = sweeping.make(root, name, drawn, seeds, jobs)
+    done = sweeping.done(plan, root)
+    if dry_run and as_json:
+        print_json(plan.as_json() | {"done": sorted(done)})
+    elif dry_run:
+        leaderboard.plan(plan, done)
+    if dry_run:
+        return
+    say = progress.note if as_json else progress.say
+    say(f"sweep: {leaderboard.headline(plan, done)}")
+    with progress.bar("sweep", progress.beside) as advance:
+        answer = sweeping.run(plan, root, say, advance)
+    if as_json:
+        print_json(answer.as_json())
+    elif answer.failed or not progress.is_quiet():
+        leaderboard.answer(answer)
+    raise typer.Exit(int(bool(answer.failed)))
+
+
+@app.command(rich_help_panel=RUN)
+def doctor(as_json: Json = False) -> None:
+    """Find what is missing on this machine and in this clone, and how to mend it.
+
+    Exit status 1 where something stands in the way.
+
+    Example: cxr doctor
+    """
+    from cxr import doctor as examination
+    from cxr.doctor.finding import tell
+
+    findings = examination.examine(examination.findproject(Path.cwd()))
+    if as_json:
+        print_json(examination.as_json(findings))
+    else:
+        tell(findings, progress.is_quiet())
+    raise typer.Exit(int(examination.hinders(findings)))
+
+
+def _reproduce(
+    project: Path, stages: list[str], as_json: bool = False, of_demo: bool = False
+) -> None:
+    from cxr import repro as reproduction
+    from cxr.summary import summary
+
+    out = sys.stderr if as_json else sys.stdout
+    done = reproduction.repro(project, stages, out, own_store=of_demo)
+    if as_json:
+        print_json(done.as_json())
+    elif not progress.is_quiet():
+        summary(done, project, of_demo)
+    if done.status == STOPPED:
+        raise typer.Exit(STOPPED)
+    if done.status != 0:
+        raise CxrError(f"the pipeline stopped in {project}; the lines above say why")

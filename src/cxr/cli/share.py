@@ -1,0 +1,120 @@
+"""Commands that show results to others, and let other programs ask."""
+
+import os
+import sys
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from cxr import demo as demo_clone
+from cxr import progress
+from cxr.cli.app import Json, app, print_json, project, with_runs
+from cxr.params import PARAMS_FILE
+from cxr.usage import SHARE
+
+# MLflow's page opens in a mode for language models unless it is told otherwise.
+UI_VIEW = "#/experiments?workflowType=machine_learning"
+LOOPBACK = "127.0.0.1"
+
+
+@app.command(rich_help_panel=SHARE)
+def report(
+    of_demo: Annotated[bool, typer.Option("--demo", help="Report on the demo.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write reports/index.html: every result on one page that opens offline and can be sent on.
+
+    Example: cxr report --demo
+    """
+    from cxr import report as reporting  # takes seconds, and --help does without
+
+    path = reporting.write(project() / (demo_clone.FOLDER if of_demo else ""))
+    if as_json:
+        print_json({"report": str(path)})
+    else:
+        print(path.as_uri())
+
+
+@app.command(rich_help_panel=SHARE)
+def ui(
+    of_demo: Annotated[bool, typer.Option("--demo", help="Show the demo's runs.")] = False,
+    host: Annotated[str, typer.Option(help="An address of this machine to listen on.")] = LOOPBACK,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
+) -> None:
+    """Show all runs in MLflow's pages on 127.0.0.1.
+
+    Example: cxr ui --port 5001
+    """
+    from cxr.tracking import database  # takes two seconds, and the other commands do without
+    from cxr.tracking.store import Store
+
+    folder = with_runs(of_demo)
+    store = Store.open(folder)  # runs of processes that are gone no longer say RUNNING
+    if host != LOOPBACK:
+        print(
+            f"cxr: note: whoever reaches port {port} of {host} can read, change and delete every "
+            "run; MLflow asks for no password (names besides its addresses: "
+            "MLFLOW_SERVER_ALLOWED_HOSTS)",
+            file=sys.stderr,
+        )
+    print(f"http://{host}:{port}/{UI_VIEW}")
+    for view in store.views() if store else []:
+        print(f"{view.experiment}, {view.shows}:\n  http://{host}:{port}/{view.place}")
+    sys.stdout.flush()
+    command = [sys.executable, "-m", "mlflow", "server"]
+    command += ["--backend-store-uri", database.store_uri(folder)]
+    command += ["--host", host, "--port", str(port)]
+    os.execv(sys.executable, command)  # noqa: S606 - a list, no shell  # nosec B606
+
+
+@app.command(rich_help_panel=SHARE)
+def serve(
+    model: Annotated[
+        str | None,
+        typer.Option(help="MLflow's address of a model; unless told, this project's champion."),
+    ] = None,
+    of_demo: Annotated[bool, typer.Option("--demo", help="Of the demo's models.")] = False,
+    host: Annotated[str, typer.Option(help="An address of this machine to listen on.")] = LOOPBACK,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 5001,
+) -> None:
+    """Answer HTTP requests with a registered model's probabilities, as MLflow does.
+
+    Example: cxr serve --model models:/cxr-chestmnist-28@champion --port 5002
+    """
+    folder = with_runs(of_demo)
+    from cxr import params  # this and the next ones take seconds, and a refusal does without
+    from cxr.data import source
+    from cxr.serving import server
+    from cxr.tracking.registry import CHAMPION, name_of
+
+    asked = params.load(folder / PARAMS_FILE)
+    champion = f"models:/{name_of(source.origin(asked.download).name)}@{CHAMPION}"
+    if host != LOOPBACK:
+        print(
+            f"cxr: note: whoever reaches port {port} of {host} can ask the model; there is no "
+            "password",
+            file=sys.stderr,
+        )
+    server.serve(folder, model or champion, host, port, asked.threads)
+
+
+@app.command(rich_help_panel=SHARE)
+def sync(as_json: Json = False) -> None:
+    """Bring MLflow up to what the records say: after a lost database, a pull, or a move.
+
+    Rebuilds every run that is missing, with its curves, parameters, tags, data sets and figures,
+    and lets the pictures be found where the folder stands now. Run twice, it does nothing twice.
+
+    Example: dvc pull && cxr sync
+    """
+    from cxr import printing
+    from cxr import sync as syncing
+
+    with progress.bar("sync", progress.beside) as advance:
+        done = syncing.sync(project(), advance)
+    if as_json:
+        print_json(asdict(done))
+    elif done.refused or not progress.is_quiet():
+        printing.sync(done)
+    raise typer.Exit(int(bool(done.refused)))

@@ -24,7 +24,9 @@ ROOT = Path(__file__).parents[1]
 CXR = str(Path(sys.executable).parent / "cxr")
 WIDTH = 80
 COMMANDS = sorted(each.name or each.callback.__name__ for each in cli.app.registered_commands)
-WITH_JSON = ("audit", "diff", "doctor", "predict", "replay", "report", "repro", "score", "sweep", "sync")
+WITH_JSON = (
+    "audit", "diff", "doctor", "predict", "replay", "report", "repro", "score", "sweep", "sync",
+)  # fmt: skip
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 BOX = re.compile("[\u2500-\u257f]")
 

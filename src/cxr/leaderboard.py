@@ -6,11 +6,11 @@ from rich.table import Table
 from rich.text import Text
 
 from cxr.evaluation.intervals import LEVEL
-from cxr.terminal import console
 from cxr.sweep import FOLDER, Answer
 from cxr.sweep.plan import Plan
 from cxr.sweep.space import text
 from cxr.sweep.table import Best, Row
+from cxr.terminal import console
 
 COLUMNS = (
     "validation (mean ± sd)",

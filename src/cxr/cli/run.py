@@ -109,7 +109,7 @@ def doctor(as_json: Json = False) -> None:
     from cxr import doctor as examination
     from cxr.doctor.finding import tell
 
-    findings = examination.examine(examination.findproject(Path.cwd()))
+    findings = examination.examine(examination.find_project(Path.cwd()))
     if as_json:
         print_json(examination.as_json(findings))
     else:

@@ -133,6 +133,7 @@ def test_the_words_of_a_summary(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert lines[6] == f"Look at, in {tmp_path},"
     assert lines[7].startswith("reports/metrics.json ")
     assert [line.split("  ")[0] for line in lines[8:]] == [
+        "make report all of it on one page",
         "make ui every run, curve and picture",
         "cxr audit what made each, and whether it holds",
     ]

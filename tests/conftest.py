@@ -3,18 +3,30 @@
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from pipeline import create
 
 
 @pytest.fixture(scope="session")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def kept(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     """A pipeline that has run, committed and pushed, with an experiment `fast` beside it.
 
     Tests copy it and leave it as it is.
     """
-    remote = tmp_path_factory.mktemp("remote")
-    pipeline = create(tmp_path_factory.mktemp("kept"))
-    pipeline.dvc("remote", "add", "--default", "store", str(remote))
+    if worker_id == "master":
+        return make(tmp_path_factory.mktemp("kept"))
+    shared = tmp_path_factory.getbasetemp().parent  # of all of xdist's workers
+    with FileLock(shared / "kept.lock"):
+        if not (shared / "kept.done").exists():
+            (shared / "kept").mkdir()
+            make(shared / "kept")
+            (shared / "kept.done").touch()
+    return shared / "kept"
+
+
+def make(folder: Path) -> Path:
+    pipeline = create(folder)
+    pipeline.dvc("remote", "add", "--default", "store", str(folder.with_name("remote")))
     pipeline.repro()
     pipeline.git("add", "-A")
     pipeline.git("commit", "-qm", "made")

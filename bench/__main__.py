@@ -50,7 +50,7 @@ def main() -> None:
 def parts(settings: Params, quick: bool) -> dict[str, Callable[[], list[Row]]]:
     """What there is to measure, by name."""
     return {
-        "training": lambda: training.measure(settings, *((10, 2) if quick else (40, 3))),
+        "training": lambda: training.measure(settings, *((10, 2) if quick else (24, 3))),
         "features": lambda: features.measure(settings, *((64, 1) if quick else (512, 3))),
         "mapped": lambda: mapped.measure(1 if quick else 5),
         "evaluation": lambda: bootstrap.measure(5 if quick else 50),

@@ -18,15 +18,15 @@ ONE_PASS: dict[str, Any] = {
     "gradcam.indices": [0],
     "gradcam.labels": "findings",
 }
-FULL_SIZE = ONE_PASS | {"train.squeezenet.image_size": 32}
+FULL_SIZE = ONE_PASS | {"train.squeezenet.image_size": 32, "gradcam.searched": 1000}
 LARGE_IMAGES = ONE_PASS | {
     "download.size": 224,
     "download.phantom.train": 2000,
     "download.phantom.val": 2000,
     "download.phantom.test": 2000,
     "train.vit.patch": 16,
-    "gradcam.searched": 500,
-    "gradcam.probed": 8,
+    "gradcam.searched": 100,
+    "gradcam.probed": 4,
 }
 SETTINGS = (
     ("full size", FULL_SIZE, 1500),

@@ -14,7 +14,8 @@ from cxr.lineage import DECIDING_PACKAGES
 from cxr.tracking.shown import shown_metrics
 
 WORKSPACE = "workspace"
-BESIDE = ("speed/", "schedule/")  # metrics of the machine and of the rate, not of the result
+# Metrics of the machine and of the rate, not of the result.
+BESIDE = ("speed/", "system/", "schedule/")
 NAMED = 4  # causes in the sentence; more are counted
 
 

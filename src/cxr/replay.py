@@ -24,7 +24,7 @@ DECIDED = (
     "data", "models", "predictions", "decisions", "reports/data.json", "reports/metrics.json",
     "reports/summary.json", "reports/curves", "reports/maps", "reports/gradcam.json",
 )  # fmt: skip
-TIMES = "speed/"  # metrics of the machine, not of the result
+OF_MACHINE = ("speed/", "system/")  # metrics that are not of the result
 
 # On another kind of machine, for every metric: |now - then| <= ABSOLUTE + RELATIVE * |then|.
 ABSOLUTE = RELATIVE = 0.02
@@ -201,5 +201,5 @@ def _metrics(record: Record) -> dict[str, float]:
         f"{log.name} {name}": points[-1][1]
         for log in record.runs
         for name, points in shown_metrics(log).items()
-        if not name.startswith(TIMES)
+        if not name.startswith(OF_MACHINE)
     }

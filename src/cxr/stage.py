@@ -23,6 +23,7 @@ from cxr.data import source, splits
 from cxr.data.splits import Origin
 from cxr.errors import CxrError, shown
 from cxr.lineage import Declaration, Facts, Registration, RunLog, Slide
+from cxr.meter import Meter
 from cxr.params import PARAMS_FILE, Params, load
 from cxr.records import Record
 from cxr.scratch import Scratch
@@ -230,7 +231,11 @@ def _make(
     for log in stage.logs.values():
         stage.tracker.start(log)
     stage.scratch.clear_outputs()
+    meter = Meter()
     work(stage)
+    taken = meter.read()
+    for log in stage.logs.values():
+        log.metrics |= taken
     if moved := lineage.changed(stage.facts, look()):
         stage.scratch.drop_work()  # it may have been made from either
         raise CxrError(

@@ -15,7 +15,7 @@ from mlflow.entities import Run, ViewType
 from pipeline import TINY, Pipeline, create
 
 from cxr import lineage
-from cxr.replay import DECIDED, TIMES
+from cxr.replay import DECIDED, OF_MACHINE
 from cxr.tracking import database
 
 STAGES = (
@@ -127,7 +127,7 @@ def _shown(store: MlflowClient, run: Run) -> dict[str, Any]:
         "tags": sorted(run.data.tags),
         "curves": {
             name: [
-                (point.step, None if name.startswith(TIMES) else point.value)
+                (point.step, None if name.startswith(OF_MACHINE) else point.value)
                 for point in store.get_metric_history(run.info.run_id, name)
             ]
             for name in sorted(run.data.metrics)

@@ -1,5 +1,6 @@
 """What more than one module of tests needs."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     shared = tmp_path_factory.getbasetemp().parent  # of all of xdist's workers
     with FileLock(shared / "kept.lock"):
         if not (shared / "kept.done").exists():
+            shutil.rmtree(shared / "kept", ignore_errors=True)  # of a worker that has failed
             (shared / "kept").mkdir()
             make(shared / "kept")
             (shared / "kept.done").touch()

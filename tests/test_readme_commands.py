@@ -37,14 +37,21 @@ def clone(kept: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     for name in ("Makefile", "requirements.lock", "pyproject.toml"):
         (folder / name).write_bytes((ROOT / name).read_bytes())
         os.utime(folder / name, (0, 0))  # older than what was installed from it
-    (folder / ".venv").symlink_to(sys.prefix)
-    (Path(sys.prefix) / ".ready").touch()
+    environment(folder / ".venv")
     pipeline.git("add", "-A")
     pipeline.git("commit", "-qm", "as cloned")
-    pipeline.copy(folder / ".demo")
-    (folder / ".demo" / ".venv").unlink()
+    Pipeline(kept).copy(folder / ".demo")
     own(folder)
     return pipeline
+
+
+def environment(folder: Path) -> None:
+    """The one that the tests run in, ready for make."""
+    folder.mkdir()
+    for each in Path(sys.prefix).iterdir():
+        if each.name != ".ready":
+            (folder / each.name).symlink_to(each)
+    (folder / ".ready").touch()
 
 
 def own(folder: Path) -> None:

@@ -51,7 +51,9 @@ def write_metrics(folder: Path, source: str = "phantom") -> None:
     (folder / "reports" / "metrics.json").write_text(json.dumps(about))
 
 
-def reproduce(clone: Path, monkeypatch: pytest.MonkeyPatch, status: int = 0) -> Summary:
+def reproduce(
+    clone: Path, monkeypatch: pytest.MonkeyPatch, *stages: str, status: int = 0
+) -> Summary:
     """With a DVC that runs train-cnn, restores preprocess and leaves download as it is."""
 
     def fake_dvc(project: Path, *_: Any) -> int:
@@ -61,7 +63,7 @@ def reproduce(clone: Path, monkeypatch: pytest.MonkeyPatch, status: int = 0) -> 
         return status
 
     monkeypatch.setattr(repro, "_dvc_repro", fake_dvc)
-    return repro.repro(clone, [], sys.stdout)
+    return repro.repro(clone, list(stages), sys.stdout)
 
 
 def test_what_became_of_each_stage(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,6 +90,17 @@ def test_scores_beside_those_of_learning_nothing(
     assert done.scores == {"cnn": Score(0.7, 0.68), "all-negative": Score(0.5, None)}
     assert (done.data, done.is_phantom) == ("some-28", True)
     assert reproduce(clone, monkeypatch, status=255).scores == {}, "they may be of before"
+
+
+def test_a_stage_that_was_asked_for_is_told_with_all_it_needs_and_no_older_scores(
+    clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_metrics(clone)
+    done = reproduce(clone, monkeypatch, "train-squeezenet")
+    needed = ["download", "preprocess", "features", "train-squeezenet"]
+    assert [each.stage for each in done.stages] == needed
+    assert done.scores == {}, "they are of an evaluation before"
+    assert reproduce(clone, monkeypatch, "gradcam").scores != {}
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"data": {}}', '{"models": {"cnn": 5}}'])
@@ -165,7 +178,10 @@ while True:
 """
 
 
-def test_ctrl_c_leaves_dvc_the_time_to_keep_what_was_done(clone: Path) -> None:
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_dvc_the_time_to_keep_what_was_done(
+    clone: Path, signum: signal.Signals
+) -> None:
     (clone / "src" / "dvc").mkdir(parents=True)
     (clone / "src" / "dvc" / "__init__.py").touch()
     (clone / "src" / "dvc" / "__main__.py").write_text(FAKE_DVC)
@@ -175,7 +191,7 @@ def test_ctrl_c_leaves_dvc_the_time_to_keep_what_was_done(clone: Path) -> None:
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stdout.readline() == "started\n"
-    os.killpg(process.pid, signal.SIGINT)
+    os.kill(process.pid, signum)
     _, errors = process.communicate(timeout=30)
     assert (clone / "kept").read_text() == "what was done"
     assert process.returncode == 130

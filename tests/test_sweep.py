@@ -4,7 +4,6 @@ import itertools
 import json
 import math
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -475,7 +474,3 @@ def test_each_model_is_ranked_by_its_own_parameters() -> None:
         ("vit", ("train.vit.lr", 0.5)),
     ]
     assert [best.experiment for best in found.best] == ["s-3-s0", "s-0-s0"]
-
-
-def cxr(pipeline: Pipeline, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return pipeline.run(str(Path(sys.executable).parent / "cxr"), *arguments)

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -14,9 +15,11 @@ from typing import IO, Any
 from cxr import lineage, progress, records
 from cxr.documents import read_json
 from cxr.errors import CxrError
-from cxr.interruption import STOPPED
+from cxr.interruption import SIGNALS, STOPPED
+from cxr.lineage import Declaration, inside
 
 METRICS = "reports/metrics.json"
+EVALUATE = "evaluate"
 
 
 class How(StrEnum):
@@ -76,8 +79,10 @@ def repro(project: Path, stages: list[str], printed: IO[str], own_store: bool = 
             raise CxrError(f"dvc.yaml has no stage {stage!r}; it has {', '.join(known)}")
     before, began = _records(project), datetime.now(UTC).replace(microsecond=0)
     status = _dvc_repro(project, stages, printed, own_store)
-    done = [_done(stage, before, _records(project), project, began) for stage in known]
-    name, is_phantom, scores = _scores(project) if status == 0 else (None, False, {})
+    looked_at = _with_all_they_need(stages, known) if stages else list(known)
+    done = [_done(stage, before, _records(project), project, began) for stage in looked_at]
+    is_evaluated = status == 0 and EVALUATE in looked_at
+    name, is_phantom, scores = _scores(project) if is_evaluated else (None, False, {})
     return Summary(status, done, name, is_phantom, scores)
 
 
@@ -90,18 +95,40 @@ def _dvc_repro(project: Path, stages: list[str], printed: IO[str], own_store: bo
     if own_store:
         env.pop("MLFLOW_TRACKING_URI", None)
     command = [python, "-m", "dvc", "repro", *(["--quiet"] if progress.is_quiet() else []), *stages]
-    asked_to_stop: list[int] = []
+    # A group of its own: every signal reaches DVC and its stage alike, once, and by way of us.
+    with subprocess.Popen(
+        command, cwd=project, env=env, stdin=subprocess.DEVNULL, stdout=printed, process_group=0
+    ) as process:
+        asked_to_stop: list[int] = []
 
-    def wait_for_dvc(signum: int, frame: FrameType | None) -> None:
-        # Ctrl-C reaches DVC and its stage by itself, and they need time to keep what is done.
-        asked_to_stop.append(signum)
+        def pass_on(signum: int, frame: FrameType | None) -> None:
+            # They need time to keep what is done, so that they are waited for.
+            asked_to_stop.append(signum)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGINT)
 
-    earlier = signal.signal(signal.SIGINT, wait_for_dvc)
-    try:
-        done = subprocess.run(command, cwd=project, env=env, stdout=printed, check=False)
-    finally:
-        signal.signal(signal.SIGINT, earlier)
-    return STOPPED if asked_to_stop and done.returncode else done.returncode
+        earlier = {each: signal.signal(each, pass_on) for each in SIGNALS}
+        try:
+            status = process.wait()
+        finally:
+            for each, handler in earlier.items():
+                signal.signal(each, handler)
+    return STOPPED if asked_to_stop and status else status
+
+
+def _with_all_they_need(stages: list[str], known: dict[str, Declaration]) -> list[str]:
+    """The stages and those whose outputs they depend on, in the order of dvc.yaml."""
+    wanted = list(stages)
+    for stage in wanted:  # it grows while it is gone through
+        makers = [each for each in known.values() if _makes(each, known[stage].dependencies)]
+        wanted += [each.stage for each in makers if each.stage not in wanted]
+    return [stage for stage in known if stage in wanted]
+
+
+def _makes(stage: Declaration, needs: tuple[str, ...]) -> bool:
+    """Whether an output of the stage is among the needs, lies in one or holds one."""
+    outputs = stage.outputs
+    return any(inside(each, needs) for each in outputs) or any(inside(n, outputs) for n in needs)
 
 
 def _records(project: Path) -> dict[str, str]:

@@ -59,12 +59,20 @@ def nearest_project(here: Path) -> Path | None:
     return None
 
 
+def project_or_demo(of_demo: bool) -> Path:
+    """The project, or its demo, whose runs stand in a store of its own whatever is set here."""
+    if not of_demo:
+        return project()
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    return project() / demo_clone.FOLDER
+
+
 def with_runs(of_demo: bool) -> Path:
     """The project, or its demo; CxrError where MLflow has no runs of it."""
     from cxr.tracking import database  # takes two seconds, and the other commands do without
 
-    folder = project() / (demo_clone.FOLDER if of_demo else "")
-    if "MLFLOW_TRACKING_URI" not in os.environ and not (folder / database.STORE_FILE).exists():
+    folder = project_or_demo(of_demo)
+    if database.uses_own_store() and not (folder / database.STORE_FILE).exists():
         first = "make demo" if of_demo else "make repro"
         raise CxrError(f"{folder} has no runs yet; `{first}` makes some")
     return folder

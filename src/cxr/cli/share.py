@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from cxr import demo as demo_clone
 from cxr import progress
-from cxr.cli.app import Json, app, print_json, project, with_runs
+from cxr.cli.app import Json, app, print_json, project, project_or_demo, with_runs
 from cxr.params import PARAMS_FILE
 from cxr.usage import SHARE
 
@@ -29,7 +28,7 @@ def report(
     """
     from cxr import report as reporting  # takes seconds, and --help does without
 
-    path = reporting.write(project() / (demo_clone.FOLDER if of_demo else ""))
+    path = reporting.write(project_or_demo(of_demo))
     if as_json:
         print_json({"report": str(path)})
     else:
@@ -58,9 +57,10 @@ def ui(
             "MLFLOW_SERVER_ALLOWED_HOSTS)",
             file=sys.stderr,
         )
-    print(f"http://{host}:{port}/{UI_VIEW}")
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+    print(f"{address}{UI_VIEW}")
     for view in store.views() if store else []:
-        print(f"{view.experiment}, {view.shows}:\n  http://{host}:{port}/{view.place}")
+        print(f"{view.experiment}, {view.shows}:\n  {address}{view.place}")
     sys.stdout.flush()
     command = [sys.executable, "-m", "mlflow", "server"]
     command += ["--backend-store-uri", database.store_uri(folder)]

@@ -130,7 +130,8 @@ def _database(file: Path) -> Answer:
     if not file.exists():
         nearest = next(each for each in file.parents if each.exists())
         if not os.access(nearest, os.W_OK):
-            return missing(f"{nearest} can't be written, where {file.name} would be", "chmod u+w")
+            found = f"{nearest} can't be written, where {file.name} would be"
+            return missing(found, f"chmod u+w {nearest}")
         return ok(f"{file.name} is made by the first stage")
     try:
         with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=1)) as base:
@@ -139,9 +140,7 @@ def _database(file: Path) -> Answer:
     except sqlite3.Error as error:
         if "locked" in str(error):
             return note(f"{file} is locked by another program", "wait for it, or end it")
-        return missing(
-            f"{file} can't be read: {error}", f"mv {file} {file}.damaged && cxr sync rebuilds it"
-        )
+        return missing(f"{file} can't be read: {error}", f"mv {file} {file}.damaged && cxr sync")
     if not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)):
         return missing(f"{file} can't be written", f"chmod u+w {file} {file.parent}")
     last = _last_revision()

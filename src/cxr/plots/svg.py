@@ -38,7 +38,7 @@ def inline(draw: Callable[[Path], None], name: str, described: str) -> str:
     with tempfile.TemporaryDirectory() as folder, rc_context(settings):
         path = Path(folder, f"{name}.svg")
         draw(path)
-        drawn = path.read_text()
+        drawn = path.read_text(encoding="utf-8")
     opening = OPENING.search(drawn)
     if opening is None:
         raise RuntimeError(f"{name} was not drawn as SVG")

@@ -16,14 +16,16 @@ def write(project: Path) -> Path:
 
     It shows what is there and makes nothing anew, so that its numbers are those of the stages.
     """
-    shown = content.gather(project)
     try:
-        page = _environment().get_template("page.html.j2").render(report=shown)
-    except UndefinedError as error:
-        raise CxrError(f"{FOLDER}/ is of another version ({error}); run `dvc repro`") from None
+        page = _environment().get_template("page.html.j2").render(report=content.gather(project))
+    except (LookupError, TypeError, ValueError, AttributeError, UndefinedError) as error:
+        raise CxrError(
+            f"what stands in {project / FOLDER} can't be shown ({type(error).__name__}: {error}); "
+            "`cxr audit` names what was changed, `dvc repro` makes it again"
+        ) from None
     path = project / FOLDER / NAME
     part = path.with_suffix(".part")
-    part.write_text(page)
+    part.write_text(page, encoding="utf-8")
     part.replace(path)
     return path
 

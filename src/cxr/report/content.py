@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cxr.audit import Audit, Auditor
+from cxr.audit import Audit, Auditor, Verdict
 from cxr.data.splits import Origin
 from cxr.documents import read_json
 from cxr.errors import CxrError
@@ -14,12 +14,12 @@ from cxr.evaluation import BASELINES
 from cxr.labels import LABELS
 from cxr.lineage import Environment
 from cxr.report import charts, sheets
-from cxr.report.background import FINDINGS, MEDMNIST, REPORTED, STARTED_FROM, Reported
+from cxr.report.background import FINDINGS, REPORTED, STARTED_FROM, Reported
 from cxr.report.sheets import Sheets
 
 REPORTS = "reports"
 METRICS, DATA, MAPS = (f"{REPORTS}/{name}.json" for name in ("metrics", "data", "gradcam"))
-EVALUATE = "evaluate"
+EVALUATE, GRADCAM = "evaluate", "gradcam"
 CHEST_MNIST = "medmnist"  # the source on which others' numbers were reached
 
 
@@ -54,9 +54,8 @@ class Report:
     findings: dict[str, str]
     reported: tuple[Reported, ...]
     started_from: str
-    medmnist: str
     trust: dict[str, Any] | None  # reports/gradcam.json; None where gradcam has not run yet
-    sheets: Sheets | None
+    sheets: Sheets | None  # None, too, where they are of other models than the metrics
     charts: dict[str, str]  # SVG
     pictures: dict[str, str]  # addresses that hold a picture itself
     audit: Audit
@@ -64,24 +63,26 @@ class Report:
 
 
 def gather(project: Path) -> Report:
-    """What stands in a working copy; CxrError where it is not there or can't be read."""
-    try:
-        return _gather(project)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CxrError(
-            f"what stands in {project / REPORTS} can't be shown ({type(error).__name__}: "
-            f"{error}); `cxr audit` names what was changed, `dvc repro` makes it again"
-        ) from None
+    """What stands in a working copy.
 
-
-def _gather(project: Path) -> Report:
+    Raises
+    ------
+    CxrError
+        Where it is not there.
+    LookupError, TypeError, ValueError, AttributeError
+        Where it is not of the shape that the stages give it.
+    """
     metrics, data = (_read(project / path) for path in (METRICS, DATA))
     origin = Origin(metrics["data"]["name"], metrics["data"]["source"])
     models = tuple(name for name in metrics["models"] if name not in BASELINES)
     trainings = {name: _training(project, name) for name in models}
     has_maps = (project / MAPS).exists()
     audit = Auditor(project).output(project / (REPORTS if has_maps else METRICS))
-    evaluate = next(node for node in audit.results if node.record.stage == EVALUATE)
+    nodes = {node.record.stage: node for node in audit.results}
+    trust = _read(project / MAPS) if has_maps else None
+    # Maps of other models or images than those that stand here would tell of neither.
+    are_ours = trust is not None and set(trust["models"]) == set(models)
+    are_ours = are_ours and nodes[GRADCAM].verdict is not Verdict.FAILS
     tests = {name: metrics["models"][name]["test"] for name in models}
     return Report(
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -96,13 +97,12 @@ def _gather(project: Path) -> Report:
         findings=FINDINGS,
         reported=REPORTED,
         started_from=STARTED_FROM,
-        medmnist=MEDMNIST,
-        trust=_read(project / MAPS) if has_maps else None,
-        sheets=sheets.gather(project, models) if has_maps else None,
+        trust=trust,
+        sheets=sheets.gather(project, models) if are_ours else None,
         charts=charts.draw(tests, {name: t.history for name, t in trainings.items()}, origin),
         pictures=sheets.pictures(project),
         audit=audit,
-        environment=evaluate.record.facts.environment,
+        environment=nodes[EVALUATE].record.facts.environment,
     )
 
 

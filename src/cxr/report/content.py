@@ -75,6 +75,8 @@ def gather(project: Path) -> Report:
     metrics, data = (_read(project / path) for path in (METRICS, DATA))
     origin = Origin(metrics["data"]["name"], metrics["data"]["source"])
     models = tuple(name for name in metrics["models"] if name not in BASELINES)
+    if not models:
+        raise ValueError(f"{METRICS} has no model")
     trainings = {name: _training(project, name) for name in models}
     has_maps = (project / MAPS).exists()
     audit = Auditor(project).output(project / (REPORTS if has_maps else METRICS))

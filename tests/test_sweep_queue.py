@@ -28,15 +28,17 @@ SMALLEST = TINY | {
     "evaluate.resamples": 100,
 }
 CXR = str(Path(sys.executable).parent / "cxr")
-RATES, DECAYS = (0.001, 0.003, 0.01, 0.03), (0.0, 0.05)
-EIGHT = (
+RATES, DECAYS, SEEDS = (0.003, 0.03), (0.0, 0.05), 2
+N_CONFIGURATIONS = len(RATES) * len(DECAYS)
+N = N_CONFIGURATIONS * SEEDS
+SWEEP = (
     "sweep",
     "-S",
     f"train.squeezenet.lr={','.join(map(str, RATES))}",
     "-S",
     f"train.squeezenet.weight_decay={','.join(map(str, DECAYS))}",
     "--name",
-    "eight",
+    "grid",
 )
 
 
@@ -48,8 +50,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
 
 @pytest.fixture(scope="module")
 def first(project: Pipeline) -> subprocess.CompletedProcess[str]:
-    """Eight configurations, two seeds each."""
-    done = project.run(CXR, *EIGHT, limit=1800)
+    """Every configuration, two seeds each."""
+    done = project.run(CXR, *SWEEP, limit=1800)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 
@@ -74,22 +76,23 @@ def ranked(printed: str) -> list[str]:
     return lines[next(n for n, line in enumerate(lines) if "validation" in line) :]
 
 
-def test_eight_configurations_of_two_seeds_end_in_one_table(
+def test_configurations_of_two_seeds_end_in_one_table(
     project: Pipeline, first: subprocess.CompletedProcess[str]
 ) -> None:
     lines = first.stdout.splitlines()
-    assert lines[0] == ("sweep: 8 configurations, seeds 0 to 1: 16 experiments, 0 of them done")
-    assert [line.split()[1:4] for line in lines[1:17]] == [
-        [str(n), "of", "16"] for n in range(1, 17)
+    about = f"{N_CONFIGURATIONS} configurations, seeds 0 to 1: {N} experiments, 0 of them done"
+    assert lines[0] == f"sweep: {about}"
+    assert [line.split()[1:4] for line in lines[1 : N + 1]] == [
+        [str(n), "of", str(N)] for n in range(1, N + 1)
     ]
     table = ranked(first.stdout)
     rows = [line.split() for line in table if line.startswith("squeezenet ")]
-    assert len(rows) == 8
+    assert len(rows) == N_CONFIGURATIONS
     assert {(float(row[1]), float(row[2])) for row in rows} == {
         (rate, decay) for rate in RATES for decay in DECAYS
     }
-    assert list(states(project).values()) == ["Success"] * 16
-    assert len(experiments(project)) == 16
+    assert list(states(project).values()) == ["Success"] * N
+    assert len(experiments(project)) == N
     assert project.git("status", "--porcelain") == ""
 
 
@@ -106,15 +109,15 @@ def test_the_table_is_what_the_experiments_reported(
         metrics = data["metrics"]["reports/summary.json"]["data"]
         reported.setdefault(key, []).append(metrics["squeezenet"]["val_macro_auroc"])
     means = {key: sum(values) / 2 for key, values in reported.items()}
-    answer = project.json("reports/sweeps/eight.json")
+    answer = project.json("reports/sweeps/grid.json")
     told = {tuple(row["params"].values()): row["val"]["mean"] for row in answer["rows"]}
     assert told == pytest.approx(means)
     assert list(told.values()) == sorted(told.values(), reverse=True)
     (best,) = answer["best"]
     assert means[tuple(best["row"]["params"].values())] == max(means.values())
     assert f"dvc exp apply {best['experiment']}" in first.stdout
-    csv = (project.folder / "reports/sweeps/eight.csv").read_text().splitlines()
-    assert len(csv) == 1 + 16
+    csv = (project.folder / "reports/sweeps/grid.csv").read_text().splitlines()
+    assert len(csv) == 1 + N
 
 
 def test_the_audit_holds_and_mlflow_names_every_experiment(
@@ -134,20 +137,20 @@ def test_the_second_call_runs_nothing_and_tells_the_same(
     project: Pipeline, first: subprocess.CompletedProcess[str]
 ) -> None:
     before = experiments(project)
-    again = project.run(CXR, *EIGHT)
+    again = project.run(CXR, *SWEEP)
     assert again.returncode == 0
-    assert again.stdout.splitlines()[0].endswith("16 experiments, 16 of them done")
+    assert again.stdout.splitlines()[0].endswith(f"{N} experiments, {N} of them done")
     assert again.stdout.splitlines()[1:] == ranked(first.stdout)
     assert experiments(project) == before
-    as_json = project.run(CXR, *EIGHT, "--json")
-    assert json.loads(as_json.stdout) == project.json("reports/sweeps/eight.json")
+    as_json = project.run(CXR, *SWEEP, "--json")
+    assert json.loads(as_json.stdout) == project.json("reports/sweeps/grid.json")
 
 
 def test_the_winner_can_be_taken(
     project: Pipeline, first: subprocess.CompletedProcess[str], tmp_path: Path
 ) -> None:
     mine = project.copy(tmp_path / "p")
-    best = mine.json("reports/sweeps/eight.json")["best"][0]
+    best = mine.json("reports/sweeps/grid.json")["best"][0]
     mine.dvc("exp", "apply", best["experiment"])
     assert mine.repro() == []
     block = read_yaml(mine.folder / "params.yaml")["train"]["squeezenet"]
@@ -213,7 +216,7 @@ def test_tasks_of_others_are_left_alone(
     assert done.returncode == 2
     assert done.stderr.startswith("cxr: DVC's queue holds 1 that are not of this sweep (other)")
     assert states(project)["other"] == "Queued"
-    assert project.run(CXR, *EIGHT).returncode == 0  # all done: the queue is not asked
+    assert project.run(CXR, *SWEEP).returncode == 0  # all done: the queue is not asked
     project.dvc("queue", "remove", "other")
 
 

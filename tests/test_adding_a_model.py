@@ -69,9 +69,9 @@ def test_the_new_model_passes_what_is_asked_of_all(followed: Pipeline) -> None:
     shutil.copytree(ROOT / "tests", tests, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy2(ROOT / "pyproject.toml", followed.folder)
     done = followed.run(
-        "python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow",
-        "tests/models", "tests/test_dependencies.py", "tests/test_layering.py",
+        "python", "-m", "pytest", "-rA", "-p", "no:cacheprovider", "-m", "not slow",
+        "-k", "resnet", "tests/models", "tests/test_dependencies.py", "tests/test_layering.py",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:]
-    collected = followed.run("python", "-m", "pytest", "--collect-only", "-q", "tests/models")
-    assert "[resnet]" in collected.stdout
+    for found in ("[resnet]", "[train-resnet]", "[models/resnet.py]"):
+        assert f"{found}\n" in done.stdout

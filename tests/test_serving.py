@@ -174,7 +174,8 @@ def test_there_is_no_pickle_and_no_other_file_of_data(registered: Path) -> None:
         "requirements.txt", "conda.yaml", "python_env.yaml", "input_example.json",
         "serving_input_example.json",
     }  # fmt: skip
-    assert {Path(path).suffix for path in files - data} == {".py", ".typed"}
+    of_the_page = {".css", ".j2", ".js"}  # the report's
+    assert {Path(path).suffix for path in files - data} == {".py", ".typed", *of_the_page}
 
 
 ALONE = """

@@ -18,9 +18,13 @@ def test_a_killed_stage_ends_as_if_it_had_not_been(
     first_stages: kills.Undisturbed, tmp_path: Path, turn: int
 ) -> None:
     """`preprocess`: at a random moment, and when its outputs are to be published."""
-    stage, what, moment = kills.moments(4, 1, first_stages)[2 * turn + 1]
-    outcome = kills.killed(first_stages, stage, what, moment, tmp_path / "p")
-    assert (outcome.stage, outcome.hit, outcome.wrong) == ("preprocess", True, [])
+    for seed in range(5):  # on a busy machine a stage may have ended before a moment comes
+        stage, what, moment = kills.moments(4, seed, first_stages)[2 * turn + 1]
+        outcome = kills.killed(first_stages, stage, what, moment, tmp_path / str(seed))
+        assert (outcome.stage, outcome.wrong) == ("preprocess", [])
+        if outcome.hit:
+            return
+    raise AssertionError("it was never alive when it was to be killed")
 
 
 @pytest.mark.slow

@@ -71,7 +71,7 @@ def nothing(folder: Path) -> None:
 RECORD = json.dumps(record())
 UP = LOCK.replace("path: data/raw", "path: ../../x")
 BAD: dict[str, tuple[Spoil, list[str], str]] = {
-    "an unknown command": (nothing, ["sweep"], "No such command 'sweep'"),
+    "an unknown command": (nothing, ["swoop"], "No such command 'swoop'"),
     "an unknown option": (nothing, ["audit", "--all"], "No such option"),
     "an option in two lines": (nothing, ["audit", "--a\nb\x1b[31m"], r"--a\x0ab\x1b[31m"),
     "two targets": (nothing, ["audit", "a", "b"], "unexpected extra argument"),

@@ -7,7 +7,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 from cxr.errors import CxrError
 from cxr.report import content
 
-FOLDER = "reports"
 NAME = "index.html"
 
 
@@ -20,10 +19,11 @@ def write(project: Path) -> Path:
         page = _environment().get_template("page.html.j2").render(report=content.gather(project))
     except (LookupError, TypeError, ValueError, AttributeError, UndefinedError) as error:
         raise CxrError(
-            f"what stands in {project / FOLDER} can't be shown ({type(error).__name__}: {error}); "
-            "`cxr audit` names what was changed, `dvc repro` makes it again"
+            f"what stands in {project / content.REPORTS} can't be shown "
+            f"({type(error).__name__}: {error}); `cxr audit` names what was changed, "
+            "`dvc repro` makes it again"
         ) from None
-    path = project / FOLDER / NAME
+    path = project / content.REPORTS / NAME
     part = path.with_suffix(".part")
     part.write_text(page, encoding="utf-8")
     part.replace(path)

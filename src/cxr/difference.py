@@ -5,12 +5,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cxr import audit, git, records
+from cxr import audit, git
 from cxr.archive import Found
 from cxr.audit.finding import same, some
 from cxr.audit.project import Project
 from cxr.errors import CxrError
 from cxr.lineage import DECIDING_PACKAGES
+from cxr.terminal import SHORT_ID
 from cxr.tracking.shown import shown_metrics
 
 WORKSPACE = "workspace"
@@ -120,7 +121,7 @@ def _side(name: str, project: Project) -> Side:
             raise CxrError(f"{name} is no experiment, git revision or run id; `dvc exp show` lists")
         found, run_id = audit.find_run(name, project)
         run = next(log.name for log in found.record.runs if log.run_id == run_id)
-        title = f"{run_id[: records.SHORT_ID]} ({run})"
+        title = f"{run_id[:SHORT_ID]} ({run})"
         return Side(title, _climb(found, project, {}), found.record.stage, run)
     lock = project.repository.lock_at(commit)
     lost = project.archive.lost(lock)

@@ -11,10 +11,9 @@ from cxr.audit import Audit, Finding, Node, Verdict, Where
 from cxr.difference import Change, Difference
 from cxr.errors import shown
 from cxr.labels import LABELS
-from cxr.records import SHORT_ID
 from cxr.replay import ABSOLUTE, RELATIVE, Replay
 from cxr.sync import Sync
-from cxr.terminal import console
+from cxr.terminal import SHORT_ID, console
 
 if TYPE_CHECKING:  # they bring torch and sklearn, and most answers do without
     from cxr.predicting import Model, Prediction, Refused

@@ -15,10 +15,10 @@ from cxr.data.splits import Origin
 from cxr.documents import read_json
 from cxr.errors import CxrError, shown
 from cxr.lineage import DECIDING_PACKAGES, Digest, Facts, RunLog
+from cxr.terminal import SHORT_ID
 
 SCHEMA = 3
 FOLDER = "records"
-SHORT_ID = 8  # digits of a run id that people are shown
 
 STAGE_TAG = "cxr.stage"
 RECORD_TAG = "cxr.record"

@@ -9,6 +9,8 @@ from rich.segment import Segment
 
 from cxr.errors import shown
 
+SHORT_ID = 8  # digits of a run id that people are shown
+
 
 class PlainConsole(Console):
     """Shows what is not printable in a name as its escape: files and stores may hold any text."""

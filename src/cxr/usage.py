@@ -10,10 +10,10 @@ from typing import Any
 from typer.core import TyperGroup
 
 from cxr import git
+from cxr.terminal import SHORT_ID
 
 RUN, ASK, SHARE = "Run", "Ask", "Share"
 PANELS = (RUN, ASK, SHARE)  # in the order of the work
-SHORT_ID = 8  # digits of a run id, as people are shown it
 
 Completion = list[tuple[str, str]]  # what may stand there, and what it is
 

@@ -10,6 +10,7 @@ from cxr.audit.finding import Finding, Where, fails, holds, note, same, some
 from cxr.audit.project import Project
 from cxr.lineage import LOCK_FILE, Digest
 from cxr.params import flatten
+from cxr.terminal import SHORT_ID
 
 
 def on_disk(found: Found, project: Project) -> list[Finding]:
@@ -60,7 +61,7 @@ def record(found: Found, project: Project) -> list[Finding]:
             other = records.read(place)
             whose = "was edited"
             if other.run_ids != found.record.run_ids:
-                whose = f"is the record of another run, {other.run_ids[0][: records.SHORT_ID]},"
+                whose = f"is the record of another run, {other.run_ids[0][:SHORT_ID]},"
             return [fails(Where.RECORD, f"{path} {whose} and is not the one of this result", mend)]
         if not found.trusted:
             return [fails(Where.RECORD, f"{path} is not the one that {LOCK_FILE} names", mend)]

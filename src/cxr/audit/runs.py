@@ -7,6 +7,7 @@ from cxr.archive import Found
 from cxr.audit.finding import Finding, Where, fails, holds, note
 from cxr.audit.project import Project
 from cxr.lineage import RunLog, md5_of_file
+from cxr.terminal import SHORT_ID
 from cxr.tracking.registry import FOLDER as MODEL_FOLDER
 from cxr.tracking.shown import FINISHED, artifact_place, shown_metrics, shown_params
 from cxr.tracking.store import Store, StoredRun
@@ -26,7 +27,7 @@ def in_mlflow(found: Found, project: Project) -> list[Finding]:
 
 
 def _run(log: RunLog, found: Found, project: Project, store: Store) -> list[Finding]:
-    title = f"run {log.run_id[: records.SHORT_ID]} ({log.name})"
+    title = f"run {log.run_id[:SHORT_ID]} ({log.name})"
     stored = store.find(log.run_id)
     if stored is None:
         return [note(Where.MLFLOW, f"{title} is not in MLflow", SYNC)]

@@ -209,15 +209,15 @@ def test_after_ctrl_c_nothing_runs_and_the_same_command_goes_on(
 
 
 def test_tasks_of_others_are_left_alone(
-    project: Pipeline, first: subprocess.CompletedProcess[str]
+    project: Pipeline, first: subprocess.CompletedProcess[str], tmp_path: Path
 ) -> None:
-    project.dvc("exp", "run", "--queue", "-n", "other", "-S", "train.cnn.lr=0.5")
-    done = project.run(CXR, "sweep", "-S", "train.squeezenet.lr=0.08", "--seeds", "1")
+    mine = project.copy(tmp_path / "p")  # where no worker looks for tasks any more
+    mine.dvc("exp", "run", "--queue", "-n", "other", "-S", "train.cnn.lr=0.5")
+    done = mine.run(CXR, "sweep", "-S", "train.squeezenet.lr=0.08", "--seeds", "1")
     assert done.returncode == 2
     assert done.stderr.startswith("cxr: DVC's queue holds 1 that are not of this sweep (other)")
-    assert states(project)["other"] == "Queued"
-    assert project.run(CXR, *SWEEP).returncode == 0  # all done: the queue is not asked
-    project.dvc("queue", "remove", "other")
+    assert states(mine)["other"] == "Queued"
+    assert mine.run(CXR, *SWEEP).returncode == 0  # all done: the queue is not asked
 
 
 def test_what_a_killed_worker_left_is_run_again(

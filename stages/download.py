@@ -5,6 +5,7 @@ from pathlib import Path
 from cxr import progress, stage
 from cxr.data import source, splits
 from cxr.params import Params
+from cxr.repository import Repository
 
 
 def download(run: stage.Stage) -> None:
@@ -18,6 +19,7 @@ def download(run: stage.Stage) -> None:
             raw / splits.RAW_FILE,
             run.work,
             run.project,
+            Repository(run.project).object,
             advance,
         )
     splits.write_origin(run.origin, raw)

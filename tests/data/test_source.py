@@ -88,6 +88,36 @@ def test_a_file_arrives_whole(server: Server, tmp_path: Path) -> None:
     assert fetch(server, tmp_path).read_bytes() == CONTENT
 
 
+def get(server: Server, folder: Path, cached: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """ChestMNIST, as the stage asks for it."""
+    monkeypatch.setitem(source.URLS, 28, f"http://127.0.0.1:{server.server_port}/chest.npz")
+    monkeypatch.setitem(source.MD5S, 28, MD5)
+    asked = Download(
+        source="medmnist", size=28, path=None, phantom=PhantomCounts(train=1, val=1, test=1)
+    )
+    target, scratch = folder / "chest.npz", folder / "scratch"
+    source.get(asked, 0, target, scratch, folder, lambda md5: cached / md5, lambda done, of: None)
+    return target
+
+
+def test_a_file_that_came_before_is_not_asked_for_again(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / MD5).write_bytes(CONTENT)
+    assert get(server, tmp_path, tmp_path, monkeypatch).read_bytes() == CONTENT
+    assert server.ranges == []
+
+
+@pytest.mark.parametrize("content", [None, b"", CONTENT[:-1] + b"x"])
+def test_what_is_not_the_file_is_not_taken_for_it(
+    content: bytes | None, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if content is not None:
+        (tmp_path / MD5).write_bytes(content)
+    assert get(server, tmp_path, tmp_path, monkeypatch).read_bytes() == CONTENT
+    assert server.ranges == [None]
+
+
 def test_a_broken_download_goes_on_where_it_stopped(server: Server, tmp_path: Path) -> None:
     server.faults = ["break"]
     assert "broke off" in refusal(server, tmp_path)

@@ -57,7 +57,13 @@ def origin(download: Download) -> Origin:
 
 
 def get(
-    download: Download, seed: int, target: Path, scratch: Path, root: Path, progress: Progress
+    download: Download,
+    seed: int,
+    target: Path,
+    scratch: Path,
+    root: Path,
+    cached: Callable[[str], Path],
+    progress: Progress,
 ) -> None:
     """Bring the raw file of the asked-for source to `target`.
 
@@ -65,9 +71,12 @@ def get(
     ----------
     scratch : folder in which a broken-off download is kept, to go on from there.
     root : folder that a relative `download.path` starts from.
+    cached : where a file of an MD5 lies if it came before, as it has for every further seed.
     """
     if download.source == "medmnist":
-        fetch(URLS[download.size], MD5S[download.size], target, scratch, progress)
+        md5 = MD5S[download.size]
+        if not take(cached(md5), md5, target):
+            fetch(URLS[download.size], md5, target, scratch, progress)
     elif download.source == "file":
         copy(user_file(download.path or "", root), target)
     else:
@@ -90,6 +99,18 @@ def copy(path: Path, target: Path) -> None:
             reader.header(f"{split}_images")
             reader.header(f"{split}_labels")
     shutil.copyfile(path, target)
+
+
+def take(path: Path, md5: str, target: Path) -> bool:
+    """Copy a file that may be there; False where it is not, or is not the one of that MD5."""
+    try:
+        shutil.copyfile(path, target)
+    except OSError:
+        return False
+    if md5_of_file(target) == md5:
+        return True
+    target.unlink()
+    return False
 
 
 def fetch(url: str, md5: str, target: Path, scratch: Path, progress: Progress) -> None:

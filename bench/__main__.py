@@ -10,10 +10,22 @@ import sys
 import time
 from collections.abc import Callable
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
-from bench import bootstrap, features, gradcam, mapped, memory, repro, start, tracking, training
+from bench import (
+    bootstrap,
+    features,
+    gpu,
+    gradcam,
+    mapped,
+    memory,
+    repro,
+    start,
+    tracking,
+    training,
+)
 from bench.measure import Row
 from bench.stages import PROJECT
 from cxr import params
@@ -50,14 +62,15 @@ def main() -> None:
 def parts(settings: Params, quick: bool) -> dict[str, Callable[[], list[Row]]]:
     """What there is to measure, by name."""
     return {
-        "training": lambda: training.measure(settings, *((10, 2) if quick else (24, 3))),
-        "features": lambda: features.measure(settings, *((64, 1) if quick else (512, 3))),
+        "training": lambda: training.measure(settings, *((10, 2) if quick else (16, 3))),
+        "features": lambda: features.measure(settings, *((64, 1) if quick else (256, 3))),
         "mapped": lambda: mapped.measure(1 if quick else 5),
         "evaluation": lambda: bootstrap.measure(5 if quick else 50),
         "gradcam": lambda: gradcam.measure(settings, *((128, 1) if quick else (1000, 3))),
         "start": lambda: start.measure(start.LIGHT if quick else start.STAGES),
         "tracking": lambda: tracking.measure(settings, *((2000, 1) if quick else (78_468, 3))),
         "repro": lambda: repro.measure(1 if quick else 5),
+        **({"gpu": lambda: gpu.measure(settings)} if torch.cuda.is_available() else {}),
         **({} if quick else {"memory": memory.measure}),
     }
 
@@ -66,15 +79,14 @@ def table(rows: list[Row]) -> Table:
     """For a person."""
     shown = Table("what", "ours", "theirs", "ratio", "in turns", "bar", "holds", "")
     for row in rows:
-        bar = f"at least {row.least:g}" if row.least is not None else f"at most {row.most:g}"
         shown.add_row(
             row.what,
             f"{_number(row.ours)} {row.unit}",
             f"{_number(row.theirs)} {row.unit}",
             f"{row.ratio:.3g}",
             f"{min(row.ratios):.3g} to {max(row.ratios):.3g}",
-            bar,
-            "yes" if row.holds else "NO",
+            row.bar,
+            {True: "yes", False: "NO", None: ""}[row.holds],
             row.note,
         )
     return shown

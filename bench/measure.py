@@ -39,6 +39,13 @@ class Row:
         return self.ratio <= self.most if self.most is not None else None
 
     @property
+    def bar(self) -> str:
+        """For a person; empty where there is none."""
+        if self.least is not None:
+            return f"at least {self.least:g}"
+        return f"at most {self.most:g}" if self.most is not None else ""
+
+    @property
     def misses_widely(self) -> bool:
         """By more than noise explains: half of what was asked, or twice of what was allowed."""
         if self.least is not None:
@@ -49,13 +56,13 @@ class Row:
         return asdict(self) | {"ratio": self.ratio, "holds": self.holds}
 
 
-def in_turns(works: dict[str, Work], turns: int) -> dict[str, list[float]]:
+def in_turns(works: dict[str, Work], turns: int, warm_up: bool = True) -> dict[str, list[float]]:
     """Seconds of each way, one after the other, `turns` times; what comes and goes hits all.
 
-    Each is done once before, untimed.
+    Each is done once before, untimed, to warm up.
     """
     seconds: dict[str, list[float]] = {name: [] for name in works}
-    for work in works.values():
+    for work in works.values() if warm_up else ():
         work()
     for _ in range(turns):
         for name, work in works.items():

@@ -21,9 +21,9 @@ ONE_PASS: dict[str, Any] = {
 FULL_SIZE = ONE_PASS | {"train.squeezenet.image_size": 32, "gradcam.searched": 1000}
 LARGE_IMAGES = ONE_PASS | {
     "download.size": 224,
-    "download.phantom.train": 2000,
-    "download.phantom.val": 2000,
-    "download.phantom.test": 2000,
+    "download.phantom.train": 600,
+    "download.phantom.val": 400,
+    "download.phantom.test": 5000,
     "train.vit.patch": 16,
     "gradcam.searched": 100,
     "gradcam.probed": 4,

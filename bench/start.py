@@ -19,7 +19,7 @@ def measure(stages: Sequence[str]) -> list[Row]:
         program = f"import runpy; runpy.run_path('stages/{stage}.py', run_name='started')"
         packages = f"import {', '.join(_third_party(program))}"
         works = {"ours": _python(program), "limit": _python(packages)}
-        seconds = in_turns(works, 1)
+        seconds = in_turns(works, 1, warm_up=False)  # to list the packages was one
         rows.append(
             of_the_limit(
                 f"start of {stage}", seconds["ours"], seconds["limit"], 1.3, "its packages alone"

@@ -86,9 +86,9 @@ def normalise(grey: Tensor, spec: InputSpec) -> Tensor:
         grey = F.interpolate(
             grey, size=(spec.image_size, spec.image_size), mode="bilinear", align_corners=False
         )
-    mean = torch.tensor(spec.mean, device=grey.device).view(1, -1, 1, 1)
-    std = torch.tensor(spec.std, device=grey.device).view(1, -1, 1, 1)
-    return (grey - mean) / std
+    # By plain numbers: tensors of them would have to be brought to a GPU for every batch.
+    channels = [(grey - mean) / std for mean, std in zip(spec.mean, spec.std, strict=True)]
+    return torch.cat(channels, dim=1)
 
 
 def change(grey: Tensor, augment: Augment, generator: torch.Generator) -> Tensor:

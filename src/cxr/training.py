@@ -11,11 +11,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.lr_scheduler import LambdaLR
 
 from cxr import interruption, metrics
 from cxr.augment import Batches
 from cxr.checkpoint import Checkpoint, State
+from cxr.cuda_graph import GraphedStep
 from cxr.errors import CxrError
 from cxr.params import ModelParams, Params, Protocol
 
@@ -141,12 +141,14 @@ class Course:
         self.best: dict[str, Tensor] = {}  # weights of the best epoch
         self.best_epoch = 0
         self._network, self._train, self._protocol, self._hyper = network, train, protocol, hyper
-        self._optimizer = torch.optim.AdamW(_decay_groups(network, hyper.weight_decay), lr=hyper.lr)
+        self._optimizer = _adamw(network, hyper, device)
         self._share_of_rate = _warmup_cosine(
             round(protocol.warmup_epochs * steps), protocol.epochs * steps
         )
-        self._schedule = LambdaLR(self._optimizer, self._share_of_rate)
         self._generator = torch.Generator(device).manual_seed(seed)
+        self._run_step: Callable[[Tensor], Tensor] = self._step
+        if device.type == "cuda":
+            self._run_step = GraphedStep(self._step, protocol.batch_size, self._generator)
         # Of the epoch under way: the images' order, batches done, and the loss summed by batch.
         self._order: Tensor | None = None
         self._n_done = 0
@@ -178,15 +180,18 @@ class Course:
         before, started = self._seconds, time.perf_counter()
         with interruption.deferred() as is_asked_to_stop:
             for batch in batches[self._n_done :]:
-                self._step(batch)
+                self._set_rate()
+                self._losses[self._n_done] = self._run_step(batch)
+                self._n_done += 1
                 self._seconds = before + time.perf_counter() - started
                 on_batch(self._n_done, len(batches))
                 if is_asked_to_stop() or checkpoint.is_due():
                     self.keep(checkpoint)
                 if is_asked_to_stop():
                     raise KeyboardInterrupt
+        summed = float(self._losses.sum())  # a GPU has done all of the epoch only then
         self._seconds = before + time.perf_counter() - started
-        return float(self._losses.sum()) / len(inputs)
+        return summed / len(inputs)
 
     def end_epoch(
         self,
@@ -230,8 +235,9 @@ class Course:
         """Go on from a state that `keep` gave."""
         device = self._train.labels.device
         self._network.load_state_dict(state["network"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._schedule.load_state_dict(state["schedule"])
+        # Its groups are of this process: the rate lies where the device wants it.
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
         self._generator.set_state(state["generator"])
         torch.set_rng_state(state["torch"])
         if device.type == "cuda":
@@ -247,8 +253,7 @@ class Course:
         device = self._train.labels.device
         return {
             "network": self._network.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "schedule": self._schedule.state_dict(),
+            "optimizer": self._optimizer.state_dict()["state"],
             "generator": self._generator.get_state(),
             "torch": torch.get_rng_state(),  # dropout draws from it
             "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
@@ -261,18 +266,28 @@ class Course:
             "seconds": self._seconds,
         }
 
-    def _step(self, batch: Tensor) -> None:
+    def _set_rate(self) -> None:
+        n_steps = len(self.history) * len(self._losses) + self._n_done
+        rate = self._hyper.lr * self._share_of_rate(n_steps)
+        for group in self._optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):  # where a recorded step reads it
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    def _step(self, batch: Tensor) -> Tensor:
+        """One step on the images at `batch` (B,); their summed loss."""
         inputs, labels = self._train.inputs, self._train.labels
+        summed = torch.zeros((), device=labels.device)
         self._optimizer.zero_grad(set_to_none=True)
         for index in batch.chunk(math.ceil(len(batch) / inputs.at_once)):
+            x = inputs.batch(index, self._generator)  # at full precision
             with _autocast(labels.device):
-                logits = self._network(inputs.batch(index, self._generator))
-                loss = F.binary_cross_entropy_with_logits(logits, labels[index])
+                loss = F.binary_cross_entropy_with_logits(self._network(x), labels[index])
             (loss * (len(index) / len(batch))).backward()
-            self._losses[self._n_done] += loss.detach() * len(index)
+            summed += loss.detach() * len(index)
         self._optimizer.step()
-        self._schedule.step()
-        self._n_done += 1
+        return summed
 
     def _diverged(self, checkpoint: Checkpoint, what: str = "the loss") -> CxrError:
         bad = (~torch.isfinite(self._losses)).nonzero()
@@ -296,8 +311,9 @@ def predict(
     logits = torch.empty(0, device=device)
     most = min(batch_size, inputs.at_once)
     for index in torch.arange(len(inputs), device=device).split(most):
+        x = inputs.batch(index, None)
         with _autocast(device):
-            of_part = network(inputs.batch(index, None)).float()
+            of_part = network(x).float()
         if not len(logits):
             logits = torch.empty(len(inputs), of_part.shape[1], device=device)
         logits[index] = of_part
@@ -339,6 +355,14 @@ def _measure(
         seconds=seconds,
         images_per_second=n_images / seconds,
     )
+
+
+def _adamw(network: nn.Module, hyper: ModelParams, device: torch.device) -> torch.optim.AdamW:
+    groups = _decay_groups(network, hyper.weight_decay)
+    if device.type == "cuda":  # one kernel, and a rate that a recorded step reads from the device
+        rate = torch.tensor(hyper.lr, device=device)
+        return torch.optim.AdamW(groups, lr=rate, fused=True, capturable=True)
+    return torch.optim.AdamW(groups, lr=hyper.lr)
 
 
 def _decay_groups(network: nn.Module, weight_decay: float) -> list[dict[str, object]]:

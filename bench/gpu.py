@@ -1,0 +1,275 @@
+"""Ten epochs of each model at full size on a GPU, and what the card's own rates would allow.
+
+A step's bound is the longer of two times: its products and convolutions at the rate of a large
+product, and its bytes at the rate of a large copy. The bytes are what the step keeps for the way
+back, written once and read once, and the weights, their gradients and AdamW's two means.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models import squeezenet1_1
+
+from bench.measure import Row
+from cxr import features, models, training
+from cxr.augment import Batches, FeatureBatches, ImageBatches
+from cxr.checkpoint import NoCheckpoint
+from cxr.data import phantom
+from cxr.data.splits import Statistics
+from cxr.labels import LABELS
+from cxr.models import squeezenet
+from cxr.params import ModelParams, Params
+
+TRAIN, VAL, EPOCHS, MOST_SECONDS = 78_468, 11_219, 10, 60
+STATISTICS = Statistics(0.5, 0.25)
+BYTES_OF_A_WEIGHT = 4 * 9  # read twice; a gradient written and read; two means and it itself new
+
+
+Images = npt.NDArray[np.uint8]  # (N, 28, 28)
+
+
+@dataclass(frozen=True)
+class Card:
+    """Rates that were measured."""
+
+    flops: float  # of a product of large bf16 matrices, operations a second
+    bandwidth: float  # of a large copy, bytes read and written a second
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """What ran on the card in an epoch, copies included."""
+
+    n: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A model about to be trained."""
+
+    name: str
+    network: nn.Module
+    head: nn.Linear
+    train: training.Examples
+    val: training.Examples
+    hyper: ModelParams
+
+
+def measure(params: Params) -> list[Row]:
+    """The rows, and lines with each model's images a second and the share of busy time."""
+    device = torch.device("cuda")
+    card = rates(device)
+    protocol = params.train.protocol.model_copy(update={"epochs": EPOCHS, "patience": EPOCHS})
+    params = params.model_copy(
+        update={"train": params.train.model_copy(update={"protocol": protocol})}
+    )
+    images, labels = {}, {}
+    for split, n in (("train", TRAIN), ("val", VAL)):
+        batch = phantom.render(0, split, 0, n, 28)
+        images[split] = batch.images
+        labels[split] = torch.from_numpy(batch.labels.astype(np.float32)).to(device)
+    rows, total = [], 0.0
+    for name in ("cnn", "vit"):
+        learner = _of_images(name, params, images, labels, device)
+        seconds, row = _train(learner, params, card)
+        rows.append(row)
+        total += seconds
+    learner, seconds = _of_features(params, images, labels, device)
+    total += seconds
+    n = TRAIN + VAL
+    rows.append(_backbone_row(params, images["train"], device, card, seconds / n))
+    seconds, row = _train(learner, params, card)
+    total += seconds
+    what = f"three models, {EPOCHS} epochs each, features included"
+    return [*rows, row, Row.of_a_bar(what, total, MOST_SECONDS)]
+
+
+def rates(device: torch.device) -> Card:
+    """Of this card, measured now."""
+    a = torch.randn(8192, 8192, device=device, dtype=torch.bfloat16)
+    big, other = torch.empty(2, 2**31, device=device, dtype=torch.uint8)
+    product = _median_seconds(lambda: torch.mm(a, a))
+    copy = _median_seconds(lambda: other.copy_(big))
+    return Card(2 * 8192**3 / product, 2 * len(big) / copy)
+
+
+def _median_seconds(work: Callable[[], object], n: int = 10) -> float:
+    for _ in range(3):
+        work()
+    seconds = []
+    for _ in range(n):
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        work()
+        stop.record()
+        stop.synchronize()
+        seconds.append(start.elapsed_time(stop) / 1000)
+    return float(np.median(seconds))
+
+
+def _of_images(
+    name: str,
+    params: Params,
+    images: dict[str, Images],
+    labels: dict[str, Tensor],
+    device: torch.device,
+) -> Learner:
+    hyper = models.hyper_parameters(name, params.train.block(name))
+    spec = models.input_spec(name, hyper, 28, STATISTICS)
+    torch.manual_seed(0)
+    network = models.build(name, hyper, 28, 1, len(LABELS)).to(device)
+    on_device = {split: torch.from_numpy(values).to(device) for split, values in images.items()}
+    train = training.Examples(
+        ImageBatches(on_device["train"], spec, hyper.augment), labels["train"]
+    )
+    val = training.Examples(ImageBatches(on_device["val"], spec), labels["val"])
+    return Learner(name, network, network.head(), train, val, hyper)
+
+
+def _of_features(
+    params: Params,
+    images: dict[str, Images],
+    labels: dict[str, Tensor],
+    device: torch.device,
+) -> tuple[Learner, float]:
+    """SqueezeNet's head, and the seconds that the features took."""
+    hyper = cast(
+        squeezenet.Hyper, models.hyper_parameters("squeezenet", params.train.block("squeezenet"))
+    )
+    spec = squeezenet.input_spec(hyper, 28, None)
+    torch.manual_seed(0)
+    backbone = squeezenet1_1().features
+    start = time.perf_counter()
+    found: dict[str, Batches] = {}
+    for split, values in images.items():
+        pooled = features.compute(backbone, values, spec, device, False, lambda done, of: None)
+        found[split] = FeatureBatches(torch.from_numpy(pooled).to(device))
+    torch.cuda.synchronize()
+    seconds = time.perf_counter() - start
+    head = nn.Linear(squeezenet.N_FEATURES, len(LABELS)).to(device)
+    examples = {split: training.Examples(found[split], labels[split]) for split in found}
+    return Learner("squeezenet", head, head, examples["train"], examples["val"], hyper), seconds
+
+
+def _train(learner: Learner, params: Params, card: Card) -> tuple[float, Row]:
+    """Seconds of all epochs' training, and a row with an epoch's beside its bound."""
+    protocol = params.train.protocol
+    bound = _bound(learner, protocol.batch_size, card)
+    state = {key: value.clone() for key, value in learner.network.state_dict().items()}
+    started = time.perf_counter()
+    fit = training.fit(
+        learner.network, learner.head, learner.train, learner.val, protocol, learner.hyper,
+        params.seed, lambda epoch: None, lambda done, of: None, NoCheckpoint(),
+    )  # fmt: skip
+    all_in = time.perf_counter() - started
+    seconds = [epoch.seconds for epoch in fit.history]
+    epoch = float(np.median(seconds))
+    learner.network.load_state_dict(state)
+    kernels = _kernels(learner, params)
+    per_step = kernels.n / steps(protocol.batch_size)
+    best = max(each.val_macro_auroc for each in fit.history)
+    note = (
+        f"{TRAIN / epoch:,.0f} images/s, {per_step:.0f} kernels a step, GPU busy "
+        f"{kernels.seconds / epoch:.0%}; ten epochs {sum(seconds):.1f} s, {all_in:.1f} s with "
+        f"validation, AUROC {best:.3f}"
+    )
+    ratio = epoch / bound
+    return sum(seconds), Row(
+        f"{learner.name}, an epoch against its bound", epoch, bound, "s", (ratio,), note=note
+    )
+
+
+def steps(batch_size: int) -> int:
+    """Of an epoch."""
+    return math.ceil(TRAIN / batch_size)
+
+
+def _kernels(learner: Learner, params: Params) -> Kernels:
+    """Of an epoch that replays recorded steps; one stream runs them one after the other."""
+    course = training.Course(
+        learner.network, learner.train, params.train.protocol, learner.hyper, params.seed
+    )
+
+    def epoch() -> None:
+        course.train_one_epoch(lambda done, of: None, NoCheckpoint())
+        course.end_epoch(0.0, np.zeros((VAL, len(LABELS)), np.float32), learner.val, NoCheckpoint())
+
+    epoch()
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        epoch()
+        torch.cuda.synchronize()
+    of_device = [each for each in seen.key_averages() if each.self_device_time_total > 0]
+    seconds = sum(each.self_device_time_total for each in of_device) / 1e6
+    return Kernels(sum(each.count for each in of_device), float(seconds))
+
+
+def _bound(learner: Learner, batch_size: int, card: Card) -> float:
+    """Seconds of an epoch: the longer of its operations' and its bytes' time."""
+    kept: dict[int, int] = {}
+
+    def note(value: Tensor) -> Tensor:
+        storage = value.untyped_storage()
+        kept[storage.data_ptr()] = min(storage.nbytes(), value.numel() * value.element_size())
+        return value
+
+    index = torch.arange(batch_size, device=learner.train.labels.device)
+    x, y = learner.train.inputs.batch(index, None), learner.train.labels[index]
+    learner.network.train()
+    with FlopCounterMode(display=False) as counter:
+        with (
+            torch.autocast("cuda", dtype=torch.bfloat16),
+            saved_tensors_hooks(note, lambda value: value),
+        ):
+            loss = F.binary_cross_entropy_with_logits(learner.network(x), y)
+        loss.backward()
+    learner.network.zero_grad(set_to_none=True)
+    weights = sum(p.numel() for p in learner.network.parameters())
+    n_bytes = 2 * sum(kept.values()) + weights * BYTES_OF_A_WEIGHT
+    operations = counter.get_total_flops()
+    print(f"{learner.name}: a step has {operations / 1e9:.2f} GFLOP and {n_bytes / 1e6:.0f} MB")
+    return steps(batch_size) * max(operations / card.flops, n_bytes / card.bandwidth)
+
+
+def _backbone_row(
+    params: Params,
+    images: Images,
+    device: torch.device,
+    card: Card,
+    seconds: float,
+) -> Row:
+    """An image's pass through the frozen backbone; its bytes are every layer's output once."""
+    size = features.BATCH["cuda"]
+    backbone = squeezenet1_1().features.to(device, memory_format=torch.channels_last).eval()
+    x = torch.randn(size, 3, 224, 224, device=device).contiguous(memory_format=torch.channels_last)
+    n_bytes = x.numel() * 4
+
+    def add(layer: nn.Module, inputs: object, output: Tensor) -> None:
+        nonlocal n_bytes
+        n_bytes += 2 * output.numel() * output.element_size()
+
+    for layer in backbone.modules():
+        if isinstance(layer, nn.Conv2d | nn.MaxPool2d):
+            layer.register_forward_hook(add)
+    with (
+        torch.inference_mode(),
+        FlopCounterMode(display=False) as counter,
+        torch.autocast("cuda", dtype=torch.bfloat16),
+    ):
+        backbone(x)
+    bound = max(counter.get_total_flops() / card.flops, n_bytes / card.bandwidth) / size
+    return Row(
+        "squeezenet, features of an image against their bound", seconds, bound, "s",
+        (seconds / bound,), note=f"{1 / seconds:,.0f} images/s",
+    )  # fmt: skip

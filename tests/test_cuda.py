@@ -1,0 +1,148 @@
+"""Training on a GPU: recorded steps, going on, and nothing that waits for the device."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cxr import cuda_graph, features, models, params, training
+from cxr.augment import FeatureBatches, ImageBatches
+from cxr.checkpoint import FileCheckpoint, NoCheckpoint
+from cxr.data import phantom
+from cxr.labels import LABELS
+from cxr.models import InputSpec
+from cxr.params import ModelParams, Protocol
+from cxr.training import Course, Examples, Fit
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+PARAMS = params.load(Path(__file__).parents[1] / "params.yaml")
+GREY = InputSpec(28, "bicubic", 28, 1, (0.5,), (0.25,))
+BATCH, N = 32, 300  # nine whole batches and a smaller one
+PROTOCOL = Protocol(epochs=3, batch_size=BATCH, warmup_epochs=1, patience=3)
+NAMES = ["cnn", "vit", "squeezenet"]
+
+
+class BreaksOff(Exception):
+    """As a power failure does."""
+
+
+@pytest.fixture(autouse=True)
+def deterministic() -> None:
+    training.make_deterministic(0)
+
+
+def hyper_of(name: str) -> ModelParams:
+    return models.hyper_parameters(name, PARAMS.train.block(name))
+
+
+def learner(name: str, device: str) -> tuple[nn.Module, nn.Linear, Examples]:
+    """A model with fresh weights, and phantom images; SqueezeNet as its head on features."""
+    batch = phantom.render(0, "train", 0, N, 28)
+    labels = torch.from_numpy(batch.labels.astype(np.float32)).to(device)
+    torch.manual_seed(1)
+    if name == "squeezenet":
+        head, x = nn.Linear(512, len(LABELS)), torch.randn(N, 512)
+        return head.to(device), head, Examples(FeatureBatches(x.to(device), -x.to(device)), labels)
+    network = models.build(name, hyper_of(name), 28, 1, len(LABELS)).to(device)
+    images = torch.from_numpy(batch.images).to(device)
+    return network, network.head(), Examples(ImageBatches(images, GREY, hyper_of(name).augment),
+                                             labels)  # fmt: skip
+
+
+def train(name: str, device: str = "cuda", checkpoint: object = None) -> tuple[Fit, nn.Module]:
+    network, head, examples = learner(name, device)
+    fit = training.fit(
+        network, head, examples, examples, PROTOCOL, hyper_of(name), 0, lambda epoch: None,
+        lambda done, of: None, checkpoint or NoCheckpoint(),
+    )  # fmt: skip
+    return fit, network
+
+
+def bits(result: tuple[Fit, nn.Module]) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
+    fit, network = result
+    history = [asdict(replace(e, seconds=0.0, images_per_second=0.0)) for e in fit.history]
+    return history, {key: value.cpu() for key, value in network.state_dict().items()}
+
+
+def assert_equal(a: tuple[Fit, nn.Module], b: tuple[Fit, nn.Module]) -> None:
+    (history, weights), (others, other_weights) = bits(a), bits(b)
+    assert history == others
+    for key, value in weights.items():
+        assert torch.equal(value, other_weights[key]), key
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_recorded_steps_give_the_bits_of_steps_one_by_one(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = train(name)
+    monkeypatch.setattr(cuda_graph, "EAGER", 10**9)
+    assert_equal(recorded, train(name))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_equal_seeds_give_equal_bits(name: str) -> None:
+    assert_equal(train(name), train(name))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_half_precision_learns_nearly_what_a_cpu_learns(name: str) -> None:
+    on_gpu, on_cpu = train(name)[0], train(name, "cpu")[0]
+    for ours, theirs in zip(on_gpu.history, on_cpu.history, strict=True):
+        assert ours.train_loss == pytest.approx(theirs.train_loss, rel=0.05)
+        assert ours.lr == theirs.lr
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("n_before", [1, 4, 6, 14])  # in front of, at and behind the recording
+def test_a_training_that_is_gone_on_with_gives_the_same_bits(
+    name: str, n_before: int, tmp_path: Path
+) -> None:
+    class Breaking(FileCheckpoint):
+        n_asked = 0
+
+        def is_due(self) -> bool:
+            self.n_asked += 1
+            if self.n_asked > n_before:
+                raise BreaksOff
+            return self.n_asked == n_before
+
+    path = tmp_path / "training.pt"
+    with pytest.raises(BreaksOff):
+        train(name, checkpoint=Breaking(path, lambda line: None))
+    assert_equal(train(name, checkpoint=FileCheckpoint(path, lambda line: None)), train(name))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_steps_do_not_wait_for_the_device(name: str) -> None:
+    network, _, examples = learner(name, "cuda")
+    course = Course(network, examples, PROTOCOL, hyper_of(name), 0)
+
+    def watch(done: int, of: int) -> None:
+        if done == cuda_graph.EAGER + 1:  # a recording waits, once
+            torch.cuda.set_sync_debug_mode("error")
+        if done == of:
+            torch.cuda.set_sync_debug_mode("default")
+
+    try:
+        course.train_one_epoch(watch, NoCheckpoint())
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_features_equal_the_plain_ones_as_far_as_half_precision_goes() -> None:
+    from torchvision.models import squeezenet1_1
+
+    torch.manual_seed(0)
+    backbone = squeezenet1_1().features
+    images = phantom.render(0, "train", 0, 40, 28).images
+    spec = InputSpec(28, "bicubic", 224, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    on_cpu, on_gpu = (
+        features.compute(backbone, images, spec, torch.device(name), False, lambda done, of: None)
+        for name in ("cpu", "cuda")
+    )
+    assert np.linalg.norm(on_gpu - on_cpu) < 0.01 * np.linalg.norm(on_cpu)

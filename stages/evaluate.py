@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from cxr import decisions, evaluation, features, models, progress, stage, training
+from cxr import decisions, evaluation, features, models, progress, records, stage, training
 from cxr.data import quality, splits
 from cxr.data.splits import Split
+from cxr.errors import CxrError
 from cxr.evaluation import BASELINES, Evaluation, Predicted
 from cxr.evaluation.curves import Curve, precision_recall, roc
 from cxr.evaluation.surprises import most_surprising
@@ -43,6 +44,7 @@ def evaluate(run: stage.Stage) -> None:
         model = models.load(run.input(f"models/{name}"))
         log.params = flatten(model.params) | log.params  # its own seed and threads win
         log.metrics["parameters/trainable"] = models.n_parameters(model.network)["trainable"]
+        log.metrics |= training_time(run, name)
         logits = predict(run, model)
         wanted = run.params.evaluate
         decision = decisions.decide(
@@ -61,6 +63,18 @@ def evaluate(run: stage.Stage) -> None:
         if name not in BASELINES and score is not None:
             run.register(log, f"models/{name}", f"decisions/{name}.json", score)
     tell(evaluated["test"])
+
+
+def training_time(run: stage.Stage, name: str) -> dict[str, float]:
+    """What training took, where the record of this very model is at hand; it decides nothing."""
+    model = f"models/{name}"
+    try:
+        record = records.read(run.folder / records.path_of(f"train-{name}"))
+        seconds = sum(epoch["speed/seconds_per_epoch"] for epoch in record.runs[0].history)
+        is_its = record.outputs[model].md5 == run.facts.inputs[model]
+    except (CxrError, KeyError):
+        return {}
+    return {"speed/training_seconds": seconds} if is_its else {}
 
 
 def predict(run: stage.Stage, model: models.SavedModel) -> dict[str, np.ndarray[Any, Any]]:

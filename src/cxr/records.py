@@ -27,6 +27,7 @@ PROCESS_TAG = "cxr.process"
 FAILURE_TAG = "cxr.failure"
 ORIGINAL_TAG = "cxr.original_run_id"
 DESCRIPTION_TAG = "mlflow.note.content"
+READ_TAG, MADE_TAG = "cxr.md5.", "cxr.made."  # and a path: the MD5 of an input, of an output
 
 STAGE = re.compile(r"[\w-]+(@[\w.-]+)?")  # as DVC names stages
 FILE_MD5 = re.compile("[0-9a-f]{32}")

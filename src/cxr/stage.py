@@ -305,9 +305,9 @@ def _new_log(name: str, model: str | None, facts: Facts, origin: Origin, attempt
         "cxr.experiment": os.environ.get("DVC_EXP_NAME", ""),
         "mlflow.source.name": facts.command,
         "mlflow.source.git.commit": facts.code["commit"] or "",
-        **{f"cxr.md5.{path}": digest.md5 for path, digest in facts.dependencies.items()},
+        **{records.READ_TAG + path: digest.md5 for path, digest in facts.dependencies.items()},
         **{
-            f"cxr.md5.{REFUSED_IN_TAGS.sub('_', Path(path).name)}": md5
+            records.READ_TAG + REFUSED_IN_TAGS.sub("_", Path(path).name): md5
             for path, md5 in facts.foreign.items()
         },
     }
@@ -363,7 +363,7 @@ def _write_record(stage: Stage, started: datetime) -> Record:
         if output != path
     }
     for log in stage.logs.values():
-        log.tags.update({f"cxr.made.{name}": digest.md5 for name, digest in outputs.items()})
+        log.tags |= {records.MADE_TAG + name: digest.md5 for name, digest in outputs.items()}
     record = Record(
         schema=records.SCHEMA,
         stage=stage.name,

@@ -12,11 +12,12 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from cxr.lineage import Registration
+from cxr.records import READ_TAG
 from cxr.tracking import mlmodel
 
 FOLDER = "model"  # among a run's artifacts
 CHAMPION = "champion"
-SCORE_TAG, DATA_TAG = "val_macro_auroc", "cxr.md5.data/processed"
+SCORE_TAG, DATA_TAG = "val_macro_auroc", READ_TAG + "data/processed"
 EXISTS = "RESOURCE_ALREADY_EXISTS"
 
 

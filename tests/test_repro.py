@@ -198,6 +198,24 @@ def test_a_signal_leaves_dvc_the_time_to_keep_what_was_done(
     assert errors == "cxr: stopped\n"
 
 
+def test_a_signal_that_is_ignored_stops_nothing(clone: Path) -> None:
+    """As under nohup, when the terminal closes."""
+    (clone / "src" / "dvc").mkdir(parents=True)
+    (clone / "src" / "dvc" / "__init__.py").touch()
+    wait = "import time; print('started', flush=True); time.sleep(1); print('done')"
+    (clone / "src" / "dvc" / "__main__.py").write_text(wait)
+    process = subprocess.Popen(
+        ["nohup", CXR, "repro"], cwd=clone, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "started\n"
+    os.kill(process.pid, signal.SIGHUP)
+    printed, _ = process.communicate(timeout=30)
+    assert printed.startswith("done\n")
+    assert process.returncode == 0
+
+
 @pytest.mark.slow
 def test_a_real_run_is_told_as_it_was(kept: Path, tmp_path: Path) -> None:
     made = Pipeline(kept).copy(tmp_path / "p")

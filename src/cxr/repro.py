@@ -107,7 +107,11 @@ def _dvc_repro(project: Path, stages: list[str], printed: IO[str], own_store: bo
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGINT)
 
-        earlier = {each: signal.signal(each, pass_on) for each in SIGNALS}
+        earlier = {
+            each: signal.signal(each, pass_on)
+            for each in SIGNALS
+            if signal.getsignal(each) != signal.SIG_IGN  # as under nohup
+        }
         try:
             status = process.wait()
         finally:

@@ -138,6 +138,39 @@ def test_tasks_of_others_that_are_over_do_not_matter(monkeypatch: pytest.MonkeyP
     assert under_way.done == {"a", "b", "c"}
 
 
+def test_ctrl_c_stops_what_runs_though_a_worker_takes_a_task_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Raced(MadeUp):
+        """A queued task begins between the look at the queue and its removal."""
+
+        def remove(self, names: list[str]) -> None:
+            if "c" in names and "c" not in self.began:
+                self.began.add("c")
+                self.now["c"] = "Running"
+                raise CxrError("`dvc queue remove` failed: c is no task that waits")
+            super().remove(names)
+
+        def tasks(self) -> dict[str, Task]:
+            self.looks += 1
+            assert self.looks < 100, "it waits for what it has not interrupted"
+            return super().tasks()
+
+    queue = Raced(a="Running", b="Running done", c="Queued")
+    queue.began, queue.looks = set(), 0
+    under_way, said = sweep(queue, monkeypatch)
+
+    def say(line: str) -> None:
+        said.append(line)
+        if "1 of 3 done" in line:
+            raise KeyboardInterrupt
+
+    under_way.say = say
+    with pytest.raises(KeyboardInterrupt):
+        under_way.run()
+    assert named(queue, "interrupt") == ["a", "c"]
+
+
 def test_a_failure_is_told_and_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     queue = MadeUp(a="Running Failed", b="Running done", c="Queued Running Running done")
     under_way, said = sweep(queue, monkeypatch)

@@ -153,10 +153,12 @@ class Course:
             alive = [each.name for each in tasks if self.queue.is_alive(each)]
             if alive:
                 until = time.monotonic() + LOST_SECONDS
-            with suppress(CxrError):  # it has ended meanwhile
+            with suppress(CxrError):  # one of them has ended meanwhile; the next look tells
+                new = [name for name in alive if name not in interrupted]
+                self.queue.interrupt(new)
+                interrupted.update(new)
+            with suppress(CxrError):  # or has begun
                 self.queue.remove([each.name for each in tasks if each.state is State.QUEUED])
-                self.queue.interrupt([name for name in alive if name not in interrupted])
-            interrupted.update(alive)
             time.sleep(POLL_SECONDS)
         self.say("sweep: stopped; the same command goes on")
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from cxr import git, params
 from cxr.errors import CxrError
+from cxr.lineage import LOCK_FILE
 from cxr.params import PARAMS_FILE
 
 FOLDER = ".demo"
@@ -34,13 +35,17 @@ def prepare(project: Path) -> Path:
     """
     if not (project / ".git").exists():
         raise CxrError(f"{project} is no git clone; clone the repository with git, then run again")
-    demo = project / FOLDER
+    demo, lock = project / FOLDER, project / FOLDER / LOCK_FILE
     if (demo / ".git").exists():
-        git.run(demo, "fetch", "--quiet", "origin", "HEAD")
+        git.run(demo, "fetch", "--quiet", str(project), "HEAD")  # which may have moved since
+        made = lock.read_bytes() if lock.exists() else None
         git.run(demo, "reset", "--quiet", "--hard", "FETCH_HEAD")
     else:
         git.run(project, "clone", "--quiet", str(project), str(demo))
-        (demo / "dvc.lock").unlink(missing_ok=True)
+        made = None
+    lock.unlink(missing_ok=True)
+    if made is not None:
+        lock.write_bytes(made)
     _copy_uncommitted(project, demo)
     params.change(demo / PARAMS_FILE, CHANGES)
     return demo
@@ -51,7 +56,7 @@ def _copy_uncommitted(project: Path, demo: Path) -> None:
     listed = git.run(project, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     here = {name for name in listed.split("\0") if name and (project / name).is_file()}
     there = {name for name in git.run(demo, "ls-files", "-z").split("\0") if name}
-    for name in here - {"dvc.lock"}:
+    for name in here - {LOCK_FILE}:
         source, target = project / name, demo / name
         if not target.exists() or source.read_bytes() != target.read_bytes():
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,10 @@
 """A run made again is the same bit for bit, or what it needed is named."""
 
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,6 +58,27 @@ def test_a_stage_is_made_again_bit_for_bit(made: Pipeline, stage: str) -> None:
     assert "bit for bit the same" in done.stdout
     assert made.run("git", "status", "--porcelain").stdout == ""
     assert made.run("cxr", "audit").returncode == 0
+
+
+@pytest.mark.slow
+def test_a_replay_that_is_stopped_leaves_nothing(made: Pipeline, tmp_path: Path) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    process = subprocess.Popen(
+        [Path(sys.executable).parent / "cxr", "replay", made.run_id("evaluate")],
+        cwd=made.folder, env=made.environment() | {"TMPDIR": str(temporary)}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(temporary.glob("cxr-replay-*/mlflow.db")) and time.monotonic() < deadline:
+        time.sleep(0.05)  # until the stage itself is at work
+    (stage,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors.splitlines()[-1]) == (130, "cxr: stopped")
+    assert list(temporary.glob("cxr-replay-*")) == []
+    status = Path(f"/proc/{stage}/status")
+    assert not status.exists() or "State:\tZ" in status.read_text()  # dead, if not buried
 
 
 @pytest.mark.slow

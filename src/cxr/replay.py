@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from cxr import audit, git, lineage, params, records, scratch
+from cxr import audit, git, interruption, lineage, params, records, scratch
 from cxr.archive import Found
 from cxr.audit.project import Project
 from cxr.errors import CxrError
@@ -95,7 +95,8 @@ def replay(root: Path, text: str, output: TextIO) -> Replay:
     project = Project(root)
     found, run_id = audit.find_run(text, project)
     facts = found.record.facts
-    with tempfile.TemporaryDirectory(prefix="cxr-replay-") as folder:
+    # Heeded, so that a replay which is stopped leaves neither its stage nor its folder.
+    with interruption.heeded(), tempfile.TemporaryDirectory(prefix="cxr-replay-") as folder:
         place = Path(folder).resolve()
         _lay_code(facts.code, project, place)
         for path, md5 in facts.inputs.items():

@@ -226,6 +226,25 @@ def test_the_bar_of_a_training_is_over_all_its_epochs() -> None:
     assert told == [(2 * 613 + 5, 20 * 613), (3 * 613 + 1, 20 * 613)]
 
 
+def test_the_pages_of_a_store_with_a_server_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No second server is started, which could not read such a store."""
+    from cxr.cli import share
+    from cxr.tracking.store import Store
+    from cxr.tracking.view import View
+
+    found = SimpleNamespace(views=lambda: [View("phantom-28", "its models", "#/experiments/7")])
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.lab:5000/")
+    monkeypatch.setattr(share, "with_runs", lambda of_demo: tmp_path)
+    monkeypatch.setattr(Store, "open", lambda folder: found)
+    monkeypatch.setattr(os, "execv", lambda program, command: pytest.fail(f"ran {command}"))
+    share.ui()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("http://mlflow.lab:5000/#/experiments")
+    assert lines[1:] == ["phantom-28, its models:", "  http://mlflow.lab:5000/#/experiments/7"]
+
+
 @pytest.fixture(scope="module")
 def made(kept: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     """A pipeline that has run, with predictions and an X-ray of somebody's."""

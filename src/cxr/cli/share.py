@@ -41,7 +41,7 @@ def ui(
     host: Annotated[str, typer.Option(help="An address of this machine to listen on.")] = LOOPBACK,
     port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
 ) -> None:
-    """Show all runs in MLflow's pages on 127.0.0.1.
+    """Show all runs in MLflow's pages on 127.0.0.1, or say where MLFLOW_TRACKING_URI's server does.
 
     Example: cxr ui --port 5001
     """
@@ -57,13 +57,17 @@ def ui(
             "MLFLOW_SERVER_ALLOWED_HOSTS)",
             file=sys.stderr,
         )
-    address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+    uri = database.store_uri(folder)
+    has_server = uri.startswith(("http://", "https://"))
+    ours = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    address = f"{uri.rstrip('/') if has_server else ours}/"
     print(f"{address}{UI_VIEW}")
     for view in store.views() if store else []:
         print(f"{view.experiment}, {view.shows}:\n  {address}{view.place}")
+    if has_server:
+        return
     sys.stdout.flush()
-    command = [sys.executable, "-m", "mlflow", "server"]
-    command += ["--backend-store-uri", database.store_uri(folder)]
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
     command += ["--host", host, "--port", str(port)]
     os.execv(sys.executable, command)  # noqa: S606 - a list, no shell  # nosec B606
 

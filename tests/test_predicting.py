@@ -84,7 +84,7 @@ def test_probabilities_are_the_pipelines(project: Path, tmp_path: Path, with_map
         for i, cut in enumerate(model.decision.thresholds):
             if abs(probs[i] - cut) > 1e-6:  # a threshold is some image's own probability
                 assert each.called[i] == (None if i == HERNIA else bool(probs[i] >= cut))
-        assert (tmp_path / f"maps/{each.path.name}").is_file() == with_maps
+        assert (tmp_path / f"maps/{each.path.stem}.maps.png").is_file() == with_maps
 
 
 def test_one_bad_file_stops_no_other(project: Path, tmp_path: Path) -> None:
@@ -163,9 +163,9 @@ def test_the_command_writes_table_json_and_maps(project: Path, tmp_path: Path) -
             assert float(row[f"prob_{label}"]) == prob
             called = image["labels"][label]["called"]
             assert row[f"called_{label}"] == ("" if called is None else str(int(called)))
-    pixels = png.imread(tmp_path / "maps/a.png")
+    pixels = png.imread(tmp_path / "maps/a.maps.png")
     assert pixels.shape[1] >= 2 * 400 and pixels.shape[0] > 320
-    assert (tmp_path / "maps/b.png").is_file()
+    assert (tmp_path / "maps/b.maps.png").is_file()
 
 
 def test_the_image_stands_in_the_picture_pixel_by_pixel(project: Path, tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_the_image_stands_in_the_picture_pixel_by_pixel(project: Path, tmp_path:
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (300, 300), np.uint8)).save(tmp_path / "a.png")
     predictions(project, [tmp_path / "a.png"], tmp_path / "maps")
-    drawn = np.asarray(Image.open(tmp_path / "maps/a.png").convert("L"))
+    drawn = np.asarray(Image.open(tmp_path / "maps/a.maps.png").convert("L"))
     given = np.asarray(Image.open(tmp_path / "a.png"))
     assert np.abs(drawn[48:348, :300].astype(int) - given).max() <= 1
 
@@ -217,11 +217,18 @@ def test_pictures_keep_their_shape_when_they_are_not_square() -> None:
 
 
 def test_maps_overwrite_neither_images_nor_each_other(project: Path, tmp_path: Path) -> None:
-    (path, *_) = write(tmp_path, 2)
+    (path, other) = write(tmp_path, 2)
     before = path.read_bytes()
     done = cxr(str(path), "--model", "cnn", "--cam", str(tmp_path), cwd=project)
-    assert done.returncode == 2 and "would overwrite it" in done.stderr
+    assert done.returncode == 0, done.stderr
     assert path.read_bytes() == before
+    assert (tmp_path / "chest00.maps.png").read_bytes()[:4] == b"\x89PNG"
+    called_so = other.rename(tmp_path / "chest00.maps.png")
+    before = called_so.read_bytes()
+    both = [str(path), str(called_so)]
+    done = cxr(*both, "--model", "cnn", "--cam", str(tmp_path), cwd=project)
+    assert done.returncode == 2 and f"would overwrite {called_so}" in done.stderr
+    assert called_so.read_bytes() == before
     (tmp_path / "other").mkdir()
     Image.fromarray(CHESTS[3]).save(tmp_path / "other" / path.name)
     both = [str(path), str(tmp_path / "other" / path.name)]
@@ -258,7 +265,7 @@ def test_a_name_may_hold_any_character(project: Path, tmp_path: Path) -> None:
     done = cxr(str(path), "--model", "cnn", "--cam", str(tmp_path / "maps"), cwd=project)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(str(path))
-    assert (tmp_path / "maps" / path.name).is_file()
+    assert (tmp_path / "maps" / f"{path.stem}.maps.png").is_file()
 
 
 def test_a_damaged_decision_is_named(project: Path, tmp_path: Path) -> None:

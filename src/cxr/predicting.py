@@ -114,17 +114,16 @@ def folder_of(registered: Path, name: str) -> Path:
 def places(paths: list[Path], folder: Path) -> dict[Path, Path]:
     """Where each file's maps go; CxrError where one would overwrite another or the image itself."""
     found: dict[Path, Path] = {}
+    images = {path.resolve() for path in paths}
     for path in paths:
-        place = folder / f"{path.stem}.png"
+        place = folder / f"{path.stem}.maps.png"  # beside an image of the user's own, too
         if place in found.values():
             raise CxrError(
                 f"two images are called {path.stem}, and their maps would overwrite each other; "
                 "predict them one after the other into two folders"
             )
-        if place.resolve() in {each.resolve() for each in (path, *found)}:
-            raise CxrError(
-                f"the maps of {path} would overwrite it; give another folder than its own"
-            )
+        if place.resolve() in images:
+            raise CxrError(f"the maps of {path} would overwrite {place}; give another folder")
         found[path] = place
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -125,6 +125,7 @@ BAD: dict[str, tuple[Spoil, list[str], str]] = {
     "a split above, compared": (
         nothing, ["score", "p.npz", "--split", "../x", "--compare"], "has no `../x_logits`"),
     "too few resamples": (nothing, ["score", "p.npz", "--resamples", "1"], "--resamples"),
+    "too many resamples": (nothing, ["score", "p.npz", "--resamples", "100001"], "--resamples"),
     "resamples of words": (nothing, ["score", "p.npz", "--resamples", "many"], "--resamples"),
     "a seed below zero": (nothing, ["score", "p.npz", "--seed", "-1"], "--seed"),
     "nothing to compare with": (
@@ -222,7 +223,7 @@ def test_hostile_images_cost_a_line_each_and_no_other_its_answer(
     assert len(lines) == 3 and all(line.isprintable() for line in lines)
     assert told.out.startswith("scans/good.png: ")
     after = content(project)
-    assert {name for name in after if name not in before} == {"maps/good.png", "t.csv"}
+    assert {name for name in after if name not in before} == {"maps/good.maps.png", "t.csv"}
     assert {name: after[name] for name in before} == before
 
 

@@ -123,7 +123,7 @@ def score(
     split: Annotated[str, typer.Option(help="Whose arrays to take from an npz.")] = "test",
     logits: Annotated[bool, typer.Option("--logits", help="A CSV's numbers are logits.")] = False,
     compare: Annotated[bool, typer.Option("--compare", help="Beside the models here.")] = False,
-    resamples: Annotated[int, typer.Option(min=100, help="Of the bootstrap.")] = 2000,
+    resamples: Annotated[int, typer.Option(min=100, max=100_000, help="Of the bootstrap.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
     as_json: Json = False,
 ) -> None:

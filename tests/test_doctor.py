@@ -264,7 +264,10 @@ def test_own_files(clone: Place, tmp_path: Path) -> None:
     of(project.own_files, Place(clone.root), OK)  # `source` asks for no file
     change(clone, "params.yaml", "source: medmnist ", "source: file ")
     answer = of(project.own_files, Place(clone.root), MISSING)
-    assert answer.found == f"download.path: {file} is not there or can't be read"
+    assert answer.found.startswith(f"download.path: {file} does not exist")
+    change(clone, "params.yaml", f"path: {file} ", "path: ~nosuchuser/x.npz ")
+    assert "~nosuchuser" in of(project.own_files, Place(clone.root), MISSING).found
+    change(clone, "params.yaml", "path: ~nosuchuser/x.npz ", f"path: {file} ")
     file.touch()
     assert str(file) in of(project.own_files, Place(clone.root), OK).found
 

@@ -34,6 +34,22 @@ def refusal(path: Path) -> str:
     return text
 
 
+@pytest.mark.parametrize("name", ["none.npz", "~nosuchuser/x.npz", "x" * 300, "a\0b", "."])
+def test_a_file_that_is_not_there_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(CxrError, match=r"^download\.path: .* does not exist or is no file"):
+        params.named_file("download.path", name, tmp_path)
+
+
+def test_a_file_is_looked_for_from_the_root_and_from_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "x.npz"
+    file.touch()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name, root in (("x.npz", tmp_path), (str(file), Path("/")), ("~/x.npz", Path("/"))):
+        assert params.named_file("download.path", name, root) == file
+
+
 def remove(path: Path, key: str) -> None:
     """Take a dotted key out of a YAML file."""
     content = documents.read_yaml(path)

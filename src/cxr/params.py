@@ -176,6 +176,24 @@ def change(path: Path, changes: dict[str, Any]) -> None:
     yaml.dump(content, path)
 
 
+def named_file(key: str, name: str, root: Path) -> Path:
+    """The user's own file that a parameter names; a relative path starts at `root`, the project's.
+
+    Raises
+    ------
+    CxrError
+        Where there is no such file.
+    """
+    try:
+        path = root / Path(name).expanduser()
+        is_there = path.is_file()
+    except (OSError, RuntimeError, ValueError):  # a name that is too long, a ~user that is not here
+        path, is_there = root / name, False
+    if not is_there:
+        raise CxrError(f"{key}: {path} does not exist or is no file; a path starts at {root}")
+    return path
+
+
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings as one mapping of dotted names; lists stay whole."""
     flat: dict[str, Any] = {}

@@ -118,6 +118,12 @@ def test_what_is_not_the_file_is_not_taken_for_it(
     assert server.ranges == [None]
 
 
+def test_a_disk_that_takes_no_copy_is_no_reason_to_download(tmp_path: Path) -> None:
+    (tmp_path / MD5).write_bytes(CONTENT)
+    with pytest.raises(OSError, match="nowhere"):
+        source.take(tmp_path / MD5, MD5, tmp_path / "nowhere" / "chest.npz")
+
+
 def test_a_broken_download_goes_on_where_it_stopped(server: Server, tmp_path: Path) -> None:
     server.faults = ["break"]
     assert "broke off" in refusal(server, tmp_path)

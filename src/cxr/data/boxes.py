@@ -11,6 +11,7 @@ import numpy.typing as npt
 from cxr.documents import read_within
 from cxr.errors import CxrError
 from cxr.labels import canonical
+from cxr.params import named_file
 
 MOST_BYTES = 2**24  # a hundred times NIH's own
 SIDE = 1024.0  # pixels of the images that the boxes were drawn on
@@ -37,10 +38,7 @@ class Box:
 
 def find(path: str, root: Path) -> Path:
     """The file that `gradcam.boxes` names, from the project's root; CxrError where it is none."""
-    file = root / Path(path).expanduser()
-    if not file.is_file():
-        raise CxrError(f"gradcam.boxes: {file} does not exist or is no file")
-    return file
+    return named_file("gradcam.boxes", path, root)
 
 
 def read(path: Path) -> list[Box]:

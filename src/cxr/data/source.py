@@ -16,7 +16,7 @@ from cxr.data.splits import SPLITS, Origin
 from cxr.errors import CxrError
 from cxr.labels import LABELS
 from cxr.lineage import md5_of_file
-from cxr.params import Download
+from cxr.params import Download, named_file
 
 # Equal to medmnist.INFO["chestmnist"], which a test holds: importing medmnist imports torch.
 URLS = {
@@ -85,11 +85,8 @@ def get(
 
 
 def user_file(path: str, root: Path) -> Path:
-    """A user's own file; a relative path starts at the project's root."""
-    found = root / Path(path).expanduser()
-    if not found.is_file():
-        raise CxrError(f"{found} does not exist or is no file; a path starts at {root}")
-    return found
+    """A user's own npz; a relative path starts at the project's root."""
+    return named_file("download.path", path, root)
 
 
 def copy(path: Path, target: Path) -> None:
@@ -103,10 +100,9 @@ def copy(path: Path, target: Path) -> None:
 
 def take(path: Path, md5: str, target: Path) -> bool:
     """Copy a file that may be there; False where it is not, or is not the one of that MD5."""
-    try:
-        shutil.copyfile(path, target)
-    except OSError:
+    if not os.access(path, os.R_OK):
         return False
+    shutil.copyfile(path, target)
     if md5_of_file(target) == md5:
         return True
     target.unlink()

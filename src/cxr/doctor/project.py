@@ -61,14 +61,20 @@ def pipeline(place: Place) -> Answer:
 
     try:
         n_stages = len(lineage.declarations(place.root))
+    except CxrError as error:
+        return missing(str(error), "git checkout -- dvc.yaml")
+    try:
         lock = Repository(place.root).lock()
     except CxrError as error:
-        return missing(str(error), "git checkout -- dvc.yaml dvc.lock")
+        return missing(str(error), "git checkout -- dvc.lock, or delete it and run dvc repro")
     return ok(f"dvc.yaml has {n_stages} stages, dvc.lock results of {len(lock)}")
 
 
 def own_files(place: Place) -> Answer:
     """The user's own files that the parameters name."""
+    from cxr.errors import CxrError
+    from cxr.params import named_file
+
     found = []
     for name, words in OWN_FILES.items():
         value = place.param(name, "")
@@ -76,9 +82,12 @@ def own_files(place: Place) -> Answer:
             continue
         if name == "download.path" and place.param("download.source", "") != "file":
             continue
-        file = place.root / Path(value).expanduser()
-        if not os.access(file, os.R_OK) or not file.is_file():
-            return missing(f"{name}: {file} is not there or can't be read", f"set {name} anew")
+        try:
+            file = named_file(name, value, place.root)
+        except CxrError as error:
+            return missing(str(error), f"set {name} anew")
+        if not os.access(file, os.R_OK):
+            return missing(f"{name}: {file} can't be read", f"chmod u+r {file}")
         found.append(f"{name} is {file}")
     return ok("; ".join(found) or "the parameters name none")
 

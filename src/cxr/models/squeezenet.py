@@ -17,7 +17,7 @@ from torchvision.models import SqueezeNet1_1_Weights, squeezenet1_1
 from cxr.data.splits import Statistics
 from cxr.errors import CxrError
 from cxr.models import InputSpec, Network, fill, read_weights
-from cxr.params import ModelParams
+from cxr.params import ModelParams, named_file
 
 N_FEATURES = 512
 LEAST_SIZE = 17  # pixels; below it one of the poolings has nothing left
@@ -104,13 +104,10 @@ def weights_file(weights: str, root: Path) -> Path | None:
     """The user's own file that `weights` names, if it names one."""
     if weights in ("imagenet", "none"):
         return None
-    path = root / Path(weights).expanduser()
-    if not path.is_file():
-        raise CxrError(
-            f"train.squeezenet.weights: {path} does not exist or is no file; give `imagenet`, "
-            f"`none` or a file's path from {root}"
-        )
-    return path
+    try:
+        return named_file("train.squeezenet.weights", weights, root)
+    except CxrError as error:
+        raise CxrError(f"{error}; `imagenet` and `none` need no file") from None
 
 
 class Backbone(nn.Module):

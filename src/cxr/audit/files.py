@@ -1,6 +1,5 @@
 """What a stage made, held against its record: on disk, in DVC's cache, in dvc.lock."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,6 +7,7 @@ from cxr import lineage, records
 from cxr.archive import Found
 from cxr.audit.finding import Finding, Where, fails, holds, note, same, some
 from cxr.audit.project import Project
+from cxr.documents import read_json
 from cxr.lineage import LOCK_FILE, Digest
 from cxr.params import flatten
 from cxr.terminal import SHORT_ID
@@ -134,8 +134,8 @@ def _values(path: str, digest: Digest, project: Project) -> str:
     if not path.endswith(".json"):
         return ""
     try:
-        was = flatten(json.loads(project.repository.object(digest.md5).read_bytes()))
-        now = flatten(json.loads((project.root / path).read_bytes()))
+        was = flatten(read_json(project.repository.object(digest.md5)))
+        now = flatten(read_json(project.root / path))
     except (OSError, ValueError, AttributeError):
         return ""
     return some(

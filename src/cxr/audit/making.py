@@ -1,11 +1,12 @@
 """What a result was made from, held against what there is now."""
 
+import shlex
 from contextlib import suppress
 from typing import Any
 
 from cxr import lineage
 from cxr.archive import Found
-from cxr.audit.finding import Finding, Where, fails, holds, note, same, some
+from cxr.audit.finding import SHOWN, Finding, Where, fails, holds, note, same, some
 from cxr.audit.project import Project
 from cxr.data import source, splits
 from cxr.errors import CxrError
@@ -222,4 +223,5 @@ def _strangers(found: Found, project: Project) -> list[Finding]:
         strange += [name for name in names if not lineage.inside(name, outputs)]
     if not strange:
         return []
-    return [fails(Where.INPUTS, f"{some(strange)}: no stage made that, yet it is read", "rm")]
+    mend = f"rm -- {shlex.join(strange[:SHOWN])}"  # and the next audit names the next ones
+    return [fails(Where.INPUTS, f"{some(strange)}: no stage made that, yet it is read", mend)]

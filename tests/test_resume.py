@@ -173,6 +173,28 @@ def test_a_signal_in_validation_keeps_the_epochs_training(
     assert all(torch.equal(weights[key], same[key]) for key in weights)
 
 
+def test_a_signal_while_a_device_ends_an_epoch_keeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU nearly all of an epoch's time is the wait for its summed loss."""
+    whole, weights = fit("cnn", NoCheckpoint())
+    waited = Tensor.__float__
+
+    def wait(value: Tensor) -> float:
+        os.kill(os.getpid(), signal.SIGINT)
+        monkeypatch.undo()
+        return waited(value)
+
+    said: list[str] = []
+    monkeypatch.setattr(Tensor, "__float__", wait)
+    with interruption.heeded(), pytest.raises(KeyboardInterrupt):
+        fit("cnn", FileCheckpoint(tmp_path / "c.pt", said.append))
+    again, same = fit("cnn", FileCheckpoint(tmp_path / "c.pt", said.append))
+    assert said == [f"goes on from batch {BATCHES} of {BATCHES} of epoch 1"]
+    assert without_times(again) == without_times(whole)
+    assert all(torch.equal(weights[key], same[key]) for key in weights)
+
+
 def test_a_damaged_checkpoint_is_told_and_starts_over(tmp_path: Path) -> None:
     said: list[str] = []
     (tmp_path / "c.pt").write_bytes(b"PK\x03\x04 and no more")

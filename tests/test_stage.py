@@ -89,6 +89,28 @@ def test_a_full_disk_is_one_line(project: Pipeline) -> None:
     assert nothing_is_published(project)
 
 
+@pytest.mark.parametrize(
+    ("error", "place"),
+    [
+        ("MemoryError()", "this machine"),
+        ("RuntimeError(\"DefaultCPUAllocator: can't allocate memory\")", "this machine"),
+        ("type('OutOfMemoryError', (RuntimeError,), {{}})('CUDA out of memory')",
+         "the GPU (CUDA_VISIBLE_DEVICES= hides it)"),
+    ],
+)  # fmt: skip
+def test_too_little_memory_is_one_line(project: Pipeline, error: str, place: str) -> None:
+    done = start(project, f"raise {error}".format())
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"download: out of memory on {place}; nothing was published")
+    assert len(done.stderr.splitlines()) == 1
+    assert nothing_is_published(project)
+
+
+def test_another_error_of_torch_is_a_defect(project: Pipeline) -> None:
+    done = start(project, "raise RuntimeError('shapes do not match')")
+    assert done.returncode == 1 and "Traceback" in done.stderr
+
+
 def test_an_undeclared_output_is_a_defect(project: Pipeline) -> None:
     done = start(project, "run.output('data/secret.npz')")
     assert done.returncode == 1

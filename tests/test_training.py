@@ -424,10 +424,22 @@ def test_prepare_sets_seed_and_threads_before_any_tensor_work() -> None:
         torch.manual_seed(999)
         device = training.prepare(PARAMS.model_copy(update={"seed": 42, "threads": 2}))
         drawn = torch.rand(3)
-        assert device == ("cuda" if torch.cuda.is_available() else "cpu")
+        assert device.split()[0] == ("cuda" if torch.cuda.is_available() else "cpu")
         assert torch.get_num_threads() == 2
         assert torch.are_deterministic_algorithms_enabled()
         assert torch.equal(drawn, torch.rand(3, generator=torch.Generator().manual_seed(42)))
+    finally:
+        torch.use_deterministic_algorithms(were_deterministic)
+
+
+def test_a_gpu_is_named_since_another_may_round_differently(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+    were_deterministic = torch.are_deterministic_algorithms_enabled()
+    try:
+        assert training.prepare(PARAMS) == "cuda NVIDIA H200"
     finally:
         torch.use_deterministic_algorithms(were_deterministic)
 

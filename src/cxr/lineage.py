@@ -249,7 +249,7 @@ def md5_of_folder(md5s: dict[str, str]) -> str:
 
 
 def environment(device: str, threads: int) -> Environment:
-    """Versions, machine and device. `device` is a torch device, or `none` without torch."""
+    """Versions, machine and device: torch's word, with a GPU's name, or `none` without torch."""
     return {
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in PACKAGES},

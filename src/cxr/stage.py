@@ -61,7 +61,7 @@ class Stage:
     declared: Declaration
     facts: Facts
     logs: dict[str, RunLog]  # by model; a stage that is one run has one log, under its own name
-    device: str
+    device: str  # as torch names it
     scratch: Scratch
     tracker: BestEffort
 
@@ -151,6 +151,17 @@ def run(
             name,
             f"{place}: {error.strerror or error}; nothing was published; mend it and run again",
         )
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        place = (
+            "the GPU (CUDA_VISIBLE_DEVICES= hides it)" if "CUDA" in str(error) else "this machine"
+        )
+        _refuse(
+            name,
+            f"out of memory on {place}; nothing was published; close other programs, or lower "
+            "train.protocol.batch_size or download.size",
+        )
     except KeyboardInterrupt:
         print(
             f"{name}: stopped; nothing was published, and `dvc repro` goes on from what was done",
@@ -213,7 +224,7 @@ def _live(
                 declared=declared,
                 facts=before,
                 logs=logs,
-                device=device,
+                device=device.split()[0],
                 scratch=kept,
                 tracker=tracker,
             )
@@ -383,6 +394,15 @@ def _write_record(stage: Stage, started: datetime) -> Record:
     part.write_text(_as_text(record.as_json()))
     part.replace(place)
     return record
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """By its name and words, since a stage without torch does not know torch's errors."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )
 
 
 def _refuse(name: str, reason: str) -> None:

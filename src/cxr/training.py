@@ -52,10 +52,13 @@ class Examples:
 
 
 def prepare(params: Params) -> str:
-    """Seed and threads set before any tensor work; the device, a GPU where there is one."""
+    """Seed and threads set before any tensor work; the device, a GPU where there is one.
+
+    Behind `cuda` stands the GPU's name, since another kind can round differently.
+    """
     make_deterministic(params.seed)
     torch.set_num_threads(params.threads)
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return f"cuda {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "cpu"
 
 
 def make_deterministic(seed: int) -> None:
@@ -189,8 +192,10 @@ class Course:
                     self.keep(checkpoint)
                 if is_asked_to_stop():
                     raise KeyboardInterrupt
-        summed = float(self._losses.sum())  # a GPU has done all of the epoch only then
-        self._seconds = before + time.perf_counter() - started
+            summed = float(self._losses.sum())  # a GPU has done all of the epoch only then
+            self._seconds = before + time.perf_counter() - started
+            if is_asked_to_stop():
+                self.keep(checkpoint)
         return summed / len(inputs)
 
     def end_epoch(

@@ -53,6 +53,6 @@ def measure(timed: int) -> list[Row]:
         Row(
             "bootstrap, against a loop over sklearn", ours, loop, "s", (loop / ours,), 20, note=note
         ),
-        Row("bootstrap, of 30 s", ours, 30, "s", (ours / 30,), most=1),
-        Row("DeLong, of 1 s", delong, 1, "s", (delong,), most=1),
+        Row.of_a_bar("bootstrap, of 30 s", ours, 30),
+        Row.of_a_bar("DeLong, of 1 s", delong, 1),
     ]

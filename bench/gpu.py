@@ -99,7 +99,8 @@ def measure(params: Params) -> list[Row]:
 def rates(device: torch.device) -> Card:
     """Of this card, measured now."""
     a = torch.randn(8192, 8192, device=device, dtype=torch.bfloat16)
-    big, other = torch.empty(2, 2**31, device=device, dtype=torch.uint8)
+    free, _ = torch.cuda.mem_get_info(device)
+    big, other = torch.empty(2, min(2**31, free // 4), device=device, dtype=torch.uint8)
     product = _median_seconds(lambda: torch.mm(a, a))
     copy = _median_seconds(lambda: other.copy_(big))
     return Card(2 * 8192**3 / product, 2 * len(big) / copy)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from cxr.augment import Batches, FeatureBatches, ImageBatches, normalise
+from cxr.augment import Batches, FeatureBatches, ImageBatches, normalise, on_unit_scale
 from cxr.data.npz import NpyWriter, load_npy
 from cxr.data.splits import open_split
 from cxr.documents import read_json
@@ -119,7 +119,7 @@ def compute(
     features = np.empty((0, 0), np.float32)
     for start in range(0, len(images), size):
         batch = np.array(images[start : start + size])
-        grey = torch.from_numpy(batch).to(device).unsqueeze(1).float().div_(255)
+        grey = on_unit_scale(torch.from_numpy(batch).to(device))
         if mirror:
             grey = grey.flip(3)
         inputs = normalise(grey, spec).contiguous(memory_format=torch.channels_last)

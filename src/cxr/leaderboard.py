@@ -16,7 +16,7 @@ COLUMNS = (
     "validation (mean ± sd)",
     f"{LEVEL:.0%} over seeds",
     "test (not for choosing)",
-    f"{LEVEL:.0%} over images",
+    f"{LEVEL:.0%} of test",
 )
 
 

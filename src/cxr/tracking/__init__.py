@@ -1,4 +1,4 @@
-"""The seam to MLflow: the only package that imports it.
+"""The seam to MLflow: with serving/ the only package that imports it.
 
 Files come first and MLflow second: whatever it is told stands in a record too.
 """

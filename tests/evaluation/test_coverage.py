@@ -8,11 +8,10 @@ CLUSTERED = Design(auroc=0.75, n_patients=250, n_positive=50, images_of_patient=
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("design", [INDEPENDENT, CLUSTERED], ids=["independent", "clustered"])
-def test_intervals_cover_and_equal_models_are_equal(design: Design, seed: int) -> None:
-    found = simulate(design, 4000, seed)
-    print(design, seed, found)
+def test_intervals_cover_and_equal_models_are_equal(design: Design) -> None:
+    found = simulate(design, 4000, seed=0)
+    print(design, found)
     assert 0.93 <= found.covered <= 0.97
     assert found.called_different <= 0.065
     if design is CLUSTERED:  # what taking images as independent would do

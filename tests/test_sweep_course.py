@@ -97,6 +97,21 @@ def named(queue: MadeUp, what: str) -> list[Any]:
     return [name for call, name in queue.calls if call == what]
 
 
+def run_until_ctrl_c(queue: MadeUp, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Stop a sweep as soon as the first of its three experiments is done; what it has said."""
+    under_way, said = sweep(queue, monkeypatch)
+
+    def say(line: str) -> None:
+        said.append(line)
+        if "1 of 3 done" in line:
+            raise KeyboardInterrupt
+
+    under_way.say = say
+    with pytest.raises(KeyboardInterrupt):
+        under_way.run()
+    return said
+
+
 def test_everything_is_queued_once_and_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     queue = MadeUp(
         a="Queued Running done", b="Queued Queued Running done", c="Running Running done"
@@ -158,16 +173,7 @@ def test_ctrl_c_stops_what_runs_though_a_worker_takes_a_task_meanwhile(
 
     queue = Raced(a="Running", b="Running done", c="Queued")
     queue.began, queue.looks = set(), 0
-    under_way, said = sweep(queue, monkeypatch)
-
-    def say(line: str) -> None:
-        said.append(line)
-        if "1 of 3 done" in line:
-            raise KeyboardInterrupt
-
-    under_way.say = say
-    with pytest.raises(KeyboardInterrupt):
-        under_way.run()
+    run_until_ctrl_c(queue, monkeypatch)
     assert named(queue, "interrupt") == ["a", "c"]
 
 
@@ -232,16 +238,7 @@ def test_ctrl_c_empties_the_queue_of_ours_and_lets_what_runs_stop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     queue = MadeUp(a="Running", b="Running done", c="Queued")
-    under_way, said = sweep(queue, monkeypatch)
-
-    def say(line: str) -> None:
-        said.append(line)
-        if "1 of 3 done" in line:
-            raise KeyboardInterrupt
-
-    under_way.say = say
-    with pytest.raises(KeyboardInterrupt):
-        under_way.run()
+    said = run_until_ctrl_c(queue, monkeypatch)
     assert named(queue, "remove") == ["c"]
     assert named(queue, "interrupt") == ["a"]
     assert said[-1] == "sweep: stopped; the same command goes on"

@@ -258,6 +258,43 @@ def test_weight_decay_is_for_kernels_and_matrices_alone(
     }
 
 
+class WithTokens(Network):
+    """Position embeddings and a class token under names of its own."""
+
+    def __init__(self, exempt: set[str]) -> None:
+        super().__init__()
+        self.pos_embed = nn.Parameter(torch.ones(1, 4, 3))
+        self.cls_token = nn.Parameter(torch.ones(1, 1, 3))
+        self.classifier = nn.Linear(3, len(LABELS))
+        self._exempt = exempt
+
+    def no_weight_decay(self) -> set[str]:
+        return self._exempt
+
+    def feature_map(self, x: Tensor) -> Tensor:
+        return x[:, :1, :1, :3] * (self.pos_embed.sum() + self.cls_token.sum())
+
+    def classify(self, feature_map: Tensor) -> Tensor:
+        return self.classifier(feature_map.flatten(1))
+
+    def head(self) -> nn.Linear:
+        return self.classifier
+
+
+def test_a_network_says_what_does_not_decay(recorder: Callable[[], Recorder]) -> None:
+    net = WithTokens({"pos_embed", "cls_token"})
+    fit(net, random_examples(4, 0), random_examples(4, 1), protocol(1))
+    decay = {id(p): value for group, value in recorder().given for p in group}
+    assert {name: decay[id(p)] for name, p in net.named_parameters()} == {
+        "pos_embed": 0.0, "cls_token": 0.0, "classifier.weight": 0.05, "classifier.bias": 0.0
+    }  # fmt: skip
+
+
+def test_a_name_that_no_parameter_has_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"no_weight_decay\(\) names no parameter: positions"):
+        fit(WithTokens({"positions"}), random_examples(4, 0), random_examples(4, 1), protocol(1))
+
+
 def test_one_step_is_adamws_first_step_by_hand() -> None:
     """With fresh moments AdamW moves each weight by the rate against its gradient's sign."""
     x, y = separable(4)
@@ -528,7 +565,7 @@ def test_half_precision_as_on_a_gpu_trains_nearly_the_same(
     results = []
     for half in (False, True):
         cast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=half)
-        monkeypatch.setattr(training, "_autocast", lambda device, cast=cast: cast)
+        monkeypatch.setattr(models, "autocast", lambda device, cast=cast: cast)
         torch.manual_seed(0)
         net = network(name)
         result = fit(net, random_examples(16, 0, spec), random_examples(16, 1, spec), protocol(1))

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from cxr import models
 from cxr.augment import Batches, FeatureBatches, ImageBatches, normalise, on_unit_scale
 from cxr.data.npz import NpyWriter, load_npy
 from cxr.data.splits import open_split
@@ -123,7 +124,7 @@ def compute(
         if mirror:
             grey = grey.flip(3)
         inputs = normalise(grey, spec).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+        with models.autocast(device):
             feature_map = network(inputs)
         means = feature_map.float().mean(dim=(2, 3)).cpu().numpy()
         if start == 0:

@@ -17,6 +17,7 @@ from cxr.augment import Batches
 from cxr.checkpoint import Checkpoint, State
 from cxr.cuda_graph import GraphedStep
 from cxr.errors import CxrError
+from cxr.models import Network
 from cxr.params import ModelParams, Params, Protocol
 
 
@@ -287,8 +288,7 @@ class Course:
         self._optimizer.zero_grad(set_to_none=True)
         for index in batch.chunk(math.ceil(len(batch) / inputs.at_once)):
             x = inputs.batch(index, self._generator)  # at full precision
-            with _autocast(labels.device):
-                loss = F.binary_cross_entropy_with_logits(self._network(x), labels[index])
+            loss = F.binary_cross_entropy_with_logits(self._network(x), labels[index])
             (loss * (len(index) / len(batch))).backward()
             summed += loss.detach() * len(index)
         self._optimizer.step()
@@ -317,8 +317,7 @@ def predict(
     most = min(batch_size, inputs.at_once)
     for index in torch.arange(len(inputs), device=device).split(most):
         x = inputs.batch(index, None)
-        with _autocast(device):
-            of_part = network(x).float()
+        of_part = network(x)
         if not len(logits):
             logits = torch.empty(len(inputs), of_part.shape[1], device=device)
         logits[index] = of_part
@@ -371,10 +370,13 @@ def _adamw(network: nn.Module, hyper: ModelParams, device: torch.device) -> torc
 
 
 def _decay_groups(network: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Weight decay for matrices and kernels alone; biases, norms and positions go without."""
+    """Weight decay for matrices and kernels alone, and not for those that the network exempts."""
+    exempt = network.no_weight_decay() if isinstance(network, Network) else set()
+    if unknown := exempt - {name for name, _ in network.named_parameters()}:
+        raise ValueError(f"no_weight_decay() names no parameter: {', '.join(sorted(unknown))}")
     trainable = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
-    decayed = [p for name, p in trainable if p.ndim >= 2 and not name.endswith("positions")]
-    plain = [p for name, p in trainable if p.ndim < 2 or name.endswith("positions")]
+    decayed = [p for name, p in trainable if p.ndim >= 2 and name not in exempt]
+    plain = [p for name, p in trainable if p.ndim < 2 or name in exempt]
     return [
         {"params": decayed, "weight_decay": weight_decay},
         {"params": plain, "weight_decay": 0.0},
@@ -388,7 +390,3 @@ def _warmup_cosine(warmup: int, total: int) -> Callable[[int], float]:
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
     return factor
-
-
-def _autocast(device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")

@@ -46,7 +46,7 @@ class Attentive(Protocol):
 
 
 def explain(network: Network, inputs: Tensor, method: Method = "gradcam") -> Cam:
-    """Maps of all labels at `network.feature_map`, by one of four methods.
+    """Maps of all labels at `network.encode`, by one of four methods.
 
     - `gradcam`: channels weighted by the mean of the logit's gradient over the map (Selvaraju et
       al., ICCV 2017, equations 1 and 2, without the ReLU).
@@ -74,7 +74,7 @@ def explain(network: Network, inputs: Tensor, method: Method = "gradcam") -> Cam
 
 def _by_gradient(network: Network, inputs: Tensor, method: Method) -> Cam:
     with torch.no_grad():
-        feature_map = network.feature_map(inputs)  # (N, D, h, w)
+        feature_map = network.encode(inputs)  # (N, D, h, w)
     feature_map.requires_grad_(True)
     evidence = []
     with torch.enable_grad():
@@ -117,7 +117,7 @@ def _rollout(network: Network, inputs: Tensor) -> Cam:
             f"rollout follows attention, and {type(network).__name__} has none; "
             f"choose one of {', '.join(EVIDENCE)}"
         )
-    feature_map = network.feature_map(inputs)
+    feature_map = network.encode(inputs)
     logits = network.classify(feature_map)
     attentions = network.attentions(inputs)
     identity = torch.eye(attentions.shape[-1], device=attentions.device)
@@ -130,4 +130,4 @@ def _rollout(network: Network, inputs: Tensor) -> Cam:
 
 
 def _cam(logits: Tensor, evidence: Tensor) -> Cam:
-    return Cam(logits.float().cpu().numpy(), evidence.float().cpu().numpy())
+    return Cam(logits.cpu().numpy(), evidence.cpu().numpy())

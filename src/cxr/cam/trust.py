@@ -61,7 +61,7 @@ class Subject:
         try:
             for images in _batches(index):
                 for part in passes(self.inputs(images)):
-                    logits[done : done + len(part)] = self.network(part).float().cpu().numpy()
+                    logits[done : done + len(part)] = self.network(part).cpu().numpy()
                     pooled[done : done + len(part)] = read.pop().double().cpu().numpy()
                     done += len(part)
         finally:

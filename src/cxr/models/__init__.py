@@ -1,8 +1,9 @@
 """Networks by name: build, save, load. One file a network, found by its name.
 
 Every network is cut in two where Grad-CAM looks: `feature_map(x)` gives (N, C, h, w), and
-`classify(feature_map)` gives logits (N, L). `forward` is the one after the other. A network gets
-tensors that `InputSpec` describes and never sees a path, a parameter file or a device.
+`classify(feature_map)` gives logits (N, L). `encode` computes the first at the device's precision,
+`forward` is `classify` after `encode`. A network gets tensors that `InputSpec` describes and never
+sees a path, a parameter file or a device.
 """
 
 import importlib
@@ -71,8 +72,29 @@ class Network(nn.Module):
         """The last layer, whose bias starts at the labels' prior."""
         raise NotImplementedError
 
+    def no_weight_decay(self) -> set[str]:
+        """Names of matrices that must not decay, such as position embeddings (timm's convention).
+
+        Biases and the weights of norms never decay; they need no name.
+        """
+        return set()
+
+    def encode(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, D, h, w)
+        """The feature map, computed under autocast and returned in float32.
+
+        A logit in bf16 has 8 significant bits: images that the network ranks apart would tie. So
+        `classify` and the loss work in float32 on every device.
+        """
+        with autocast(x.device):
+            return self.feature_map(x).float()
+
     def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, L)
-        return self.classify(self.feature_map(x))
+        return self.classify(self.encode(x))
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bf16 on a GPU, float32 on a CPU."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
 
 
 @dataclass(frozen=True)
@@ -109,13 +131,8 @@ def build(name: str, hyper: ModelParams, image_size: int, channels: int, n_label
     return cast(Network, module.build(hyper, image_size, channels, n_labels))
 
 
-def input_spec(
-    name: str, hyper: ModelParams, data_size: int, statistics: Statistics | None
-) -> InputSpec:
-    """The input that the model asks for, given the size and statistics of the training images.
-
-    Statistics are None for a model that was trained before, on images with statistics of their own.
-    """
+def input_spec(name: str, hyper: ModelParams, data_size: int, statistics: Statistics) -> InputSpec:
+    """The input that the model asks for, given the size and statistics of the training images."""
     spec = _module(name).input_spec(hyper, data_size, statistics)
     return cast(InputSpec, spec)
 

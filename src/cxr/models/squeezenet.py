@@ -71,7 +71,7 @@ def build(hyper: Hyper, image_size: int, channels: int, n_labels: int) -> Squeez
     return SqueezeNet(n_labels, hyper.freeze)
 
 
-def input_spec(hyper: Hyper, data_size: int, statistics: Statistics | None) -> InputSpec:
+def input_spec(hyper: Hyper, data_size: int, statistics: Statistics) -> InputSpec:
     return InputSpec(data_size, "bicubic", hyper.image_size, 3, IMAGENET_MEAN, IMAGENET_STD)
 
 

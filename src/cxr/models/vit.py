@@ -112,6 +112,9 @@ class VisionTransformer(Network):
         grid: Tensor = tokens.transpose(1, 2).unflatten(2, (self.grid, self.grid))
         return grid
 
+    def no_weight_decay(self) -> set[str]:
+        return {"positions"}
+
     def attentions(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, depth, T, T)
         """Each block's attention, mean of its heads."""
         tokens, found = self._tokens(x), []

@@ -16,7 +16,9 @@ MODEL = "squeezenet"
 def compute(run: stage.Stage) -> None:
     hyper = hyper_parameters(run.params)
     dataset = splits.open_dataset(run.input(stage.PROCESSED))
-    spec = squeezenet.input_spec(hyper, dataset.size, None)
+    spec = squeezenet.input_spec(
+        hyper, dataset.size, splits.open_statistics(run.input(stage.STATISTICS))
+    )
     backbone = squeezenet.backbone(hyper.weights, run.project)
     store = features.create_store(run.output("data/features"), MODEL, hyper.freeze, backbone)
     if not hyper.freeze:

@@ -79,7 +79,7 @@ def new_model(
     run: stage.Stage, name: str, hyper: ModelParams, store: features.FeatureStore | None
 ) -> models.SavedModel:
     dataset = splits.open_dataset(run.input(stage.PROCESSED))
-    statistics = splits.open_statistics(run.input(stage.STATISTICS)) if store is None else None
+    statistics = splits.open_statistics(run.input(stage.STATISTICS))
     spec = models.input_spec(name, hyper, dataset.size, statistics)
     network = models.build(name, hyper, spec.image_size, spec.channels, len(LABELS))
     if store is not None:

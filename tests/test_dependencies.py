@@ -111,3 +111,9 @@ def test_our_reading_of_dvc_yaml_is_dvcs() -> None:
         assert set(ours.outputs) == {str(out.def_path) for out in stage.outs}
         params = [dep.params for dep in stage.deps if hasattr(dep, "params")]
         assert set(ours.params) == {name for names in params for name in names}
+
+
+@pytest.mark.parametrize("name", [s for s in STAGES if s.startswith("train-") or s == "features"])
+def test_whatever_makes_a_networks_input_has_the_statistics(name: str) -> None:
+    """A model that reads features and normalises by the data's own mean needs them, too."""
+    assert "data/statistics.json" in lineage.declarations(ROOT)[name].dependencies

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
@@ -65,6 +66,15 @@ def test_normalise_resizes_bilinearly(size: int) -> None:
     spec = InputSpec(28, "bicubic", size, 1, (0.4,), (0.2,))
     resized = F.interpolate(noise(2), size=(size, size), mode="bilinear", align_corners=False)
     assert torch.allclose(normalise(noise(2), spec), (resized - 0.4) / 0.2, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [28, 33, 50])
+def test_normalise_shrinks_as_pillow_does(size: int) -> None:
+    """Pillow's filter widens with the step, so that no pixel of the larger image is left out."""
+    spec = InputSpec(64, "bicubic", size, 1, (0.4,), (0.2,))
+    for grey, out in zip(noise(2, 64), normalise(noise(2, 64), spec), strict=True):
+        shrunk = Image.fromarray(grey[0].numpy()).resize((size, size), Image.Resampling.BILINEAR)
+        assert np.allclose(out[0], (np.asarray(shrunk) - 0.4) / 0.2, atol=1e-5)
 
 
 def test_normalise_puts_pixel_centres_on_pixel_centres() -> None:

@@ -82,10 +82,13 @@ def on_unit_scale(images: Tensor) -> Tensor:
 
 def normalise(grey: Tensor, spec: InputSpec) -> Tensor:
     """Grey images (B, 1, H, W) on the scale 0..1 as the network's input (B, C, S, S)."""
-    if grey.shape[-1] != spec.image_size:
+    side = spec.image_size
+    if grey.shape[-1] != side:
+        # Without antialias a smaller image keeps a few pixels of the larger one, not their mean.
         grey = F.interpolate(
-            grey, size=(spec.image_size, spec.image_size), mode="bilinear", align_corners=False
-        )
+            grey, (side, side), mode="bilinear", align_corners=False,
+            antialias=side < grey.shape[-1],
+        )  # fmt: skip
     # By plain numbers: tensors of them would have to be brought to a GPU for every batch.
     channels = [(grey - mean) / std for mean, std in zip(spec.mean, spec.std, strict=True)]
     return torch.cat(channels, dim=1)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from networks import GRIDS, NAMES, images, network
 from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import auc
 from torch import Tensor, nn
 
 from cxr import cam
@@ -25,10 +26,20 @@ class Looker(Network):
         return x[:, 0, :4, :4].sum(dim=(1, 2))[:, None] - 8
 
 
-def steps_by_hand(n_seen: list[int]) -> float:
-    """Mean over a curve of sigmoid(pixels seen - 8) by the trapezoid rule."""
-    probs = 1 / (1 + np.exp(8 - np.array(n_seen, float)))
-    return float((probs[:-1] + probs[1:]).sum() / 2 / (len(probs) - 1))
+class Brightness(Network):
+    """Its one logit is the sum of the image, less a quarter of its n cells."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.n = n
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.double().sum(dim=(1, 2, 3))[:, None] - self.n / 4
+
+
+def area_by_hand(share: np.ndarray, n_seen: list[int]) -> float:
+    """Area under sigmoid(pixels seen - 8) over the share of cells, by the trapezoid rule."""
+    return float(auc(share, 1 / (1 + np.exp(8 - np.array(n_seen, float)))))
 
 
 def test_curves_of_a_known_network_by_hand() -> None:
@@ -41,11 +52,26 @@ def test_curves_of_a_known_network_by_hand() -> None:
     taken = np.linspace(0, 16, 11).round()
     deleted = [int(16 - 4 * min(n, 4)) for n in taken]
     inserted = [int(4 * min(n, 4)) for n in taken]
-    assert found.deletion[0] == pytest.approx(steps_by_hand(deleted))
-    assert found.insertion[0] == pytest.approx(steps_by_hand(inserted))
+    assert found.deletion[0] == pytest.approx(area_by_hand(taken / 16, deleted))
+    assert found.insertion[0] == pytest.approx(area_by_hand(taken / 16, inserted))
     worst = faithfulness.curves(Looker(), inputs, np.array([0]), order[:, ::-1].copy(), GRID)
     assert worst.deletion[0] > 0.6 > 0.3 > found.deletion[0]
     assert worst.insertion[0] < 0.4 < 0.7 < found.insertion[0]
+
+
+@pytest.mark.parametrize("n_side", [1, 2, 3])
+def test_uneven_steps_of_a_small_grid_weigh_what_they_cover(n_side: int) -> None:
+    """With fewer cells than steps every cell is a step: the area is exact, cell by cell."""
+    n = n_side**2
+    net = Brightness(n)
+    order = np.arange(n)[None]
+    found = faithfulness.curves(
+        net, torch.ones(1, 1, n_side, n_side), np.array([0]), order, (n_side, n_side)
+    )
+    probs = 1 / (1 + np.exp(-(np.arange(n + 1) - n / 4)))  # by number of cells seen
+    exact = float(((probs[1:] + probs[:-1]) / 2).mean())
+    assert found.insertion[0] == pytest.approx(exact, abs=1e-9)
+    assert found.deletion[0] == pytest.approx(exact, abs=1e-9)
 
 
 def test_each_image_follows_its_own_label_and_order() -> None:

@@ -24,7 +24,7 @@ Order = npt.NDArray[np.int64]  # (N, h * w), the cells of each map from the firs
 
 @dataclass(frozen=True)
 class Curves:
-    """Mean probability over a curve, of each image: (N,)."""
+    """Area under the probability over the share of cells, of each image: (N,)."""
 
     deletion: Doubles  # low is good
     insertion: Doubles  # high is good
@@ -63,7 +63,9 @@ def curves(
     order : (N, h * w) cells.
     """
     network.eval()
-    steps = np.linspace(0, order.shape[1], STEPS + 1).round().astype(np.int64)
+    # The steps of a small grid are uneven, so the curves are integrated over the share of cells.
+    steps = np.unique(np.linspace(0, order.shape[1], STEPS + 1).round().astype(np.int64))
+    share = steps / order.shape[1]
     rank = torch.from_numpy(np.argsort(order, axis=1)).to(inputs.device)
     rank = rank.view(-1, 1, *grid).float()
     rank = F.interpolate(rank, inputs.shape[2:], mode="nearest-exact")
@@ -71,7 +73,7 @@ def curves(
 
     def mean(keep: Callable[[Tensor, int], Tensor]) -> Doubles:
         probs = [_probs(network, inputs * keep(rank, int(n)), followed) for n in steps]
-        return np.asarray(np.trapezoid(np.stack(probs), axis=0) / STEPS, np.float64)
+        return np.asarray(np.trapezoid(np.stack(probs), share, axis=0), np.float64)
 
     return Curves(
         deletion=mean(lambda rank, n: rank >= n), insertion=mean(lambda rank, n: rank < n)

@@ -74,13 +74,10 @@ def find_truth(run: stage.Stage, split: Split) -> Truth | None:
 
 
 def subject_of(run: stage.Stage, model: models.SavedModel, split: Split) -> Subject:
-    method = run.params.gradcam.method.get(model.name)
-    if method is None:
-        raise CxrError(f"params.yaml: gradcam.method.{model.name} is missing; add the model")
     device = torch.device(run.device)
     return Subject(
         model.network.to(device),
-        method,
+        run.params.gradcam.method[model.name],
         torch.from_numpy(split.images).to(device),
         lambda images: normalise(on_unit_scale(images), model.input),
     )

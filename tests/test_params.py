@@ -212,6 +212,44 @@ def test_source_file_needs_a_path(copy: Path, path: str | None) -> None:
     assert refusal(copy).startswith("params.yaml: download: source `file` needs `path`")
 
 
+@pytest.mark.parametrize("source", ["medmnist", "phantom"])
+def test_a_path_that_the_source_does_not_read_is_refused(copy: Path, source: str) -> None:
+    change(copy, {"download.source": source, "download.path": "mine.npz"})
+    assert refusal(copy) == (
+        f"params.yaml: download: path names mine.npz, but source is `{source}`, which does not "
+        "read it; set source: file, or path: null"
+    )
+
+
+@pytest.mark.parametrize(("warmup", "is_refused"), [(19.5, False), (20, False), (20.1, True)])
+def test_a_warmup_longer_than_the_training_is_refused(
+    copy: Path, warmup: float, is_refused: bool
+) -> None:
+    change(copy, {"train.protocol.epochs": 20, "train.protocol.warmup_epochs": warmup})
+    if not is_refused:
+        params.load(copy)
+    else:
+        assert "warmup_epochs (20.1) is longer than the training" in refusal(copy)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"gradcam.method": {"cnn": "gradcam", "vit": "rollout"}},
+         "gradcam.method.squeezenet is missing; add the model"),
+        ({"gradcam.method.resnet": "gradcam"},
+         "gradcam.method.resnet is not a model; remove it"),
+        ({"download.source": "phantom", "download.phantom.test": 388},
+         "gradcam.indices has 388, and download.phantom.test is 388; give indices below that"),
+    ],
+)  # fmt: skip
+def test_maps_that_can_not_be_made_are_refused_before_any_training(
+    copy: Path, changes: dict[str, Any], sentence: str
+) -> None:
+    change(copy, changes)
+    assert refusal(copy) == f"params.yaml: {sentence}"
+
+
 def test_frozen_features_can_only_be_mirrored(copy: Path) -> None:
     change(copy, {"train.squeezenet.augment.shift": 0.1})
     assert refusal(copy).startswith("params.yaml: train.squeezenet: with freeze: true")

@@ -14,6 +14,7 @@ FOLDER = ".demo"
 # What the demo changes in params.yaml: small enough for two cores and a few minutes.
 CHANGES: dict[str, Any] = {
     "download.source": "phantom",
+    "download.path": None,
     "download.phantom.train": 3000,
     "download.phantom.val": 500,
     "download.phantom.test": 1000,

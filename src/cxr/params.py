@@ -16,6 +16,7 @@ from cxr.documents import read_yaml
 from cxr.errors import CxrError
 
 PARAMS_FILE = "params.yaml"
+WHOLE = "the file"  # what a message calls all of it
 
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 # Above it AdamW's own arithmetic overflows, and nothing was ever trained so.
@@ -43,9 +44,14 @@ class Download(Section):
     phantom: PhantomCounts
 
     @model_validator(mode="after")
-    def _file_needs_a_path(self) -> "Download":
+    def _path_belongs_to_a_file(self) -> "Download":
         if self.source == "file" and not self.path:
             raise ValueError("source `file` needs `path`, an npz in ChestMNIST's layout")
+        if self.source != "file" and self.path:
+            raise ValueError(
+                f"path names {self.path}, but source is `{self.source}`, which does not read it; "
+                "set source: file, or path: null"
+            )
         return self
 
 
@@ -56,6 +62,15 @@ class Protocol(Section):
     batch_size: Count
     warmup_epochs: NonNegative
     patience: Count
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> "Protocol":
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"warmup_epochs ({self.warmup_epochs:g}) is longer than the training, so lr would "
+                f"never be reached; set it to at most epochs ({self.epochs})"
+            )
+        return self
 
 
 class Augment(Section):
@@ -102,6 +117,11 @@ class Train(Section):
                 )
         return values
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that have a block."""
+        return tuple(self.__pydantic_extra__)
+
     def block(self, model: str) -> ModelBlock:
         """The block of one model; CxrError where params.yaml has none."""
         if model not in self.__pydantic_extra__:
@@ -135,6 +155,22 @@ class Params(Section):
     train: Train
     evaluate: Evaluate
     gradcam: GradCam
+
+    @model_validator(mode="after")
+    def _gradcam_fits_the_rest(self) -> "Params":
+        """What would otherwise stop the last stage, after all trainings."""
+        asked, trained = set(self.gradcam.method), set(self.train.models)
+        if missing := sorted(trained - asked):
+            raise ValueError(f"gradcam.method.{missing[0]} is missing; add the model")
+        if unknown := sorted(asked - set(model_names())):
+            raise ValueError(f"gradcam.method.{unknown[0]} is not a model; remove it")
+        n = getattr(self.download.phantom, self.gradcam.split)
+        if self.download.source == "phantom" and max(self.gradcam.indices) >= n:
+            raise ValueError(
+                f"gradcam.indices has {max(self.gradcam.indices)}, and download.phantom."
+                f"{self.gradcam.split} is {n}; give indices below that"
+            )
+        return self
 
 
 def model_names() -> list[str]:
@@ -207,7 +243,7 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _sentence(error: ErrorDetails, schema: type[Section], prefix: tuple[str, ...]) -> str:
-    key = ".".join(str(part) for part in (*prefix, *error["loc"])) or "the file"
+    key = ".".join(str(part) for part in (*prefix, *error["loc"])) or WHOLE
     if error["type"] == "missing":
         return f"{PARAMS_FILE}: {key} is missing; add it"
     if error["type"] == "extra_forbidden":
@@ -218,7 +254,7 @@ def _sentence(error: ErrorDetails, schema: type[Section], prefix: tuple[str, ...
         return f"{PARAMS_FILE}: {key} is not a known key{hint}"
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "value_error":
-        return f"{PARAMS_FILE}: {key}: {message}"
+        return f"{PARAMS_FILE}: {key}: {message}" if key != WHOLE else f"{PARAMS_FILE}: {message}"
     return f"{PARAMS_FILE}: {key} is {error['input']!r}: {message[0].lower()}{message[1:]}"
 
 

@@ -9,15 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from image_files import dicom, text, truncated
 from matplotlib import image as png
 from PIL import Image
-from test_images import dicom, text, truncated
 
-from cxr import decisions, images, models, params, predicting
+from cxr import decisions, models, params, predicting
 from cxr.augment import ImageBatches
 from cxr.data import phantom
 from cxr.data.splits import Statistics
 from cxr.errors import CxrError
+from cxr.images.picture import Picture
 from cxr.labels import LABELS
 from cxr.typical import Typical
 
@@ -157,6 +158,9 @@ def test_the_command_writes_table_json_and_maps(project: Path, tmp_path: Path) -
     with open(tmp_path / "t.csv") as file:
         rows = list(csv.DictReader(file))
     assert [row["image"] for row in rows] == [first["image"], second["image"]]
+    assert first["assumed"] == {}
+    assert second["assumed"] == {"window": "none, 8 bits are grey levels"}
+    assert [row["assumed"] for row in rows] == ["", "window: none, 8 bits are grey levels"]
     for row, image in zip(rows, told["images"], strict=True):
         for label in LABELS:
             prob = image["labels"][label]["probability"]
@@ -184,8 +188,8 @@ def test_the_command_tells_people_what_is_called(project: Path, tmp_path: Path) 
     done = cxr(str(tmp_path / "*.png"), "--model", "cnn", cwd=project)
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        f"cxr: {tmp_path / 'z.png'} is no image of a kind that can be read, or is far too big; "
-        "save it as PNG, JPEG or DICOM"
+        f"cxr: {tmp_path / 'z.png'} is not an image that can be read, or is far too large; "
+        "save it as PNG, JPEG, TIFF, BMP, WebP or DICOM"
     ]
     lines = done.stdout.splitlines()
     assert lines[0].startswith(f"{tmp_path / 'chest00.png'}: ")
@@ -195,7 +199,7 @@ def test_the_command_tells_people_what_is_called(project: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["{}"], "holds no image"),
+        (["{}"], "has no image"),
         (["{}/*.png"], "no file matches"),
         (["x.png", "--model", "resnet"], "there is no model resnet; there are cnn"),
     ],
@@ -212,7 +216,7 @@ def test_a_wrong_call_is_one_line(
 
 
 def test_pictures_keep_their_shape_when_they_are_not_square() -> None:
-    tall = images.Picture(Path("tall.png"), np.full((90, 30), 200, np.uint8))
+    tall = Picture(Path("tall.png"), np.full((90, 30), 200, np.uint8))
     assert tall.square(30, "bicubic")[:, 12:18].min() > 190
 
 

@@ -29,13 +29,13 @@ import psutil
 import pytest
 import requests
 import uvicorn
+from image_files import dicom
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel
 from PIL import Image
 from pipeline import Pipeline
 from servers import free_port
-from test_images import dicom
 from test_predicting import CHESTS, pipelines_logits, project, write
 
 from cxr import predicting
@@ -108,16 +108,30 @@ def ask(port: int, content: Any, headers: dict[str, str | None] | None = None) -
 def answered(reply: Any) -> np.ndarray:
     assert reply.status_code == 200, reply.text
     rows = json.loads(reply.text)["predictions"]
-    assert all(tuple(row) == LABELS for row in rows)
-    return np.array([list(row.values()) for row in rows])
+    assert all(tuple(row) == (*LABELS, "assumed") for row in rows)
+    return np.array([[row[label] for label in LABELS] for row in rows])
 
 
 def test_probabilities_are_the_pipelines(
     served: PyFuncModel, expected: np.ndarray, tmp_path: Path
 ) -> None:
     probs = served.predict(pd.DataFrame({"image": chests(tmp_path)}))
-    assert tuple(probs.columns) == LABELS
-    np.testing.assert_allclose(probs.to_numpy(), expected, atol=1e-6)
+    assert tuple(probs.columns) == (*LABELS, "assumed") and set(probs["assumed"]) == {""}
+    np.testing.assert_allclose(probs[list(LABELS)], expected, atol=1e-6)
+
+
+def test_an_answer_says_what_was_assumed_of_each_image(port: int, tmp_path: Path) -> None:
+    window = {"WindowCenter": 128, "WindowWidth": 256, "PixelPaddingValue": 255}
+    dicom(tmp_path / "a.dcm", 255 - CHESTS[0], PhotometricInterpretation="MONOCHROME1", **window)
+    Image.fromarray(CHESTS[0].astype(np.uint16) * 16).save(tmp_path / "b.png")
+    Image.fromarray(CHESTS[0]).save(tmp_path / "c.png")
+    contents = [encoded((tmp_path / name).read_bytes()) for name in ("a.dcm", "b.png", "c.png")]
+    rows = json.loads(ask(port, {"inputs": contents}).text)["predictions"]
+    window_and_more, deep, plain = (row["assumed"] for row in rows)
+    assert "window: WindowCenter 128, WindowWidth 256, LINEAR" in window_and_more
+    assert "inverted: MONOCHROME1" in window_and_more
+    assert deep.startswith("depth: does not say which value is white")
+    assert plain == ""
 
 
 def test_every_form_of_mlflows_protocol_is_answered(
@@ -157,10 +171,10 @@ def test_the_model_tells_its_inputs_outputs_example_and_exact_requirements(
 ) -> None:
     signature = served.metadata.signature
     assert [(each.name, each.type.name) for each in signature.inputs] == [("image", "string")]
-    assert [each.name for each in signature.outputs] == list(LABELS)
+    assert [each.name for each in signature.outputs] == [*LABELS, "assumed"]
     assert served.metadata.utc_time_created == "2026-01-02 00:00:00"
-    probs = served.predict(served.input_example)
-    assert probs.shape == (1, 14) and probs.to_numpy().min() > 0 and probs.to_numpy().max() < 1
+    probs = served.predict(served.input_example)[list(LABELS)].to_numpy()
+    assert probs.shape == (1, 14) and probs.min() > 0 and probs.max() < 1
     lines = (registered / "requirements.txt").read_text().splitlines()
     assert {line.split("==")[0] for line in lines} == set(mlmodel.PACKAGES)
     assert all(len(line.split("==")) == 2 for line in lines)
@@ -184,7 +198,7 @@ sys.path.append(sys.argv[1])
 assert importlib.util.find_spec("cxr") is None
 import mlflow.pyfunc
 model = mlflow.pyfunc.load_model(sys.argv[2])
-probs = model.predict(model.input_example).to_numpy()[0].tolist()
+probs = model.predict(model.input_example).drop(columns="assumed").to_numpy()[0].tolist()
 files = [m.__file__ for name, m in sys.modules.items() if name.split(".")[0] == "cxr"]
 print(json.dumps({"probs": probs, "files": files}))
 """
@@ -236,7 +250,7 @@ def test_the_server_runs_no_code_of_the_models_folder(registered: Path, tmp_path
     (tmp_path / "ran").unlink()
     sys.path.remove(str(folder / "code"))
     probs = server.load(folder).predict(mlmodel.example())
-    assert probs.shape == (1, 14)
+    assert probs.shape == (1, 15)
     assert not (tmp_path / "ran").exists() and str(folder / "code") not in sys.path
 
 
@@ -248,12 +262,12 @@ def png(width: int, height: int) -> bytes:
 
 
 BAD: dict[str, tuple[Any, str]] = {
-    "no base64": ({"inputs": ["not base64!"]}, "image 0 is not in base64"),
-    "not even ASCII": ({"inputs": ["bäse"]}, "image 0 is not in base64"),
-    "an empty text": ({"inputs": [""]}, "image 0 is no image of a kind that can be read"),
-    "a text file": ({"inputs": [encoded(b"a text")]}, "image 0 is no image of a kind"),
+    "no base64": ({"inputs": ["not base64!"]}, "image 0 is not valid base64"),
+    "not even ASCII": ({"inputs": ["bäse"]}, "image 0 is not valid base64"),
+    "an empty text": ({"inputs": [""]}, "image 0 is not an image that can be read"),
+    "a text file": ({"inputs": [encoded(b"a text")]}, "image 0 is not an image"),
     "the second of two": (
-        {"inputs": [encoded(png(30, 30)), encoded(b"a text")]}, "image 1 is no image of a kind",
+        {"inputs": [encoded(png(30, 30)), encoded(b"a text")]}, "image 1 is not an image",
     ),
     "a cut PNG": ({"inputs": [encoded(png(99, 99)[:-30])]}, "image 0 is damaged"),
     "too wide an image": ({"inputs": [encoded(png(10_001, 30))]}, "at most 10,000 a side"),
@@ -266,7 +280,7 @@ BAD: dict[str, tuple[Any, str]] = {
         {"dataframe_records": [{"picture": "a"}]}, "the request is no table with a column `image`",
     ),
     "a number": ({"dataframe_records": [{"image": 5}]}, "image"),
-    "a null": ({"dataframe_records": [{"image": None}]}, "image 0 is not in base64"),
+    "a null": ({"dataframe_records": [{"image": None}]}, "image 0 is not valid base64"),
     "a list": ({"dataframe_records": [{"image": ["a"]}]}, "image"),
     "an object": ({"inputs": [{"image": {"a": 1}}]}, "image"),
     "a text for a table": ({"dataframe_split": "a"}, "must be a dictionary"),
@@ -287,7 +301,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "two and a language model's": ({"inputs": ["a"], "messages": ["b"]}, "image"),
     "a list of images": (["a"], "must be a JSON object"),
     "a text for a list": ({"inputs": {"image": "a", "params": {}}}, "no table"),
-    "unknown parameters": ({"inputs": ["?"], "params": {"b": 1}}, "not in base64"),
+    "unknown parameters": ({"inputs": ["?"], "params": {"b": 1}}, "not valid base64"),
     "no JSON": (b'{"inputs": [', "is not valid JSON"),
     "nothing": (b"", "is not valid JSON"),
     "no text": (b"\xff\xfe", "is not valid JSON"),
@@ -369,7 +383,7 @@ def test_a_refusal_keeps_its_sentence_where_mlflow_would_set_the_request_before_
 def test_in_python_a_refusal_is_mlflows_exception_with_the_same_sentence(
     served: PyFuncModel,
 ) -> None:
-    with pytest.raises(MlflowException, match=r"^image 0 is not in base64"):
+    with pytest.raises(MlflowException, match=r"^image 0 is not valid base64"):
         served.predict(pd.DataFrame({"image": ["?"]}))
 
 
@@ -495,8 +509,8 @@ def test_it_tells_model_version_and_commands_that_work_as_printed(
             ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True
         )
         (row,) = json.loads(done.stdout)["predictions"]
-        assert tuple(row) == LABELS
-    np.testing.assert_allclose(list(row.values()), expected, atol=1e-5)
+        assert tuple(row) == (*LABELS, "assumed")
+    np.testing.assert_allclose([row[label] for label in LABELS], expected, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from cxr import cam, decisions, images, models
+from cxr import cam, decisions, models
 from cxr.augment import normalise, on_unit_scale
 from cxr.cam.localisation import Maps
 from cxr.decisions import Decision
 from cxr.errors import CxrError
-from cxr.images import Picture
+from cxr.images import files
+from cxr.images.picture import Picture, Topic
 from cxr.labels import LABELS
 from cxr.metrics import Doubles
 from cxr.models import SavedModel
@@ -44,6 +45,7 @@ class Prediction:
     probs: Doubles  # (L,)
     called: tuple[bool | None, ...]  # (L,), None where the label has no threshold
     likeness: float
+    assumed: dict[Topic, str]  # what was assumed to read the file
     warnings: list[str]
 
     def as_json(self) -> dict[str, Any]:
@@ -54,12 +56,17 @@ class Prediction:
             "width": width,
             "height": height,
             "likeness": self.likeness,
+            "assumed": self.assumed,
             "warnings": self.warnings,
             "labels": {
                 label: {"probability": float(prob), "called": called}
                 for label, prob, called in zip(LABELS, self.probs, self.called, strict=True)
             },
         }
+
+    def assumed_as_text(self) -> str:
+        """`topic: text; topic: text`, for a cell of a table; empty where nothing was assumed."""
+        return "; ".join(f"{topic}: {text}" for topic, text in self.assumed.items())
 
 
 @dataclass(frozen=True)
@@ -148,7 +155,7 @@ def predict(
         pictures = []
         for path in paths[start : start + BATCH]:
             try:
-                pictures.append(images.read(path))
+                pictures.append(files.read(path))
             except CxrError as error:
                 done[path] = Refused(path, str(error))
         if pictures:
@@ -180,7 +187,7 @@ def predict_pictures(
     typical = model.decision.typical
     likeness = typical.likeness(small)
     for i, picture in enumerate(pictures):
-        warnings = [*picture.notes]
+        warnings = [*picture.notes.warnings]
         if likeness[i] < typical.least:
             warnings.append(
                 "does not look like a chest X-ray of the training data: likeness "
@@ -196,6 +203,7 @@ def predict_pictures(
                 for p, cut in zip(probs[i], model.decision.thresholds, strict=True)
             ),
             likeness=float(likeness[i]),
+            assumed=picture.notes.assumed,
             warnings=warnings,
         )
         if explained is not None:
@@ -225,7 +233,7 @@ def _draw(model: Model, picture: Picture, done: Prediction, evidence: Maps, plac
 def write_table(done: list[Prediction | Refused], path: Path) -> None:
     """A row an image: probabilities, verdicts, likeness, warnings; what failed has its reason."""
     columns = ["image", *(f"prob_{label}" for label in LABELS)]
-    columns += [*(f"called_{label}" for label in LABELS), "likeness", "warnings"]
+    columns += [*(f"called_{label}" for label in LABELS), "likeness", "assumed", "warnings"]
     rows: list[list[Any]] = []
     for each in done:
         if isinstance(each, Refused):
@@ -233,8 +241,11 @@ def write_table(done: list[Prediction | Refused], path: Path) -> None:
         else:
             verdicts = ["" if called is None else int(called) for called in each.called]
             rows.append(
-                [each.path, *each.probs, *verdicts, each.likeness, "; ".join(each.warnings)]
-            )
+                [
+                    each.path, *each.probs, *verdicts, each.likeness, each.assumed_as_text(),
+                    "; ".join(each.warnings),
+                ]
+            )  # fmt: skip
     part = path.with_name(path.name + ".part")
     with open(part, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         csv.writer(file).writerows([columns, *rows])

@@ -180,10 +180,11 @@ def predict(
 
     Example: cxr predict scans/ --model squeezenet --cam maps/ --csv scans.csv
     """
-    from cxr import images, predicting, printing
+    from cxr import predicting, printing
+    from cxr.images import files
 
     chosen = predicting.load(model, nearest_project(Path.cwd()))
-    paths = images.find(image)
+    paths = files.find(image)
     maps = predicting.places(paths, cam) if cam is not None else {}
     if csv is not None:
         predicting.check_table(csv, paths)

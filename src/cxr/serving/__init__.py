@@ -15,12 +15,13 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST, INTERNAL_ERROR
 
-from cxr import images, predicting
+from cxr import predicting
 from cxr.errors import CxrError
-from cxr.images import COLUMN, Picture
+from cxr.images import files
+from cxr.images.picture import Picture
 from cxr.labels import LABELS
-from cxr.metrics import Doubles
-from cxr.predicting import BATCH, Model
+from cxr.predicting import BATCH, Model, Prediction
+from cxr.tracking.mlmodel import ASSUMED, COLUMN
 
 MOST_IMAGES = 256  # of one request; SqueezeNet takes some seconds for so many
 
@@ -53,33 +54,35 @@ class ServedModel:
         self._turn = Lock()
 
     def predict(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Calibrated probabilities, a row an image and a column a label.
+        """A row per image: the calibrated probability of each label, and what was assumed.
 
         Parameters
         ----------
-        table : with a column `image`, each a PNG, JPEG or DICOM file in base64.
+        table : with a column `image`, each a bitmap or DICOM file in base64.
 
         Raises
         ------
         Refused : one of them can't be used, and which and why.
         """
         try:
-            probs = list(self._probs(_texts(table)))
+            done = list(self._predictions(_texts(table)))
         except CxrError as error:
             raise Refused(str(error)) from None
         except Exception as error:
             log.exception("a request failed")
             reason = "the model failed on this request; the server's log says why"
             raise Refused(reason, INTERNAL_ERROR) from error
-        return pd.DataFrame(np.stack(probs), index=table.index, columns=list(LABELS))
+        probs = np.stack([each.probs for each in done])
+        answer = pd.DataFrame(probs, index=table.index, columns=list(LABELS))
+        answer[ASSUMED] = [each.assumed_as_text() for each in done]
+        return answer
 
-    def _probs(self, texts: list[object]) -> Iterator[Doubles]:
+    def _predictions(self, texts: list[object]) -> Iterator[Prediction]:
         for start in range(0, len(texts), BATCH):
             with self._turn:
                 part = enumerate(texts[start : start + BATCH], start)
                 pictures = [_picture(text, f"image {row}") for row, text in part]
-                for each in predicting.predict_pictures(self._model, pictures, {}):
-                    yield each.probs
+                yield from predicting.predict_pictures(self._model, pictures, {})
 
 
 def load(folder: Path) -> ServedModel:
@@ -106,5 +109,7 @@ def _picture(text: object, name: str) -> Picture:
             raise ValueError("no text")
         content = base64.b64decode("".join(text.split()), validate=True)
     except ValueError:
-        raise CxrError(f"{name} is not in base64; give a file's bytes so") from None
-    return images.decode(content, Path(name))
+        raise CxrError(
+            f"{name} is not valid base64; send the file's bytes base64-encoded"
+        ) from None
+    return files.decode(content, Path(name))

@@ -22,9 +22,9 @@ from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoin
 
 from cxr import documents, predicting, serving
 from cxr.errors import CxrError, shown
-from cxr.images import COLUMN
 from cxr.tracking import mlmodel
 from cxr.tracking.failure import TrackingError
+from cxr.tracking.mlmodel import COLUMN
 from cxr.tracking.store import Store
 
 PATH = "/invocations"

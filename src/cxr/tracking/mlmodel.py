@@ -14,15 +14,16 @@ from PIL import Image
 
 import cxr
 from cxr.data import phantom
-from cxr.images import COLUMN
 from cxr.labels import LABELS
 
+COLUMN = "image"  # in the table that a served model is asked with
+ASSUMED = "assumed"  # in its answer, beside the labels
 FILE = "MLmodel"  # where it is, MLflow takes the folder for a model
 LOADER = "cxr.serving"  # it reads weights and decision as `cxr predict` does: no pickle
 # What that module and all below it import; a test holds it to exactly these.
 PACKAGES = (
-    "mlflow", "numpy", "pandas", "pillow", "pydantic", "pydicom", "ruamel.yaml", "safetensors",
-    "scikit-learn", "scipy", "torch", "torchvision",
+    "imagecodecs", "mlflow", "numpy", "pandas", "pillow", "pydantic", "pydicom", "ruamel.yaml",
+    "safetensors", "scikit-learn", "scipy", "torch", "torchvision",
 )  # fmt: skip
 
 
@@ -54,10 +55,12 @@ def write(folder: Path, made: datetime, n_bytes: int) -> None:
 
 
 def signature() -> ModelSignature:
-    """One file a row, and a probability of each label."""
+    """One file per row; the probability of each label, and what was assumed to read the file."""
     return ModelSignature(
         inputs=Schema([ColSpec("string", COLUMN)]),
-        outputs=Schema([ColSpec("double", label) for label in LABELS]),
+        outputs=Schema(
+            [*(ColSpec("double", label) for label in LABELS), ColSpec("string", ASSUMED)]
+        ),
     )
 
 

@@ -158,7 +158,7 @@ def score(
 @app.command(rich_help_panel=ASK)
 def predict(
     image: Annotated[
-        list[str], typer.Argument(help="PNG, JPEG or DICOM files, folders or patterns.")
+        list[str], typer.Argument(help="Image files, folders or patterns.")
     ],
     model: Annotated[
         str,

@@ -159,7 +159,7 @@ def _told(model: str, host: str, port: int, example: Path) -> str:
 
   {ask} @{shlex.quote(str(example))}
 
-asks for a synthetic X-ray, and of a PNG, JPEG or DICOM file of yours
+asks for a synthetic X-ray, and of an image file of yours (PNG, JPEG, TIFF, DICOM, …)
 
   {mine} | {ask} @-
 

@@ -13,6 +13,7 @@ from pydicom.pixels.processing import apply_windowing
 
 from cxr.errors import CxrError
 from cxr.images import files
+from cxr.images.dicom import OUR_DECODERS
 from cxr.images.picture import Picture
 
 RAW = np.rint(gradient(200, 200) / 249 * 2500).astype(np.uint16) + 600  # 12 bits, 600 to 3100
@@ -300,8 +301,11 @@ def test_signed_values_packed_without_loss_are_read_as_such(
 @pytest.mark.parametrize("syntax", [uid.JPEGLSLossless, uid.JPEGLosslessSV1])
 @pytest.mark.parametrize("change", ["larger", "smaller", "channels", "cut", "none"])
 def test_packed_pixels_that_lie_are_refused_before_they_are_unpacked(
-    tmp_path: Path, syntax: str, change: str
+    tmp_path: Path, syntax: str, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A decoder takes memory for what the stream states, and makes up what it lacks."""
+    unpacked = []
+    monkeypatch.setitem(OUR_DECODERS, uid.UID(syntax), unpacked.append)
     stream = bytearray(PACKINGS[syntax](RAW))
     header = stream.index(b"\xff\xf7" if syntax == uid.JPEGLSLossless else b"\xff\xc3")
     if change in ("larger", "smaller"):
@@ -313,6 +317,7 @@ def test_packed_pixels_that_lie_are_refused_before_they_are_unpacked(
     path = packed(tmp_path / "b.dcm", syntax, bytes(stream), RAW.shape)
     with pytest.raises(CxrError, match=r"b\.dcm (has pixels packed as .*gdcmconv|is a damaged)"):
         files.read(path)
+    assert unpacked == []
 
 
 def test_a_syntax_that_is_not_read_is_named_with_a_way_out(tmp_path: Path) -> None:

@@ -108,17 +108,19 @@ def difference(root: Path, a: str, b: str) -> Difference:
 
 
 def _side(name: str, project: Project) -> Side:
-    """Whatever the name means; an experiment or revision comes before the start of a run id."""
+    """What the name means; an experiment or git revision comes before a run id."""
     if name == WORKSPACE:
         chain = {k: found for k, found in project.archive.current.items() if found.trusted}
         if not chain:
             raise CxrError(f"{project.root} holds no results yet; `dvc repro` makes some")
         return Side(name, chain)
-    is_run_id = len(name) == audit.RUN_ID_LENGTH
-    commit = None if is_run_id else project.repository.commit(name)
+    commit = project.repository.commit(name)
     if commit is None:
         if not audit.RUN_ID.fullmatch(name):
-            raise CxrError(f"{name} is no experiment, git revision or run id; `dvc exp show` lists")
+            raise CxrError(
+                f"{name} is not an experiment, git revision or run id; `dvc exp show` lists "
+                "experiments"
+            )
         found, run_id = audit.find_run(name, project)
         run = next(log.name for log in found.record.runs if log.run_id == run_id)
         title = f"{run_id[:SHORT_ID]} ({run})"

@@ -22,7 +22,6 @@ from cxr.tracking.shown import FINISHED
 
 __all__ = [
     "RUN_ID",
-    "RUN_ID_LENGTH",
     "Audit",
     "Auditor",
     "Finding",
@@ -32,8 +31,7 @@ __all__ = [
     "find_run",
 ]
 
-RUN_ID_LENGTH = 32
-RUN_ID = re.compile(rf"[0-9a-f]{{4,{RUN_ID_LENGTH}}}")
+RUN_ID = re.compile("[0-9a-f]{4,32}")
 
 
 @dataclass

@@ -89,6 +89,35 @@ def test_a_full_disk_is_one_line(project: Pipeline) -> None:
     assert nothing_is_published(project)
 
 
+def test_numpys_own_words_for_a_full_disk_are_one_line(project: Pipeline) -> None:
+    done = start(project, "import numpy; numpy.arange(10**6).tofile(open('/dev/full', 'wb'))")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "download: while writing: 1000000 requested and 0 written; nothing was published; "
+        "fix it and run again\n",
+    )
+    assert nothing_is_published(project)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "OSError('image file is truncated (3 bytes not processed)')",
+        "OSError()",
+        "__import__('requests').ConnectionError('5 requested and 3 written')",
+        "__import__('ssl').SSLError(1, 'certificate verify failed')",
+        "__import__('shutil').Error([('a', 'b', 'No space left on device')])",
+        "FileNotFoundError(2, 'No such file or directory', 'x.npz')",
+    ],
+    ids=["Pillow", "nothing said", "requests", "ssl", "shutil", "a missing file"],
+)
+def test_an_error_that_no_disk_raised_is_a_defect(project: Pipeline, error: str) -> None:
+    done = start(project, f"raise {error}")
+    assert done.returncode == 1 and "Traceback" in done.stderr
+    assert "run again" not in done.stderr
+    assert nothing_is_published(project)
+
+
 @pytest.mark.parametrize(
     ("error", "place"),
     [

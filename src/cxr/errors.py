@@ -1,6 +1,14 @@
 """Errors for people, and how a text from a file may be shown to them."""
 
+import errno
+import re
+
 MOST_SHOWN = 1000  # characters of one message; a file may hold a name of a gigabyte
+DISK_ERRNOS = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
+)
+# numpy's own words for a full disk, which come without an errno.
+WRITTEN_IN_PART = re.compile(r"\d+ requested and \d+ written")
 
 
 class CxrError(Exception):
@@ -12,6 +20,21 @@ class CxrError(Exception):
 
     def __init__(self, text: str) -> None:
         super().__init__(shown(text))
+
+
+def is_from_system(error: OSError) -> bool:
+    """Whether the operating system raised it: libraries derive their own from OSError.
+
+    They come without an errno (Pillow, requests, shutil) or with a number of another list (ssl).
+    """
+    return type(error).__module__ == "builtins" and isinstance(error.errno, int)
+
+
+def is_refused_by_disk(error: OSError) -> bool:
+    """Whether a disk is full, damaged or may not be read or written; any other is a defect."""
+    if is_from_system(error):
+        return error.errno in DISK_ERRNOS
+    return type(error) is OSError and WRITTEN_IN_PART.fullmatch(str(error)) is not None
 
 
 def shown(text: str) -> str:

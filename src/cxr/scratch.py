@@ -84,10 +84,13 @@ class Scratch:
             made, linked, place = self.outputs / output, ready / output, workspace / output
             linked.parent.mkdir(parents=True, exist_ok=True)
             place.parent.mkdir(parents=True, exist_ok=True)
-            if made.is_dir():
-                shutil.copytree(made, linked, copy_function=_link)
-            else:
-                _link(made, linked)
+            # shutil.copytree would raise an error of its own, which loses what the disk refused.
+            for each in (made, *made.rglob("*")):
+                copy = linked / each.relative_to(made)
+                if each.is_dir():
+                    copy.mkdir()
+                else:
+                    _link(each, copy)
             if place.is_dir():
                 shutil.rmtree(place)
             linked.replace(place)
@@ -222,7 +225,7 @@ def _read(path: Path) -> dict[str, str] | None:
         return None
 
 
-def _link(made: str | Path, linked: str | Path) -> None:
+def _link(made: Path, linked: Path) -> None:
     try:
         os.link(made, linked)
     except OSError:  # on another file system, or on one without links

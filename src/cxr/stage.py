@@ -4,7 +4,6 @@ A stage writes into its scratch and is published at the end by renaming, so that
 whole or not at all, and a stage that was broken off goes on from what it had done.
 """
 
-import errno
 import json
 import os
 import re
@@ -21,7 +20,7 @@ from typing import Any
 from cxr import interruption, lineage, progress, records, scratch
 from cxr.data import source, splits
 from cxr.data.splits import Origin
-from cxr.errors import CxrError, shown
+from cxr.errors import CxrError, is_refused_by_disk, shown
 from cxr.lineage import Declaration, Facts, Registration, RunLog, Slide
 from cxr.meter import Meter
 from cxr.params import PARAMS_FILE, Params, load
@@ -34,9 +33,6 @@ from cxr.tracking.shown import FAILED, KILLED
 REFUSED_IN_TAGS = re.compile(r"[^\w./ :-]", re.ASCII)  # by MLflow, in a tag's name
 # Brackets in strings are safe: there is no line break in a string of JSON.
 LIST_OF_SCALARS = re.compile(r"\[\n[^][{}]*\n *\]")
-REFUSALS_OF_THE_DISK = (
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO,
-)  # fmt: skip
 
 RAW, PROCESSED, STATISTICS, FEATURES = (
     "data/raw",
@@ -143,13 +139,12 @@ def run(
     except CxrError as error:
         _refuse(name, str(error))
     except OSError as error:
-        # numpy tells of a full disk without an errno.
-        if error.errno is not None and error.errno not in REFUSALS_OF_THE_DISK:
+        if not is_refused_by_disk(error):
             raise
         place = error.filename or "while writing"
         _refuse(
             name,
-            f"{place}: {error.strerror or error}; nothing was published; mend it and run again",
+            f"{place}: {error.strerror or error}; nothing was published; fix it and run again",
         )
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):

@@ -1,5 +1,6 @@
 """The `cxr` command."""
 
+import errno
 import io
 import os
 import sys
@@ -9,10 +10,15 @@ from typer.exceptions import Abort, TyperException
 
 from cxr.cli import ask, run, share
 from cxr.cli.app import app
-from cxr.errors import CxrError, shown
+from cxr.errors import CxrError, is_from_system, is_refused_by_disk, shown
 from cxr.interruption import STOPPED
 
 __all__ = ["app", "ask", "main", "run", "share"]  # a room's commands are there once it is imported
+
+# Of a path that a call names, or of a file that is missing from the clone.
+PATH_ERRNOS = frozenset(
+    (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
+)
 
 
 def main() -> None:
@@ -33,12 +39,18 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        _refuse(f"{error.filename or 'a file'}: {error.strerror or error}")
+        if not (is_refused_by_disk(error) or _is_of_path(error)):
+            raise
+        _refuse(f"{error.filename or 'while writing'}: {error.strerror or error}")
     except (Abort, KeyboardInterrupt):
         status = STOPPED
     if status == STOPPED:  # what typer makes of Ctrl-C
         print("cxr: stopped", file=sys.stderr)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _is_of_path(error: OSError) -> bool:
+    return is_from_system(error) and error.errno in PATH_ERRNOS and error.filename is not None
 
 
 def _refuse(reason: str) -> NoReturn:

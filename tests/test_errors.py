@@ -1,0 +1,132 @@
+"""Which errors are a refusal of the disk or of a path, and which are defects."""
+
+import errno
+import os
+import shutil
+import ssl
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+from PIL import Image
+
+from cxr import cli
+from cxr.errors import CxrError, is_refused_by_disk
+from cxr.scratch import Scratch
+
+
+def of_system(code: int, *name: str) -> OSError:
+    return OSError(code, os.strerror(code), *name)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO],
+)
+def test_what_the_disk_refuses(code: int) -> None:
+    assert is_refused_by_disk(of_system(code)) and is_refused_by_disk(of_system(code, "x"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(),
+        OSError("No space left on device"),
+        OSError("x: 5 requested and 3 written"),
+        OSError("encoder error -2 when writing image file"),
+        of_system(errno.ENOENT, "x"),
+        of_system(errno.ECONNREFUSED),
+        requests.ConnectionError(errno.EIO, "x"),
+        ssl.SSLError(errno.EPERM, "certificate verify failed"),
+        shutil.Error([("a", "b", "[Errno 28] No space left on device")]),
+    ],
+    ids=repr,
+)
+def test_what_libraries_raise_is_no_refusal(error: OSError) -> None:
+    assert not is_refused_by_disk(error)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_real_refusals_are_known() -> None:
+    with pytest.raises(OSError) as ours, open("/dev/full", "wb", buffering=0) as file:
+        file.write(b"x")
+    assert is_refused_by_disk(ours.value)
+    with pytest.raises(OSError) as numpys, open("/dev/full", "wb") as file:
+        np.arange(10**6).tofile(file)
+    assert is_refused_by_disk(numpys.value)
+
+
+def test_pillows_own_errors_are_no_refusals(tmp_path: Path) -> None:
+    Image.new("L", (64, 64)).save(tmp_path / "a.png")
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:-30])
+    with pytest.raises(OSError) as cut:
+        Image.open(tmp_path / "a.png").load()
+    (tmp_path / "b.png").write_text("text")
+    with pytest.raises(OSError) as text:
+        Image.open(tmp_path / "b.png")
+    assert not is_refused_by_disk(cut.value) and not is_refused_by_disk(text.value)
+
+
+def call(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def fail(standalone_mode: bool) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", fail)
+    cli.main()
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (of_system(errno.ENOSPC), "cxr: while writing: No space left on device"),
+        (of_system(errno.ENAMETOOLONG, "xxx"), "cxr: xxx: File name too long"),
+        (of_system(errno.ENOENT, "x.csv"), "cxr: x.csv: No such file or directory"),
+    ],
+)
+def test_a_command_refuses_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: OSError, line: str
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        call(monkeypatch, error)
+    assert capsys.readouterr().err == f"{line}\n"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("image file is truncated"),
+        requests.ConnectionError("no route"),
+        of_system(errno.ENOENT),
+        of_system(errno.ECONNRESET),
+    ],
+    ids=repr,
+)
+def test_a_commands_defect_shows_its_traceback(
+    monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    with pytest.raises(type(error)) as raised:
+        call(monkeypatch, error)
+    assert raised.value is error
+
+
+def test_a_disk_that_fills_up_while_outputs_are_published_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """shutil.copytree would make another error of it."""
+    (tmp_path / "s/outputs/data/deep").mkdir(parents=True)
+    (tmp_path / "s/outputs/data/deep/a.npy").write_text("a")
+    workspace = tmp_path / "w"
+    workspace.mkdir()
+    kept = Scratch("download", tmp_path / "s", "attempt")
+    kept.publish(("data",), workspace)
+    assert (workspace / "data/deep/a.npy").read_text() == "a"
+
+    def refuse(*_: object) -> None:
+        raise of_system(errno.ENOSPC)
+
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(shutil, "copy2", refuse)
+    with pytest.raises(OSError) as raised:
+        kept.publish(("data",), workspace)
+    assert is_refused_by_disk(raised.value) and not isinstance(raised.value, CxrError)

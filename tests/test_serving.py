@@ -38,7 +38,8 @@ from pipeline import Pipeline
 from servers import free_port
 from test_predicting import CHESTS, pipelines_logits, project, write
 
-from cxr import predicting
+from cxr import cli, predicting
+from cxr.errors import CxrError
 from cxr.labels import LABELS
 from cxr.serving import MOST_IMAGES, Refused, server
 from cxr.tracking import mlmodel
@@ -626,3 +627,52 @@ def test_where_there_is_no_model_yet_the_command_says_what_makes_one(
         (line,) = done.stderr.splitlines()
         assert line.startswith("cxr: ") and words in line
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dvc.yaml", "params.yaml"]
+
+
+@pytest.fixture
+def unserved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with a store, whose params.yaml names ChestMNIST."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    shutil.copy2(Path(__file__).parents[1] / "params.yaml", tmp_path / "params.yaml")
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    (tmp_path / "mlflow.db").touch()
+    (tmp_path / "reports").mkdir()
+    return tmp_path
+
+
+def evaluated_on(unserved: Path, name: str) -> None:
+    score = {split: {"macro_auroc": 0.7} for split in ("val", "test")}
+    report = {"data": {"name": name, "source": "file"}, "models": {"cnn": score}}
+    (unserved / "reports/metrics.json").write_text(json.dumps(report))
+
+
+def address_served(monkeypatch: pytest.MonkeyPatch, *options: str) -> str:
+    served: list[str] = []
+    monkeypatch.setattr(server, "serve", lambda root, address, *_: served.append(address))
+    assert cli.app(["serve", *options], standalone_mode=False) in (None, 0)
+    return served[0]
+
+
+@pytest.mark.parametrize("name", ["nih_real_28", "phantom-28", "my data (1)"])
+def test_the_champion_is_that_of_the_data_evaluated_last(
+    unserved: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """params.yaml names the data of the next run, which may be other data."""
+    evaluated_on(unserved, name)
+    expected = {"my data (1)": "my_data__1_"}.get(name, name)
+    assert address_served(monkeypatch) == f"models:/cxr-{expected}@champion"
+
+
+def test_a_model_that_is_named_needs_no_evaluation(
+    unserved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert address_served(monkeypatch, "--model", "models:/a/3") == "models:/a/3"
+
+
+def test_before_the_first_evaluation_one_line_says_what_to_run(unserved: Path) -> None:
+    with pytest.raises(CxrError) as caught:
+        cli.app(["serve"], standalone_mode=False)
+    assert str(caught.value) == (
+        f"{unserved} has no evaluated model yet; run `dvc repro`, or name a model with --model"
+    )

@@ -86,6 +86,14 @@ def repro(project: Path, stages: list[str], printed: IO[str], own_store: bool = 
     return Summary(status, done, name, is_phantom, scores)
 
 
+def evaluated_data(project: Path) -> str | None:
+    """Name of the data on which the models were last evaluated; None before the first time.
+
+    params.yaml does not know it: it names the data of the next run.
+    """
+    return _scores(project)[0]
+
+
 def _dvc_repro(project: Path, stages: list[str], printed: IO[str], own_store: bool) -> int:
     python = sys.executable
     env = os.environ | {

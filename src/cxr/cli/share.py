@@ -9,6 +9,7 @@ import typer
 
 from cxr import progress
 from cxr.cli.app import Json, app, print_json, project, project_or_demo, with_runs
+from cxr.errors import CxrError
 from cxr.params import PARAMS_FILE
 from cxr.usage import SHARE
 
@@ -76,7 +77,9 @@ def ui(
 def serve(
     model: Annotated[
         str | None,
-        typer.Option(help="MLflow's address of a model; unless told, this project's champion."),
+        typer.Option(
+            help="MLflow's address of a model (default: the champion on the data evaluated last)."
+        ),
     ] = None,
     of_demo: Annotated[bool, typer.Option("--demo", help="Of the demo's models.")] = False,
     host: Annotated[str, typer.Option(help="An address of this machine to listen on.")] = LOOPBACK,
@@ -87,20 +90,25 @@ def serve(
     Example: cxr serve --model models:/cxr-chestmnist-28@champion --port 5002
     """
     folder = with_runs(of_demo)
-    from cxr import params  # this and the next ones take seconds, and a refusal does without
-    from cxr.data import source
-    from cxr.serving import server
+    from cxr import params, repro
+
+    threads = params.load(folder / PARAMS_FILE).threads
+    data = None if model else repro.evaluated_data(folder)
+    if not (model or data):
+        raise CxrError(
+            f"{folder} has no evaluated model yet; run `dvc repro`, or name a model with --model"
+        )
+    from cxr.serving import server  # these take seconds, which a refusal does not need
     from cxr.tracking.registry import CHAMPION, name_of
 
-    asked = params.load(folder / PARAMS_FILE)
-    champion = f"models:/{name_of(source.origin(asked.download).name)}@{CHAMPION}"
+    address = model or f"models:/{name_of(str(data))}@{CHAMPION}"
     if host != LOOPBACK:
         print(
             f"cxr: note: whoever reaches port {port} of {host} can ask the model; there is no "
             "password",
             file=sys.stderr,
         )
-    server.serve(folder, model or champion, host, port, asked.threads)
+    server.serve(folder, address, host, port, threads)
 
 
 @app.command(rich_help_panel=SHARE)

@@ -358,7 +358,7 @@ def test_presenting_code_decides_no_byte(made: Pipeline, tmp_path: Path) -> None
     progress = source / "progress.py"
     progress.write_text(progress.read_text().replace("shown(line)", "shown(line)[::-1]"))
     tracking = source / "tracking/processes.py"
-    tracking.write_text(tracking.read_text().replace("without a word", "in silence"))
+    tracking.write_text(tracking.read_text().replace("without an error message", "in silence"))
     other.repro()
     assert digests(other) == digests(made)
     mine, theirs = (

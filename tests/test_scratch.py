@@ -16,10 +16,7 @@ from pipeline import Pipeline, create
 
 from cxr import lineage, records, scratch
 from cxr.errors import CxrError
-from cxr.records import FAILURE_TAG, PROCESS_TAG
 from cxr.scratch import Scratch
-from cxr.tracking import processes
-from cxr.tracking.store import Store
 
 MARK = "a" * 64
 HOLD = """
@@ -210,30 +207,3 @@ def test_a_forced_repetition_runs_the_work(project: Pipeline) -> None:
     first = project.run_id("download")
     project.dvc("repro", "--force", "--single-item", "download")
     assert project.run_id("download") != first
-
-
-def test_a_run_whose_process_is_gone_is_killed_by_the_next_command(project: Pipeline) -> None:
-    assert project.run("python", "stages/download.py").returncode == 0
-    store = MlflowClient(f"sqlite:///{project.folder / 'mlflow.db'}")
-    experiment = store.get_experiment_by_name("phantom-28").experiment_id
-    gone = subprocess.Popen([sys.executable, "-c", "pass"])
-    mine = processes.this_process()
-    dead = mine.replace(f" {os.getpid()} ", f" {gone.pid} ")
-    gone.wait()
-    reused = mine.rsplit(" ", 1)[0] + " 1"  # the id was given to a later process
-    rebooted = mine.replace(mine.split()[1], "0" * 8)
-    elsewhere = mine.replace(mine.split()[0], "another-host")
-    tags = {"dead": dead, "reused": reused, "rebooted": rebooted, "mine": mine,
-            "elsewhere": elsewhere, "nobody's": ""}  # fmt: skip
-    ids = {
-        name: store.create_run(experiment, tags={PROCESS_TAG: tag}).info.run_id
-        for name, tag in tags.items()
-    }
-    assert Store.open(project.folder) is not None
-    runs = {name: store.get_run(run_id) for name, run_id in ids.items()}
-    assert {name: run.info.status for name, run in runs.items()} == {
-        "dead": "KILLED", "reused": "KILLED", "rebooted": "KILLED",
-        "mine": "RUNNING", "elsewhere": "RUNNING", "nobody's": "RUNNING",
-    }  # fmt: skip
-    assert runs["dead"].data.tags[FAILURE_TAG] == f"process {gone.pid} ended without a word"
-    assert runs["dead"].info.end_time is not None

@@ -50,7 +50,7 @@ def ui(
     from cxr.tracking.store import Store
 
     folder = with_runs(of_demo)
-    store = Store.open(folder)  # runs of processes that are gone no longer say RUNNING
+    store = Store.open(folder)
     if host != LOOPBACK:
         print(
             f"cxr: note: whoever reaches port {port} of {host} can read, change and delete every "

@@ -1,7 +1,6 @@
 """All runs of one MLflow store, to be read."""
 
 import re
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlparse
@@ -13,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from cxr.lineage import Registration
 from cxr.records import ORIGINAL_TAG
-from cxr.tracking import database, processes, slides, view
+from cxr.tracking import database, slides, view
 from cxr.tracking.failure import TrackingError, reported
 from cxr.tracking.registry import FOLDER as MODEL_FOLDER
 from cxr.tracking.registry import Registry
@@ -48,8 +47,6 @@ class Store:
         with reported(uri, "read"):
             self._client = database.connect(uri)
             experiments = self._client.search_experiments(view_type=ViewType.ALL)
-            with suppress(MlflowException, SQLAlchemyError):  # a store that is only to be read
-                processes.close_runs_of_dead(self._client)
         self._names = {each.experiment_id: each.name for each in experiments}
         self._places = [(each.name, each.artifact_location) for each in experiments]
 

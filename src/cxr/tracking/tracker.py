@@ -37,7 +37,6 @@ class Tracker:
         with reported(self._uri, "opened"), self._lock:
             database.create(self._uri)
             self._client = database.connect(self._uri)
-            processes.close_runs_of_dead(self._client)
             self._experiment_id = self._find_or_create(experiment, root)
         self._registry = Registry(self._client, experiment)
         self._told: dict[str, set[tuple[str, int]]] = {}  # by run: points of an earlier try
@@ -45,9 +44,11 @@ class Tracker:
     def start(self, log: RunLog) -> None:
         """Open a run with its tags and data sets, or the one of an earlier try again.
 
-        Its id goes into `log`.
+        Its id goes into `log`. Runs of processes that are known to have ended are closed first.
         """
-        with reported(self._uri, "written"):
+        # Locked, so that no other stage closes a run between its reading and its reopening.
+        with reported(self._uri, "written"), self._lock:
+            processes.close_runs_of_dead(self._client)
             earlier = self._of_earlier_try(log)
             if earlier is None:
                 run = self._client.create_run(

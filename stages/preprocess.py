@@ -1,9 +1,9 @@
-"""preprocess: the raw file checked, and laid down as arrays that can be memory-mapped."""
+"""preprocess: the raw file laid down as arrays that can be memory-mapped, and described."""
 
 from dataclasses import asdict
 
 from cxr import progress, stage
-from cxr.data import quality, splits
+from cxr.data import quality, raw, splits
 from cxr.lineage import md5_of_file
 from cxr.plots.data import label_counts, sample_images
 
@@ -11,9 +11,9 @@ from cxr.plots.data import label_counts, sample_images
 def preprocess(run: stage.Stage) -> None:
     folder = run.output("data/processed")
     folder.mkdir()
-    raw = run.input("data/raw") / splits.RAW_FILE
+    raw_file = run.input("data/raw") / splits.RAW_FILE
     with progress.bar(f"preprocess: {run.origin.name}"):
-        dataset, statistics = splits.extract(raw, run.origin, folder)
+        dataset, statistics = raw.extract(raw_file, run.origin, folder)
         opened = {name: splits.open_split(folder, name) for name in splits.SPLITS}
         report = quality.describe(opened)
 
@@ -25,7 +25,7 @@ def preprocess(run: stage.Stage) -> None:
                 "name": dataset.origin.name,
                 "source": dataset.origin.source,
                 "size": dataset.size,
-                "md5": md5_of_file(raw),
+                "md5": md5_of_file(raw_file),
                 "labels": dataset.labels,
                 "train_mean": statistics.mean,
                 "train_std": statistics.std,

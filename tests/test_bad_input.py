@@ -81,7 +81,7 @@ BAD_ARRAYS: dict[str, tuple[Callable[[Arrays], Arrays], list[str]]] = {
     "labels of 2": (with_two, ["val_labels holds 2 at row 3, pneumonia", "0 or 1"]),
     "labels of NaN": (
         lambda a: put(a, "val_labels", np.full((6, 14), np.nan)),
-        ["val_labels is float64 with 84 NaN"],
+        ["val_labels holds nan at row 0", "(84 such values); labels must be 0 or 1"],
     ),
     "different lengths": (
         lambda a: put(a, "test_labels", a["test_labels"][:5]),
@@ -106,23 +106,23 @@ BAD_ARRAYS: dict[str, tuple[Callable[[Arrays], Arrays], list[str]]] = {
 def test_bad_arrays_are_refused(
     tmp_path: Path, spoil: Callable[[Arrays], Arrays], words: list[str]
 ) -> None:
-    from cxr.data import splits
+    from cxr.data import raw
     from cxr.errors import CxrError
 
     np.savez(tmp_path / "bad.npz", **spoil(arrays()))
     with pytest.raises(CxrError) as caught:
-        splits.extract(tmp_path / "bad.npz", splits.Origin("bad", "file"), tmp_path)
+        raw.check(tmp_path / "bad.npz", tmp_path)
     assert "\n" not in str(caught.value)
     for word in [*words, "bad.npz"]:
         assert word in str(caught.value)
 
 
 def test_good_arrays_are_what_numpy_reads(tmp_path: Path) -> None:
-    from cxr.data import splits
+    from cxr.data import raw, splits
 
     good = arrays() | {f"{s}_patients": np.arange(6) for s in ("train", "val", "test")}
     np.savez_compressed(tmp_path / "good.npz", **good)
-    dataset, statistics = splits.extract(
+    dataset, statistics = raw.extract(
         tmp_path / "good.npz", splits.Origin("good", "file"), tmp_path
     )
     assert dataset.n == {"train": 6, "val": 6, "test": 6}

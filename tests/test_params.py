@@ -9,7 +9,9 @@ from dvc.utils.serialize import load_yaml
 from pydantic import ValidationError
 
 from cxr import documents, models, params
+from cxr.data import boxes, source
 from cxr.errors import CxrError
+from cxr.models import squeezenet
 from cxr.params import change
 
 COMMITTED = Path(__file__).parents[1] / "params.yaml"
@@ -36,8 +38,22 @@ def refusal(path: Path) -> str:
 
 @pytest.mark.parametrize("name", ["none.npz", "~nosuchuser/x.npz", "x" * 300, "a\0b", "."])
 def test_a_file_that_is_not_there_is_named(tmp_path: Path, name: str) -> None:
-    with pytest.raises(CxrError, match=r"^download\.path: .* does not exist or is no file"):
+    with pytest.raises(CxrError, match=r"^download\.path: .* does not exist or is not a file"):
         params.named_file("download.path", name, tmp_path)
+
+
+@pytest.mark.parametrize("key", ["download.path", "gradcam.boxes", "train.squeezenet.weights"])
+def test_a_git_lfs_pointer_is_named_for_what_it_is(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "mine"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 83000000\n")
+    find = {
+        "download.path": source.user_file,
+        "gradcam.boxes": boxes.find,
+        "train.squeezenet.weights": squeezenet.weights_file,
+    }[key]
+    with pytest.raises(CxrError) as caught:
+        find("mine", tmp_path)
+    assert f"{path} is a Git LFS pointer, not the file; run `git lfs pull`" in str(caught.value)
 
 
 def test_a_file_is_looked_for_from_the_root_and_from_home(

@@ -22,6 +22,21 @@ MOST_DEPTH = 32  # mappings and lists in each other; ours go down to seven
 MOST_BRACKETS = 200  # open at once in a text; the parser's time grows with their square
 MOST_INTEGER = 2**63  # beyond it other programs can't read a number
 
+LFS_POINTER = (
+    b"version https://git-lfs.github.com/spec/"  # how the text begins that stands for a file
+)
+
+
+def check_is_no_lfs_pointer(path: Path) -> None:
+    """CxrError where git has checked out a pointer of Git LFS instead of the file."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(len(LFS_POINTER))
+    except (OSError, ValueError):  # whoever reads the file reports that
+        return
+    if start == LFS_POINTER:
+        raise CxrError(f"{path} is a Git LFS pointer, not the file; run `git lfs pull`")
+
 
 def read_within(path: Path, most_bytes: int) -> bytes:
     """A file's content, piece by piece; ValueError where it has more bytes than that."""

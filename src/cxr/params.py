@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 
-from cxr.documents import read_yaml
+from cxr.documents import check_is_no_lfs_pointer, read_yaml
 from cxr.errors import CxrError
 
 PARAMS_FILE = "params.yaml"
@@ -218,7 +218,7 @@ def named_file(key: str, name: str, root: Path) -> Path:
     Raises
     ------
     CxrError
-        Where there is no such file.
+        Where there is no such file, or a pointer of Git LFS instead.
     """
     try:
         path = root / Path(name).expanduser()
@@ -226,7 +226,8 @@ def named_file(key: str, name: str, root: Path) -> Path:
     except (OSError, RuntimeError, ValueError):  # a name that is too long, a ~user that is not here
         path, is_there = root / name, False
     if not is_there:
-        raise CxrError(f"{key}: {path} does not exist or is no file; a path starts at {root}")
+        raise CxrError(f"{key}: {path} does not exist or is not a file; a path starts at {root}")
+    check_is_no_lfs_pointer(path)
     return path
 
 

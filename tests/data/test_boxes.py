@@ -54,7 +54,7 @@ def test_what_is_no_box_is_refused(tmp_path: Path, text: str, sentence: str) -> 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     for name in ("none.csv", "."):
-        with pytest.raises(CxrError, match=r"gradcam.boxes: .* does not exist or is no file"):
+        with pytest.raises(CxrError, match=r"gradcam.boxes: .* does not exist or is not a file"):
             boxes.find(name, tmp_path)
     path = written(tmp_path, HEADER)
     assert boxes.find("boxes.csv", tmp_path) == boxes.find(str(path), Path("/")) == path

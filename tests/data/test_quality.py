@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cxr.data import quality, splits
+from cxr.data import quality, raw, splits
 from cxr.data.splits import Split
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -106,7 +106,7 @@ def test_chance_is_no_shift() -> None:
 
 @pytest.mark.skipif(not (SHARED / "nih_real_28.npz").exists(), reason="no real X-rays here")
 def test_real_x_rays(tmp_path: Path) -> None:
-    dataset, _ = splits.extract(
+    dataset, _ = raw.extract(
         SHARED / "nih_real_28.npz", splits.Origin("nih_real_28", "file"), tmp_path
     )
     assert dataset.n == {"train": 1462, "val": 171, "test": 711}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cxr.data import npz, splits
+from cxr.data import npz, raw, splits
 from cxr.data.splits import SPLITS, Origin
 from cxr.errors import CxrError
 from cxr.labels import LABELS
@@ -35,7 +35,8 @@ def extract(
     arrays: Arrays, folder: Path, save: Callable[..., None] = np.savez
 ) -> tuple[splits.Dataset, splits.Statistics]:
     save(folder / "mine.npz", **arrays)
-    return splits.extract(folder / "mine.npz", Origin("mine", "file"), folder)
+    raw.check(folder / "mine.npz", folder)
+    return raw.extract(folder / "mine.npz", Origin("mine", "file"), folder)
 
 
 def refusal(arrays: Arrays, folder: Path) -> str:
@@ -58,13 +59,13 @@ def test_the_arrays_are_those_that_numpy_reads(
 ) -> None:
     monkeypatch.setattr(npz, "CHUNK_BYTES", chunk_bytes)
     extract(arrays, tmp_path, save)
-    raw = np.load(tmp_path / "mine.npz")
+    theirs = np.load(tmp_path / "mine.npz")
     for name in SPLITS:
         split = splits.open_split(tmp_path, name)
-        np.testing.assert_array_equal(split.images, raw[f"{name}_images"], strict=True)
-        np.testing.assert_array_equal(split.labels, raw[f"{name}_labels"])
-        np.testing.assert_array_equal(split.ids, raw[f"{name}_ids"], strict=True)
-        np.testing.assert_array_equal(split.patients, raw[f"{name}_patients"], strict=True)
+        np.testing.assert_array_equal(split.images, theirs[f"{name}_images"], strict=True)
+        np.testing.assert_array_equal(split.labels, theirs[f"{name}_labels"])
+        np.testing.assert_array_equal(split.ids, theirs[f"{name}_ids"], strict=True)
+        np.testing.assert_array_equal(split.patients, theirs[f"{name}_patients"], strict=True)
         assert split.labels.dtype == np.uint8
 
 
@@ -142,10 +143,11 @@ REFUSALS: dict[str, tuple[str, Callable[[np.ndarray], Any], str]] = {
     "float images": (
         "train_images",
         lambda a: a / 255,
-        "train_images is float64; images must be uint8, 0 to 255",
+        "; images must be uint8, 0 to 255; convert the images of each split with "
+        "`(train_images * 255).round().astype(np.uint8)`",
     ),
     "images with NaN": ("test_images", with_nan, "test_images is float32 with 10 NaN; images"),
-    "wide integers": ("val_images", lambda a: a.astype(int), "val_images is int64; images"),
+    "wide integers": ("val_images", lambda a: a.astype(int), "; images must be uint8, 0 to 255;"),
     "colour": (
         "val_images",
         lambda a: np.stack([a] * 3, -1),
@@ -157,13 +159,16 @@ REFUSALS: dict[str, tuple[str, Callable[[np.ndarray], Any], str]] = {
     "no images": ("val_images", lambda a: a[:0], "val_images is empty; every split needs images"),
     "another size": ("val_images", lambda a: a[:, :9, :9], "of different sizes: [9, 10]"),
     "object images": ("val_images", lambda a: a.astype(object), "`val_images` holds pickled"),
-    "Fortran images": ("val_images", np.asfortranarray, "`val_images` must be an array of rows in"),
-    "float labels": (
+    "soft labels": (
         "train_labels",
-        lambda a: a.astype(float),
-        "train_labels is float64; labels must be integers, 0 or 1",
+        lambda a: a * 0.7 + 0.15,
+        " (126 such values); labels must be 0 or 1",
     ),
-    "labels with NaN": ("test_labels", with_nan, "test_labels is float32 with 1 NaN; labels"),
+    "labels with NaN": (
+        "test_labels",
+        with_nan,
+        f"test_labels holds nan at row 2, {LABELS[3]} (1 such value); labels must be 0 or 1",
+    ),
     "text labels": ("val_labels", lambda a: a.astype(str), "val_labels is <U21; labels must be"),
     "13 labels": (
         "val_labels",
@@ -181,11 +186,15 @@ REFUSALS: dict[str, tuple[str, Callable[[np.ndarray], Any], str]] = {
     "fewer labels": (
         "test_labels",
         lambda a: a[:6],
-        "test_images has 7 rows and test_labels has 6; one row an image is needed",
+        "test_images has 7 rows and test_labels has 6; one row per image is needed",
     ),
     "more ids": ("val_ids", lambda a: np.append(a, "x"), "has 5 rows and val_ids has 6; one row"),
     "fewer patients": ("val_patients", lambda a: a[1:], "has 5 rows and val_patients has 4; one"),
-    "bytes for ids": ("val_ids", lambda a: a.astype("S"), "val_ids is |S9 of shape (5,); one"),
+    "bytes of no text": (
+        "val_ids",
+        lambda a: np.array([b"caf\xe9"] * 5),
+        "val_ids holds bytes that are not UTF-8; save it with .astype(str)",
+    ),
     "infinite patients": (
         "val_patients",
         lambda a: np.full(5, np.inf),
@@ -214,20 +223,21 @@ def test_a_missing_array_is_named(arrays: Arrays, tmp_path: Path, key: str) -> N
 
 def test_training_images_of_one_grey_value_are_refused(arrays: Arrays, tmp_path: Path) -> None:
     arrays["train_images"][:] = 7
-    with pytest.raises(CxrError, match="all training pixels have one value"):
+    with pytest.raises(CxrError, match=r"mine\.npz: all pixels of train_images have the value 7;"):
         extract(arrays, tmp_path)
 
 
 @pytest.mark.skipif(not REAL.exists(), reason=f"{REAL} is not here")
 def test_real_x_rays_are_laid_down_as_numpy_reads_them(tmp_path: Path) -> None:
-    dataset, statistics = splits.extract(REAL, Origin("nih_real_28", "file"), tmp_path)
+    raw.check(REAL, tmp_path)
+    dataset, statistics = raw.extract(REAL, Origin("nih_real_28", "file"), tmp_path)
     assert (dataset.size, dataset.n) == (28, {"train": 1462, "val": 171, "test": 711})
-    raw = np.load(REAL)
+    theirs = np.load(REAL)
     for name in SPLITS:
         split = splits.open_split(tmp_path, name)
         for column in ("images", "labels", "ids", "patients"):
-            np.testing.assert_array_equal(getattr(split, column), raw[f"{name}_{column}"])
-    assert statistics.mean == pytest.approx((raw["train_images"] / 255).mean(), rel=1e-12)
-    assert statistics.std == pytest.approx((raw["train_images"] / 255).std(), rel=1e-12)
+            np.testing.assert_array_equal(getattr(split, column), theirs[f"{name}_{column}"])
+    assert statistics.mean == pytest.approx((theirs["train_images"] / 255).mean(), rel=1e-12)
+    assert statistics.std == pytest.approx((theirs["train_images"] / 255).std(), rel=1e-12)
     positives = splits.open_split(tmp_path, "val").labels.sum(axis=0)
     assert [label for label, n in zip(LABELS, positives, strict=True) if n == 0] == ["hernia"]

@@ -24,7 +24,7 @@ import pytest
 from valid import LOCK, MD5, ROOT, arrays, record
 
 from cxr import documents, models, params, records
-from cxr.data import splits
+from cxr.data import raw, splits
 from cxr.errors import CxrError
 from cxr.records import Record
 from cxr.repository import Repository
@@ -232,7 +232,8 @@ def read_npz(path: Path) -> None:
     folder.mkdir()
     wrong = None
     for read in (
-        lambda: splits.extract(path, splits.Origin("fuzz", "file"), folder),
+        lambda: raw.check(path, folder),
+        lambda: raw.extract(path, splits.Origin("fuzz", "file"), folder),
         lambda: read_predictions(path, "test", False),
         lambda: read_labels(path, "test"),
     ):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from valid import arrays, bounded, refusal
 
-from cxr.data import npz, splits
+from cxr.data import npz, raw, splits
 from cxr.data.npz import NpzReader, load_npy
 
 Make = Callable[[Path], None]
@@ -92,6 +92,7 @@ def nested(depth: int) -> str:
 
 
 BIG = npy(header((2**30,)))
+COLUMNS = npy(header((1000, 1000)).replace("False", "True"))
 BAD: dict[str, tuple[Make, str]] = {
     "4 GB of header": (member(npy(header((2,)), bytes(2), 2, 2**32 - 16)), "not a numpy array"),
     "4 GB of header, deflated": (
@@ -130,6 +131,7 @@ BAD: dict[str, tuple[Make, str]] = {
     "a directory that lies twice": (
         lying(BIG, 2**30 + len(BIG), packed=2**32 - 100), "would unpack from"),
     "a directory that lies a little": (lying(npy(header((10**8,))), 10**8 + 63), "`x`"),
+    "a directory that lies of columns": (lying(COLUMNS, 10**6 + len(COLUMNS)), "is damaged"),
     "a directory that hides": (lying(npy(header((10,)), bytes(2**20)), 9), "is damaged"),
     "a code point beyond Unicode": (
         member(npy(header((1,), "<U2"), b"\xff\xff\xff\x7f" * 2)), "no Unicode"),
@@ -197,9 +199,9 @@ def test_a_hostile_data_set_is_refused_before_anything_is_written(
 ) -> None:
     made = arrays()
     np.savez(tmp_path / "bad.npz", **made | {key: spoil(made[key])})
-    origin, folder = splits.Origin("bad", "file"), tmp_path / "out"
+    folder = tmp_path / "out"
     folder.mkdir()
-    assert words in refusal(splits.extract, tmp_path / "bad.npz", origin, folder)
+    assert words in refusal(raw.check, tmp_path / "bad.npz", folder)
     assert not list(folder.iterdir())
 
 
@@ -249,7 +251,8 @@ def test_a_damaged_description_is_named(tmp_path: Path, what: str, text: str) ->
 def test_good_files_stay_good(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "good.npz", **arrays())
     with bounded():
-        splits.extract(tmp_path / "good.npz", splits.Origin("a [b] `c` $d$ é", "file"), tmp_path)
+        raw.check(tmp_path / "good.npz", tmp_path)
+        raw.extract(tmp_path / "good.npz", splits.Origin("a [b] `c` $d$ é", "file"), tmp_path)
     assert splits.open_dataset(tmp_path).n == {"train": 3, "val": 3, "test": 3}
     # A blank image packs to a thousandth, and is a small one's right.
     np.savez_compressed(tmp_path / "blank.npz", x=np.zeros((1000, 28, 28), np.uint8))

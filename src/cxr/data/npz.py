@@ -7,11 +7,13 @@ held against the limits below before memory is taken for it.
 
 import errno
 import io
+import shutil
 import struct
+import tempfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, NamedTuple, Self
@@ -19,6 +21,7 @@ from typing import IO, Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
+from cxr.documents import check_is_no_lfs_pointer
 from cxr.errors import CxrError
 
 Array = npt.NDArray[Any]
@@ -47,10 +50,17 @@ class Header(NamedTuple):
 
 
 class NpzReader:
-    """The members of one npz file; every fault of the file is a CxrError that names it."""
+    """The members of one npz file; every fault of the file is a CxrError that names it.
 
-    def __init__(self, path: Path) -> None:
+    Parameters
+    ----------
+    scratch : folder for an array in Fortran order, whose rows are not stored one after the other;
+        the system's folder of temporary files by default, which may be in memory.
+    """
+
+    def __init__(self, path: Path, scratch: Path | None = None) -> None:
         self.path = path
+        self._scratch = scratch
         try:
             if path.exists() and not path.is_file() and not path.is_dir():
                 raise CxrError(f"{path} is a device or a pipe; an npz file is needed")
@@ -62,9 +72,8 @@ class NpzReader:
         except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
             if isinstance(error, OSError) and not _is_damage(error):
                 raise CxrError(f"{path} can't be read: {error.strerror}") from None
-            raise CxrError(
-                f"{path} is not an npz file, or it is cut short; get the file again"
-            ) from None
+            check_is_no_lfs_pointer(path)
+            raise CxrError(f"{path} {_what_else(path)}") from None
         self.keys = frozenset(
             name.removesuffix(".npy") for name in self._archive.namelist() if name.endswith(".npy")
         )
@@ -81,23 +90,38 @@ class NpzReader:
     ) -> None:
         self._archive.close()
         if error is not None and _is_damage(error):
-            raise CxrError(f"{self.path} is damaged ({error}); get the file again") from None
+            raise CxrError(f"{self.path} is damaged; get the file again") from None
+
+    def require(self, keys: Iterable[str], fix: str = "") -> None:
+        """CxrError with all that are missing and what the file holds instead."""
+        if missing := [f"`{key}`" for key in keys if key not in self.keys]:
+            names = sorted(self.keys)
+            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+            raise CxrError(
+                f"{self.path} has no {', '.join(missing)}; it holds "
+                f"{', '.join(names[:SHOWN]) or 'nothing'}{more}{fix}"
+            )
 
     def header(self, key: str) -> Header:
         """Shape and dtype of a member; CxrError where it is missing, pickled or lies."""
         with self._open(key) as member:
-            return self._read_header(member, key)
+            return self._read_header(member, key)[0]
 
     def chunks(self, key: str) -> Iterator[Array]:
         """The member's rows in order, each chunk an array of at most CHUNK_BYTES or of one row."""
         with self._open(key) as member:
-            shape, dtype = self._read_header(member, key)
+            (shape, dtype), is_fortran = self._read_header(member, key)
             row_bytes = dtype.itemsize * int(np.prod(shape[1:], dtype=np.int64))
             rows = max(1, CHUNK_BYTES // max(1, row_bytes))
+            has_order = is_fortran and shape[0] * row_bytes > 0
+            mapped = self._spooled(member, shape, dtype) if has_order else None
             for start in range(0, shape[0], rows):
                 n = min(rows, shape[0] - start)
-                values = _read_exactly(member, n * row_bytes)
-                rows_read = np.frombuffer(values, dtype=dtype).reshape(n, *shape[1:])
+                if mapped is not None:
+                    rows_read = np.ascontiguousarray(mapped[start : start + n])
+                else:
+                    values = _read_exactly(member, n * row_bytes)
+                    rows_read = np.frombuffer(values, dtype=dtype).reshape(n, *shape[1:])
                 if dtype.kind == "U" and not _is_text(rows_read):
                     raise CxrError(f"{self.path}: `{key}` holds a text that is no Unicode")
                 yield rows_read
@@ -114,20 +138,15 @@ class NpzReader:
         return np.concatenate(parts) if parts else np.empty(shape, dtype)
 
     def _open(self, key: str) -> IO[bytes]:
-        if key not in self.keys:
-            names = sorted(self.keys)
-            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-            raise CxrError(
-                f"{self.path} has no `{key}`; it holds "
-                f"{', '.join(names[:SHOWN]) or 'nothing'}{more}"
-            )
+        self.require([key])
         try:
             self._check_packing(key)
             return self._archive.open(f"{key}.npy")
         # encrypted, packed in a way that zipfile does not know, or under a name of no Unicode
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError):
             raise CxrError(
-                f"{self.path}: `{key}` can't be unpacked ({error}); save it with np.savez"
+                f"{self.path}: `{key}` can't be unpacked, since it is encrypted or packed in an "
+                "unknown way; save it with np.savez"
             ) from None
 
     def _check_packing(self, key: str) -> None:
@@ -144,26 +163,35 @@ class NpzReader:
                 f"no more than {MOST_INFLATION} times are unpacked"
             )
 
-    def _read_header(self, member: IO[bytes], key: str) -> Header:
+    def _spooled(self, member: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """An array in Fortran order, mapped from a temporary file that is gone with the array."""
+        with tempfile.TemporaryFile(dir=self._scratch) as file:
+            shutil.copyfileobj(member, file, CHUNK_BYTES)
+            if file.tell() != _n_bytes(shape, dtype):
+                raise EOFError
+            file.flush()
+            return np.memmap(file, dtype, "r", shape=shape, order="F")
+
+    def _read_header(self, member: IO[bytes], key: str) -> tuple[Header, bool]:
+        """What a member says of itself, and whether its values are in Fortran order."""
         try:
-            shape, fortran_order, dtype = parse_header(member)
+            shape, is_fortran, dtype = parse_header(member)
         except ValueError:
-            raise CxrError(f"{self.path}: `{key}` is not a numpy array") from None
+            raise CxrError(
+                f"{self.path}: `{key}` is not a numpy array; save it with np.savez"
+            ) from None
         if dtype.hasobject:
             raise CxrError(
                 f"{self.path}: `{key}` holds pickled Python objects, which are never loaded; "
-                "save it with a plain dtype"
+                "save it with a plain dtype such as np.uint8 or str"
             )
         if dtype.kind not in KINDS or not 0 < dtype.itemsize <= MOST_ITEM_BYTES:
             raise CxrError(
                 f"{self.path}: `{key}` is {dtype}; numbers or texts of at most "
                 f"{MOST_ITEM_BYTES // 4} characters are needed"
             )
-        if fortran_order or not shape:
-            raise CxrError(
-                f"{self.path}: `{key}` must be an array of rows in C order; "
-                "save it with np.ascontiguousarray"
-            )
+        if not shape:
+            raise CxrError(f"{self.path}: `{key}` is a single value; an array of rows is needed")
         if len(shape) > MOST_DIMENSIONS or not all(0 <= n <= MOST_LENGTH for n in shape):
             raise CxrError(f"{self.path}: `{key}` has shape {shape}, which no data has")
         stated = _n_bytes(shape, dtype)
@@ -178,7 +206,7 @@ class NpzReader:
                 f"{self.path}: `{key}` states {stated:,} bytes, {row:,} a row; at most "
                 f"{MOST_BYTES:,} and {MOST_ROW_BYTES:,} are read"
             )
-        return Header(shape, dtype)
+        return Header(shape, dtype), is_fortran
 
 
 class NpyWriter:
@@ -284,8 +312,20 @@ def _is_damage(error: BaseException) -> bool:
     return isinstance(error, zipfile.BadZipFile | zlib.error | EOFError)
 
 
+def _what_else(path: Path) -> str:
+    """What a file is that is not an npz, and what to do about it."""
+    try:
+        with open(path, "rb") as file:
+            is_array = file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX
+    except (OSError, ValueError):
+        is_array = False
+    if is_array:
+        return "is one array (.npy); save all arrays into one file with np.savez"
+    return "is not an npz file, or it is cut short; get the file again"
+
+
 def _read_exactly(member: IO[bytes], n_bytes: int) -> bytes:
     values = member.read(n_bytes)
     if len(values) != n_bytes:
-        raise EOFError("the file is cut short")
+        raise EOFError
     return values

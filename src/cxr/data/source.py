@@ -10,9 +10,9 @@ import numpy as np
 import requests
 from urllib3.exceptions import ReadTimeoutError
 
-from cxr.data import phantom
-from cxr.data.npz import Array, NpzReader, write_npz_member
-from cxr.data.splits import SPLITS, Origin
+from cxr.data import phantom, raw
+from cxr.data.npz import Array, write_npz_member
+from cxr.data.splits import Origin
 from cxr.errors import CxrError
 from cxr.labels import LABELS
 from cxr.lineage import md5_of_file
@@ -69,7 +69,7 @@ def get(
 
     Parameters
     ----------
-    scratch : folder in which a broken-off download is kept, to go on from there.
+    scratch : folder for temporary files, and for a broken download, which resumes from there.
     root : folder that a relative `download.path` starts from.
     cached : where a file of an MD5 lies if it came before, as it has for every further seed.
     """
@@ -78,7 +78,9 @@ def get(
         if not take(cached(md5), md5, target):
             fetch(URLS[download.size], md5, target, scratch, progress)
     elif download.source == "file":
-        copy(user_file(download.path or "", root), target)
+        path = user_file(download.path or "", root)
+        raw.check(path, scratch)
+        shutil.copyfile(path, target)
     else:
         counts = download.phantom.model_dump()
         write_phantom(seed, counts, download.size, target, progress)
@@ -87,15 +89,6 @@ def get(
 def user_file(path: str, root: Path) -> Path:
     """A user's own npz; a relative path starts at the project's root."""
     return named_file("download.path", path, root)
-
-
-def copy(path: Path, target: Path) -> None:
-    """Copy a user's npz, once it is seen to be one."""
-    with NpzReader(path) as reader:
-        for split in SPLITS:
-            reader.header(f"{split}_images")
-            reader.header(f"{split}_labels")
-    shutil.copyfile(path, target)
 
 
 def take(path: Path, md5: str, target: Path) -> bool:

@@ -1,8 +1,4 @@
-"""The three splits: checked out of a raw npz, laid down as arrays that can be memory-mapped.
-
-A raw file has ChestMNIST's layout: `{split}_images` uint8 (N, H, W) and `{split}_labels` (N, 14) of
-0 and 1, and may have `{split}_ids` and `{split}_patients`, which ChestMNIST itself lacks.
-"""
+"""The three splits as arrays that can be memory-mapped, and what is known of them."""
 
 import json
 from collections.abc import Callable
@@ -13,16 +9,13 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from cxr.data.npz import NpyWriter, NpzReader, load_npy
+from cxr.data.npz import load_npy
 from cxr.documents import read_json
 from cxr.errors import CxrError
-from cxr.labels import LABELS
 
 SPLITS = ("train", "val", "test")
-OPTIONAL_COLUMNS = ("ids", "patients")
 RAW_FILE = "chest.npz"  # beside its origin.json
 SOURCES = ("medmnist", "file", "phantom")
-SIDES = (8, 1024)  # pixels of an image; more than a network takes here
 MOST_NAME = 200  # characters of a data's name, which MLflow keeps up to 256
 
 Bytes = npt.NDArray[np.uint8]
@@ -89,32 +82,8 @@ def read_origin(folder: Path) -> Origin:
     return _parsed(folder / "origin.json", _origin)
 
 
-def extract(raw: Path, origin: Origin, folder: Path) -> tuple[Dataset, Statistics]:
-    """Check `raw` and lay its splits down in `folder`; CxrError at the first thing that is wrong.
-
-    Only what makes the data unusable is refused here. What makes a result doubtful (duplicates,
-    leaks between splits) is found by `quality` and reported.
-    """
-    with NpzReader(raw) as reader:
-        sizes = {_check_split(reader, split) for split in SPLITS}
-        if len(sizes) > 1:
-            raise CxrError(f"{raw}: the splits have images of different sizes: {sorted(sizes)}")
-        histogram = np.zeros(256, np.int64)
-        for split in SPLITS:
-            _write_labels(reader, split, folder)
-            histogram_of_split = _write_images(reader, split, folder)
-            if split == "train":
-                histogram = histogram_of_split
-            for column in OPTIONAL_COLUMNS:
-                _write_column(reader, f"{split}_{column}", folder)
-        dataset = Dataset(
-            origin=origin,
-            size=sizes.pop(),
-            n={split: reader.header(f"{split}_labels").shape[0] for split in SPLITS},
-            labels=LABELS,
-        )
+def write_dataset(dataset: Dataset, folder: Path) -> None:
     _write_json(asdict(dataset), folder / "dataset.json")
-    return dataset, _statistics(histogram)
 
 
 def open_dataset(folder: Path) -> Dataset:
@@ -168,96 +137,3 @@ def _dataset(content: Any) -> Dataset:
         n={split: int(content["n"][split]) for split in SPLITS},
         labels=tuple(content["labels"]),
     )
-
-
-def _check_split(reader: NpzReader, split: str) -> int:
-    """Check the headers of one split and return the size of its images in pixels."""
-    where = str(reader.path)
-    shape, dtype = reader.header(f"{split}_images")
-    if dtype != np.uint8:
-        raise CxrError(
-            f"{where}: {split}_images is {dtype}{_nan_count(reader, f'{split}_images', dtype)}; "
-            "images must be uint8, 0 to 255"
-        )
-    if len(shape) != 3 or shape[1] != shape[2] or not SIDES[0] <= shape[1] <= SIDES[1]:
-        raise CxrError(
-            f"{where}: {split}_images has shape {shape}; "
-            f"grey square images are needed, (N, H, H) with H of {SIDES[0]} to {SIDES[1]}"
-        )
-    if shape[0] == 0:
-        raise CxrError(f"{where}: {split}_images is empty; every split needs images")
-    labels_shape, labels_dtype = reader.header(f"{split}_labels")
-    if labels_dtype.kind not in "uib":
-        raise CxrError(
-            f"{where}: {split}_labels is {labels_dtype}"
-            f"{_nan_count(reader, f'{split}_labels', labels_dtype)}; "
-            "labels must be integers, 0 or 1"
-        )
-    if len(labels_shape) != 2 or labels_shape[1] != len(LABELS):
-        raise CxrError(
-            f"{where}: {split}_labels has shape {labels_shape}; "
-            f"{len(LABELS)} labels are needed, (N, {len(LABELS)}) in ChestMNIST's order"
-        )
-    for column in OPTIONAL_COLUMNS:
-        key = f"{split}_{column}"
-        if key in reader.keys:
-            column_shape, column_dtype = reader.header(key)
-            if len(column_shape) != 1 or column_dtype.kind not in "iuU":
-                raise CxrError(
-                    f"{where}: {key} is {column_dtype} of shape {column_shape}; "
-                    "one integer or text an image is needed"
-                )
-    for column in ("labels", *OPTIONAL_COLUMNS):
-        key = f"{split}_{column}"
-        if key in reader.keys and reader.header(key).shape[0] != shape[0]:
-            raise CxrError(
-                f"{where}: {split}_images has {shape[0]} rows and {key} has "
-                f"{reader.header(key).shape[0]}; one row an image is needed"
-            )
-    return int(shape[1])
-
-
-def _nan_count(reader: NpzReader, key: str, dtype: np.dtype[Any]) -> str:
-    if dtype.kind != "f":
-        return ""
-    n_nan = sum(int(np.isnan(rows).sum()) for rows in reader.chunks(key))
-    return f" with {n_nan} NaN" if n_nan else ""
-
-
-def _write_labels(reader: NpzReader, split: str, folder: Path) -> None:
-    labels = reader.read(f"{split}_labels")
-    wrong = np.argwhere((labels != 0) & (labels != 1))
-    if len(wrong):
-        row, column = wrong[0]
-        raise CxrError(
-            f"{reader.path}: {split}_labels holds {labels[row, column]} at row {row}, "
-            f"{LABELS[column]} ({len(wrong)} such values); labels must be 0 or 1"
-        )
-    np.save(folder / f"{split}_labels.npy", labels.astype(np.uint8), allow_pickle=False)
-
-
-def _write_images(reader: NpzReader, split: str, folder: Path) -> npt.NDArray[np.int64]:
-    """Stream the images to disk; their histogram of grey values, exact whatever the chunks."""
-    key = f"{split}_images"
-    histogram = np.zeros(256, np.int64)
-    with open(folder / f"{key}.npy", "wb") as file:
-        writer = NpyWriter(file, reader.header(key).shape, np.uint8)
-        for rows in reader.chunks(key):
-            writer.append(rows)
-            histogram += np.bincount(rows.ravel(), minlength=256)
-    return histogram
-
-
-def _write_column(reader: NpzReader, key: str, folder: Path) -> None:
-    if key in reader.keys:
-        np.save(folder / f"{key}.npy", reader.read(key), allow_pickle=False)
-
-
-def _statistics(histogram: npt.NDArray[np.int64]) -> Statistics:
-    grey = np.arange(256) / 255
-    share = histogram / histogram.sum()
-    mean = float(share @ grey)
-    std = float(np.sqrt(share @ (grey - mean) ** 2))
-    if std == 0:
-        raise CxrError("all training pixels have one value; there is nothing to learn from")
-    return Statistics(mean, std)

@@ -22,9 +22,7 @@ MOST_DEPTH = 32  # mappings and lists in each other; ours go down to seven
 MOST_BRACKETS = 200  # open at once in a text; the parser's time grows with their square
 MOST_INTEGER = 2**63  # beyond it other programs can't read a number
 
-LFS_POINTER = (
-    b"version https://git-lfs.github.com/spec/"  # how the text begins that stands for a file
-)
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # begins what stands for a file
 
 
 def check_is_no_lfs_pointer(path: Path) -> None:

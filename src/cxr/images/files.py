@@ -7,6 +7,7 @@ import glob
 import os
 from pathlib import Path
 
+from cxr.documents import LFS_POINTER
 from cxr.errors import CxrError
 from cxr.images import bitmap, dicom
 from cxr.images.picture import LEAST_SIDE, Picture, n_grey_values
@@ -15,7 +16,6 @@ SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", *dicom.SUFFIXES
 )  # fmt: skip
 MOST_FILE_BYTES = 2**28  # so many pixels of 16 bits, twice
-LFS_POINTER = b"version https://git-lfs.github.com/"
 
 
 def find(arguments: list[str]) -> list[Path]:

@@ -157,9 +157,7 @@ def score(
 
 @app.command(rich_help_panel=ASK)
 def predict(
-    image: Annotated[
-        list[str], typer.Argument(help="Image files, folders or patterns.")
-    ],
+    image: Annotated[list[str], typer.Argument(help="Image files, folders or patterns.")],
     model: Annotated[
         str,
         typer.Option(

@@ -4,6 +4,8 @@ Equal to `medmnist.INFO["chestmnist"]["label"]`, which is not imported here beca
 imports torch; a test holds the two together.
 """
 
+import re
+
 LABELS: tuple[str, ...] = (
     "atelectasis",
     "cardiomegaly",
@@ -21,16 +23,23 @@ LABELS: tuple[str, ...] = (
     "hernia",
 )
 
-# What others call them: NIH's table of ChestX-ray14, and its table of boxes.
+# What others call them, without separators: NIH's table of ChestX-ray14 and its table of boxes,
+# CheXpert, British spelling.
 ALIASES = {
-    "pleural_thickening": "pleural",
     "pleuralthickening": "pleural",
+    "pleuraleffusion": "effusion",
     "infiltrate": "infiltration",
+    "oedema": "edema",
 }
+SEPARATORS = re.compile(r"[\s._-]+")
+
+
+def bare(name: str) -> str:
+    """A name in lower case without spaces, dots, hyphens and underscores."""
+    return SEPARATORS.sub("", name.lower())
 
 
 def canonical(name: str) -> str | None:
-    """Our name of a finding in any case and of any source, None where it is none of the 14."""
-    plain = name.strip().lower().replace(" ", "_").replace("-", "_")
-    plain = ALIASES.get(plain, plain)
+    """Our name of a finding in any case and of any source, None if it is not one of the 14."""
+    plain = ALIASES.get(bare(name), bare(name))
     return plain if plain in LABELS else None

@@ -22,10 +22,14 @@ PUBLISHED = {"densenet121_seed0": 0.7025, "vit_small_seed0": 0.6755}
 
 
 def score(
-    predictions: Path, labels: Path, project: Path | None = None, split: str = "test"
+    predictions: Path,
+    labels: Path,
+    project: Path | None = None,
+    split: str = "test",
+    **how: bool,
 ) -> scoring.Score:
     return scoring.score(
-        predictions, labels, split, False, 200, 0, lambda done, total: None, project
+        predictions, labels, split, False, 200, 0, lambda done, total: None, project, **how
     )
 
 
@@ -92,7 +96,10 @@ def write_labels(project: Path, folder: Path) -> Path:
 def test_theirs_are_measured_on_the_images_they_are_of(project: Path, tmp_path: Path) -> None:
     done = score(write_theirs(tmp_path), write_labels(project, tmp_path))
     labels, logits = images()
-    assert done.matched_by == "id" and done.notes == []
+    assert done.matched_by == "stem"
+    assert done.notes == [
+        "the ids differ as written: 'images/00000000_000.png' was matched with '00000000_000'"
+    ]
     assert list(done.models) == ["theirs", *BASELINES]
     expected = roc_auc_score(labels, logits, average="macro")
     assert done.models["theirs"]["macro_auroc"] == pytest.approx(expected)
@@ -103,7 +110,7 @@ def test_theirs_are_measured_on_the_images_they_are_of(project: Path, tmp_path: 
 
 def test_our_own_predictions_score_as_evaluate_says(project: Path, tmp_path: Path) -> None:
     """All but what hangs on our calibration; thresholds here are on raw probabilities."""
-    done = score(project / "predictions/cnn.npz", write_labels(project, tmp_path))
+    done = score(project / "predictions/cnn.npz", write_labels(project, tmp_path), by_order=True)
     found, expected = done.models["cnn"], ours(project)["cnn"]["test"]
     for key in ("n", "n_labels", "macro_auroc", "macro_auroc_ci", "macro_ap", "macro_ap_ci"):
         assert found[key] == expected[key]
@@ -210,7 +217,7 @@ def test_repeated_ids_are_other_images(project: Path, tmp_path: Path) -> None:
     ids = np.load(project / "data/processed/test_ids.npy")
     np.savez(tmp_path / "l.npz", test_labels=np.vstack([labels, labels]), test_ids=[*ids, *ids])
     np.savez(tmp_path / "p.npz", test_logits=np.vstack([logits, logits]))
-    done = score(tmp_path / "p.npz", tmp_path / "l.npz", project)
+    done = score(tmp_path / "p.npz", tmp_path / "l.npz", project, by_order=True)
     assert done.comparisons == []
 
 
@@ -243,6 +250,54 @@ def test_the_command_prints_a_table_or_one_test_object(project: Path, tmp_path: 
     assert list(together["models"]) == ["theirs", "cnn", "vit", *BASELINES]
 
 
+def test_the_answer_says_how_images_were_matched(project: Path, tmp_path: Path) -> None:
+    """In a printed line and in the JSON."""
+    _, logits = images()
+    ids = np.load(project / "data/processed/test_ids.npy")
+    np.savez(tmp_path / "p.npz", logits=logits[:100], scan=ids[:100])
+    write_labels(project, tmp_path)
+    call = ["score", "p.npz", "--labels", "chest.npz", "--resamples", "100"]
+    assert "add --common to score the 100 that" in cxr(*call, cwd=tmp_path).stderr
+    told = json.loads(cxr(*call, "--common", "--json", cwd=tmp_path).stdout)
+    assert told["matched_by"] == "id"
+    assert told["id_columns"] == {"predictions": "scan", "labels": "test_ids"}
+    assert told["n_left_out"] == {"predictions": 0, "labels": 20} and told["n"] == 100
+    shown = cxr(*call, "--common", cwd=tmp_path).stdout
+    assert "matched by id: 'scan' of p.npz and 'test_ids' of chest.npz" in shown
+    assert "scored the 100 images that both files have; left out 0 only in p.npz and 20" in shown
+    np.save(tmp_path / "p.npy", 1 / (1 + np.exp(-logits)))
+    call[1] = "p.npy"
+    assert "add --by-order if both files hold" in cxr(*call, cwd=tmp_path).stderr
+    told = json.loads(cxr(*call, "--by-order", "--json", cwd=tmp_path).stdout)
+    assert told["matched_by"] == "order"
+    assert told["id_columns"] == {"predictions": None, "labels": None}
+    assert told["n_left_out"] == {"predictions": 0, "labels": 0}
+    shown = cxr(*call, "--by-order", cwd=tmp_path).stdout
+    assert "matched by row order: as asked with --by-order" in shown
+
+
+def test_validation_that_does_not_match_gives_no_threshold(project: Path, tmp_path: Path) -> None:
+    _, logits = images()
+    theirs = write_theirs(tmp_path)
+    with np.load(theirs) as file:
+        np.savez(theirs, **file, val_logits=logits[:50])
+    done = score(theirs, write_labels(project, tmp_path))
+    assert done.models["theirs"]["labels"]["mass"]["threshold"] is None
+    assert any("no thresholds from the split val: " in note for note in done.notes)
+
+
+def test_labels_without_any_finding_are_named_as_undefined(tmp_path: Path) -> None:
+    labels, logits = images()
+    np.savez(tmp_path / "p.npz", logits=logits, labels=0 * labels)
+    call = ["score", "p.npz", "--resamples", "100"]
+    told = json.loads(cxr(*call, "--json", cwd=tmp_path).stdout)
+    assert told["macro_auroc"] is None and told["macro_ap"] is None
+    undefined = {each["label"] for each in told["undefined"] if "auroc" in each["what"]}
+    assert undefined == {*LABELS, "all"}
+    done = cxr(*call, cwd=tmp_path)
+    assert done.returncode == 0 and "undefined for every label: images of one class" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -251,7 +306,8 @@ def test_the_command_prints_a_table_or_one_test_object(project: Path, tmp_path: 
         (["theirs.npz", "--labels", "none.csv"], "none.csv does not exist"),
         (
             ["theirs.npz", "--labels", "other.npz"],
-            "other.npz lacks 1 ids of theirs.npz, the first 00000007_000",
+            "theirs.npz has 120 images and other.npz has 120: 1 only in theirs.npz, such as "
+            "'images/00000007_000.png' and 1 only in other.npz, such as 'another'; add --common",
         ),
         (["theirs.npz", "--labels", "chest.npz", "--compare"], "is not inside a clone"),
         (["theirs.npz", "--labels", "chest.npz", "--split", "x"], "has no `x_logits`"),

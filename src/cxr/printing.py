@@ -133,6 +133,7 @@ def score(done: "Score") -> None:
         f"{scored['n']:,} images; {about['level']:.0%} intervals by {about['n_resamples']:,} "
         f"resamples of {about['n_units']:,} {about['unit']}s"
     )
+    console.print(Text(shown(f"matched {done.matched.how}")))
     few = f"too few {about['unit']}s with or without them for sure intervals: "
     unsure = few + ", ".join(about["unsure"]) if about["unsure"] else None
     for note in [*_undefined(scored["undefined"]), unsure, *done.notes, about.get("note")]:

@@ -17,12 +17,12 @@ from cxr.evaluation.intervals import Progress
 from cxr.labels import LABELS
 from cxr.metrics import Doubles
 from cxr.submissions import (
+    By,
     Matched,
     Table,
     has_arrays,
     match,
-    order_by,
-    plain_ids,
+    pair,
     read_labels,
     read_predictions,
 )
@@ -41,11 +41,25 @@ class Score:
     models: dict[str, dict[str, Any]]
     comparisons: list[dict[str, Any]]
     notes: list[str]
-    matched_by: str
+    matched: Matched
+
+    @property
+    def matched_by(self) -> By:
+        """How predictions and labels were matched."""
+        return self.matched.by
 
     def as_json(self, compared: bool) -> dict[str, Any]:
         """The scored model's test object; compared, all of them."""
-        about = {"matched_by": self.matched_by, "notes": self.notes}
+        is_by_order = self.matched_by == "order"
+        files = {"predictions": self.matched.predictions, "labels": self.matched.labels}
+        about = {
+            "matched_by": self.matched_by,
+            "id_columns": {
+                name: None if is_by_order else table.id_column for name, table in files.items()
+            },
+            "n_left_out": dict(zip(files, self.matched.n_left_out, strict=True)),
+            "notes": self.notes,
+        }
         if not compared:
             return self.models[self.name] | about
         return {"models": self.models, "comparisons": self.comparisons, **about}
@@ -60,24 +74,32 @@ def score(
     seed: int,
     progress: Progress,
     project: Path | None = None,
+    by_order: bool = False,
+    common: bool = False,
 ) -> Score:
     """Measure a file of predictions against a file of labels.
 
     Parameters
     ----------
-    split : whose arrays to take from an npz.
-    are_logits : whether the numbers of a CSV are logits.
+    split : whose arrays to read from an npz.
+    are_logits : whether the numbers are logits, if no array's name says it.
     project : whose models to set beside it; on the same images they are compared in pairs.
+    by_order : match rows as they stand, whatever ids there are.
+    common : leave out images that only one file has, instead of refusing them.
     """
-    matched = match(read_predictions(predictions, split, are_logits), read_labels(labels, split))
+    matched = match(
+        read_predictions(predictions, split, are_logits),
+        read_labels(labels, split),
+        by_order,
+        common,
+    )
     y = matched.labels.values.astype(np.uint8)
     name = predictions.stem
     if name in BASELINES:
         name += " (given)"
-    models = {name: _predicted(matched.predictions, _thresholds(predictions, labels))}
-    notes = []
-    if matched.by == "order" and labels != predictions:
-        notes.append("one of the files has no ids: images were matched by their order")
+    notes = list(matched.notes)
+    thresholds = _thresholds(predictions, labels, by_order, common, notes)
+    models = {name: _predicted(matched.predictions, thresholds)}
     beside: dict[str, Any] = {}
     if project is not None:
         ours = _ours(project, matched, split)
@@ -90,7 +112,7 @@ def score(
     evaluated = evaluation.evaluate(y, models, matched.patients, n_resamples, seed, progress)
     told = {each: evaluated.models[each] for each in models}
     baselines = {each: evaluated.models[each] for each in BASELINES}
-    return Score(name, told | beside | baselines, evaluated.comparisons, notes, matched.by)
+    return Score(name, told | beside | baselines, evaluated.comparisons, notes, matched)
 
 
 def _apart(ours: str, theirs: str) -> str:
@@ -106,16 +128,21 @@ def _probs(table: Table) -> Doubles:
     return metrics.sigmoid(table.values) if table.kind == "logits" else table.values
 
 
-def _thresholds(predictions: Path, labels: Path) -> Doubles:
-    """By Youden's rule, where both files hold the validation split beside the other."""
+def _thresholds(
+    predictions: Path, labels: Path, by_order: bool, common: bool, notes: list[str]
+) -> Doubles:
+    """By Youden's rule, if both files hold the validation split too; a note if it can't be used."""
     has_predictions = has_arrays(predictions, CHOSEN_ON, ("logits", "probs"))
     if has_predictions and has_arrays(labels, CHOSEN_ON, ("labels",)):
-        matched = match(
-            read_predictions(predictions, CHOSEN_ON, are_logits=False, exact=True),
-            read_labels(labels, CHOSEN_ON, exact=True),
-        )
-        y = matched.labels.values.astype(np.uint8)
-        return decisions.thresholds(y, _probs(matched.predictions), "youden", 1.0)
+        theirs = read_predictions(predictions, CHOSEN_ON, are_logits=False, exact=True)
+        known = read_labels(labels, CHOSEN_ON, exact=True)
+        try:
+            matched = match(theirs, known, by_order, common)
+        except CxrError as error:
+            notes.append(f"no thresholds from the split {CHOSEN_ON}: {error}")
+        else:
+            y = matched.labels.values.astype(np.uint8)
+            return decisions.thresholds(y, _probs(matched.predictions), "youden", 1.0)
     return np.full(len(LABELS), np.nan)
 
 
@@ -144,10 +171,10 @@ def _order(theirs: Table, ours: splits.Split) -> npt.NDArray[np.int64] | None:
     """Our row of each of their images, None where they are not the same images."""
     order = np.arange(len(ours.labels))
     if theirs.ids is not None and ours.ids is not None:
-        known = plain_ids(ours.ids)
-        if sorted(theirs.ids) != sorted(known):
+        pairs = pair(ours.ids.astype(str), theirs.ids)
+        if len({len(pairs.a), len(ours.ids), len(theirs.ids)}) > 1:
             return None
-        order = order_by(known, theirs.ids)
+        order = pairs.a
     same = theirs.values.shape == ours.labels.shape and (theirs.values == ours.labels[order]).all()
     return order if same else None
 

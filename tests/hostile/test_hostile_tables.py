@@ -9,37 +9,42 @@ import numpy as np
 import pytest
 from valid import refusal
 
-from cxr import submissions
 from cxr.data import boxes
 from cxr.labels import LABELS
-from cxr.submissions import read_labels, read_predictions
+from cxr.submissions import read_labels, read_predictions, rows
 
 HEADER = "id," + ",".join(LABELS)
 ROW = "x" + ",0.5" * 14
 ESCAPE = "\x1b[2J"
 
 CSVS: dict[str, tuple[bytes, str]] = {
-    "Latin-1": (f"{HEADER}\n\xe9{ROW}\n".encode("latin-1"), "neither an npz nor a CSV file"),
-    "UTF-16": (f"{HEADER}\n{ROW}\n".encode("utf-16"), "neither an npz nor a CSV file"),
-    "half a character": (f"{HEADER}\n{ROW}\n".encode() + b"\xc3", "neither an npz nor a CSV"),
+    "Latin-1": (f"{HEADER}\n\xe9{ROW}\n".encode("latin-1"), "line 2 is not text in UTF-8"),
+    "half of UTF-16": (f"{HEADER}\n{ROW}\n".encode("utf-16")[:-1], "is not text in UTF-16"),
+    "half a character": (f"{HEADER}\n{ROW}\n".encode() + b"\xc3", "line 3 is not text in UTF-8"),
     "a number with a byte of nothing": (f"{HEADER}\n{ROW[:-3]}0.5\0\n".encode(), r"'0.5\x00'"),
     "only bytes of nothing": (bytes(1000), "bytes"),
-    "a cell of a megabyte": (f"{HEADER}\n{'x' * 2**20}{ROW}\n".encode(), "field larger than"),
+    "a cell of a megabyte": (f"{HEADER}\n{'x' * 2**20}{ROW}\n".encode(), "131,072 characters"),
     "an id of 600 characters": (
         f"{HEADER}\n{'x' * 600}{ROW}\n".encode(), "601 characters in 'id'; at most 512"),
     "a thousand columns": (
-        f"{HEADER}{',a' * 1000}\n".encode(), "has 1015 columns; at most 200 are read"),
+        f"{HEADER}{',a' * 1000}\n".encode(), "has 1,015 columns; at most 200 are read"),
     "half a quotation": (f'{HEADER}\n"{ROW}\n'.encode(), "cells"),
     "a cell that commands a terminal": (
-        f"{HEADER}\n{ROW[:-3]}{ESCAPE}\n".encode(), r"holds '\x1b[2J' instead"),
+        f"{HEADER}\n{ROW[:-3]}{ESCAPE}\n".encode(), r"holds '\x1b[2J'; expected a number"),
     "a column that commands a terminal": (
         f"{ESCAPE},{HEADER.replace('mass', 'mess')}\n".encode(), r"\x1b[2J"),
     "a number of no end": (f"{HEADER}\n{ROW[:-3]}1e999\n".encode(), "is inf"),
     "a number of a megabyte": (
         f"{HEADER}\n{ROW[:-3]}{'9' * 100_000}\n".encode(), "is inf"),
+    "a list of no end": (
+        f"id,predicted\nx,{'[' * 100_000}\n".encode(), "'predicted' does not hold"),
+    "a number of a label beyond all": (b"id,predicted\nx,0.5 1e999\n", "'predicted' does not hold"),
+    "a hundred comments": (b"#\n" * 100, "is empty"),
+    "half a quotation in a comment": (b'# "\n' + f"{HEADER}\n".encode(), "has no rows"),
+    "a delimiter that is a quotation": (f'sep="\n{HEADER}\n{ROW}\n'.encode(), "theirs.csv"),
     "minus infinity": (f"{HEADER}\n{ROW[:-3]}-inf\n".encode(), "is -inf"),
-    "row numbers of no end": (f"1e999{',0.5' * 14}\n".encode(), "each row number from 0 on once"),
-    "row numbers of NaN": (f"nan{',0.5' * 14}\n".encode(), "each row number from 0 on once"),
+    "row numbers of no end": (f"1e999{',0.5' * 14}\n".encode(), "must be 0, 1, 2"),
+    "row numbers of NaN": (f"nan{',0.5' * 14}\n".encode(), "must be 0, 1, 2"),
 }  # fmt: skip
 
 
@@ -51,18 +56,24 @@ def test_hostile_predictions_are_refused(tmp_path: Path, content: bytes, words: 
     assert (words in said or words == "bytes") and "theirs.csv" in said
 
 
+def test_utf_16_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.csv"
+    path.write_bytes(f"{HEADER}\n{ROW}\n".encode("utf-16"))
+    assert read_predictions(path, "test", False).values.tolist() == [[0.5] * 14]
+
+
 def test_a_table_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "theirs.csv"
     path.write_text(f"{HEADER}\n{ROW}\n")
     assert len(read_predictions(path, "test", False).values) == 1
-    monkeypatch.setattr(submissions, "MOST_CSV_BYTES", path.stat().st_size - 1)
+    monkeypatch.setattr(rows, "MOST_CSV_BYTES", path.stat().st_size - 1)
     assert "it has more than" in refusal(read_predictions, path, "test", False)
 
 
 def test_a_table_of_no_end_is_not_read_to_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(submissions, "MOST_CSV_BYTES", 2**20)
+    monkeypatch.setattr(rows, "MOST_CSV_BYTES", 2**20)
     assert "more than 1,048,576" in refusal(read_predictions, Path("/dev/zero"), "test", False)
 
 
@@ -99,7 +110,35 @@ def test_hostile_arrays_of_predictions_are_refused(tmp_path: Path, array: np.nda
     assert "labels.npz" in refusal(read_labels, tmp_path / "labels.npz", "test")
 
 
+NPYS: dict[str, bytes] = {
+    "nothing": b"",
+    "a pickle": b"\x80\x04N.",
+    "a header alone": b"\x93NUMPY\x01\x00",
+    "a header of 4 GB": b"\x93NUMPY\x02\x00\xff\xff\xff\xff",
+}
+
+
+@pytest.mark.parametrize("content", NPYS.values(), ids=NPYS)
+def test_hostile_npy_files_are_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "theirs.npy"
+    path.write_bytes(content)
+    assert "theirs.npy" in refusal(read_predictions, path, "test", False)
+
+
+@pytest.mark.parametrize("array", ARRAYS.values(), ids=ARRAYS)
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_hostile_arrays_in_npy_files_are_refused(tmp_path: Path, array: np.ndarray) -> None:
+    path = tmp_path / "theirs.npy"
+    np.save(path, array)
+    assert "theirs.npy" in refusal(read_predictions, path, "test", True)
+    np.save(path, np.zeros((10**6, 14), np.uint8))
+    path.write_bytes(path.read_bytes()[:1000])
+    assert "theirs.npy" in refusal(read_predictions, path, "test", True)
+
+
 IDS: dict[str, np.ndarray] = {
+    "bytes of no text": np.array([b"\xff", b"\xfe"]),
+    "long bytes": np.array([b"x" * 600] * 2),
     "long": np.array(["x" * 600] * 2),
     "records": np.zeros(2, [("a", "i4")]),
     "truths": np.array([True, False]),

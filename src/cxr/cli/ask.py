@@ -114,25 +114,41 @@ def replay(
 @app.command(rich_help_panel=ASK)
 def score(
     predictions: Annotated[
-        Path, typer.Argument(help="An npz (logits or probabilities) or a CSV with ids.")
+        Path, typer.Argument(help="A CSV, npz or npy file of probabilities or logits.")
     ],
     labels: Annotated[
         Path | None,
-        typer.Option(help="An npz or CSV of labels, or ChestMNIST's file; else PREDICTIONS."),
+        typer.Option(help="A CSV, npz or npy file of labels, if not PREDICTIONS itself."),
     ] = None,
-    split: Annotated[str, typer.Option(help="Whose arrays to take from an npz.")] = "test",
-    logits: Annotated[bool, typer.Option("--logits", help="A CSV's numbers are logits.")] = False,
-    compare: Annotated[bool, typer.Option("--compare", help="Beside the models here.")] = False,
-    resamples: Annotated[int, typer.Option(min=100, max=100_000, help="Of the bootstrap.")] = 2000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    split: Annotated[
+        str, typer.Option(help="Which split's arrays to read from an npz file.")
+    ] = "test",
+    logits: Annotated[
+        bool, typer.Option("--logits", help="The numbers are logits, if their name doesn't say it.")
+    ] = False,
+    by_order: Annotated[
+        bool, typer.Option("--by-order", help="Match images by row order, ignoring ids.")
+    ] = False,
+    common: Annotated[
+        bool, typer.Option("--common", help="Score only the images that both files have.")
+    ] = False,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Compare with the models of this clone.")
+    ] = False,
+    resamples: Annotated[
+        int, typer.Option(min=100, max=100_000, help="Number of bootstrap resamples.")
+    ] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Measure anybody's predictions as evaluate measures our models, and beside them.
+    """Measure anybody's predictions with the metrics of evaluate.
 
-    Images are matched by id where both files have ids. Labels may stand in any order, in any case
-    and behind `prob_`. medmnist's own evaluation CSV is read, too.
+    Images are matched by id, whatever the name of the column is, and by row order only if neither
+    file has ids. The answer says how. docs/evaluation.md lists the layouts that are read.
 
-    Example: cxr score theirs.csv --labels chestmnist.npz
+    Example: cxr score theirs.csv --labels labels.csv
+
+    Example: cxr score theirs.npz --labels chestmnist.npz --by-order
 
     Example: cxr score theirs.npz --labels labels.csv --compare
     """
@@ -148,6 +164,8 @@ def score(
             seed,
             advance,
             project() if compare else None,
+            by_order,
+            common,
         )
     if as_json:
         print_json(done.as_json(compare))

@@ -141,6 +141,7 @@ def test_compared_in_their_order_of_our_images(project: Path, tmp_path: Path) ->
     ids = np.load(project / "data/processed/test_ids.npy")
     np.savez(path, test_labels=images()[0][order], test_ids=ids[order])
     done = score(write_theirs(tmp_path), path, project)
+    assert done.comparisons and not any("other images" in note for note in done.notes)
     assert done.models["cnn"]["macro_auroc"] == pytest.approx(
         ours(project)["cnn"]["test"]["macro_auroc"]
     )

@@ -233,6 +233,7 @@ def test_by_order_says_that_ids_and_patients_disagree() -> None:
         (["a", "a", "b"], ["a", "b"], "a.csv: row 1 and row 2 hold different numbers for id a"),
         (["a", "b"], ["a", "b", "b"], "b.csv: row 2 and row 3 hold different numbers for id b"),
         (["p/a.png", "q/a.png"], ["a", "b"], "no id in 'image' of a.csv"),  # whose a is it?
+        (["a", "b"], ["p/a.png", "q/a.png"], "no id in 'image' of a.csv"),
         (["1", "01"], ["1", "001"], "add --common to score the 1 that"),
         (["1", "2"], ["001", "003"], "no id in 'image' of a.csv"),
         (None, None, "a.csv has 5 images and b.csv has 4; matching by order needs the same"),
@@ -256,6 +257,7 @@ def test_images_that_do_not_match(
         (["https://x.org/b.png?raw=1/2", "https://x.org/a.png#a"], ["a", "b"], "stem"),
         (["p/2/a", "p/1/a"], ["p/1/a", "p/2/a"], "id"),
         (["1.2.840.5.20", "1.2.840.5.2"], ["1.2.840.5.2", "1.2.840.5.20"], "id"),
+        (["1.0.5", "1"], ["1", "1.0.5"], "id"),
         (["12", "7"], ["00000007", "00000012"], "number"),
         (["12.png", "0"], ["000.dcm", "0012.dcm"], "number"),
     ],
@@ -267,6 +269,13 @@ def test_ids_in_other_clothes(theirs: list[str], labels: list[str], by: str) -> 
     assert matched.predictions.values[:, 0].tolist() == [1, 0]
     difference = f"the ids differ as written: {theirs[1]!r} was matched with {labels[0]!r}"
     assert matched.notes == (() if by == "id" else (difference,))
+
+
+def test_whole_numbers_written_as_floats_are_the_same_ids(tmp_path: Path) -> None:
+    """And no part of a UID or of a path is taken for one."""
+    rows = with_ids(probabilities(), ["3.0", "1.0.5.7", "1.0.5.8", "v1.0-a/x", " a "])
+    table = read_predictions(write_csv(tmp_path / "p.csv", ["id", *LABELS], rows), "test", False)
+    assert list(table.ids) == ["3", "1.0.5.7", "1.0.5.8", "v1.0-a/x", "a"]
 
 
 def test_what_both_files_have_is_scored_if_asked_for() -> None:
@@ -363,6 +372,7 @@ ROW = ",".join(["x", *["0.5"] * 14])
             text(f"{HEADER}\n{ROW[:-3]}50%\n"),
             "'hernia' holds '50%'; write fractions: divide by 100",
         ),
+        (text(f'{HEADER}\n{ROW[:-3]}"0,5"\n'), "line 2: 'hernia' holds '0,5'; expected a number"),
         (text(f"{HEADER}\n{ROW[:-3]}\n"), "line 2: 'hernia' holds nothing; expected a number"),
         (
             text(f"patient{HEADER[2:]}\nq{ROW[1:]}\nq{',' * 14}\n"),

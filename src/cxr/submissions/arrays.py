@@ -21,7 +21,7 @@ ARRAYS: dict[Kind, tuple[str, ...]] = {
     "labels": ("labels", "label", "y_true", "targets", "target", "arr_0"),
 }
 UNSTATED = (
-    "preds", "predictions", "pred", "y_score", "y_scores", "y_prob", "y_pred", "scores", "outputs",
+    "y_score", "y_scores", "y_prob", "scores", "preds", "predictions", "pred", "y_pred", "outputs",
     "arr_0",
 )  # fmt: skip
 SPLITS = ("train", "val", "test")

@@ -21,7 +21,6 @@ from cxr.submissions.table import Kind, Table, Texts
 
 # A table of ids takes the longest one's memory for each.
 MOST_ID = 512  # characters
-SHOWN = 5  # names in a message
 EXPECTED = "expected a column `image` and a column for each of the 14 labels"
 
 # Names of columns, without separators.

@@ -20,6 +20,7 @@ from cxr.data.splits import Statistics
 from cxr.errors import CxrError
 from cxr.images.picture import Picture
 from cxr.labels import LABELS
+from cxr.submissions import read_predictions
 from cxr.typical import Typical
 
 PARAMS = params.load(Path(__file__).parents[1] / "params.yaml")
@@ -167,6 +168,10 @@ def test_the_command_writes_table_json_and_maps(project: Path, tmp_path: Path) -
             assert float(row[f"prob_{label}"]) == prob
             called = image["labels"][label]["called"]
             assert row[f"called_{label}"] == ("" if called is None else str(int(called)))
+    table = read_predictions(tmp_path / "t.csv", "test", are_logits=False)
+    np.testing.assert_array_equal(
+        table.values, [[float(row[f"prob_{label}"]) for label in LABELS] for row in rows]
+    )
     pixels = png.imread(tmp_path / "maps/a.maps.png")
     assert pixels.shape[1] >= 2 * 400 and pixels.shape[0] > 320
     assert (tmp_path / "maps/b.maps.png").is_file()

@@ -81,6 +81,24 @@ def test_boxes_find_their_images_and_join(split: Split) -> None:
     assert len(truth.of_boxes(with_ids, []).cover((7, 7))) == 0
 
 
+@pytest.mark.parametrize("name", ["i{}.png", "images/i{}.dcm", "a\\i{}.nii.gz"])
+def test_ids_with_folder_and_file_type_are_those_without(split: Split, name: str) -> None:
+    with_ids = Split(split.images, split.labels, np.array([name.format(r) for r in range(N)]), None)
+    assert truth.of_boxes(with_ids, [box("i7", "mass", 0, 0, 9, 9)]).image.tolist() == [7]
+
+
+def test_boxes_of_other_images_alone_are_refused(split: Split) -> None:
+    with_ids = Split(split.images, split.labels, np.array([f"i{row}" for row in range(N)]), None)
+    with pytest.raises(CxrError, match="none of its images, such as j7, is in this split"):
+        truth.of_boxes(with_ids, [box("j7", "mass", 0, 0, 9, 9)])
+
+
+def test_boxes_of_a_name_that_several_images_have_are_refused(split: Split) -> None:
+    ids = np.array([f"patient{row}/frontal.jpg" for row in range(N)])
+    with pytest.raises(CxrError, match="several ids of the data end in frontal"):
+        truth.of_boxes(Split(split.images, split.labels, ids, None), [])
+
+
 def test_boxes_need_ids(split: Split) -> None:
     with pytest.raises(CxrError, match="the data has no ids"):
         truth.of_boxes(split, [])

@@ -23,6 +23,11 @@ def test_a_box_is_read_under_our_names(tmp_path: Path) -> None:
     assert box.corners.tolist() == [209.9, 568.7, 213.7, 254.9]
 
 
+def test_a_dicom_uid_is_kept_whole(tmp_path: Path) -> None:
+    path = written(tmp_path, HEADER + "1.2.840.113704.5,train,Mass,1,2,3,4\n")
+    assert boxes.read(path)[0].image == "1.2.840.113704.5"
+
+
 def test_nihs_own_file_is_read(tmp_path: Path) -> None:
     """Its header has a comma inside a name, and its rows end in three empty columns."""
     path = written(

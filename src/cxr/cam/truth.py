@@ -9,6 +9,7 @@ import numpy.typing as npt
 from cxr.cam.localisation import cover_of_boxes, cover_of_masks
 from cxr.data import phantom
 from cxr.data.boxes import SIDE, Box
+from cxr.data.ids import stem
 from cxr.data.splits import Split
 from cxr.errors import CxrError
 from cxr.labels import LABELS
@@ -62,12 +63,23 @@ def of_boxes(split: Split, boxes: list[Box]) -> Truth:
     """Boxes of the split's images; several of one finding in one image count as one place."""
     if split.ids is None:
         raise CxrError("gradcam.boxes: the data has no ids, so no box can be found an image for")
-    row_of = {str(name): row for row, name in enumerate(split.ids)}
+    row_of: dict[str, int] = {}
+    for row, name in enumerate(split.ids):
+        if row_of.setdefault(stem(str(name)), row) != row:
+            raise CxrError(
+                f"gradcam.boxes: several ids of the data end in {stem(str(name))}, so its boxes "
+                "are not of one image; give each image a name of its own"
+            )
     pairs: dict[tuple[int, int], list[Doubles]] = {}
     for box in boxes:
         if box.image in row_of:
             pair = row_of[box.image], LABELS.index(box.label)
             pairs.setdefault(pair, []).append(box.corners)
+    if boxes and not pairs:
+        raise CxrError(
+            f"gradcam.boxes: none of its images, such as {boxes[0].image}, is in this split, with "
+            f"ids such as {split.ids[0]}; give boxes of these images, or null"
+        )
     keys = np.array(sorted(pairs), np.int64).reshape(-1, 2)
 
     def cover(grid: tuple[int, int]) -> Doubles:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cxr.data.ids import stem
 from cxr.documents import read_within
 from cxr.errors import CxrError
 from cxr.labels import canonical
@@ -31,7 +32,7 @@ COLUMNS = {
 class Box:
     """One box: x and y of its upper left corner, width and height, in pixels of SIDE."""
 
-    image: str  # id, without file type
+    image: str  # id, without folder and file type
     label: str
     corners: npt.NDArray[np.float64]  # (4,)
 
@@ -76,4 +77,4 @@ def _box(path: Path, line: int, row: list[str], places: dict[str, int]) -> Box:
         raise CxrError(f"gradcam.boxes: line {line} of {path} holds no numbers") from None
     if not np.isfinite(corners).all() or (corners[2:] <= 0).any():
         raise CxrError(f"gradcam.boxes: line {line} of {path} is no box: {corners.tolist()}")
-    return Box(Path(row[places["id"]].strip()).stem, label, corners)
+    return Box(stem(row[places["id"]].strip()), label, corners)

@@ -1,20 +1,17 @@
 """Predictions and labels of the same images, brought into the same order."""
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
 
+from cxr.data.ids import stem
 from cxr.errors import CxrError
 from cxr.submissions.table import Rows, Table, Texts
 
 By = Literal["id", "stem", "number", "order"]
 
-FILE_TYPE = re.compile(
-    r"\.(png|jpe?g|tiff?|bmp|webp|gif|jp2|dcm|dicom|nii|npy|npz)(\.gz)?$", re.IGNORECASE
-)
 SHOWN = 5  # ids in a note
 IN_WORDS: dict[By, str] = {
     "id": "by id",
@@ -104,13 +101,6 @@ def pair(a: Texts, b: Texts) -> Pairs:
     if _is_whole(by_number, a, b) and not _is_whole(by_stem, a, b):
         return by_number
     return by_stem if len(by_stem.a) > len(found.a) else found
-
-
-def stem(text: str) -> str:
-    """An image's name without folder, query of a URL and file type: `x` of `a\\x.nii.gz`."""
-    if "://" in text:
-        text = re.split(r"[?#]", text)[0]
-    return FILE_TYPE.sub("", re.split(r"[/\\]", text)[-1])
 
 
 def _number(text: str) -> str:

@@ -238,12 +238,30 @@ def test_maps_overwrite_neither_images_nor_each_other(project: Path, tmp_path: P
     done = cxr(*both, "--model", "cnn", "--cam", str(tmp_path), cwd=project)
     assert done.returncode == 2 and f"would overwrite {called_so}" in done.stderr
     assert called_so.read_bytes() == before
-    (tmp_path / "other").mkdir()
-    Image.fromarray(CHESTS[3]).save(tmp_path / "other" / path.name)
-    both = [str(path), str(tmp_path / "other" / path.name)]
+    dicom(tmp_path / "chest00.dcm", CHESTS[3])
+    both = [str(path), str(tmp_path / "chest00.dcm")]
     done = cxr(*both, "--model", "cnn", "--cam", str(tmp_path / "maps"), cwd=project)
-    assert done.returncode == 2 and "two images are called chest00" in done.stderr
+    assert done.returncode == 2 and "two images are called" in done.stderr
     assert not (tmp_path / "maps").exists()
+
+
+def test_images_of_one_name_keep_their_folders_below_the_maps(
+    project: Path, tmp_path: Path
+) -> None:
+    for i, study in enumerate(("ST1/SE1", "ST2/SE1")):
+        (tmp_path / "disc" / study).mkdir(parents=True)
+        dicom(tmp_path / "disc" / study / "IM0", CHESTS[i])
+    (tmp_path / "disc/._IM0").touch()
+    out = ["--model", "cnn", "--cam", str(tmp_path / "maps"), "--json"]
+    done = cxr(str(tmp_path / "disc"), *out, cwd=project)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines() == ["predict: took 2 DICOM, skipped 1 hidden"]
+    folders = {"taken": {"DICOM": 2}, "skipped": {"hidden": 1}}
+    assert json.loads(done.stdout)["folders"] == folders
+    maps = sorted((tmp_path / "maps").rglob("*.png"))
+    assert [path.relative_to(tmp_path / "maps").as_posix() for path in maps] == [
+        "ST1/SE1/IM0.maps.png", "ST2/SE1/IM0.maps.png",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """A user's own images through a model that the pipeline made."""
 
 import csv
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,11 @@ import torch
 from cxr import cam, decisions, models
 from cxr.augment import normalise, on_unit_scale
 from cxr.cam.localisation import Maps
+from cxr.data.ids import stem
 from cxr.decisions import Decision
 from cxr.errors import CxrError
 from cxr.images import files
+from cxr.images.find import Found
 from cxr.images.picture import Picture, Topic
 from cxr.labels import LABELS
 from cxr.metrics import Doubles
@@ -119,21 +122,27 @@ def folder_of(registered: Path, name: str) -> Path:
 
 
 def places(paths: list[Path], folder: Path) -> dict[Path, Path]:
-    """Where each file's maps go; CxrError where one would overwrite another or the image itself."""
+    """Where each file's maps go; CxrError where one would overwrite another or the image itself.
+
+    Images of several folders keep their folders below `folder`, from the one that holds them all.
+    """
     found: dict[Path, Path] = {}
     images = {path.resolve() for path in paths}
+    top = os.path.commonpath([Path(os.path.abspath(path)).parent for path in paths])  # noqa: PTH100
     for path in paths:
-        place = folder / f"{path.stem}.maps.png"  # beside an image of the user's own, too
+        parent = Path(os.path.abspath(path)).parent.relative_to(top)  # noqa: PTH100 - links stay
+        place = folder / parent / f"{stem(path.name)}.maps.png"
         if place in found.values():
             raise CxrError(
-                f"two images are called {path.stem}, and their maps would overwrite each other; "
-                "predict them one after the other into two folders"
+                f"two images are called {path.parent / stem(path.name)}, and their maps would "
+                "overwrite each other; predict them one after the other into two folders"
             )
         if place.resolve() in images:
             raise CxrError(f"the maps of {path} would overwrite {place}; give another folder")
         found[path] = place
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        for parent in {place.parent for place in found.values()}:
+            parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CxrError(
             f"{folder} can't be made a folder for maps: {error.strerror}; give another"
@@ -262,9 +271,10 @@ def check_table(path: Path, paths: list[Path]) -> None:
         raise CxrError(f"{path} is one of the images; give the table another name")
 
 
-def as_json(done: list[Prediction | Refused], model: Model) -> dict[str, Any]:
+def as_json(done: list[Prediction | Refused], model: Model, found: Found) -> dict[str, Any]:
     """What `cxr predict --json` prints."""
     return {
+        "folders": {"taken": found.taken, "skipped": found.skipped},
         "model": model.saved.name,
         "calibration": model.decision.calibration.method,
         "notice": NOTICE,

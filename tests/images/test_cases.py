@@ -10,6 +10,7 @@ import pytest
 
 from cxr.errors import CxrError
 from cxr.images import files
+from cxr.images.find import find
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared"
@@ -84,7 +85,7 @@ def test_what_is_no_whole_bitmap_is_refused_by_name(made: Path, name: str) -> No
 
 
 def test_a_folder_gives_its_images_and_no_hidden_file(made: Path) -> None:
-    names = {path.name for path in files.find([str(made / "bitmaps")])}
+    names = {path.name for path in find([str(made / "bitmaps")]).paths}
     assert "._a_ref.png" not in names and {"a_ref.png", "x.tif", "x.webp"} <= names
 
 

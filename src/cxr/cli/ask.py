@@ -197,10 +197,13 @@ def predict(
     Example: cxr predict scans/ --model squeezenet --cam maps/ --csv scans.csv
     """
     from cxr import predicting, printing
-    from cxr.images import files
+    from cxr.images.find import find
 
     chosen = predicting.load(model, nearest_project(Path.cwd()))
-    paths = files.find(image)
+    found = find(image)
+    paths = found.paths
+    if found.taken:
+        progress.note(f"predict: {found}")
     maps = predicting.places(paths, cam) if cam is not None else {}
     if csv is not None:
         predicting.check_table(csv, paths)
@@ -212,7 +215,7 @@ def predict(
     if csv is not None:
         predicting.write_table(done, csv)
     if as_json:
-        print_json(predicting.as_json(done, chosen))
+        print_json(predicting.as_json(done, chosen, found))
     else:
         printing.predictions(done, chosen)
     for each in done:

@@ -17,9 +17,24 @@ from cxr.images.picture import Grey, Notes, Picture, check_size, own_range, to_g
 Ints = npt.NDArray[np.int64]
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")  # closed: other formats of Pillow run programs
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+BEGINNINGS = {
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"BM": "BMP",
+    b"RIFF": "WEBP",
+}
 COLOURFUL = 6  # mean spread of red, green and blue from which on an image counts as coloured
 PNG_START = 8  # bytes before the first chunk
 WHITE_IS_ZERO = 0  # TIFF's PhotometricInterpretation
+
+
+def kind(head: bytes) -> str | None:
+    """The format of a file by its first bytes; None of one that is not read."""
+    found = next((name for begin, name in BEGINNINGS.items() if head.startswith(begin)), None)
+    return None if found == "WEBP" and head[8:12] != b"WEBP" else found
 
 
 def decode(content: bytes, path: Path) -> Picture:

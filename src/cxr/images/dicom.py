@@ -24,8 +24,13 @@ from cxr.errors import CxrError
 from cxr.images.picture import Grey, Mask, Notes, Picture, check_size, own_range, to_grey
 
 DICM = slice(128, 132)  # where a DICOM file says so
-# How a file without that begins: with group 2 or 8, little or big endian.
-FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
+# How a file without that begins: with one of the first tags of groups 2 and 8.
+FIRST_TAGS = [
+    struct.pack("<HH", group, element)
+    for group, elements in ((2, (0, 1, 2)), (8, (0, 1, 5, 8, 18, 20, 22, 24, 96)))
+    for element in elements
+]
+FIRST_TAGS += [tag[1::-1] + tag[:1:-1] for tag in FIRST_TAGS]  # big endian
 SUFFIXES = (".dcm", ".dicom")
 DEFLATED = b"1.2.840.10008.1.2.1.99"  # DICOM's way to pack a file as a whole
 MODALITIES = ("CR", "DX", "RG", "RF", "XR")  # what a chest X-ray may be called
@@ -56,11 +61,9 @@ UNPACK = "convert it with `gdcmconv --raw IN OUT`"
 Stored = npt.NDArray[np.integer[Any]]
 
 
-def is_dicom(content: bytes, path: Path) -> bool:
-    """Whether a file is to be read as DICOM: by its content, else by its name."""
-    return (
-        content[DICM] == b"DICM" or content[:2] in FIRST_GROUPS or path.suffix.lower() in SUFFIXES
-    )
+def begins(content: bytes) -> bool:
+    """Whether a file begins as DICOM, with a preamble or, as many exports do, without."""
+    return content[DICM] == b"DICM" or content[:4] in FIRST_TAGS
 
 
 def decode(content: bytes, path: Path) -> Picture:
@@ -96,7 +99,7 @@ def _read(content: bytes, path: Path) -> Dataset:
     # pydicom would unpack such a file whole, to whatever it unpacks to.
     if DEFLATED in content:
         raise CxrError(f"{path} is deflated as a whole; {UNPACK}")
-    if content[DICM] != b"DICM" and content[:2] not in FIRST_GROUPS:
+    if not begins(content):
         raise CxrError(f"{path} is not a DICOM file; give a PNG or JPEG its own suffix")
     # From memory, which gives no more than it has: a tag may say that it is 4 GB long.
     data = pydicom.dcmread(BytesIO(content), force=True)  # many exports lack the preamble

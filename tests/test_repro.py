@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -196,6 +198,53 @@ def test_a_signal_leaves_dvc_the_time_to_keep_what_was_done(
     assert (clone / "kept").read_text() == "what was done"
     assert process.returncode == 130
     assert errors == "cxr: stopped\n"
+
+
+FAKE_STAGE = """
+import os, time
+print(os.getpid(), flush=True)
+while not os.path.exists("end"):
+    time.sleep(0.05)
+"""
+
+
+def state(pid: int) -> str:
+    """As Linux has it: T of a process that is stopped."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def handles(pid: int, signum: signal.Signals) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) >> (signum - 1) & 1)
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    until = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def test_ctrl_z_suspends_the_stage_and_fg_resumes_it(clone: Path) -> None:
+    (clone / "src" / "dvc").mkdir(parents=True)
+    (clone / "src" / "dvc" / "__init__.py").touch()
+    (clone / "src" / "dvc" / "__main__.py").write_text(FAKE_STAGE)
+    process = subprocess.Popen(
+        [CXR, "repro"], cwd=clone, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    stage = int(process.stdout.readline())
+    wait_until(lambda: handles(process.pid, signal.SIGCONT))
+    for _ in range(2):  # more than once
+        os.kill(process.pid, signal.SIGTSTP)
+        wait_until(lambda: state(stage) == state(process.pid) == "T")
+        os.kill(process.pid, signal.SIGCONT)
+        wait_until(lambda: "T" not in (state(stage), state(process.pid)))
+    (clone / "end").touch()
+    process.communicate(timeout=30)
+    assert process.returncode == 0
 
 
 def test_a_signal_that_is_ignored_stops_nothing(clone: Path) -> None:

@@ -1,5 +1,7 @@
 """The course of a sweep, on a queue that is made up and a clock that jumps."""
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,9 @@ class MadeUp:
 
     def is_alive(self, task: Task) -> bool:
         return self.now[task.name] == "Running"
+
+    def send(self, task: Task, signum: signal.Signals) -> None:
+        self.calls.append(("send", (task.name, signum)))
 
     def start(self, jobs: int) -> None:
         self.calls.append(("start", jobs))
@@ -232,6 +237,27 @@ def test_workers_that_went_home_are_called_again(monkeypatch: pytest.MonkeyPatch
     under_way, _ = sweep(queue, monkeypatch)
     under_way.run()
     assert 2 <= len(named(queue, "start")) <= 4
+
+
+def test_ctrl_z_suspends_what_runs_and_fg_resumes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process itself is not stopped here, only what it would stop with it."""
+    queue = MadeUp(a="Running Running done", b="Queued", c="done")
+    under_way, _ = sweep(queue, monkeypatch)
+    monkeypatch.setattr(os, "kill", lambda pid, signum: None)
+    at_first = iter([signal.SIGTSTP, signal.SIGCONT])
+
+    def look(seconds: float) -> None:
+        if signum := next(at_first, None):
+            signal.raise_signal(signum)
+        else:
+            raise KeyboardInterrupt
+
+    under_way._tasks = queue.tasks()
+    monkeypatch.setattr(course.time, "sleep", look)
+    with pytest.raises(KeyboardInterrupt):
+        under_way.run()
+    sent = [call[1] for call in queue.calls if call[0] == "send"]
+    assert sent == [("a", signal.SIGSTOP), ("a", signal.SIGCONT)]
 
 
 def test_ctrl_c_empties_the_queue_of_ours_and_lets_what_runs_stop(

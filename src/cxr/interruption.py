@@ -1,5 +1,6 @@
-"""Ctrl-C, SIGTERM and a closed terminal while a stage works: at once, or where it can stop."""
+"""Ctrl-C, SIGTERM, a closed terminal and Ctrl-Z while work is under way."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -56,3 +57,35 @@ def deferred() -> Iterator[Callable[[], bool]]:
         _signals.waits = False
     if _signals.came:
         raise KeyboardInterrupt
+
+
+@contextmanager
+def suspended_together(send: Callable[[signal.Signals], None]) -> Iterator[None]:
+    """Ctrl-Z suspends what was started in process groups of its own, too, and `fg` resumes it.
+
+    A terminal sends its signals to the foreground's group alone.
+
+    Parameters
+    ----------
+    send : sends a signal to those groups.
+    """
+
+    def suspend(signum: int, frame: FrameType | None) -> None:
+        send(signal.SIGSTOP)  # a group without a terminal would ignore SIGTSTP
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    def resume(signum: int, frame: FrameType | None) -> None:
+        send(signal.SIGCONT)
+
+    if signal.getsignal(signal.SIGTSTP) == signal.SIG_IGN:
+        yield
+        return
+    earlier = {
+        signal.SIGTSTP: signal.signal(signal.SIGTSTP, suspend),
+        signal.SIGCONT: signal.signal(signal.SIGCONT, resume),
+    }
+    try:
+        yield
+    finally:
+        for each, handler in earlier.items():
+            signal.signal(each, handler)

@@ -15,7 +15,7 @@ from typing import IO, Any
 from cxr import lineage, progress, records
 from cxr.documents import read_json
 from cxr.errors import CxrError
-from cxr.interruption import SIGNALS, STOPPED
+from cxr.interruption import SIGNALS, STOPPED, suspended_together
 from cxr.lineage import Declaration, inside
 
 METRICS = "reports/metrics.json"
@@ -109,11 +109,14 @@ def _dvc_repro(project: Path, stages: list[str], printed: IO[str], own_store: bo
     ) as process:
         asked_to_stop: list[int] = []
 
+        def send(signum: signal.Signals) -> None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signum)
+
         def pass_on(signum: int, frame: FrameType | None) -> None:
             # They need time to keep what is done, so that they are waited for.
             asked_to_stop.append(signum)
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGINT)
+            send(signal.SIGINT)
 
         earlier = {
             each: signal.signal(each, pass_on)
@@ -121,7 +124,8 @@ def _dvc_repro(project: Path, stages: list[str], printed: IO[str], own_store: bo
             if signal.getsignal(each) != signal.SIG_IGN  # as under nohup
         }
         try:
-            status = process.wait()
+            with suspended_together(send):
+                status = process.wait()
         finally:
             for each, handler in earlier.items():
                 signal.signal(each, handler)

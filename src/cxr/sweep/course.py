@@ -1,11 +1,13 @@
 """The course of a sweep: what is queued, what runs, what came of it."""
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from cxr.errors import CxrError
+from cxr.interruption import suspended_together
 from cxr.progress import Advance
 from cxr.sweep.plan import Experiment, Plan
 from cxr.sweep.queue import Queue, State, Task
@@ -53,7 +55,8 @@ class Course:
         self._refuse_others()
         try:
             self._fill()
-            self._wait()
+            with suspended_together(self._send):
+                self._wait()
         except (CxrError, KeyboardInterrupt):
             self._stop()
             raise
@@ -138,6 +141,11 @@ class Course:
         else:
             self._again.add(name)
             self.queue.add(experiment)
+
+    def _send(self, signum: signal.Signals) -> None:
+        for each in self._open():
+            if self._state(each) is State.RUNNING:
+                self.queue.send(self._tasks[each.name], signum)
 
     def _stop(self) -> None:
         """Take out what waits, and let what runs stop where it can go on."""

@@ -6,10 +6,12 @@ the experiments need; it is changed by DVC's own commands.
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -98,6 +100,13 @@ class Queue:
         """Let running tasks stop where they can go on, as by Ctrl-C."""
         if names:
             self._dvc("queue", "kill", *names)
+
+    def send(self, task: Task, signum: signal.Signals) -> None:
+        """Send a signal to a running task and to the worker that waits for it."""
+        process = self._celery.proc.get(task.revision)
+        if process is not None and self.is_alive(task):
+            with suppress(ProcessLookupError):
+                os.killpg(os.getpgid(process.pid), signum)
 
     def drop(self, task: Task) -> bool:
         """Take out a task on which nothing works any more; False where a worker says it does."""

@@ -1,6 +1,8 @@
 """Bitmaps as grey images: depth, transparency, colour and orientation."""
 
+import contextlib
 import struct
+import time
 from pathlib import Path
 
 import numpy as np
@@ -89,15 +91,25 @@ def test_the_depth_that_a_png_states_is_used(tmp_path: Path, how: str) -> None:
     picture = files.read(deep_png(tmp_path / "a.png", stored, chunk(b"sBIT", b"\x0c")))
     assert np.abs(picture.grey - DEEP / 4095 * 255).max() <= 1
     assert picture.notes.warnings == []
-    assert picture.notes.assumed["depth"].startswith("12 bits as the file says")
+    assert picture.notes.assumed["depth"].startswith("white is ")
 
 
-def test_a_hot_pixel_beyond_the_stated_depth_is_white(tmp_path: Path) -> None:
-    hot = DEEP.copy()
-    hot[0, 7] = 65535
-    found = files.read(deep_png(tmp_path / "a.png", hot, chunk(b"sBIT", b"\x0c"))).grey
-    assert found[0, 7] == 255
-    assert np.abs(found[1:] - DEEP[1:] / 4095 * 255).max() <= 0.5
+@pytest.mark.parametrize("bits", [8, 11, 12])
+def test_values_beyond_the_stated_depth_make_it_unknown(tmp_path: Path, bits: int) -> None:
+    beyond = DEEP * 3
+    picture = files.read(deep_png(tmp_path / "a.png", beyond, chunk(b"sBIT", bytes([bits]))))
+    assert np.abs(picture.grey - stretched(beyond)).max() <= 1
+    assert "does not say which value is white" in picture.notes.warnings[0]
+
+
+def test_8_bits_in_the_upper_bits_of_12_are_no_scaled_values(tmp_path: Path) -> None:
+    """Their lower bits are zeros, too."""
+    shifted = gradient(200, 200).astype(np.uint16) << 4
+    png = files.read(deep_png(tmp_path / "a.png", shifted, chunk(b"sBIT", b"\x0c")))
+    of_tiff = files.read(tiff(tmp_path / "a.tif", shifted, 12, photometric=1))
+    for picture in (png, of_tiff):
+        assert np.abs(picture.grey - shifted / 4095 * 255).max() <= 0.5
+        assert picture.notes.warnings == []
 
 
 def tiff(path: Path, values: np.ndarray, bits: int, photometric: int) -> Path:
@@ -206,10 +218,50 @@ def test_the_first_frame_of_an_animated_png_is_read(tmp_path: Path) -> None:
     assert np.array_equal(files.read(path).grey, gradient())
 
 
+def test_the_main_picture_of_a_phones_jpeg_is_read(tmp_path: Path) -> None:
+    image = Image.fromarray(gradient())
+    path = saved(tmp_path / "a.jpg", image, format="MPO", save_all=True, append_images=[image])
+    assert np.abs(files.read(path).grey.astype(int) - gradient()).max() <= 8
+
+
+def test_a_tiff_of_very_many_pages_takes_no_time(tmp_path: Path) -> None:
+    path = tiff(tmp_path / "a.tif", DEEP, 16, photometric=1)
+    content = bytearray(path.read_bytes())
+    directory = content[len(content) - 4 - 2 - 9 * 12 : len(content) - 4]
+    for _ in range(20_000):  # each names the next one
+        content[-4:] = struct.pack("<I", len(content))
+        content += directory + bytes(4)
+    path.write_bytes(content)
+    started = time.process_time()
+    with pytest.raises(CxrError, match="has several images"):
+        files.read(path)
+    assert time.process_time() - started < 1
+
+
+@pytest.mark.parametrize("pointer", [1, 7, 2**31, 2**32 - 1])
+def test_a_tiff_whose_next_page_is_nowhere_is_one_line(
+    tmp_path: Path, pointer: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tiff(tmp_path / "a.tif", DEEP, 16, photometric=1)
+    path.write_bytes(path.read_bytes()[:-4] + struct.pack("<I", pointer))
+    with contextlib.suppress(CxrError):
+        files.read(path)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_tiff_of_signed_bytes_is_refused(tmp_path: Path) -> None:
+    image = Image.fromarray(gradient())
+    path = saved(tmp_path / "a.tif", image, tiffinfo={339: 2})
+    with pytest.raises(CxrError, match="has signed values of 8 bits; save it unsigned"):
+        files.read(path)
+
+
 def test_a_tiff_of_several_pages_is_refused(tmp_path: Path) -> None:
     image = Image.fromarray(gradient())
     path = saved(tmp_path / "a.tif", image, save_all=True, append_images=[image, image])
-    with pytest.raises(CxrError, match=r"a\.tif has 3 images; save each as a file of its own"):
+    with pytest.raises(
+        CxrError, match=r"a\.tif has several images; save each as a file of its own"
+    ):
         files.read(path)
 
 

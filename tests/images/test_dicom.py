@@ -104,6 +104,36 @@ def test_a_modality_table_comes_before_the_window(tmp_path: Path, bits: int) -> 
     assert np.abs(picture.grey - expected).max() <= 0.51
 
 
+def test_tables_of_a_byte_per_entry_are_read(tmp_path: Path) -> None:
+    stored = gradient(200, 200)
+    curve = np.rint(np.sqrt(np.arange(256) / 255) * 255).astype(np.uint8)
+    item = table(curve, 0, 8)
+    item.LUTData = curve.tobytes()
+    voi = read(tmp_path, stored, VOILUTSequence=Sequence([item]))
+    assert np.array_equal(voi.grey, curve[stored]) and voi.notes.warnings == []
+    whole = {"WindowCenter": 128, "WindowWidth": 256}
+    modality = read(tmp_path, stored, ModalityLUTSequence=Sequence([item]), **whole)
+    assert np.abs(modality.grey - curve[stored].astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("bits", [8, 10, 16])
+def test_a_table_that_contradicts_its_bits_is_stretched_with_a_warning(
+    tmp_path: Path, bits: int
+) -> None:
+    entries = np.arange(4096)  # of 12 bits
+    picture = read(tmp_path, VOILUTSequence=Sequence([table(entries, 0, bits)]))
+    assert np.abs(picture.grey - RAW / 4095 * 255).max() <= 0.51
+    (warning,) = picture.notes.warnings
+    assert f"has a VOI LUT of {bits} bits whose entries run from 0 to 4095" in warning
+
+
+def test_an_empty_modality_table_is_left_out_with_a_warning(tmp_path: Path) -> None:
+    picture = read(tmp_path, ModalityLUTSequence=Sequence([Dataset()]))
+    assert np.array_equal(picture.grey, read(tmp_path).grey)
+    (warning,) = picture.notes.warnings
+    assert "ModalityLUTSequence (0028,3000) that can't be used" in warning
+
+
 def table(entries: np.ndarray, first: int, bits: int) -> Dataset:
     item = Dataset()
     item.LUTDescriptor = [len(entries), first, bits]
@@ -121,9 +151,19 @@ def test_without_a_window_the_own_range_is_shown(tmp_path: Path) -> None:
     assert picture.notes.warnings == []
 
 
-def test_8_bits_without_a_window_are_grey_levels_as_in_a_bitmap(tmp_path: Path) -> None:
-    picture = read(tmp_path, gradient())
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_8_bits_without_a_window_are_grey_levels_as_in_a_bitmap(
+    tmp_path: Path, dtype: type
+) -> None:
+    picture = read(tmp_path, gradient().astype(dtype), BitsStored=8, HighBit=7)
     assert np.array_equal(picture.grey, gradient())
+
+
+def test_a_photometric_interpretation_in_lower_case_is_read(
+    tmp_path: Path, reference: np.ndarray
+) -> None:
+    found = read(tmp_path, PhotometricInterpretation="monochrome2", **WINDOW)
+    assert np.array_equal(found.grey, reference)
 
 
 PADDED = {
@@ -331,6 +371,7 @@ REFUSED = {
     "Columns": ({"Columns": None}, "has no Columns (0028,0011)"),
     "BitsAllocated": ({"BitsAllocated": None}, "has no BitsAllocated (0028,0100)"),
     "empty": ({"PixelData": b""}, "has an empty PixelData (7FE0,0010)"),
+    "double": ({"PixelData": RAW.tobytes() * 2}, "has pixels of several images"),
     "half": ({"PixelData": b"\0" * 40_000}, "has 40,000 bytes of PixelData (7FE0,0010), and"),
     "photometric": ({"PhotometricInterpretation": None}, "(0028,0004) (none); grey images have"),
     "colour": ({"SamplesPerPixel": 3}, "has several SamplesPerPixel (0028,0002)"),

@@ -9,10 +9,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
-from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
+from PIL.TiffImagePlugin import (
+    BITSPERSAMPLE,
+    PHOTOMETRIC_INTERPRETATION,
+    SAMPLEFORMAT,
+    TiffImageFile,
+)
 
 from cxr.errors import CxrError
-from cxr.images.picture import Grey, Notes, Picture, check_size, own_range, to_grey
+from cxr.images.picture import Doubles, Grey, Notes, Picture, check_size, own_range, to_grey
 
 Ints = npt.NDArray[np.int64]
 
@@ -29,6 +34,9 @@ BEGINNINGS = {
 COLOURFUL = 6  # mean spread of red, green and blue from which on an image counts as coloured
 PNG_START = 8  # bytes before the first chunk
 WHITE_IS_ZERO = 0  # TIFF's PhotometricInterpretation
+SIGNED = 2  # TIFF's SampleFormat
+# Formats whose further images are others. Those of an animated PNG or of a phone's JPEG are not.
+SEVERAL = ("TIFF", "WEBP")
 
 
 def kind(head: bytes) -> str | None:
@@ -39,61 +47,72 @@ def kind(head: bytes) -> str | None:
 
 def decode(content: bytes, path: Path) -> Picture:
     """A bitmap as a grey image; CxrError names the file and what is wrong with it."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of bombs, too, which are looked for below
-            image = Image.open(BytesIO(content), formats=FORMATS)
-    except Exception:  # a damaged file makes Pillow raise whatever its bytes lead to
-        raise CxrError(
-            f"{path} is not an image that can be read, or is far too large; save it as PNG, JPEG, "
-            "TIFF, BMP, WebP or DICOM"
-        ) from None
-    with image:
-        check_size(path, *image.size)
-        _check_layout(image, content, path)
-        notes = Notes()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of bombs, too, which are looked for below
         try:
-            image.load()
-            return Picture(path, _grey(image, content, notes), notes)
-        except Exception:  # as above
-            raise CxrError(f"{path} is damaged or cut short; get the file again") from None
+            image = Image.open(BytesIO(content), formats=FORMATS)
+        except Exception:  # a damaged file makes Pillow raise whatever its bytes lead to
+            raise CxrError(
+                f"{path} is not an image that can be read, or is far too large; save it as PNG, "
+                "JPEG, TIFF, BMP, WebP or DICOM"
+            ) from None
+        with image:
+            check_size(path, *image.size)
+            try:
+                image.load()
+                return _picture(image, content, path)
+            except CxrError:
+                raise
+            except Exception:  # as above
+                raise CxrError(f"{path} is damaged or cut short; get the file again") from None
+
+
+def _picture(image: Image.Image, content: bytes, path: Path) -> Picture:
+    _check_layout(image, content, path)
+    notes = Notes()
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode[0] in "IF":
+        return Picture(path, _of_numbers(upright, image, content, notes), notes)
+    return Picture(path, _of_bytes(upright, notes), notes)
 
 
 def _check_layout(image: Image.Image, content: bytes, path: Path) -> None:
-    # The other frames of a PNG are an animation; its first is what every viewer shows.
-    n_frames = 1 if image.format == "PNG" else getattr(image, "n_frames", 1)
-    if n_frames > 1:
-        raise CxrError(f"{path} has {n_frames} images; save each as a file of its own")
-    if _has_deep_channels(image, content):
+    """CxrError where a file holds more than one image, or values that Pillow would change."""
+    if image.format in SEVERAL and _has_second(content):
+        raise CxrError(f"{path} has several images; save each as a file of its own")
+    bits = _tiff_tag(image, BITSPERSAMPLE)
+    is_deep = isinstance(bits, tuple) and len(bits) > 1 and max(bits) > 8
+    if image.format == "PNG":
+        is_deep = content[24] == 16 and not image.mode.startswith("I")  # the header's bit depth
+    if is_deep:
         raise CxrError(
             f"{path} has 16 bits per channel, of which only 8 can be read; save it as 16-bit grey "
             "without transparency"
         )
+    if bits == (8,) and _tiff_tag(image, SAMPLEFORMAT) == (SIGNED,):
+        raise CxrError(f"{path} has signed values of 8 bits; save it unsigned")
 
 
-def _has_deep_channels(image: Image.Image, content: bytes) -> bool:
-    """Whether Pillow would keep the upper 8 bits of each channel alone."""
-    if image.format == "PNG":
-        return content[24] == 16 and not image.mode.startswith("I")  # the header's bit depth
-    bits = _tiff_tag(image, BITSPERSAMPLE)
-    return isinstance(bits, tuple) and len(bits) > 1 and max(bits) > 8
-
-
-def _grey(image: Image.Image, content: bytes, notes: Notes) -> Grey:
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode[0] in "IF":
-        return _of_numbers(upright, image, content, notes)
-    return _of_bytes(upright, notes)
+def _has_second(content: bytes) -> bool:
+    """Whether a second image follows; `n_frames` would take long to count very many."""
+    with Image.open(BytesIO(content), formats=SEVERAL) as image:
+        try:
+            image.seek(1)
+        except EOFError:
+            return False
+        return True
 
 
 def _of_numbers(upright: Image.Image, image: Image.Image, content: bytes, notes: Notes) -> Grey:
     """An image of more than 8 bits, of whose values few files say which one is white."""
     values = np.asarray(upright, np.float64)
+    if _tiff_tag(image, BITSPERSAMPLE) == (32,) and _tiff_tag(image, SAMPLEFORMAT) != (SIGNED,):
+        values = np.where(values < 0, values + 2**32, values)  # Pillow knows signed ones alone
     hidden = values == upright.info.get("transparency")
     if hidden.any():
         _note_transparency(float(hidden.mean()), notes)
-    bits = _significant_bits(image, content)
-    if bits is None:
+    white = _stated_white(values, image, content)
+    if white is None:
         low, high = own_range(values, hidden)
         notes.warn(
             "depth",
@@ -101,8 +120,8 @@ def _of_numbers(upright: Image.Image, image: Image.Image, content: bytes, notes:
             "to white",
         )
     else:
-        low, high = 0, 65535 if _is_scaled(values.astype(np.int64), bits) else 2**bits - 1
-        notes.assume("depth", f"{bits} bits as the file says, white is {high}")
+        low, high = 0, white
+        notes.assume("depth", f"white is {white}, as the file says")
     grey = to_grey(values, low, high)
     if _tiff_tag(image, PHOTOMETRIC_INTERPRETATION) == WHITE_IS_ZERO:
         notes.assume("inverted", "TIFF's white is zero")  # which Pillow heeds at 8 bits alone
@@ -129,14 +148,23 @@ def _note_transparency(share: float, notes: Notes) -> None:
     notes.warn("alpha", f"has transparent pixels ({100 * share:.1f} %), which were drawn on black")
 
 
-def _significant_bits(image: Image.Image, content: bytes) -> int | None:
-    """Bits of a value that the file says are used: PNG's sBIT chunk, TIFF's BitsPerSample."""
-    if image.format == "PNG":
-        # Pillow does not keep the chunk.
-        stated = next((data for kind, data in _png_chunks(content) if kind == b"sBIT"), b"")
-        return stated[0] if stated and 0 < stated[0] <= 16 else None
-    bits = _tiff_tag(image, BITSPERSAMPLE)
-    return bits[0] if isinstance(bits, tuple) and 8 < bits[0] < 16 else None
+def _stated_white(values: Doubles, image: Image.Image, content: bytes) -> int | None:
+    """The value of white by TIFF's BitsPerSample or PNG's sBIT chunk; None where neither says it.
+
+    PNG asks that values of fewer bits are scaled up to 16, and files of detectors often hold them
+    as they are. Values beyond both are of a chunk that is wrong.
+    """
+    if image.format != "PNG":
+        bits = _tiff_tag(image, BITSPERSAMPLE)
+        return 2 ** bits[0] - 1 if isinstance(bits, tuple) and 8 < bits[0] < 16 else None
+    # Pillow does not keep the chunk.
+    stated = next((data for kind, data in _png_chunks(content) if kind == b"sBIT"), b"")
+    if not stated or not 0 < stated[0] <= 16:
+        return None
+    levels = np.flatnonzero(np.bincount(values.astype(np.int64).ravel(), minlength=1))
+    if levels[-1] < 2 ** stated[0]:
+        return int(2 ** stated[0] - 1)
+    return 65535 if _are_scaled(levels, stated[0]) else None
 
 
 def _png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -148,17 +176,17 @@ def _png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
         place += length + 12  # with the checksum
 
 
-def _is_scaled(values: Ints, bits: int) -> bool:
-    """Whether values of `bits` bits were scaled up to 16 bits, as the PNG standard asks.
+def _are_scaled(levels: Ints, bits: int) -> bool:
+    """Whether levels of `bits` bits were scaled up to 16 bits.
 
-    Then their lower bits are zeros, repeat the upper ones, or come of a multiplication ("Sample
-    depth scaling"). Files of detectors often hold the values as they are.
+    Then their lower bits are zeros, repeat the upper ones, or come of a multiplication (PNG,
+    "Sample depth scaling").
     """
     spare = 16 - bits
-    upper, lower = values >> spare, values & (2**spare - 1)
+    upper, lower = levels >> spare, levels & (2**spare - 1)
     multiplied = np.rint(upper * 65535 / (2**bits - 1)).astype(np.int64)
     repeated = upper >> max(0, bits - spare)
-    return bool(((lower == 0) | (lower == repeated) | (values == multiplied)).all())
+    return bool(((lower == 0) | (lower == repeated) | (levels == multiplied)).all())
 
 
 def _tiff_tag(image: Image.Image, tag: int) -> object:

@@ -86,6 +86,8 @@ def _picture(content: bytes, path: Path) -> Picture:
     photometric = _photometric(data, path)
     _complete(data, photometric, path, notes)
     stored = _pixels(data, path)
+    if stored.shape != (int(data.Rows), int(data.Columns)):
+        raise CxrError(f"{path} has pixels of several images; one image per file is read")
     padding = _padding(data, stored, path, notes)
     grey = _shown(data, stored, padding, notes)
     if photometric == "MONOCHROME1":
@@ -174,6 +176,7 @@ def _complete(data: Dataset, photometric: str, path: Path, notes: Notes) -> None
             )
         filled.append(f"TransferSyntaxUID {data.file_meta.TransferSyntaxUID.name}")
     fill("PhotometricInterpretation", photometric)
+    data.PhotometricInterpretation = photometric  # which pydicom knows in upper case alone
     fill("SamplesPerPixel", 1)
     fill("PixelRepresentation", 0)
     if not _number(data, "BitsAllocated"):
@@ -282,9 +285,9 @@ def _shown(data: Dataset, stored: Stored, padding: Mask, notes: Notes) -> Grey:
 
 
 def _without_window(data: Dataset, values: npt.NDArray[Any], padding: Mask, notes: Notes) -> Grey:
-    if values.dtype == np.uint8 and data.BitsStored == 8:  # as in a bitmap
+    if values.dtype.kind == "u" and data.BitsStored == 8:  # as in a bitmap
         notes.assume("window", "none, 8 bits are grey levels")
-        return np.asarray(values)
+        return np.asarray(values, np.uint8)
     numbers = np.asarray(values, np.float64)
     low, high = own_range(numbers, padding)
     notes.assume("window", f"none, its own range {low:g} to {high:g}")
@@ -292,19 +295,21 @@ def _without_window(data: Dataset, values: npt.NDArray[Any], padding: Mask, note
 
 
 def _rescaled(data: Dataset, stored: Stored, notes: Notes) -> npt.NDArray[Any] | None:
-    """The output of the modality LUT or of slope and intercept; None where the slope is 0."""
+    """The output of the modality LUT or of slope and intercept; None where they can't be used."""
     if data.get("ModalityLUTSequence"):
-        _widen(data.ModalityLUTSequence[0])
-    elif "RescaleSlope" in data or "RescaleIntercept" in data:
-        slope, intercept = (_number(data, name) for name in ("RescaleSlope", "RescaleIntercept"))
-        if slope == 0:
-            notes.warn("window", "has RescaleSlope (0028,1053) 0; its own range is shown")
+        try:
+            _widen(data.ModalityLUTSequence[0], data)
+            return np.asarray(apply_modality_lut(stored, data))
+        except Exception:  # as in a VOI LUT
+            notes.warn("window", "has a ModalityLUTSequence (0028,3000) that can't be used")
             return None
-        data.RescaleSlope = 1 if slope is None else slope
-        data.RescaleIntercept = intercept or 0
-        if (data.RescaleSlope, data.RescaleIntercept) == (1, 0):
-            return stored
-    return np.asarray(apply_modality_lut(stored, data))
+    slope, intercept = (_number(data, name) for name in ("RescaleSlope", "RescaleIntercept"))
+    if slope == 0:
+        notes.warn("window", "has RescaleSlope (0028,1053) 0; its own range is shown")
+        return None
+    if slope in (None, 1) and not intercept:
+        return stored
+    return stored * (1.0 if slope is None else slope) + (intercept or 0.0)
 
 
 def _by_table(data: Dataset, rescaled: npt.NDArray[Any], notes: Notes) -> Grey | None:
@@ -312,13 +317,25 @@ def _by_table(data: Dataset, rescaled: npt.NDArray[Any], notes: Notes) -> Grey |
     if not data.get("VOILUTSequence"):
         return None
     try:
-        bits = _widen(data.VOILUTSequence[0])
+        item = data.VOILUTSequence[0]
+        bits = _widen(item, data)
+        n_entries, first, _ = item.LUTDescriptor
+        entries = apply_voi(np.arange(first, first + (n_entries or 2**16)), data)
         found = apply_voi(np.rint(rescaled).astype(np.int64), data)
     except Exception:  # an item may lack or contradict any of its tags
         notes.warn("window", "has a VOILUTSequence (0028,3010) that can't be used")
         return None
-    notes.assume("window", "VOI LUT")
-    return to_grey(np.asarray(found, np.float64), 0, 2**bits - 1)
+    low, high = 0, 2**bits - 1
+    if int(entries.max()).bit_length() != bits:
+        low, high = int(entries.min()), int(entries.max())
+        notes.warn(
+            "window",
+            f"has a VOI LUT of {bits} bits whose entries run from {low} to {high}, which became "
+            "black to white",
+        )
+    else:
+        notes.assume("window", "VOI LUT")
+    return to_grey(np.asarray(found, np.float64), low, high)
 
 
 def _by_window(data: Dataset, rescaled: npt.NDArray[Any], notes: Notes) -> Grey | None:
@@ -345,12 +362,16 @@ def _by_window(data: Dataset, rescaled: npt.NDArray[Any], notes: Notes) -> Grey 
     return to_grey(found, 0, 255)
 
 
-def _widen(item: Dataset) -> int:
-    """The bits of a look-up table's entries; pydicom is told 16, as it holds no other in full."""
+def _widen(item: Dataset, data: Dataset) -> int:
+    """The bits of a look-up table's entries; pydicom is given 16, as it holds no other in full."""
     n_entries, first, bits = (int(value) for value in item.LUTDescriptor)
     if not 8 <= bits <= 16:
         raise ValueError("bits that no table has")
     item.LUTDescriptor = [n_entries, first, 16]
+    if bits == 8 and isinstance(item.LUTData, bytes) and len(item.LUTData) == n_entries:
+        is_little_endian = UID(data.file_meta.TransferSyntaxUID).is_little_endian
+        packed = np.frombuffer(item.LUTData, np.uint8)  # PS3.3 C.11.1.1 knows a byte each, too
+        item.LUTData = packed.astype("<u2" if is_little_endian else ">u2").tobytes()
     return bits
 
 

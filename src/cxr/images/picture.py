@@ -14,7 +14,7 @@ Grey = npt.NDArray[np.uint8]
 Doubles = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
-# What a file can leave open; docs/heatmaps.md has a row for each.
+# What a file can leave open; docs/images.md has a row for each.
 Topic = Literal[
     "window", "inverted", "padding", "depth", "alpha", "colour", "modality", "body part", "tags"
 ]

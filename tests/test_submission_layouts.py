@@ -3,6 +3,7 @@
 import csv
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -440,3 +441,87 @@ def test_an_npy_file_in_either_order_of_memory(tmp_path: Path) -> None:
         assert np.array_equal(read_predictions(tmp_path / "p.npy", "test", False).values, P)
     np.save(tmp_path / "l.npy", Y)
     assert np.array_equal(matched(tmp_path / "p.npy", tmp_path / "l.npy").labels.values, Y)
+
+
+def numbered(tmp_path: Path, name: str, values: np.ndarray, **columns: list[object]) -> Path:
+    """A table as pandas writes one: a column without a name counts the rows."""
+    header = ["", *columns, *LABELS]
+    rows = [[i, *(c[i] for c in columns.values()), *row] for i, row in enumerate(values.tolist())]
+    return write(tmp_path / name, [header, *rows])
+
+
+def test_row_numbers_in_order_on_both_sides_say_no_more_than_the_order(tmp_path: Path) -> None:
+    done = matched(numbered(tmp_path, "p.csv", P), numbered(tmp_path, "l.csv", P.round()))
+    assert done.by == "order" and done.how == "by row order: neither file has ids"
+
+
+def test_row_numbers_are_not_matched_with_ids(tmp_path: Path) -> None:
+    """The labels' ids are the row numbers in another order, by chance or as 2.png."""
+    predictions = numbered(tmp_path, "p.csv", P)
+    for ids in ([2, 0, 1], ["2.png", "0.png", "1.png"]):
+        labels = numbered(tmp_path, "l.csv", P.round(), id=ids)
+        with pytest.raises(CxrError, match=r"p\.csv has no ids, but .*l\.csv has \('id'\)"):
+            matched(predictions, labels)
+
+
+def test_an_index_in_another_order_holds_the_ids(tmp_path: Path) -> None:
+    """As `df.sample(frac=1).reset_index().to_csv()` leaves it."""
+    predictions = numbered(tmp_path, "p.csv", P, index=[2, 0, 1])
+    labels = numbered(tmp_path, "l.csv", P.round()[[2, 0, 1]], index=[1, 2, 0])
+    done = matched(predictions, labels)
+    assert done.by == "id" and done.predictions.id_column == "index"
+    assert np.array_equal(done.predictions.values, P[[2, 0, 1]])
+
+
+def test_truths_of_a_row_per_label_are_not_its_calls(tmp_path: Path) -> None:
+    header = ["image", "label", "pred", "target"]
+    rows = [[IDS[i], x, int(P[i, j] > 0.5), i % 2] for i in range(3) for j, x in enumerate(LABELS)]
+    table = read_labels(write(tmp_path / "l.csv", [header, *rows]), "test")
+    assert table.source == "target" and table.ids is not None
+    truths = {name: row.tolist() for name, row in zip(table.ids, table.values, strict=True)}
+    assert truths == {name: [i % 2] * 14 for i, name in enumerate(IDS)}
+
+
+def test_scores_come_before_calls_in_an_npz(tmp_path: Path) -> None:
+    np.savez(tmp_path / "p.npz", preds=P.round(), predictions=P.round(), outputs=P)
+    assert np.array_equal(read_predictions(tmp_path / "p.npz", "test", False).values, P)
+
+
+def test_names_of_the_labels_in_an_npz_are_not_ids(tmp_path: Path) -> None:
+    np.savez(tmp_path / "p.npz", test_probs=P, names=np.array(LABELS))
+    assert read_predictions(tmp_path / "p.npz", "test", False).ids is None
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 1)])
+def test_ids_of_an_npz_are_never_overlooked(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    np.savez(tmp_path / "l.npz", test_labels=P.round())
+    np.savez(tmp_path / "p.npz", test_probs=P, sample=np.array(IDS).reshape(shape))
+    with pytest.raises(CxrError, match=r"l\.npz has no ids, but .*p\.npz has \('sample'\)"):
+        matched(tmp_path / "p.npz", tmp_path / "l.npz")
+    np.savez(tmp_path / "p.npz", test_probs=P, sample=np.array(IDS, object).reshape(shape))
+    with pytest.raises(CxrError, match="sample may hold ids, but as Python objects"):
+        matched(tmp_path / "p.npz", tmp_path / "l.npz")
+
+
+def test_a_semicolon_in_a_quoted_name_separates_nothing(tmp_path: Path) -> None:
+    path = write(tmp_path / "p.csv", table(("age; years", ["50", "51", "52"]), ("image", IDS)))
+    assert read_predictions(path, "test", False).id_column == "image"
+
+
+def test_a_pointer_of_git_lfs_is_named(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(CxrError, match=r"p\.csv is a Git LFS pointer.*git lfs pull"):
+        read_predictions(tmp_path / "p.csv", "test", False)
+
+
+def test_a_long_text_beside_the_predictions_costs_its_own_length(tmp_path: Path) -> None:
+    """Not that length for every row."""
+    reports = ["x" * 100_000, *["short"] * 2999]
+    values = np.tile(P, (1000, 1))
+    rows = [[f"i{i}", reports[i], *values[i].tolist()] for i in range(3000)]
+    path = write(tmp_path / "p.csv", [["image", "report", *LABELS], *rows])
+    tracemalloc.start()
+    read_predictions(path, "test", False)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100 * 2**20  # 1.2 GB as an array of fixed width

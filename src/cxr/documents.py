@@ -32,7 +32,12 @@ def check_is_no_lfs_pointer(path: Path) -> None:
             start = file.read(len(LFS_POINTER))
     except (OSError, ValueError):  # whoever reads the file reports that
         return
-    if start == LFS_POINTER:
+    check_content_is_no_lfs_pointer(path, start)
+
+
+def check_content_is_no_lfs_pointer(path: Path, content: bytes) -> None:
+    """The same of a content that has been read, as from a pipe."""
+    if content.startswith(LFS_POINTER):
         raise CxrError(f"{path} is a Git LFS pointer, not the file; run `git lfs pull`")
 
 

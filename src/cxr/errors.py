@@ -12,7 +12,7 @@ WRITTEN_IN_PART = re.compile(r"\d+ requested and \d+ written")
 
 
 class CxrError(Exception):
-    """Bad input or a call that can't be served; its text is one line that names what and the mend.
+    """Bad input or a call that can't be served; one line that names the problem and the fix.
 
     Stages and the command line print that line to stderr and exit with status 2. Any other
     exception that reaches a person is a defect. Names out of a file are shown as `shown` has them.

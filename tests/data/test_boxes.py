@@ -48,8 +48,8 @@ def test_nihs_own_file_is_read(tmp_path: Path) -> None:
         (HEADER + "a,test,Cough,1,2,3,4\n", "line 2 of .* names 'Cough', which is none of the 14"),
         (HEADER + "a,test,Mass,1,2,3\n", "line 2 of .* has 6 columns"),
         (HEADER + "a,test,Mass,1,2,3,4\na,test,Mass,1,2,x,4\n", "line 3 of .* holds no numbers"),
-        (HEADER + "a,test,Mass,1,2,0,4\n", "line 2 of .* is no box"),
-        (HEADER + "a,test,Mass,1,nan,3,4\n", "line 2 of .* is no box"),
+        (HEADER + "a,test,Mass,1,2,0,4\n", "line 2 of .* is not a box"),
+        (HEADER + "a,test,Mass,1,nan,3,4\n", "line 2 of .* is not a box"),
     ],
 )
 def test_what_is_no_box_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
@@ -64,7 +64,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     path = written(tmp_path, HEADER)
     assert boxes.find("boxes.csv", tmp_path) == boxes.find(str(path), Path("/")) == path
     path.write_bytes(b"\xff\xfe\0")
-    with pytest.raises(CxrError, match="is no CSV file"):
+    with pytest.raises(CxrError, match="is not a CSV file"):
         boxes.read(path)
 
 

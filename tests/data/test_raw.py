@@ -95,6 +95,12 @@ CONVERTED: dict[str, tuple[Change, str]] = {
     "12 bits": (wide(12), "is uint16 from 0 to 4095"),
     "16 bits": (lambda a: a.astype(np.uint16) * 257, "is uint16 from 0 to 65535"),
     "-1 to 1": (lambda a: a / 127.5 - 1, "is float64 from -1 to 1"),
+    "overshoot": (lambda a: a / 250, "is float64 from 0 to 1.02"),
+    "int8": (lambda a: (a.astype(int) - 128).astype(np.int8), "is int8 from -128 to 127"),
+    "int16": (
+        lambda a: (a.astype(int) * 257 - 32768).astype(np.int16),
+        "is int16 from -32768 to 32767",
+    ),
     "colour": (lambda a: np.stack([a] * 3, -1), "has shape (6, 9, 9, 3)"),
     "colour first": (lambda a: np.stack([a] * 3, 1), "has shape (6, 3, 9, 9)"),
 }
@@ -117,6 +123,14 @@ def test_the_line_of_numpy_in_a_refusal_converts_the_images(
         np.testing.assert_array_equal(made[f"{split}_images"], expected, strict=True)
     np.savez(tmp_path / "mine.npz", **made)
     raw.check(tmp_path / "mine.npz", tmp_path)
+
+
+def test_images_that_lost_their_grey_levels_are_refused(tmp_path: Path) -> None:
+    """As of 0 to 1 that became uint8 without a factor."""
+    made = changed("images", lambda a: (a / 255).astype(np.uint8))
+    np.savez(tmp_path / "mine.npz", **made)
+    with pytest.raises(CxrError, match="train_images holds only 0 and 1, of 0 to 255"):
+        raw.check(tmp_path / "mine.npz", tmp_path)
 
 
 @pytest.mark.parametrize(

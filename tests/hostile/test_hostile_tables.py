@@ -157,12 +157,12 @@ def test_hostile_ids_are_refused(tmp_path: Path, ids: np.ndarray, key: str) -> N
 
 BOX = "image_id,label,x,y,width,height\n"
 BOXES: dict[str, tuple[bytes, str]] = {
-    "Latin-1": (f"{BOX}\xe9,Mass,1,2,3,4\n".encode("latin-1"), "is no CSV file"),
-    "a cell of a megabyte": (f"{BOX}{'x' * 2**20},Mass,1,2,3,4\n".encode(), "is no CSV file"),
+    "Latin-1": (f"{BOX}\xe9,Mass,1,2,3,4\n".encode("latin-1"), "is not a CSV file"),
+    "a cell of a megabyte": (f"{BOX}{'x' * 2**20},Mass,1,2,3,4\n".encode(), "is not a CSV file"),
     "seventeen megabytes": (BOX.encode() + b"\n" * 2**24, "has more than 16,777,216"),
-    "a number of no end": (f"{BOX}a,Mass,1e999,2,3,4\n".encode(), "is no box"),
-    "a size of no end": (f"{BOX}a,Mass,1,2,inf,4\n".encode(), "is no box"),
-    "a size below zero": (f"{BOX}a,Mass,1,2,-3,4\n".encode(), "is no box"),
+    "a number of no end": (f"{BOX}a,Mass,1e999,2,3,4\n".encode(), "is not a box"),
+    "a size of no end": (f"{BOX}a,Mass,1,2,inf,4\n".encode(), "is not a box"),
+    "a size below zero": (f"{BOX}a,Mass,1,2,-3,4\n".encode(), "is not a box"),
     "a label that commands": (f"{BOX}a,{ESCAPE},1,2,3,4\n".encode(), r"names '\x1b[2J'"),
     "a byte of nothing": (f"{BOX}a,Mass,1\0,2,3,4\n".encode(), "holds no numbers"),
 }

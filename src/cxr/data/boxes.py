@@ -47,8 +47,12 @@ def read(path: Path) -> list[Box]:
     try:
         text = read_within(path, MOST_BYTES).decode("utf-8-sig")
         rows = [row for row in csv.reader(io.StringIO(text, newline="")) if any(row)]
-    except (OSError, ValueError, csv.Error) as error:
-        raise CxrError(f"gradcam.boxes: {path} is no CSV file ({error})") from None
+    except (UnicodeDecodeError, csv.Error):
+        raise CxrError(
+            f"gradcam.boxes: {path} is not a CSV file in UTF-8; save it as one"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CxrError(f"gradcam.boxes: {path} can't be read: {error}") from None
     header = [name.strip().lower() for name in rows[0]] if rows else []
     places = {
         key: next((header.index(name) for name in names if name in header), -1)
@@ -76,5 +80,5 @@ def _box(path: Path, line: int, row: list[str], places: dict[str, int]) -> Box:
     except ValueError:
         raise CxrError(f"gradcam.boxes: line {line} of {path} holds no numbers") from None
     if not np.isfinite(corners).all() or (corners[2:] <= 0).any():
-        raise CxrError(f"gradcam.boxes: line {line} of {path} is no box: {corners.tolist()}")
+        raise CxrError(f"gradcam.boxes: line {line} of {path} is not a box: {corners.tolist()}")
     return Box(stem(row[places["id"]].strip()), label, corners)

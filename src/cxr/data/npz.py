@@ -35,7 +35,7 @@ MOST_ROW_BYTES = 2**26  # of one row, the least that is read at once: an image o
 MOST_DIMENSIONS = 4
 MOST_LENGTH = 2**31  # of one dimension, which an array without values could state for nothing
 # Radiographs pack to a third, labels to a tenth; deflate's own most is 1032.
-BOMB_BYTES, MOST_INFLATION = 2**28, 200  # beyond so many bytes none may unpack to so many times its
+BOMB_BYTES, MOST_INFLATION = 2**28, 200  # above BOMB_BYTES none may unpack to more times its
 KINDS = "biufcSUMm"  # all that hold no other arrays, objects or bytes without a meaning
 PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile unpacks others without a limit
 HEADER_BYTES = 10_000  # the most that numpy itself reads, which it checks after it has read it
@@ -123,7 +123,7 @@ class NpzReader:
                     values = _read_exactly(member, n * row_bytes)
                     rows_read = np.frombuffer(values, dtype=dtype).reshape(n, *shape[1:])
                 if dtype.kind == "U" and not _is_text(rows_read):
-                    raise CxrError(f"{self.path}: `{key}` holds a text that is no Unicode")
+                    raise CxrError(f"{self.path}: `{key}` holds text that is not Unicode")
                 yield rows_read
 
     def read(self, key: str) -> Array:
@@ -278,7 +278,7 @@ def load_npy(path: Path, mapped: bool = False) -> Array:
     except FileNotFoundError:
         raise CxrError(f"{path} is missing; `dvc repro` makes it, `dvc pull` brings it") from None
     except (ValueError, EOFError) as error:
-        raise CxrError(f"{path} is damaged ({error}); `dvc checkout --force` mends it") from None
+        raise CxrError(f"{path} is damaged ({error}); `dvc checkout --force` restores it") from None
     return loaded
 
 

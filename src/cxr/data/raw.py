@@ -46,6 +46,11 @@ def check(path: Path, scratch: Path) -> None:
                     f"{path}: all pixels of train_images have the value {low}; there is nothing to "
                     "learn from"
                 )
+            if split == "train" and high == 1:
+                raise CxrError(
+                    f"{path}: train_images holds only 0 and 1, of 0 to 255; multiply images of 0 "
+                    "to 1 by 255 before they become uint8"
+                )
 
 
 def extract(raw: Path, origin: Origin, folder: Path) -> tuple[Dataset, Statistics]:
@@ -133,17 +138,19 @@ def _conversion(reader: NpzReader, key: str) -> str:
     found = f" with {n_nan} NaN" if n_nan else f" from {low:g} to {high:g}"
     if not np.isfinite((low, high)).all():
         return f"{found}{needed}; give every pixel a finite value"
-    name = f"np.nan_to_num({key})" if n_nan else key
-    is_whole = dtype.kind != "f"
-    if low < 0 or (high > 255 and not is_whole):
-        scaled = f"(({name} - {low:g}) / {high - low:g} * 255)"
-        code = f"{scaled}.round().clip(0, 255).astype(np.uint8)"
-    elif high <= 1:
+    # Differences of small integers would overflow.
+    name = key if dtype.kind == "f" else f"{key}.astype(float)"
+    name = f"np.nan_to_num({key})" if n_nan else name
+    if low >= 0 and high <= 1:
         code = f"({name} * 255).round().astype(np.uint8)"
-    elif high <= 255:
-        code = f"{name}.astype(np.uint8)" if is_whole else f"{name}.round().astype(np.uint8)"
-    else:  # the upper 8 of 12 or 16 bits
-        code = f"({name} >> {int(high).bit_length() - 8}).astype(np.uint8)"
+    elif low >= 0 and 2 < high <= 255:
+        code = (
+            f"{name}.round().astype(np.uint8)" if dtype.kind == "f" else f"{key}.astype(np.uint8)"
+        )
+    elif low >= 0 and high > 255 and dtype.kind != "f":  # the upper 8 of 12 or 16 bits
+        code = f"({key} >> {int(high).bit_length() - 8}).astype(np.uint8)"
+    else:
+        code = f"(({name} - {low:g}) / {high - low:g} * 255).round().clip(0, 255).astype(np.uint8)"
     return f"{found}{needed}; convert the images of each split with `{code}`"
 
 

@@ -6,12 +6,12 @@ Every fault of a file is a CxrError of one line that names it.
 import os
 from pathlib import Path
 
-from cxr.documents import LFS_POINTER
+from cxr.documents import check_content_is_no_lfs_pointer
 from cxr.errors import CxrError
 from cxr.images import bitmap, dicom
 from cxr.images.picture import LEAST_SIDE, Picture, n_grey_values
 
-MOST_FILE_BYTES = 2**28  # so many pixels of 16 bits, twice
+MOST_FILE_BYTES = 2**28  # MOST_PIXELS of 16 bits, twice
 
 
 def read(path: Path) -> Picture:
@@ -29,8 +29,7 @@ def read(path: Path) -> Picture:
 
 def decode(content: bytes, path: Path) -> Picture:
     """A file's content as a grey image; `path` is what messages call it. One thread at a time."""
-    if content.startswith(LFS_POINTER):
-        raise CxrError(f"{path} is a Git LFS pointer, not the file; run `git lfs pull`")
+    check_content_is_no_lfs_pointer(path, content)
     is_dicom = dicom.begins(content) or path.suffix.lower() in dicom.SUFFIXES
     picture = dicom.decode(content, path) if is_dicom else bitmap.decode(content, path)
     height, width = picture.grey.shape

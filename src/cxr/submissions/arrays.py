@@ -21,7 +21,7 @@ ARRAYS: dict[Kind, tuple[str, ...]] = {
     "labels": ("labels", "label", "y_true", "targets", "target", "arr_0"),
 }
 UNSTATED = (
-    "y_score", "y_scores", "y_prob", "scores", "preds", "predictions", "pred", "y_pred", "outputs",
+    "y_score", "y_scores", "y_prob", "scores", "outputs", "preds", "predictions", "pred", "y_pred",
     "arr_0",
 )  # fmt: skip
 SPLITS = ("train", "val", "test")
@@ -61,7 +61,10 @@ def read_npz(path: Path, split: str, kind: Kind, exact: bool) -> Table:
         _check_values(f"{path}: {key}", shape, dtype)
         values = reader.read(key).astype(np.float64)
         own = _own_keys(reader, split, exact)
-        chosen, unclear = choose_ids(_columns(reader, own, split, len(values)))
+        columns, unread = _columns(reader, own, split, len(values))
+        chosen, unclear = choose_ids(columns)
+        if chosen is None and unread:
+            unclear = f"{unread[0]} may hold ids, but as Python objects; save it as text"
         of_ids = None if chosen is None else own[bare(chosen.name)]
         patients = next((own[name] for name in PATIENT_NAMES if name in own), None)
         return Table(
@@ -117,9 +120,11 @@ def _own_keys(reader: NpzReader, split: str, exact: bool) -> dict[str, str]:
     }
 
 
-def _columns(reader: NpzReader, own: Mapping[str, str], split: str, n: int) -> list[Column]:
-    """The arrays that may hold ids: a text or a whole number for each image."""
-    found = []
+def _columns(
+    reader: NpzReader, own: Mapping[str, str], split: str, n: int
+) -> tuple[list[Column], list[str]]:
+    """Arrays that may hold ids, one value per image, and the names of those that can't be read."""
+    found, unread = [], []
     for name, key in own.items():
         is_known = name in ID_NAMES or name in PATIENT_NAMES
         try:
@@ -127,17 +132,20 @@ def _columns(reader: NpzReader, own: Mapping[str, str], split: str, n: int) -> l
         except CxrError:
             if is_known:
                 raise
-            continue  # an array of no use here, such as a pickled object
-        if (shape == (n,) and dtype.kind in "iuUS") or (is_known and len(shape) < 3):
+            unread.append(key)
+            continue
+        if shape == (len(LABELS),) != (n,) and name in ("name", "names"):
+            continue  # of the labels
+        if is_known or (shape in ((n,), (n, 1)) and dtype.kind in "iuUS"):
             texts = _texts(reader, key, n).tolist()
             found.append(Column(key.removeprefix(f"{split}_"), texts))
-    return found
+    return found, unread
 
 
 def _texts(reader: NpzReader, key: str, n: int) -> Texts:
     shape, dtype = reader.header(key)
     if (
-        shape != (n,)
+        shape not in ((n,), (n, 1))
         or dtype.kind not in "iuUS"
         or (dtype.kind == "S" and dtype.itemsize > MOST_ID)
     ):
@@ -145,7 +153,7 @@ def _texts(reader: NpzReader, key: str, n: int) -> Texts:
             f"{reader.path}: {key} is {dtype} of shape {shape}; expected a whole number or a text "
             f"of at most {MOST_ID} characters for each of the {n:,} images"
         )
-    values = reader.read(key)
+    values = reader.read(key).reshape(n)
     try:
         texts = np.char.decode(values, "utf-8") if dtype.kind == "S" else values.astype(str)
     except UnicodeDecodeError:

@@ -63,10 +63,15 @@ class Column(NamedTuple):
 
 
 def as_ids(values: Sequence[str]) -> Texts:
-    """Ids or patients without spaces around them; 3.0 is 3."""
+    """Ids or patients as an array, which takes the longest one's memory for each."""
+    return np.array(without_point_zero(values), dtype=str)
+
+
+def without_point_zero(values: Sequence[str]) -> list[str]:
+    """Texts without spaces around them; 3.0 is 3."""
     stripped = [value.strip() for value in values]
     whole = [WHOLE_AS_FLOAT.fullmatch(value) for value in stripped]
-    return np.array([m[1] if m else v for v, m in zip(stripped, whole, strict=True)], dtype=str)
+    return [m[1] if m else v for v, m in zip(stripped, whole, strict=True)]
 
 
 def label_of(column: str, kind: Kind) -> str | None:
@@ -89,31 +94,28 @@ def choose_ids(columns: Sequence[Column]) -> tuple[Column | None, str | None]:
     """The column that holds the ids, or why none can be chosen though there may be ids.
 
     In order: a known name; the only column of distinct texts; distinct patients; the only column of
-    distinct whole numbers; row numbers, which say the least.
+    distinct whole numbers; row numbers in another order; row numbers under a known name. Others, as
+    every table of pandas has them, are not ids: they say no more than the order does.
     """
-    counting = [
-        each
-        for each in columns
-        if each.counts_rows or (bare(each.name) in ROW_NUMBER_NAMES and each.is_whole)
-    ]
-    telling = [each for each in columns if each not in counting]
-    known = [each for each in telling if bare(each.name) in ID_NAMES]
+    known = [each for each in columns if bare(each.name) in ID_NAMES]
     known.sort(key=lambda each: (not each.is_distinct, ID_NAMES.index(bare(each.name))))
-    if known:
-        return known[0], None
+    counting = [each for each in known if each.counts_rows]
+    if len(counting) < len(known):
+        return next(each for each in known if each not in counting), None
+    telling = [each for each in columns if not each.counts_rows]
+    rows = [each for each in telling if bare(each.name) in ROW_NUMBER_NAMES and each.is_whole]
     patients = [each for each in telling if is_patient(each.name)]
-    unknown = [each for each in telling if not is_patient(each.name)]
+    unknown = [each for each in telling if each not in (*rows, *patients)]
     texts = [each for each in unknown if not each.is_numeric]
     whole = [each for each in unknown if each.is_whole]
-    for candidates in (texts, patients, whole):
+    for candidates in (texts, patients, whole, rows):
         distinct = [each for each in candidates if each.is_distinct]
         if len(distinct) == 1:
             return distinct[0], None
         if distinct:
             return None, _unclear(distinct, "each of which could hold the ids")
-    rows = [each for each in counting if each.is_distinct]
-    if rows:
-        return rows[0], None
+    if counting:
+        return counting[0], None
     varied = [each for each in texts if len(set(each.values)) > 1]
     return None, _unclear(varied, "whose values repeat") if varied else None
 

@@ -15,7 +15,14 @@ import numpy.typing as npt
 from cxr.errors import CxrError
 from cxr.labels import LABELS, bare, canonical
 from cxr.submissions import rows
-from cxr.submissions.columns import Column, as_ids, choose_ids, is_patient, label_of
+from cxr.submissions.columns import (
+    Column,
+    as_ids,
+    choose_ids,
+    is_patient,
+    label_of,
+    without_point_zero,
+)
 from cxr.submissions.rows import Row, Sheet
 from cxr.submissions.table import Kind, Table, Texts
 
@@ -30,10 +37,10 @@ LIST_OF_PREDICTIONS = (
 )  # fmt: skip
 LIST_OF_LABELS = ("labels", "label", "targets", "target", "findings", "classes")
 LABEL_OF_ROW = ("label", "labelname", "finding", "class", "classname", "disease", "pathology")
-VALUE_OF_ROW = (
-    "prob", "probability", "pred", "predicted", "prediction", "score", "logit", "value", "target",
-    "truth",
+PREDICTION_OF_ROW = (
+    "prob", "probability", "score", "logit", "pred", "predicted", "prediction", "value",
 )  # fmt: skip
+TRUTH_OF_ROW = ("target", "truth", "groundtruth", "present", "value")
 
 TRUTHS = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0}
 NO_FINDING = "nofinding"
@@ -65,7 +72,8 @@ def read_csv(path: Path, kind: Kind, split: str) -> Table:
             columns[label] = i
     if len(columns) == len(LABELS):
         return _wide(sheet, kind, [columns[label] for label in LABELS])
-    label_column, value_column = (_named(sheet, n) for n in (LABEL_OF_ROW, VALUE_OF_ROW))
+    values_of_rows = TRUTH_OF_ROW if kind == "labels" else PREDICTION_OF_ROW
+    label_column, value_column = (_named(sheet, n) for n in (LABEL_OF_ROW, values_of_rows))
     if not columns and label_column is not None and value_column is not None:
         return _long(sheet, kind, label_column, value_column)
     list_column = _named(sheet, LIST_OF_LABELS if kind == "labels" else LIST_OF_PREDICTIONS)
@@ -301,7 +309,7 @@ def _columns(sheet: Sheet, body: list[Row], used: Iterable[int]) -> dict[int, Co
         if i not in used and label_of(name, "probs") is None and label_of(name, "labels") is None
     }
     return {
-        i: Column(name, as_ids([row.cells[i] for row in body]).tolist())
+        i: Column(name, without_point_zero([row.cells[i] for row in body]))
         for i, name in names.items()
     }
 

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from cxr.documents import read_within
+from cxr.documents import check_content_is_no_lfs_pointer, read_within
 from cxr.errors import CxrError
 from cxr.labels import canonical
 
@@ -88,6 +88,7 @@ def read(path: Path) -> Sheet:
 
 
 def _decoded(path: Path, content: bytes) -> str:
+    check_content_is_no_lfs_pointer(path, content)
     encoding = "utf-16" if content.startswith(UTF_16) else "utf-8-sig"
     try:
         return content.decode(encoding)
@@ -117,11 +118,8 @@ def _is_comment(line: str) -> bool:
 
 
 def _delimiter(line: str) -> str:
-    """Tab or semicolon if it separates anything in the line: commas may be decimal commas."""
-    for delimiter in "\t;":
-        if len(next(csv.reader([line], delimiter=delimiter), [])) > 1:
-            return delimiter
-    return ","
+    """Comma, semicolon or tab: whichever separates the most cells."""
+    return max(",;\t", key=lambda each: len(next(csv.reader([line], delimiter=each), [])))
 
 
 def _check_widths(path: Path, rows: list[Row]) -> None:

@@ -143,8 +143,9 @@ class Course:
             self.queue.add(experiment)
 
     def _send(self, signum: signal.Signals) -> None:
+        """To each task on which a process works, also where it began after the last look."""
         for each in self._open():
-            if self._state(each) is State.RUNNING:
+            if each.name in self._tasks:
                 self.queue.send(self._tasks[each.name], signum)
 
     def _stop(self) -> None:

@@ -102,7 +102,7 @@ class Queue:
             self._dvc("queue", "kill", *names)
 
     def send(self, task: Task, signum: signal.Signals) -> None:
-        """Send a signal to a running task and to the worker that waits for it."""
+        """Send a signal to what works on a task, and to the worker that waits for it."""
         process = self._celery.proc.get(task.revision)
         if process is not None and self.is_alive(task):
             with suppress(ProcessLookupError):

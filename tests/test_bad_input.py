@@ -365,15 +365,3 @@ def test_a_networks_mistyped_parameter_at_the_stage(prepared: Pipeline) -> None:
     (prepared.folder / "params.yaml").write_text(original)
     is_refused(prepared, done, "train.cnn.chanels", "`channels`")
     assert not (prepared.folder / "models/cnn").exists()
-
-
-@pytest.mark.slow
-def test_bad_arrays_at_the_stage(prepared: Pipeline) -> None:
-    raw = prepared.folder / "data/raw/chest.npz"
-    good, processed = raw.read_bytes(), prepared.folder / "data/processed/dataset.json"
-    before = processed.read_bytes()
-    np.savez(raw, **with_two(arrays()))
-    done = run_stage(prepared, "stages/preprocess.py")
-    raw.write_bytes(good)
-    is_refused(prepared, done, "val_labels holds 2 at row 3, pneumonia")
-    assert processed.read_bytes() == before

@@ -106,7 +106,7 @@ def test_a_locked_database(made: Pipeline, command: str) -> None:
 def test_a_run_without_a_result_says_why(made: Pipeline) -> None:
     made.change(download__source="file", download__path="missing.npz")
     made.run("dvc", "repro", "download")
-    made.change(download__source="phantom", train__cnn__channels=[0, 1, 2])
+    made.change(download__source="phantom", download__path=None, train__cnn__channels=[0, 1, 2])
     made.run("dvc", "repro", "--single-item", "train-cnn")
     with sqlite3.connect(made.folder / "mlflow.db") as base:
         ((run_id,),) = base.execute("SELECT run_uuid FROM runs WHERE status = 'FAILED'").fetchall()

@@ -4,6 +4,7 @@
 something of the reader's own, which is put there first.
 """
 
+import csv
 import os
 import re
 import signal
@@ -16,6 +17,8 @@ import pytest
 from PIL import Image
 from pipeline import ROOT, Pipeline
 from servers import free_port, wait_for
+
+from cxr.labels import LABELS
 
 pytestmark = pytest.mark.slow
 
@@ -60,10 +63,12 @@ def own(folder: Path) -> None:
     (folder / "scans").mkdir()
     Image.fromarray(raw["test_images"][0]).save(folder / "scans/one.png")
     np.savez(folder / "images.npz", **raw)
-    (folder / "chestmnist.npz").write_bytes((folder / "data/raw/chest.npz").read_bytes())
-    probs = np.random.default_rng(0).uniform(size=raw["test_labels"].shape)
-    rows = [f"{i}," + ",".join(f"{each:.4f}" for each in row) for i, row in enumerate(probs)]
-    (folder / "theirs.csv").write_text("\n".join(rows) + "\n")  # as medmnist's evaluator writes
+    labels = raw["test_labels"]
+    probs = np.random.default_rng(0).uniform(size=labels.shape)
+    for name, values in (("theirs.csv", probs), ("labels.csv", labels)):
+        rows = [[f"{i}.png", *row] for i, row in enumerate(values.tolist())]
+        with open(folder / name, "w", newline="") as file:
+            csv.writer(file).writerows([["image", *LABELS], *rows])
 
 
 def as_typed(command: str, clone: Pipeline) -> list[str]:

@@ -7,8 +7,11 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -423,6 +426,31 @@ def test_a_server_that_is_gone(clone: Place, monkeypatch: pytest.MonkeyPatch) ->
     uri = f"http://127.0.0.1:{closed_port()}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     assert f"no MLflow answers at {uri}" in of(services.store, clone, MISSING).found
+
+
+class Guarded(BaseHTTPRequestHandler):
+    """Answers whoever sends name and password."""
+
+    def do_GET(self) -> None:
+        sent = self.headers.get("Authorization", "")
+        self.send_response(200 if sent == f"Basic {b64encode(b'me:secret').decode()}" else 401)
+        self.end_headers()
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def test_a_server_that_asks_for_a_password(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    with HTTPServer(("127.0.0.1", 0), Guarded) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv(
+            "MLFLOW_TRACKING_URI", f"http://me:secret@127.0.0.1:{server.server_port}"
+        )
+        of(services.store, clone, OK)
+        told = run(clone, "doctor", "--json").stdout + run(clone, "doctor").stdout
+        server.shutdown()
+    assert told.count(f"http://me:***@127.0.0.1:{server.server_port}") == 2
+    assert "secret" not in told
 
 
 def test_a_port_in_use(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:

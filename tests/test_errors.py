@@ -12,7 +12,7 @@ import requests
 from PIL import Image
 
 from cxr import cli
-from cxr.errors import CxrError, is_refused_by_disk
+from cxr.errors import CxrError, is_refused_by_disk, shown
 from cxr.scratch import Scratch
 
 
@@ -130,3 +130,20 @@ def test_a_disk_that_fills_up_while_outputs_are_published_is_known(
     with pytest.raises(OSError) as raised:
         kept.publish(("data",), workspace)
     assert is_refused_by_disk(raised.value) and not isinstance(raised.value, CxrError)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("at postgresql://u:secret@host/db: no", "at postgresql://u:***@host/db: no"),
+        ("'http://u:s%40e@host:5000'", "'http://u:***@host:5000'"),
+        ("mysql+pymysql://u:se@cr/et@host/x", "mysql+pymysql://u:***@host/x"),
+        ("redis://:secret@host", "redis://:***@host"),
+        ("a HTTP://U:secret@h and ftp://v:secret@i", "a HTTP://U:***@h and ftp://v:***@i"),
+        ("http://host:5000/#/models", "http://host:5000/#/models"),
+        ("models:/cxr-data@champion, http://h and me@mail", None),
+    ],
+)
+def test_no_message_holds_a_password(text: str, expected: str | None) -> None:
+    assert shown(text) == (expected or text)
+    assert str(CxrError(text)) == (expected or text)

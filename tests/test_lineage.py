@@ -12,6 +12,7 @@ from cxr import lineage
 from cxr.errors import CxrError
 from cxr.lineage import Declaration, Digest
 
+ROOT = Path(__file__).parents[1]
 COMMITTER = {
     "GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@example.org",
     "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@example.org",
@@ -219,3 +220,17 @@ def test_a_folder_passes_over_compiled_python(tmp_path: Path) -> None:
     (tmp_path / "__pycache__" / "a.pyc").write_bytes(b"0")
     assert lineage.digest(tmp_path) == before
     assert isinstance(before, Digest)
+
+
+def test_a_clone_has_the_committed_line_endings_whatever_its_git_is_told(tmp_path: Path) -> None:
+    """With core.autocrlf git calls a file clean that DVC and the audit would call another."""
+    (tmp_path / "a").mkdir()
+    git(tmp_path / "a", "init", "-q")
+    for name in (".gitattributes", "dvc.yaml", "src/cxr/lineage.py"):
+        (tmp_path / "a" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "a" / name).write_bytes((ROOT / name).read_bytes())
+    git(tmp_path / "a", "add", "-A")
+    git(tmp_path / "a", "commit", "-qm", "all")
+    git(tmp_path, "clone", "-q", "-c", "core.autocrlf=true", "a", "b")
+    for name in ("dvc.yaml", "src/cxr/lineage.py"):
+        assert (tmp_path / "b" / name).read_bytes() == (ROOT / name).read_bytes()

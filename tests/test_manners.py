@@ -235,14 +235,15 @@ def test_the_pages_of_a_store_with_a_server_are_there(
     from cxr.tracking.view import View
 
     found = SimpleNamespace(views=lambda: [View("phantom-28", "its models", "#/experiments/7")])
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.lab:5000/")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@mlflow.lab:5000/")
     monkeypatch.setattr(share, "with_runs", lambda of_demo: tmp_path)
     monkeypatch.setattr(Store, "open", lambda folder: found)
     monkeypatch.setattr(os, "execv", lambda program, command: pytest.fail(f"ran {command}"))
     share.ui()
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("http://mlflow.lab:5000/#/experiments")
-    assert lines[1:] == ["phantom-28, its models:", "  http://mlflow.lab:5000/#/experiments/7"]
+    address = "http://me:***@mlflow.lab:5000/#/experiments"
+    assert lines[0].startswith(address)
+    assert lines[1:] == ["phantom-28, its models:", f"  {address}/7"]
 
 
 @pytest.fixture(scope="module")

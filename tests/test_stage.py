@@ -181,6 +181,25 @@ def test_a_store_that_cannot_be_opened_costs_no_result(project: Pipeline) -> Non
     assert len(log["run_id"]) == 32
 
 
+def test_a_stores_password_is_neither_printed_nor_kept(project: Pipeline) -> None:
+    uri = "postgresql+nothing://me:secret@127.0.0.1:1/runs"
+    body = (
+        "import logging, os; logging.getLogger('x').warning(os.environ['MLFLOW_TRACKING_URI']); "
+        "(log,) = Path('.scratch').rglob('log.txt'); Path('kept').write_text(log.read_text())"
+    )
+    (project.folder / "stages/download.py").write_text(WORK.format(body=body))
+    done = subprocess.run(
+        [sys.executable, "stages/download.py"], cwd=project.folder, capture_output=True, text=True,
+        env=project.environment() | {"MLFLOW_TRACKING_URI": uri},
+    )  # fmt: skip
+    assert done.returncode == 0
+    kept = (project.folder / "kept").read_text()
+    for text in (done.stderr, kept):
+        assert "postgresql+nothing://me:***@127.0.0.1:1/runs" in text
+    assert kept.count("me:***@") == 2  # of a library's line, too
+    assert not any("secret" in text for text in (done.stdout, done.stderr, kept))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "old", "new", "named"),

@@ -3,6 +3,8 @@
 import errno
 import re
 
+# In an address, as of a database, a proxy or a remote.
+PASSWORD = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s/:@'\"]*):[^\s'\"]*@", re.IGNORECASE)
 MOST_SHOWN = 1000  # characters of one message; a file may hold a name of a gigabyte
 DISK_ERRNOS = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
@@ -37,12 +39,18 @@ def is_refused_by_disk(error: OSError) -> bool:
     return type(error) is OSError and WRITTEN_IN_PART.fullmatch(str(error)) is not None
 
 
+def without_passwords(text: str) -> str:
+    """A text with `***` for the password of every address in it."""
+    return PASSWORD.sub(r"\1:***@", text)
+
+
 def shown(text: str) -> str:
-    """A text in one line that commands no terminal.
+    """A text in one line that commands no terminal and holds no password.
 
     What does not print (line ends, escape sequences, marks that turn the direction of writing, lone
     surrogates) stands as its escape, and of a long text the middle is left out.
     """
+    text = without_passwords(text)
     if len(text) > MOST_SHOWN:
         text = f"{text[: MOST_SHOWN // 2]} … {text[-MOST_SHOWN // 2 :]}"
     if text.isprintable():

@@ -18,7 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from cxr.errors import shown
+from cxr.errors import shown, without_passwords
 
 
 class _Unheard(Console):
@@ -68,6 +68,13 @@ def note(line: str) -> None:
     log.info(line)
 
 
+class _Formatter(logging.Formatter):
+    """Libraries log addresses, too."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_passwords(super().format(record))
+
+
 class _Quiet(logging.FileHandler):
     """A full disk costs lines of a log, and no traceback."""
 
@@ -79,7 +86,7 @@ class _Quiet(logging.FileHandler):
 def kept(path: Path) -> Iterator[None]:
     """Keep what is said, and what libraries log, in a file; it goes on with an earlier one."""
     handler = _Quiet(path, encoding="utf-8", delay=True)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    handler.setFormatter(_Formatter("%(asctime)s %(message)s"))
     root = logging.getLogger()
     root.addHandler(handler)
     log.setLevel(logging.INFO)

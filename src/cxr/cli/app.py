@@ -9,7 +9,7 @@ import typer
 
 from cxr import demo as demo_clone
 from cxr import progress, usage
-from cxr.errors import CxrError
+from cxr.errors import CxrError, without_passwords
 from cxr.params import PARAMS_FILE
 from cxr.terminal import is_plain
 
@@ -40,7 +40,7 @@ def commands(
 
 
 def print_json(content: dict[str, Any]) -> None:
-    print(json.dumps(content, indent=2))
+    print(without_passwords(json.dumps(content, indent=2)))
 
 
 def project(place: Path | None = None) -> Path:

@@ -9,7 +9,7 @@ import typer
 
 from cxr import progress
 from cxr.cli.app import Json, app, print_json, project, project_or_demo, with_runs
-from cxr.errors import CxrError
+from cxr.errors import CxrError, shown
 from cxr.params import PARAMS_FILE
 from cxr.usage import SHARE
 
@@ -62,6 +62,7 @@ def ui(
     has_server = uri.startswith(("http://", "https://"))
     ours = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     address = f"{uri.rstrip('/') if has_server else ours}/"
+    address = shown(address)
     print(f"{address}{UI_VIEW}")
     for view in store.views() if store else []:
         print(f"{view.experiment}, {view.shows}:\n  {address}{view.place}")

@@ -60,7 +60,7 @@ def weights(place: Place) -> Answer:
         why_not = "data/features is here"
     return _reached(
         WEIGHTS_URL,
-        lambda: _ask(WEIGHTS_URL, "HEAD"),
+        lambda: _ask(WEIGHTS_URL),
         why_not,
         "a network or a proxy (HTTPS_PROXY); or a file: train.squeezenet.weights=FILE; or random "
         "ones: train.squeezenet.weights=none",
@@ -74,8 +74,11 @@ def store(place: Place) -> Answer:
         return _database(place.root / uri[len(SQLITE) :].split("?")[0])
     if not uri.startswith(("http://", "https://")):
         return note(f"MLFLOW_TRACKING_URI is {uri}, which is not looked at")
+    import requests  # as MLflow does: it sends the name and password in an address
+
+    health = f"{uri.rstrip('/')}/health"
     try:
-        status = within(lambda: _ask(f"{uri.rstrip('/')}/health", "GET"))
+        status = within(lambda: requests.get(health, timeout=LIMIT).status_code)
     except OSError as error:
         return missing(
             f"no MLflow answers at {uri}: {_cause(error)}",
@@ -108,10 +111,10 @@ def _reached(url: str, ask: Callable[[], int], why_not: str | None, mend: str) -
     return note(f"{found}; not needed, {why_not}") if why_not else missing(found, mend)
 
 
-def _ask(url: str, method: str) -> int:
+def _ask(url: str) -> int:
     """The status of a server's answer; OSError where there is none."""
     # Only http and https come here.
-    request = urllib.request.Request(url, method=method)  # noqa: S310
+    request = urllib.request.Request(url, method="HEAD")  # noqa: S310
     try:
         with urllib.request.urlopen(request, timeout=LIMIT) as answer:  # noqa: S310  # nosec B310
             return int(answer.status)

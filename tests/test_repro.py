@@ -180,19 +180,25 @@ while True:
 """
 
 
+def started(clone: Path, dvc: str, *before: str) -> tuple[subprocess.Popen[str], str]:
+    """`cxr repro` in a session of its own, with a program for DVC; and the first line of that."""
+    (clone / "src" / "dvc").mkdir(parents=True)
+    (clone / "src" / "dvc" / "__init__.py").touch()
+    (clone / "src" / "dvc" / "__main__.py").write_text(dvc)
+    process = subprocess.Popen(
+        [*before, CXR, "repro"], cwd=clone, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    return process, process.stdout.readline()
+
+
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_dvc_the_time_to_keep_what_was_done(
     clone: Path, signum: signal.Signals
 ) -> None:
-    (clone / "src" / "dvc").mkdir(parents=True)
-    (clone / "src" / "dvc" / "__init__.py").touch()
-    (clone / "src" / "dvc" / "__main__.py").write_text(FAKE_DVC)
-    process = subprocess.Popen(
-        [CXR, "repro"], cwd=clone, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    assert process.stdout.readline() == "started\n"
+    process, line = started(clone, FAKE_DVC)
+    assert line == "started\n"
     os.kill(process.pid, signum)
     _, errors = process.communicate(timeout=30)
     assert (clone / "kept").read_text() == "what was done"
@@ -227,15 +233,8 @@ def wait_until(holds: Callable[[], bool]) -> None:
 
 
 def test_ctrl_z_suspends_the_stage_and_fg_resumes_it(clone: Path) -> None:
-    (clone / "src" / "dvc").mkdir(parents=True)
-    (clone / "src" / "dvc" / "__init__.py").touch()
-    (clone / "src" / "dvc" / "__main__.py").write_text(FAKE_STAGE)
-    process = subprocess.Popen(
-        [CXR, "repro"], cwd=clone, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    stage = int(process.stdout.readline())
+    process, line = started(clone, FAKE_STAGE)
+    stage = int(line)
     wait_until(lambda: handles(process.pid, signal.SIGCONT))
     for _ in range(2):  # more than once
         os.kill(process.pid, signal.SIGTSTP)
@@ -249,16 +248,9 @@ def test_ctrl_z_suspends_the_stage_and_fg_resumes_it(clone: Path) -> None:
 
 def test_a_signal_that_is_ignored_stops_nothing(clone: Path) -> None:
     """As under nohup, when the terminal closes."""
-    (clone / "src" / "dvc").mkdir(parents=True)
-    (clone / "src" / "dvc" / "__init__.py").touch()
     wait = "import time; print('started', flush=True); time.sleep(1); print('done')"
-    (clone / "src" / "dvc" / "__main__.py").write_text(wait)
-    process = subprocess.Popen(
-        ["nohup", CXR, "repro"], cwd=clone, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, start_new_session=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    assert process.stdout.readline() == "started\n"
+    process, line = started(clone, wait, "nohup")
+    assert line == "started\n"
     os.kill(process.pid, signal.SIGHUP)
     printed, _ = process.communicate(timeout=30)
     assert printed.startswith("done\n")

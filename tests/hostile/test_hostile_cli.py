@@ -220,7 +220,8 @@ def test_hostile_images_cost_a_line_each_and_no_other_its_answer(
     assert call(monkeypatch, project, *arguments) == 2
     told = capfd.readouterr()
     lines = told.err.splitlines()
-    assert len(lines) == 3 and all(line.isprintable() for line in lines)
+    assert lines[0] == "predict: took 1 DICOM, 2 PNG and 1 unknown"
+    assert len(lines) == 4 and all(line.isprintable() for line in lines)
     assert told.out.startswith("scans/good.png: ")
     after = content(project)
     assert {name for name in after if name not in before} == {"maps/good.maps.png", "t.csv"}

@@ -134,9 +134,9 @@ BAD: dict[str, tuple[Make, str]] = {
     "a directory that lies of columns": (lying(COLUMNS, 10**6 + len(COLUMNS)), "is damaged"),
     "a directory that hides": (lying(npy(header((10,)), bytes(2**20)), 9), "is damaged"),
     "a code point beyond Unicode": (
-        member(npy(header((1,), "<U2"), b"\xff\xff\xff\x7f" * 2)), "no Unicode"),
+        member(npy(header((1,), "<U2"), b"\xff\xff\xff\x7f" * 2)), "not Unicode"),
     "half a character": (
-        member(npy(header((1,), ">U1"), (0xD800).to_bytes(4, "big"))), "no Unicode"),
+        member(npy(header((1,), ">U1"), (0xD800).to_bytes(4, "big"))), "not Unicode"),
     "encrypted": (encrypted, "can't be unpacked"),
     "names that command a terminal": (names("\x1b[2J\x1b[31mred", "a\nb"), r"\x1b[2J\x1b[31mred"),
     "sixty thousand names": (names(*(f"name-{i}" for i in range(60_000))), "and 59980 more"),

@@ -39,7 +39,7 @@ def test_a_folder_is_searched_with_all_below_it_by_content(tmp_path: Path) -> No
         "DICOM/ST000000/SE000000/IM000000", "DICOM/ST000000/SE000000/IM000001",
     ]  # fmt: skip
     assert str(found) == (
-        "took 1 BMP, 1 DCM, 2 DICOM, 1 JPEG, 1 PNG, 1 TIFF and 1 WEBP, "
+        "took 1 BMP, 2 DICOM, 1 JPEG, 1 PNG, 1 TIFF, 1 WEBP and 1 unknown, "
         "skipped 1 DICOMDIR, 1 hidden and 1 other"
     )
 

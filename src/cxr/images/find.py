@@ -13,6 +13,9 @@ from cxr.images import bitmap, dicom
 SUFFIXES = (*bitmap.SUFFIXES, *dicom.SUFFIXES)
 HEAD_BYTES = 256  # of a file, enough to know its kind
 HIDDEN, INDEX, OTHER = "hidden", "DICOMDIR", "other"  # what is skipped
+UNKNOWN = (
+    "unknown"  # the content of a file that is taken by its suffix, and refused when it is read
+)
 
 
 @dataclass
@@ -76,7 +79,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 
 def _kind(path: Path) -> str | None:
-    """What an image file is by its content, else by its suffix; None of another file."""
+    """What an image file is by its content; None of a file that has no image's suffix either."""
     try:
         with open(path, "rb") as file:
             head = file.read(HEAD_BYTES) if path.is_file() else b""  # a pipe would wait
@@ -84,8 +87,7 @@ def _kind(path: Path) -> str | None:
         head = b""
     if dicom.begins(head):
         return "DICOM"
-    suffix = path.suffix.lower()
-    return bitmap.kind(head) or (suffix[1:].upper() if suffix in SUFFIXES else None)
+    return bitmap.kind(head) or (UNKNOWN if path.suffix.lower() in SUFFIXES else None)
 
 
 def _listed(counts: Counter[str]) -> str:

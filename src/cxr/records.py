@@ -79,7 +79,8 @@ def is_inside(path: str) -> bool:
     # A backslash separates folders on other systems, and what does not print can hide them.
     parts = PurePosixPath(path).parts
     plain = path.isprintable() and "\\" not in path and path == "/".join(parts)
-    return plain and bool(parts) and parts[0] != "/" and ".." not in parts
+    # POSIX knows two roots, / and //.
+    return plain and bool(parts) and not path.startswith("/") and ".." not in parts
 
 
 def read(path: Path) -> Record:

@@ -235,13 +235,16 @@ def wait_until(holds: Callable[[], bool]) -> None:
 def test_ctrl_z_suspends_the_stage_and_fg_resumes_it(clone: Path) -> None:
     process, line = started(clone, FAKE_STAGE)
     stage = int(line)
-    wait_until(lambda: handles(process.pid, signal.SIGCONT))
-    for _ in range(2):  # more than once
-        os.kill(process.pid, signal.SIGTSTP)
-        wait_until(lambda: state(stage) == state(process.pid) == "T")
+    try:
+        wait_until(lambda: handles(process.pid, signal.SIGCONT))
+        for _ in range(2):  # more than once
+            os.kill(process.pid, signal.SIGTSTP)
+            wait_until(lambda: state(stage) == state(process.pid) == "T")
+            os.kill(process.pid, signal.SIGCONT)
+            wait_until(lambda: "T" not in (state(stage), state(process.pid)))
+    finally:
+        (clone / "end").touch()
         os.kill(process.pid, signal.SIGCONT)
-        wait_until(lambda: "T" not in (state(stage), state(process.pid)))
-    (clone / "end").touch()
     process.communicate(timeout=30)
     assert process.returncode == 0
 

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from cxr.lineage import Declaration, inside
 
 METRICS = "reports/metrics.json"
 EVALUATE = "evaluate"
+POLL_SECONDS = 0.1
 
 
 class How(StrEnum):
@@ -125,7 +127,9 @@ def _dvc_repro(project: Path, stages: list[str], printed: IO[str], own_store: bo
         }
         try:
             with suspended_together(send):
-                status = process.wait()
+                # A signal that another thread receives interrupts no wait of this one.
+                while (status := process.poll()) is None:
+                    time.sleep(POLL_SECONDS)
         finally:
             for each, handler in earlier.items():
                 signal.signal(each, handler)

@@ -1,5 +1,7 @@
 """Each check of `cxr doctor` is made to find what it looks for."""
 
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -320,6 +322,26 @@ def test_a_lock_that_is_its_file(clone: Place) -> None:
     assert of(project.locks, clone, MISSING).mend == f"rm {lock}"
 
 
+def test_a_file_system_without_locks(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DVC's own remedy, and the file that its other kind of lock has left."""
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    lock = clone.root / ".dvc" / "tmp" / "lock"
+    lock.touch()
+    answer = of(project.locks, clone, MISSING)
+    assert answer.mend == f"dvc config --local core.hardlink_lock true && rm -f {lock}"
+    (clone.root / ".dvc" / "config.local").write_text("[core]\n    hardlink_lock = true\n")
+    assert of(project.locks, clone, MISSING).mend == f"rm {lock}"
+    lock.unlink()
+    assert "cxr sweep" in of(project.locks, clone, NOTE).found
+    with sleeping("dvc repro") as process:
+        scratch_lock(clone, process.pid)
+        assert f"process {process.pid} (" in of(project.locks, clone, NOTE).found
+
+
 def test_a_damaged_list_of_locks(clone: Place) -> None:
     for text in ("", "{", "[]", '{"write": {"/a": {"cmd": "dvc"}}}', '{"read": {"/a": [1]}}'):
         (clone.root / ".dvc" / "tmp" / "rwlock").write_text(text)
@@ -559,7 +581,7 @@ def rwlock(clone: Place, pid: int) -> None:
 
 def scratch_lock(clone: Place, pid: int) -> None:
     (clone.root / ".scratch").mkdir(exist_ok=True)
-    (clone.root / ".scratch" / "train-cnn.lock").write_text(str(pid))
+    (clone.root / ".scratch" / "train-cnn.lock").write_text(f"{pid}\n{socket.gethostname()}\n")
 
 
 def stash(clone: Place, ref: str) -> None:

@@ -10,7 +10,7 @@ SRC = ROOT / "src" / "cxr"
 
 # From the ground up; docs/architecture.md draws them.
 FLOORS = (
-    {"checkpoint", "cuda_graph", "errors", "interruption", "labels", "meter"},
+    {"checkpoint", "cuda_graph", "errors", "interruption", "labels", "locks", "meter"},
     {"documents", "git", "progress", "terminal"},
     {"params"},
     {"lineage"},

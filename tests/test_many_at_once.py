@@ -63,7 +63,10 @@ def test_an_orphan_is_named_and_what_it_made_is_taken(made: Pipeline) -> None:
     second = made.run("dvc", "repro", "--single-item", "train-cnn")
     assert second.returncode == 255
     (refusal,) = [line for line in second.stderr.splitlines() if line.startswith("train-cnn:")]
-    assert "is still at this stage here; wait for it, or end it with `kill " in refusal
+    assert (
+        "is already running this stage in this working copy; wait for it, or end it with `kill "
+        in refusal
+    )
     orphan = int(refusal.rsplit("`kill ", 1)[1].rstrip("`"))
     (run,) = [run for run in runs(made, "train-cnn") if run.info.status == "RUNNING"]
     os.kill(orphan, signal.SIGTERM)

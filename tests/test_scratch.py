@@ -65,7 +65,9 @@ def test_a_second_process_in_the_same_working_copy_is_refused_by_name(tmp_path: 
         for mark in (MARK, "b" * 64):
             with pytest.raises(CxrError) as caught, claim(tmp_path, mark):
                 pass
-            assert f"process {first.pid} is still at this stage here" in str(caught.value)
+            assert f"process {first.pid} is already running this stage in this working copy" in str(
+                caught.value
+            )
             assert f"`kill {first.pid}`" in str(caught.value)
     with claim(tmp_path) as after:  # killed, and yet nothing has to be cleared away
         assert (after.work / "half").read_text() == "done"
@@ -81,7 +83,7 @@ def test_the_same_in_another_working_copy_waits_and_says_so(tmp_path: Path) -> N
         with claim(tmp_path, said=said) as then:
             assert time.monotonic() - started > 0.9
             assert (then.work / "half").read_text() == "done"
-    assert said == [f"process {first.pid} makes the same in another working copy; waits for it"]
+    assert said == [f"waits for process {first.pid}, which makes the same in another working copy"]
 
 
 def test_another_fingerprint_in_another_working_copy_does_not_wait(tmp_path: Path) -> None:

@@ -30,9 +30,9 @@ SOURCE_SUFFIX = ".py"
 PRESENTING = frozenset(
     {
         "archive", "audit", "checkpoint", "cli", "demo", "difference", "doctor", "documents",
-        "errors", "git", "hashes", "interruption", "leaderboard", "lineage", "meter", "params",
-        "plots", "printing", "progress", "records", "replay", "report", "repository", "repro",
-        "scratch", "stage", "summary", "sweep", "sync", "terminal", "tracking", "usage",
+        "errors", "git", "hashes", "interruption", "leaderboard", "lineage", "locks", "meter",
+        "params", "plots", "printing", "progress", "records", "replay", "report", "repository",
+        "repro", "scratch", "stage", "summary", "sweep", "sync", "terminal", "tracking", "usage",
     }
 )  # fmt: skip
 

@@ -19,17 +19,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from cxr import lineage, records
+from cxr import lineage, locks, records
 from cxr.errors import CxrError
 from cxr.lineage import LOCK_FILE
+from cxr.locks import Timeout
 from cxr.records import Record
 
 FOLDER = ".scratch"
 ELSEWHERE = "CXR_SCRATCH"  # names another folder than the project's, for work that must begin anew
 KEPT_SECONDS = 14 * 24 * 3600  # for which unfinished work waits to be taken up again
-POLL_SECONDS = 0.5
 ATTEMPT = "attempt.json"
 
 Tell = Callable[[str], None]
@@ -142,16 +140,15 @@ def claimed(
 
 @contextmanager
 def _alone(workspace: Path, stage: str) -> Iterator[None]:
-    lock = FileLock(folder_of(workspace) / f"{stage}.lock")
+    lock = locks.file_lock(folder_of(workspace) / f"{stage}.lock")
     try:
-        lock.acquire(blocking=False)
+        locks.acquire(lock)
     except Timeout:
-        pid = _holder(lock)
         raise CxrError(
-            f"process {pid} is still at this stage here; wait for it, or end it with `kill {pid}`"
+            f"{locks.holder(lock)} is already running this stage in this working copy; "
+            f"{locks.how_to_end(lock)}"
         ) from None
     try:
-        _name_holder(lock)
         yield
     finally:
         lock.release()
@@ -159,14 +156,13 @@ def _alone(workspace: Path, stage: str) -> Iterator[None]:
 
 @contextmanager
 def _in_turn(scratch: Path, fingerprint: str, tell: Tell) -> Iterator[Path]:
-    lock = FileLock(scratch / f"{fingerprint}.lock")
+    lock = locks.file_lock(scratch / f"{fingerprint}.lock")
     try:
-        lock.acquire(blocking=False)
+        locks.acquire(lock)
     except Timeout:
-        tell(f"process {_holder(lock)} makes the same in another working copy; waits for it")
-        lock.acquire(poll_interval=POLL_SECONDS)
+        tell(f"waits for {locks.holder(lock)}, which makes the same in another working copy")
+        locks.acquire(lock, blocking=True)
     try:
-        _name_holder(lock)
         yield scratch / fingerprint
         if not (scratch / fingerprint).exists():
             Path(lock.lock_file).unlink(missing_ok=True)
@@ -191,7 +187,7 @@ def _sweep(scratch: Path, own: str) -> None:
     """Drop what DVC has taken, and what nobody came back to."""
     for folder in scratch.iterdir():
         if folder.name != own and (folder / ATTEMPT).exists() and _is_over(folder):
-            lock = FileLock(f"{folder}.lock")
+            lock = locks.file_lock(scratch / f"{folder.name}.lock")
             with suppress(Timeout), lock.acquire(blocking=False):
                 shutil.rmtree(folder, ignore_errors=True)
                 Path(lock.lock_file).unlink(missing_ok=True)
@@ -230,14 +226,3 @@ def _link(made: Path, linked: Path) -> None:
         os.link(made, linked)
     except OSError:  # on another file system, or on one without links
         shutil.copy2(made, linked)
-
-
-def _name_holder(lock: FileLock) -> None:
-    Path(lock.lock_file).write_text(str(os.getpid()))
-
-
-def _holder(lock: FileLock) -> str:
-    """Process id; a question mark in the moment before the holder has written it."""
-    with suppress(OSError):
-        return Path(lock.lock_file).read_text() or "?"
-    return "?"

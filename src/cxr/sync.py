@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from filelock import FileLock
-
-from cxr import records, scratch
+from cxr import locks, records, scratch
 from cxr.archive import Found
 from cxr.audit.project import Project
 from cxr.lineage import RunLog
@@ -49,7 +47,7 @@ def sync(root: Path, advance: Advance) -> Sync:
     advance : told how many runs were looked at, of how many.
     """
     project = Project(root)
-    with FileLock(scratch.folder_of(project.root) / "sync.lock"):
+    with locks.file_lock(scratch.folder_of(project.root) / "sync.lock"):
         Store.open(project.root)  # tells of a locked or damaged database before anything is done
         moved = database.relocate_artifacts(project.root)
         known = [*project.archive.current.values(), *project.archive.past]

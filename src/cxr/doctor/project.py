@@ -116,12 +116,19 @@ def cache(place: Place) -> Answer:
 
 
 def locks(place: Place) -> Answer:
-    """Who is at work here, and locks that outlive who held them.
+    """Whether files can be locked, who is at work here, and locks that outlive who held them.
 
     The system frees a lock on a file with the process that held it; what DVC writes down itself
     it may wait for, though nobody is there.
     """
+    from cxr.locks import has_locks
+
     tmp = place.root / ".dvc" / "tmp"
+    if not (can_lock := has_locks(place.root)) and not _locks_by_links(place.root):
+        return missing(
+            "the file system has no file locks, and DVC waits for one in vain",
+            f"dvc config --local core.hardlink_lock true && rm -f {tmp / 'lock'}",
+        )
     busy, are_left = [], False
     try:
         readers_and_writers = _in_rwlock(tmp / "rwlock")
@@ -138,18 +145,25 @@ def locks(place: Place) -> Answer:
                 f"{tmp / 'rwlock'} waits for process {pid}, which is no DVC: {_end(command)}",
                 f"rm {tmp / 'rwlock'}",
             )
-    for file in [tmp / "lock", *sorted((place.root / SCRATCH).glob("*.lock"))]:
+    for file in [tmp / "lock", *sorted((place.root / SCRATCH).glob("*.lock*"))]:
         pid, is_whole_lock = _named_in(file)
         command = command_of(pid) if pid else None
         if command is not None and ("dvc" in command or "stages/" in command):
             busy.append((pid, command))
         elif is_whole_lock:
             return missing(f"{file} was left by process {pid}, which is gone", f"rm {file}")
+    if not can_lock and (tmp / "lock").exists() and not _named_in(tmp / "lock")[1]:
+        return missing(f"{tmp / 'lock'} is left from another kind of lock", f"rm {tmp / 'lock'}")
     if busy:
         them = ", ".join(f"process {pid} ({_end(command)})" for pid, command in dict(busy).items())
         return note(f"at work here: {them}", "wait for it, or end it with `kill`")
     if are_left:
         return note("DVC's list names processes that are gone; the next `dvc repro` clears it")
+    if not can_lock:
+        return note(
+            "the file system has no file locks; all but `cxr sweep` works by links instead",
+            "a clone on another disk for `cxr sweep`",
+        )
     return ok("none is held")
 
 
@@ -171,6 +185,13 @@ def _end(command: str) -> str:
     return command if len(command) <= MOST_SHOWN else f"…{command[-MOST_SHOWN:]}"
 
 
+def _locks_by_links(root: Path) -> bool:
+    """Whether DVC is set to do without file locks."""
+    from dvc.config import Config
+
+    return bool(Config(str(root / ".dvc"))["core"].get("hardlink_lock"))
+
+
 def _in_rwlock(file: Path) -> set[int]:
     """The processes that DVC's list of readers and writers names."""
     try:
@@ -188,9 +209,10 @@ def _named_in(file: Path) -> tuple[int, bool]:
     With `core.hardlink_lock` DVC's own is: claim|host|process|number.
     """
     try:
-        words = file.read_text().split("|")
-        return int(words[-2] if len(words) > 2 else words[0]), len(words) > 2
-    except (OSError, ValueError):
+        text = file.read_text()
+        words = text.split("|")
+        return int(words[-2] if len(words) > 2 else text.split()[0]), len(words) > 2
+    except (OSError, ValueError, IndexError):
         return 0, False
 
 

@@ -10,10 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from cxr import interruption, scratch
+from cxr import interruption, locks, scratch
 from cxr.errors import CxrError
+from cxr.locks import Timeout
 from cxr.progress import Advance
 from cxr.sweep import results
 from cxr.sweep.course import Course, Say
@@ -66,11 +65,18 @@ def run(plan: Plan, root: Path, say: Say, advance: Advance) -> Answer:
 
 @contextmanager
 def _alone(root: Path) -> Iterator[None]:
-    lock = FileLock(scratch.folder_of(root) / "sweep.lock")
+    if not locks.has_locks(root):
+        raise CxrError(
+            f"the file system of {root} has no file locks, which DVC's queue needs; run the sweep "
+            "in a clone on another disk"
+        )
+    lock = locks.file_lock(scratch.folder_of(root) / "sweep.lock")
     try:
-        lock.acquire(blocking=False)
+        locks.acquire(lock)
     except Timeout:
-        raise CxrError(f"another `cxr sweep` is at work in {root}; wait for it") from None
+        raise CxrError(
+            f"{locks.holder(lock)} is already running a sweep in {root}; {locks.how_to_end(lock)}"
+        ) from None
     try:
         yield
     finally:

@@ -7,9 +7,9 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
-from filelock import FileLock
 from mlflow import MlflowClient
 
+from cxr.locks import BaseFileLock, file_lock
 from cxr.tracking.failure import TrackingError, reported
 
 STORE_FILE = "mlflow.db"
@@ -46,9 +46,9 @@ def uses_own_store() -> bool:
     return not os.environ.get("MLFLOW_TRACKING_URI")
 
 
-def lock_of(root: Path) -> FileLock:
+def lock_of(root: Path) -> BaseFileLock:
     """Held while the store is opened: processes that create the same sqlite file break it."""
-    return FileLock(root / f"{STORE_FILE}.lock")
+    return file_lock(root / f"{STORE_FILE}.lock")
 
 
 def connect(uri: str) -> MlflowClient:

@@ -1,0 +1,126 @@
+"""Locks between processes, with and without the file system's own."""
+
+import errno
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from filelock import SoftFileLock
+
+from cxr import locks, scratch, sweep
+from cxr.errors import CxrError
+from cxr.locks import Timeout
+
+# As flock(2) fails on NFS without its lock daemon, on Lustre without `-o flock`, and elsewhere.
+WITHOUT = [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP]
+HOLD = """
+import fcntl, sys, time
+from pathlib import Path
+from cxr import locks
+
+def refused(*_):
+    raise OSError(int(sys.argv[2]), "no locks")
+
+if int(sys.argv[2]):
+    fcntl.flock = refused
+lock = locks.file_lock(Path(sys.argv[1]))
+locks.acquire(lock)
+print("holds", flush=True)
+time.sleep(60)
+"""
+
+
+def without_locks(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """What `fcntl.flock` does on such a file system; 0 leaves it as it is."""
+
+    def refused(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    if number:
+        monkeypatch.setattr(fcntl, "flock", refused)
+
+
+@contextmanager
+def held(path: Path, number: int) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds a lock."""
+    command = [sys.executable, "-c", HOLD, str(path), str(number)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "holds\n"
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize("number", [0, *WITHOUT])
+def test_a_second_process_waits_and_can_name_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    without_locks(monkeypatch, number)
+    lock = locks.file_lock(tmp_path / "stage.lock")
+    assert isinstance(lock, SoftFileLock) == bool(number)
+    with held(tmp_path / "stage.lock", number) as first:
+        with pytest.raises(Timeout):
+            locks.acquire(lock)
+        assert locks.holder(lock) == f"process {first.pid}"
+        assert locks.how_to_end(lock).endswith(f"`kill {first.pid}`")
+
+
+@pytest.mark.parametrize("number", [0, *WITHOUT])
+def test_a_process_killed_by_kill_9_holds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    without_locks(monkeypatch, number)
+    with held(tmp_path / "stage.lock", number) as first:
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        lock = locks.file_lock(tmp_path / "stage.lock")
+        locks.acquire(lock)
+    assert locks.holder(lock) == f"process {os.getpid()}"
+    lock.release()
+
+
+def test_a_lock_of_another_machine_names_it_and_what_to_delete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether a process of another machine still runs can't be seen from here."""
+    without_locks(monkeypatch, errno.ENOLCK)
+    lock = locks.file_lock(scratch.folder_of(tmp_path) / "download.lock")
+    Path(lock.lock_file).write_text("7\nnode3\n")
+    with (
+        pytest.raises(CxrError, match="process 7 on node3 is already running this stage") as caught,
+        scratch.claimed(tmp_path, tmp_path, "download", "a" * 64, print),
+    ):
+        pass
+    assert str(caught.value).endswith(f"delete {lock.lock_file} if it no longer runs")
+    Path(lock.lock_file).unlink()
+    with scratch.claimed(tmp_path, tmp_path, "download", "a" * 64, print):
+        pass
+
+
+def test_a_lock_file_of_a_file_system_with_locks_blocks_nothing_on_one_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clone that was copied from a local disk brings empty ones."""
+    (tmp_path / "mlflow.db.lock").touch()
+    without_locks(monkeypatch, errno.ENOLCK)
+    with locks.file_lock(tmp_path / "mlflow.db.lock").acquire(blocking=False):
+        pass
+
+
+def test_a_sweep_says_that_dvcs_queue_needs_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_locks(monkeypatch, errno.ENOLCK)
+    with pytest.raises(CxrError, match="no file locks, which DVC's queue needs"):
+        sweep.run(None, tmp_path, print, print)  # type: ignore[arg-type]
+
+
+def test_the_name_of_this_machine_is_the_one_that_filelock_writes(tmp_path: Path) -> None:
+    with SoftFileLock(tmp_path / "lock") as lock:
+        assert Path(lock.lock_file).read_text().split()[1] == socket.gethostname()

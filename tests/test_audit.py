@@ -93,6 +93,14 @@ def edit(path: str, old: str, new: str) -> Alter:
     return alter
 
 
+def windows_line_ends(path: str) -> Alter:
+    def alter(made: Pipeline) -> None:
+        file = made.folder / path
+        file.write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))
+
+    return alter
+
+
 def edit_json(path: str, change: Callable[[Any], None]) -> Alter:
     def alter(made: Pipeline) -> None:
         content = made.json(path)
@@ -321,6 +329,8 @@ CASES = [
          stages("code", "gradcam"), "stages/gradcam.py was edited"),
     Case("a deciding file deleted", delete("src/cxr/cam/trust.py"), FAILS,
          stages("code", "gradcam"), "src/cxr/cam/trust.py is gone"),
+    Case("Windows line endings", windows_line_ends("src/cxr/models/vit.py"), FAILS,
+         stages("code", *VIT_CODE), "models/vit.py as when this was made, but with Windows line"),
     Case("presenting code", edit("src/cxr/plots/figure.py", "$", "\n# x\n"), HOLDS),
     Case("a stage that reads more", edit("dvc.yaml", "    params: .seed, threads, gradcam.",
          "    params: [seed, threads, gradcam, evaluate]"), FAILS,

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import sqlalchemy
 
 from cxr import doctor
 from cxr.doctor import finding, machine, place, project, services
@@ -262,6 +263,19 @@ def test_pipeline(clone: Place) -> None:
     assert "is no pipeline" in of(project.pipeline, clone, MISSING).found
 
 
+def test_windows_line_endings_and_a_fix_that_keeps_edits(clone: Place) -> None:
+    dvc_yaml = clone.root / "dvc.yaml"
+    committed = dvc_yaml.read_bytes()
+    dvc_yaml.write_bytes(committed.replace(b"\n", b"\r\n"))
+    (clone.root / "src").mkdir()
+    (clone.root / "stages").mkdir()
+    answer = of(project.pipeline, clone, MISSING)
+    assert "Windows line endings, unlike the commit, in dvc.yaml;" in answer.found
+    subprocess.run(["bash", "-c", answer.mend], cwd=clone.root, check=True)
+    assert dvc_yaml.read_bytes() == committed
+    of(project.pipeline, clone, OK)
+
+
 def test_own_files(clone: Place, tmp_path: Path) -> None:
     of(project.own_files, clone, OK)
     file = tmp_path / "images.npz"
@@ -475,6 +489,32 @@ def test_a_server_that_asks_for_a_password(clone: Place, monkeypatch: pytest.Mon
     assert "secret" not in told
 
 
+def test_a_database_whose_driver_is_not_installed(
+    clone: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "mysql+nodriver://u:secret@127.0.0.1:1/x")
+    monkeypatch.setattr(sqlalchemy, "create_engine", raising(ModuleNotFoundError(name="nodriver")))
+    answer = of(services.store, clone, MISSING)
+    assert answer.found.endswith("needs the package nodriver")
+    assert answer.mend == "pip install nodriver"
+
+
+def test_a_database_that_refuses_and_one_that_answers(
+    clone: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """sqlalchemy's own sqlite, whose address stands for a server's."""
+    uri = "postgresql://u:secret@db.example.org/x"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    engine = sqlalchemy.create_engine
+    monkeypatch.setattr(sqlalchemy, "create_engine", lambda asked: engine("sqlite:////no/where/x"))
+    answer = of(services.store, clone, MISSING)
+    assert "unable to open database file" in answer.found
+    monkeypatch.setattr(sqlalchemy, "create_engine", lambda asked: engine("sqlite://"))
+    of(services.store, clone, OK)
+    finding.tell([finding.Finding("mlflow", *answer)])
+    assert "secret" not in capsys.readouterr().out
+
+
 def test_a_port_in_use(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -577,6 +617,13 @@ def rwlock(clone: Place, pid: int) -> None:
     entry = {"pid": pid, "cmd": "dvc repro"}
     held = {"write": {str(clone.root / "data"): entry}, "read": {"/x": [entry]}}
     (clone.root / ".dvc" / "tmp" / "rwlock").write_text(json.dumps(held))
+
+
+def raising(error: Exception) -> Callable[..., None]:
+    def raises(*_: object) -> None:
+        raise error
+
+    return raises
 
 
 def scratch_lock(clone: Place, pid: int) -> None:

@@ -25,6 +25,7 @@ from cxr.params import PARAMS_FILE, flatten
 PIPELINE_FILE, LOCK_FILE = "dvc.yaml", "dvc.lock"
 CODE = ("src", "stages", PIPELINE_FILE)
 SOURCE_SUFFIX = ".py"
+TO_LF = f"git ls-files -z {' '.join(CODE)} | xargs -0 sed -i 's/\\r$//'"  # keeps uncommitted edits
 
 # Modules of cxr that show, record, keep or check, and decide no byte of what a later stage reads.
 PRESENTING = frozenset(
@@ -362,6 +363,20 @@ def blobs_at(root: Path, commit: str) -> dict[str, str]:
     return found
 
 
+def with_crlf(root: Path, blobs: dict[str, str]) -> list[str]:
+    """Files that differ from the given blobs by nothing but Windows line endings.
+
+    Git calls them clean where `core.autocrlf` is set; DVC hashes the bytes.
+    """
+    return [
+        path
+        for path, blob in blobs.items()
+        if (root / path).is_file()
+        and b"\r\n" in (content := (root / path).read_bytes())
+        and _blob_of(content.replace(b"\r\n", b"\n")) == blob
+    ]
+
+
 def _files_below(place: Path) -> list[Path]:
     if place.is_file():
         return [place]
@@ -369,7 +384,10 @@ def _files_below(place: Path) -> list[Path]:
 
 
 def _git_blob(path: Path) -> str:
-    content = path.read_bytes()
+    return _blob_of(path.read_bytes())
+
+
+def _blob_of(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 

@@ -155,7 +155,11 @@ def _edits(found: Found, project: Project) -> list[Finding]:
     then = {path: facts["files"][path] for path in facts["deciding"]}
     now = {path: blob for path, blob in project.code.items() if lineage.inside(path, places)}
     findings = []
-    for path in sorted(then.keys() | now.keys()):
+    crlf = lineage.with_crlf(project.root, then)
+    if crlf:
+        says = f"{some(crlf)} as when this was made, but with Windows line endings"
+        findings.append(fails(Where.CODE, says, lineage.TO_LF))
+    for path in sorted((then.keys() | now.keys()) - set(crlf)):
         if then.get(path) == now.get(path):
             continue
         if path in facts["edited"] and now.get(path) == project.committed.get(path):

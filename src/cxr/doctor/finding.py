@@ -12,6 +12,7 @@ from cxr.errors import shown
 OK, NOTE, MISSING = "ok", "note", "missing"
 MARKS = {OK: ("✓", "32"), NOTE: ("!", "33"), MISSING: ("✗", "1;31")}  # colours of a terminal
 WIDTH = 12  # of a check's name
+MOST_NAMED = 4
 
 
 class Answer(NamedTuple):
@@ -52,6 +53,12 @@ def note(found: str, mend: str = "") -> Answer:
 def missing(found: str, mend: str) -> Answer:
     """Something that stands in the way."""
     return Answer(MISSING, found, mend)
+
+
+def some(names: list[str]) -> str:
+    """The first of a list, and how many more there are."""
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def tell(findings: list[Finding], quietly: bool = False) -> None:

@@ -11,14 +11,13 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-from cxr.doctor.finding import Answer, missing, note, ok
+from cxr.doctor.finding import Answer, missing, note, ok, some
 from cxr.doctor.place import LIMIT, Place
 
 LEAST_PYTHON = (3, 11)  # as pyproject.toml has it
 LOCKED = re.compile(r"^([\w.-]+)==([^\s;\\]+)\s*(?:;\s*([^\\]+))?", re.MULTILINE)
 DEPENDENCIES = re.compile(r"^dependencies = \[\n(.*?)^\]", re.MULTILINE | re.DOTALL)
 REQUIRED = re.compile(r'^\s*"([\w.-]+)', re.MULTILINE)
-MOST_NAMED = 4
 
 GB = 1e9
 ENVIRONMENT_BYTES = 6 * GB  # of .venv, as the README says
@@ -57,7 +56,7 @@ def packages(place: Place) -> Answer:
         return missing(f"none of {len(locked)} is installed", setup)
     needed = _needed((place.root / "pyproject.toml").read_text())
     if lacking := [name for name in absent if name in needed]:
-        return missing(f"not installed: {_some(lacking)}", setup)
+        return missing(f"not installed: {some(lacking)}", setup)
     if (mixed := _torch_is_mixed(here)) is not None:
         return missing(mixed, f"{setup}, which installs both from one place")
     others = [
@@ -66,8 +65,8 @@ def packages(place: Place) -> Answer:
         if name in here and here[name].partition("+")[0] != version.partition("+")[0]
     ]
     if absent or others:
-        found = others + ([f"not installed: {_some(absent)}"] if absent else [])
-        return note(f"unlike requirements.lock: {_some(found)}", setup)
+        found = others + ([f"not installed: {some(absent)}"] if absent else [])
+        return note(f"unlike requirements.lock: {some(found)}", setup)
     return ok(f"{len(locked)}, all as in requirements.lock")
 
 
@@ -176,11 +175,6 @@ def _torch_is_mixed(here: dict[str, str]) -> str | None:
     if ("cpu" in builds) and len(set(builds)) > 1:
         return f"torch {here['torch']} and torchvision {here['torchvision']} are of two builds"
     return None
-
-
-def _some(names: list[str]) -> str:
-    more = len(names) - MOST_NAMED
-    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _data_bytes(place: Place) -> float:

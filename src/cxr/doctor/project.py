@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from cxr.doctor.finding import Answer, missing, note, ok
+from cxr.doctor.finding import Answer, missing, note, ok, some
 from cxr.doctor.place import Place, command_of
 
 SCRATCH = ".scratch"
@@ -67,6 +67,12 @@ def pipeline(place: Place) -> Answer:
         lock = Repository(place.root).lock()
     except CxrError as error:
         return missing(str(error), "git checkout -- dvc.lock, or delete it and run dvc repro")
+    if crlf := lineage.with_crlf(place.root, lineage.blobs_at(place.root, "HEAD")):
+        return missing(
+            f"Windows line endings, unlike the commit, in {some(crlf)}; every stage that reads "
+            "them would run again",
+            lineage.TO_LF,
+        )
     return ok(f"dvc.yaml has {n_stages} stages, dvc.lock results of {len(lock)}")
 
 

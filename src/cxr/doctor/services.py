@@ -20,7 +20,10 @@ from cxr.doctor.place import LIMIT, Place, within
 WEIGHTS_URL = "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth"
 OWN_STORE = "sqlite:///mlflow.db"
 SQLITE = "sqlite:///"
+DATABASES = ("postgresql", "mysql", "mssql")  # the others that MLflow logs to
 UI_PORT = 5000
+# Drivers that need a library of their database, and the package which brings it.
+WITH_LIBRARY = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary"}
 # In the middle of what requests, urllib3 and urllib say.
 CAUSE = re.compile(r"\[Errno -?\d+\] ([^'\")>]+)|(certificate verify failed)")
 REVISION = re.compile(r"^(down_)?revision\s*(?::[^=]+)?=\s*[\"'](\w+)[\"']", re.MULTILINE)
@@ -72,6 +75,8 @@ def store(place: Place) -> Answer:
     uri = os.environ.get("MLFLOW_TRACKING_URI") or OWN_STORE
     if uri.startswith(SQLITE):
         return _database(place.root / uri[len(SQLITE) :].split("?")[0])
+    if uri.startswith(DATABASES):
+        return _database_server(uri)
     if not uri.startswith(("http://", "https://")):
         return note(f"MLFLOW_TRACKING_URI is {uri}, which is not looked at")
     import requests  # as MLflow does: it sends the name and password in an address
@@ -127,6 +132,25 @@ def _cause(error: OSError) -> str:
         return f"no answer within {LIMIT:g} s"
     found = CAUSE.search(str(error))
     return next(filter(None, found.groups())) if found else type(error).__name__
+
+
+def _database_server(uri: str) -> Answer:
+    """Log in as MLflow does, by sqlalchemy and the driver that the address names."""
+    from sqlalchemy import create_engine
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        within(lambda: create_engine(uri).connect().close())
+    except ModuleNotFoundError as error:
+        package = WITH_LIBRARY.get(str(error.name), error.name)
+        return missing(f"{uri} needs the package {error.name}", f"pip install {package}")
+    except (SQLAlchemyError, TimeoutError) as error:
+        cause = str(error).splitlines()[0]
+        return missing(
+            f"MLflow's store {uri} can't be opened: {cause}",
+            "start it, or unset MLFLOW_TRACKING_URI: the store is then mlflow.db here",
+        )
+    return ok(f"MLflow's store {uri} can be opened")
 
 
 def _database(file: Path) -> Answer:

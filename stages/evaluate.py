@@ -5,10 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cxr import stage  # before torch, whose import may lack memory
+
+# isort: split
 import numpy as np
 import torch
 
-from cxr import decisions, evaluation, features, models, progress, records, stage, training
+from cxr import decisions, evaluation, features, models, progress, records, training
 from cxr.data import quality, splits
 from cxr.data.splits import Split
 from cxr.errors import CxrError

@@ -3,9 +3,12 @@
 from pathlib import Path
 from typing import cast
 
+from cxr import stage  # before torch, whose import may lack memory
+
+# isort: split
 import torch
 
-from cxr import features, models, progress, stage, training
+from cxr import features, models, progress, training
 from cxr.data import splits
 from cxr.models import squeezenet
 from cxr.params import Params

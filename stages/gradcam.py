@@ -5,10 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cxr import stage  # before torch, whose import may lack memory
+
+# isort: split
 import numpy as np
 import torch
 
-from cxr import cam, decisions, models, progress, stage, training
+from cxr import cam, decisions, models, progress, training
 from cxr.augment import normalise, on_unit_scale
 from cxr.cam import Method, examples, sanity, trust, truth
 from cxr.cam.examples import Flags

@@ -5,10 +5,13 @@ import sys
 from dataclasses import asdict
 from functools import partial
 
+from cxr import stage  # before torch, whose import may lack memory
+
+# isort: split
 import numpy as np
 import torch
 
-from cxr import features, models, progress, stage, training
+from cxr import features, models, progress, training
 from cxr.checkpoint import FileCheckpoint
 from cxr.data import splits
 from cxr.labels import LABELS

@@ -2,14 +2,18 @@
 
 import errno
 import os
+import resource
 import shutil
 import ssl
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import requests
 from PIL import Image
+from pipeline import ROOT
 
 from cxr import cli
 from cxr.errors import CxrError, is_refused_by_disk, shown
@@ -147,3 +151,57 @@ def test_a_disk_that_fills_up_while_outputs_are_published_is_known(
 def test_no_message_holds_a_password(text: str, expected: str | None) -> None:
     assert shown(text) == (expected or text)
     assert str(CxrError(text)) == (expected or text)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+        ImportError("libc10.so: cannot allocate memory in static TLS block"),
+        of_system(errno.ENOMEM, "x"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ],
+    ids=repr,
+)
+def test_out_of_memory_is_one_line_and_status_2(
+    error: Exception, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/cxr"])
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        sys.excepthook(type(error), error, None)
+    assert ended.value.code == 2
+    line = capsys.readouterr().err
+    assert line.startswith("cxr: out of memory") and line.count("\n") == 1
+    assert str(error) in line and "ulimit -v" in line
+
+
+def test_other_errors_keep_their_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    sys.excepthook(ImportError, ImportError("No module named 'x'"), None)
+    assert capsys.readouterr().err == "ImportError: No module named 'x'\n"
+
+
+ADDRESS_SPACE = 1_000_000_000  # bytes; torch's libraries take more
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["stages/evaluate.py"],
+        ["stages/features.py"],
+        ["stages/gradcam.py"],
+        ["stages/train.py", "cnn"],
+        ["-c", "from cxr.cli import main; main()", "predict", "x.png", "--model", "cnn"],
+    ],
+    ids=lambda command: command[0] + command[-1],
+)
+def test_too_little_address_space_is_one_line(command: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "OPENBLAS_NUM_THREADS": "1"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE,) * 2),
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "out of memory: lib" in done.stderr

@@ -1,1 +1,7 @@
 """chest X-ray models: trained, compared, explained and traced to what made them."""
+
+import sys
+
+from cxr.errors import report
+
+sys.excepthook = report

@@ -1,7 +1,13 @@
 """Errors for people, and how a text from a file may be shown to them."""
 
+from __future__ import annotations
+
 import errno
+import os
 import re
+import sys
+from pathlib import Path
+from types import TracebackType
 
 # In an address, as of a database, a proxy or a remote.
 PASSWORD = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s/:@'\"]*):[^\s'\"]*@", re.IGNORECASE)
@@ -10,6 +16,8 @@ DISK_ERRNOS = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
 )
 # numpy's own words for a full disk, which come without an errno.
+# The words of the dynamic linker, the system and torch.
+OUT_OF_MEMORY = ("failed to map segment", "annot allocate memory", "can't allocate memory")
 WRITTEN_IN_PART = re.compile(r"\d+ requested and \d+ written")
 
 
@@ -56,3 +64,30 @@ def shown(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory is used up or limited; many libraries say so by name or in words alone."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (
+            isinstance(error, (ImportError, OSError, RuntimeError))
+            and any(each in str(error) for each in OUT_OF_MEMORY)
+        )
+    )
+
+
+def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Replaces `sys.excepthook`: running out of memory is one line and status 2.
+
+    Even the import of torch can run out of memory, before a stage or a command starts.
+    """
+    if not is_out_of_memory(error):
+        sys.__excepthook__(kind, error, trace)
+        return
+    name = os.environ.get("DVC_STAGE") or Path(sys.argv[0]).stem
+    reason = f": {error}" if str(error) else ""
+    fix = "raise its limit (`ulimit -v`, the container's) or close other programs"
+    print(shown(f"{name}: out of memory{reason}; {fix}"), file=sys.stderr)
+    sys.exit(2)

@@ -20,7 +20,7 @@ from typing import Any
 from cxr import interruption, lineage, progress, records, scratch
 from cxr.data import source, splits
 from cxr.data.splits import Origin
-from cxr.errors import CxrError, is_refused_by_disk, shown
+from cxr.errors import CxrError, is_out_of_memory, is_refused_by_disk, shown
 from cxr.lineage import Declaration, Facts, Registration, RunLog, Slide
 from cxr.meter import Meter
 from cxr.params import PARAMS_FILE, Params, load
@@ -147,7 +147,7 @@ def run(
             f"{place}: {error.strerror or error}; nothing was published; fix it and run again",
         )
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         place = (
             "the GPU (CUDA_VISIBLE_DEVICES= hides it)" if "CUDA" in str(error) else "this machine"
@@ -389,15 +389,6 @@ def _write_record(stage: Stage, started: datetime) -> Record:
     part.write_text(_as_text(record.as_json()))
     part.replace(place)
     return record
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """By its name and words, since a stage without torch does not know torch's errors."""
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "can't allocate memory" in str(error)
-    )
 
 
 def _refuse(name: str, reason: str) -> None:

@@ -2,6 +2,6 @@
 
 import sys
 
-from cxr.errors import report
+from cxr import errors
 
-sys.excepthook = report
+sys.excepthook = errors.excepthook

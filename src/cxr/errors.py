@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import getpass
 import os
 import re
 import sys
@@ -78,16 +79,50 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Replaces `sys.excepthook`: running out of memory is one line and status 2.
+def user_problem() -> tuple[str, str] | None:
+    """What a user without a passwd entry lacks, as in many containers, and the command to set it.
 
-    Even the import of torch can run out of memory, before a stage or a command starts.
+    DVC and MLflow ask for a home folder and a name, and end in a traceback where there is none.
     """
-    if not is_out_of_memory(error):
+    settings = []
+    try:
+        Path.home()
+    except RuntimeError:
+        settings.append("HOME=/tmp")
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # an OSError since Python 3.13
+        settings.append("USER=cxr")
+    if not settings:
+        return None
+    names = " and ".join(each.partition("=")[0] for each in settings)
+    return (
+        f"user {os.getuid()} has no passwd entry and no {names}, which DVC and MLflow need",
+        f"export {' '.join(settings)}",
+    )
+
+
+def check_user() -> None:
+    """CxrError where DVC would fail for lack of a home folder or a name."""
+    if problem := user_problem():
+        raise CxrError(f"{problem[0]}; run `{problem[1]}`")
+
+
+def excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Replaces `sys.excepthook`: what stops even an import is one line and status 2.
+
+    That is too little memory for torch, and a user without a home, before a stage or a command
+    starts.
+    """
+    if is_out_of_memory(error):
+        reason = f": {error}" if str(error) else ""
+        problem = f"out of memory{reason}"
+        fix = "raise its limit (`ulimit -v`, the container's) or close other programs"
+    elif isinstance(error, (RuntimeError, KeyError, OSError)) and (user := user_problem()):
+        problem, fix = user[0], f"run `{user[1]}`"
+    else:
         sys.__excepthook__(kind, error, trace)
         return
     name = os.environ.get("DVC_STAGE") or Path(sys.argv[0]).stem
-    reason = f": {error}" if str(error) else ""
-    fix = "raise its limit (`ulimit -v`, the container's) or close other programs"
-    print(shown(f"{name}: out of memory{reason}; {fix}"), file=sys.stderr)
+    print(shown(f"{name}: {problem}; {fix}"), file=sys.stderr)
     sys.exit(2)

@@ -33,8 +33,8 @@ PRESENTING = frozenset(
         "__init__", "archive", "audit", "checkpoint", "cli", "demo", "difference", "doctor",
         "documents", "errors", "git", "hashes", "interruption", "leaderboard", "lineage", "locks",
         "meter", "params", "plots", "printing", "progress", "records", "replay", "report",
-        "repository", "repro", "scratch", "stage", "summary", "sweep", "sync", "terminal", "tracking",
-        "usage",
+        "repository", "repro", "scratch", "stage", "summary", "sweep", "sync", "terminal",
+        "tracking", "usage",
     }
 )  # fmt: skip
 

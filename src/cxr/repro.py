@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from cxr import lineage, progress, records
 from cxr.documents import read_json
-from cxr.errors import CxrError
+from cxr.errors import CxrError, check_user
 from cxr.interruption import SIGNALS, STOPPED, suspended_together
 from cxr.lineage import Declaration, inside
 
@@ -97,6 +97,7 @@ def evaluated_data(project: Path) -> str | None:
 
 
 def _dvc_repro(project: Path, stages: list[str], printed: IO[str], own_store: bool) -> int:
+    check_user()
     python = sys.executable
     env = os.environ | {
         "PATH": f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}",

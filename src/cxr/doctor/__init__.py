@@ -28,6 +28,7 @@ CHECKS: dict[str, Check] = {
     "memory": machine.memory,
     "cores": machine.cores,
     "gpu": machine.gpu,
+    "user": machine.user,
     "git": project.git_history,
     "params": project.parameters,
     "pipeline": project.pipeline,

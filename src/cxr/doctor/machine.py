@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from cxr.doctor.finding import Answer, missing, note, ok, some
 from cxr.doctor.place import LIMIT, Place
+from cxr.errors import user_problem
 
 LEAST_PYTHON = (3, 11)  # as pyproject.toml has it
 LOCKED = re.compile(r"^([\w.-]+)==([^\s;\\]+)\s*(?:;\s*([^\\]+))?", re.MULTILINE)
@@ -29,6 +31,14 @@ LEAST_MEMORY = 2 * GB
 
 TORCH_CUDA = re.compile(r"^cuda[^=]*=\s*'([\d.]+)'", re.MULTILINE)
 DRIVER_CUDA = re.compile(r"CUDA(?: UMD)? Version:\s*([\d.]+)")
+
+
+def user(place: Place) -> Answer:
+    return (
+        missing(*problem)
+        if (problem := user_problem())
+        else ok(f"{getpass.getuser()}, {Path.home()}")
+    )
 
 
 def python(place: Place) -> Answer:

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from cxr import git, lineage, models
 from cxr.documents import read_yaml
-from cxr.errors import CxrError
+from cxr.errors import CxrError, check_user
 from cxr.lineage import CODE, SOURCE_SUFFIX, Declaration
 from cxr.params import PARAMS_FILE, Params, model_names, validate
 from cxr.sweep.space import Configuration
@@ -88,6 +88,7 @@ def make(
     """Check every configuration and name its experiments; CxrError with the first that is wrong."""
     if not NAME.fullmatch(name):
         raise CxrError(f"--name {name}: letters, digits, - and _ make a name, 40 at most")
+    check_user()
     _check_git(root)
     values = read_yaml(root / PARAMS_FILE)
     params = cast(Params, validate(Params, values, ()))

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import pwd
 import shutil
 import socket
 import sqlite3
@@ -227,6 +228,24 @@ def test_a_driver_that_fails(clone: Place, tmp_path: Path, monkeypatch: pytest.M
 def test_the_build_of_torch_is_torchs_own_word() -> None:
     torch = pytest.importorskip("torch")
     assert machine._cuda_of_torch() == torch.version.cuda
+
+
+def test_a_user_without_a_passwd_entry(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs as any id; by the libraries' own questions."""
+    of(machine.user, clone, OK)
+
+    def unknown(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    for name in ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    answer = of(machine.user, clone, MISSING)
+    assert answer.mend == "export HOME=/tmp USER=cxr"
+    monkeypatch.setenv("HOME", "/")
+    assert of(machine.user, clone, MISSING).mend == "export USER=cxr"
+    monkeypatch.setenv("USER", "x")
+    of(machine.user, clone, OK)
 
 
 def test_git(clone: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

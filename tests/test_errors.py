@@ -205,3 +205,37 @@ def test_too_little_address_space_is_one_line(command: list[str]) -> None:
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert "out of memory: lib" in done.stderr
+
+
+# An id without a passwd entry, as in a container; it may read everything, whoever owns it.
+NOBODY = [
+    "setpriv", "--reuid=12345", "--regid=12345", "--clear-groups", "--inh-caps=+dac_read_search",
+    "--ambient-caps=+dac_read_search",
+]  # fmt: skip
+CXR = ["-c", "from cxr.cli import main; main()"]
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("setpriv") is None, reason="only root can be another user"
+)
+@pytest.mark.parametrize(
+    ("command", "env", "fix"),
+    [
+        (["stages/download.py"], {}, "export HOME=/tmp USER=cxr"),
+        (["stages/train.py", "cnn"], {"USER": "x"}, "export HOME=/tmp"),
+        ([*CXR, "repro"], {}, "export HOME=/tmp USER=cxr"),
+        ([*CXR, "repro"], {"HOME": "/"}, "export USER=cxr"),
+        ([*CXR, "sweep", "-S", "train.cnn.lr=0.1"], {"HOME": "/"}, "export USER=cxr"),
+        ([*CXR, "audit", "reports/metrics.json"], {}, "export HOME=/tmp USER=cxr"),
+    ],
+)
+def test_a_user_without_a_passwd_entry_is_told_what_to_set(
+    command: list[str], env: dict[str, str], fix: str
+) -> None:
+    done = subprocess.run(
+        [*NOBODY, sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False,
+        env=env | {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "src")},
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert "user 12345 has no passwd entry" in line and line.endswith(f"run `{fix}`")

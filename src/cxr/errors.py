@@ -108,7 +108,9 @@ def check_user() -> None:
         raise CxrError(f"{problem[0]}; run `{problem[1]}`")
 
 
-def excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def excepthook(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
     """Replaces `sys.excepthook`: what stops even an import is one line and status 2.
 
     That is too little memory for torch, and a user without a home, before a stage or a command

@@ -30,8 +30,8 @@ from bench import (
 from bench.measure import Row
 from bench.stages import PROJECT
 from cxr import params
-from cxr import training as ours
 from cxr.params import Params
+from cxr.training.device import set_up_device
 
 WIDTH = 150  # columns that the table needs; where it is piped there is no terminal to ask
 REPORT = PROJECT / "reports/bench.json"
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--only", choices=list(parts(_settings(), False)), help="one part alone")
     asked = parser.parse_args()
     settings = _settings()
-    ours.prepare(settings)
+    set_up_device(settings)
     rows: list[Row] = []
     for name, measure in parts(settings, asked.quick).items():
         if asked.only in (None, name):

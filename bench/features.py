@@ -10,13 +10,14 @@ from torch.nn import functional as F
 from torchvision.models import squeezenet1_1
 
 from bench.measure import Row, in_turns
-from cxr import features, models, training
-from cxr.augment import FeatureBatches
-from cxr.checkpoint import NoCheckpoint
+from cxr import models
 from cxr.data import phantom
 from cxr.labels import LABELS
 from cxr.models import squeezenet
 from cxr.params import Params
+from cxr.training import features, loop
+from cxr.training.checkpoint import NoCheckpoint
+from cxr.training.feed import FeatureBatches
 
 TRAIN, VAL, EPOCHS, BATCH = 78_468, 11_219, 10, 128
 SECOND_RUN = 60  # seconds: the features are there, and no backbone is run
@@ -63,8 +64,8 @@ def _head_epoch(params: Params, hyper: squeezenet.Hyper) -> float:
     """Seconds of an epoch on the features, at full size, validation included."""
     head = nn.Linear(512, len(LABELS))
     values, labels = torch.randn(TRAIN, 512), (torch.rand(TRAIN, len(LABELS)) < 0.05).float()
-    examples = training.Examples(FeatureBatches(values), labels)
-    course = training.Course(head, examples, params.train.protocol, hyper, seed=0)
+    examples = loop.Examples(FeatureBatches(values), labels)
+    course = loop.Trainer(head, examples, params.train.protocol, hyper, seed=0)
     start = time.perf_counter()
     course.train_one_epoch(lambda done, total: None, NoCheckpoint())
     with torch.no_grad():

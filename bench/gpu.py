@@ -22,14 +22,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import squeezenet1_1
 
 from bench.measure import Row
-from cxr import features, models, training
-from cxr.augment import Batches, FeatureBatches, ImageBatches
-from cxr.checkpoint import NoCheckpoint
+from cxr import models
 from cxr.data import phantom
 from cxr.data.splits import Statistics
 from cxr.labels import LABELS
 from cxr.models import squeezenet
 from cxr.params import ModelParams, Params
+from cxr.training import features, loop
+from cxr.training.checkpoint import NoCheckpoint
+from cxr.training.feed import Batches, FeatureBatches, ImageBatches
 
 TRAIN, VAL, EPOCHS, MOST_SECONDS = 78_468, 11_219, 10, 60
 STATISTICS = Statistics(0.5, 0.25)
@@ -62,8 +63,8 @@ class Learner:
     name: str
     network: nn.Module
     head: nn.Linear
-    train: training.Examples
-    val: training.Examples
+    train: loop.Examples
+    val: loop.Examples
     hyper: ModelParams
 
 
@@ -132,10 +133,8 @@ def _of_images(
     torch.manual_seed(0)
     network = models.build(name, hyper, 28, 1, len(LABELS)).to(device)
     on_device = {split: torch.from_numpy(values).to(device) for split, values in images.items()}
-    train = training.Examples(
-        ImageBatches(on_device["train"], spec, hyper.augment), labels["train"]
-    )
-    val = training.Examples(ImageBatches(on_device["val"], spec), labels["val"])
+    train = loop.Examples(ImageBatches(on_device["train"], spec, hyper.augment), labels["train"])
+    val = loop.Examples(ImageBatches(on_device["val"], spec), labels["val"])
     return Learner(name, network, network.head(), train, val, hyper)
 
 
@@ -160,7 +159,7 @@ def _of_features(
     torch.cuda.synchronize()
     seconds = time.perf_counter() - start
     head = nn.Linear(squeezenet.N_FEATURES, len(LABELS)).to(device)
-    examples = {split: training.Examples(found[split], labels[split]) for split in found}
+    examples = {split: loop.Examples(found[split], labels[split]) for split in found}
     return Learner("squeezenet", head, head, examples["train"], examples["val"], hyper), seconds
 
 
@@ -170,7 +169,7 @@ def _train(learner: Learner, params: Params, card: Card) -> tuple[float, Row]:
     bound = _bound(learner, protocol.batch_size, card)
     state = {key: value.clone() for key, value in learner.network.state_dict().items()}
     started = time.perf_counter()
-    fit = training.fit(
+    fit = loop.fit(
         learner.network, learner.head, learner.train, learner.val, protocol, learner.hyper,
         params.seed, lambda epoch: None, lambda done, of: None, NoCheckpoint(),
     )  # fmt: skip
@@ -199,7 +198,7 @@ def steps(batch_size: int) -> int:
 
 def _kernels(learner: Learner, params: Params) -> Kernels:
     """Of an epoch that replays recorded steps; one stream runs them one after the other."""
-    course = training.Course(
+    course = loop.Trainer(
         learner.network, learner.train, params.train.protocol, learner.hyper, params.seed
     )
 

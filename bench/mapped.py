@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from bench.measure import Row, in_turns, of_the_limit
-from cxr import features
-from cxr.augment import ImageBatches
-from cxr.models import InputSpec
+from cxr.models.inputs import InputSpec
+from cxr.training import feed
+from cxr.training.feed import ImageBatches
 
 N, SIZE, BATCH = 6000, 224, 128
 SPEC = InputSpec(SIZE, "bicubic", SIZE, 1, (0.5,), (0.25,))
@@ -24,7 +24,7 @@ def measure(turns: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as place:
         file = Path(place, "images.npy")
         np.save(file, np.random.default_rng(0).integers(0, 256, (N, SIZE, SIZE), np.uint8))
-        mapped = features.mapped(file)
+        mapped = feed.mapped(file)
         works = {"mapped": _batches(mapped), "copied": _batches(mapped.clone())}
         seconds = in_turns(works, turns)
     what = f"batches of {N:,} images of {SIZE} px, mapped"

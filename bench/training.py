@@ -16,13 +16,14 @@ from torch.utils.data import DataLoader, Subset
 from torchvision import transforms
 
 from bench.measure import Row, faster, in_turns, of_the_limit
-from cxr import models, training
-from cxr.augment import ImageBatches
-from cxr.checkpoint import NoCheckpoint
+from cxr import models
 from cxr.data import phantom
 from cxr.data.splits import Statistics
 from cxr.labels import LABELS
 from cxr.params import Params
+from cxr.training import loop
+from cxr.training.checkpoint import NoCheckpoint
+from cxr.training.feed import ImageBatches
 
 BATCH = 128
 TRAIN = 78_468
@@ -95,9 +96,9 @@ def epoch_seconds(name: str, params: Params, n_batches: int = 20) -> float:
     return seconds / len(batch.images) * TRAIN
 
 
-def _examples(name: str, params: Params, batch: phantom.Batch) -> training.Examples:
+def _examples(name: str, params: Params, batch: phantom.Batch) -> loop.Examples:
     spec = models.input_spec(name, _hyper(name, params), 28, STATISTICS)
-    return training.Examples(
+    return loop.Examples(
         ImageBatches(torch.from_numpy(batch.images), spec),  # as the peer: no augmentation
         torch.from_numpy(batch.labels.astype(np.float32)),
     )
@@ -126,7 +127,7 @@ def _our_pass(name: str, params: Params, batch: phantom.Batch) -> Callable[[], N
     hyper = _hyper(name, params)
 
     def work() -> None:
-        course = training.Course(network, examples, params.train.protocol, hyper, seed=0)
+        course = loop.Trainer(network, examples, params.train.protocol, hyper, seed=0)
         course.train_one_epoch(lambda done, total: None, NoCheckpoint())
 
     return work

@@ -8,10 +8,12 @@ from typing import Any
 from cxr import stage  # before torch, whose import may lack memory
 
 # isort: split
+
+
 import numpy as np
 import torch
 
-from cxr import decisions, evaluation, features, models, progress, records, training
+from cxr import decisions, evaluation, models, progress, records
 from cxr.data import quality, splits
 from cxr.data.splits import Split
 from cxr.errors import CxrError
@@ -23,6 +25,9 @@ from cxr.metrics import Floats, Labels
 from cxr.params import flatten
 from cxr.plots import evaluation as figures
 from cxr.plots.evaluation import Curves
+from cxr.training import feed
+from cxr.training.device import set_up_device
+from cxr.training.feed import open_feed, open_store
 from cxr.typical import Typical
 
 BATCH = 256
@@ -84,11 +89,11 @@ def predict(run: stage.Stage, model: models.SavedModel) -> dict[str, np.ndarray[
     """Logits of validation and test, kept in `predictions/`."""
     device = torch.device(run.device)
     model.network.to(device)
-    store = features.open_store(run.input(stage.FEATURES))
+    store = open_store(run.input(stage.FEATURES))
     logits = {}
     for split in HELD_OUT:
-        network, inputs = features.feed(model, split, run.input(stage.PROCESSED), store, device)
-        logits[split] = training.predict(network, inputs, device, BATCH)
+        network, inputs = open_feed(model, split, run.input(stage.PROCESSED), store, device)
+        logits[split] = feed.predict(network, inputs, device, BATCH)
     np.savez(
         run.output(f"predictions/{model.name}.npz"),
         val_logits=logits["val"],
@@ -277,4 +282,4 @@ def runs(folder: Path) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    stage.run("evaluate", evaluate, models=runs, prepare=training.prepare)
+    stage.run("evaluate", evaluate, models=runs, prepare=set_up_device)

@@ -6,12 +6,16 @@ from typing import cast
 from cxr import stage  # before torch, whose import may lack memory
 
 # isort: split
+
+
 import torch
 
-from cxr import features, models, progress, training
+from cxr import models, progress
 from cxr.data import splits
 from cxr.models import squeezenet
 from cxr.params import Params
+from cxr.training import features
+from cxr.training.device import set_up_device
 
 MODEL = "squeezenet"
 
@@ -23,7 +27,8 @@ def compute(run: stage.Stage) -> None:
         hyper, dataset.size, splits.open_statistics(run.input(stage.STATISTICS))
     )
     backbone = squeezenet.backbone(hyper.weights, run.project)
-    store = features.create_store(run.output("data/features"), MODEL, hyper.freeze, backbone)
+    store = run.output("data/features")
+    features.create_store(store, MODEL, hyper.freeze, backbone)
     if not hyper.freeze:
         progress.say("features: none, since train.squeezenet.freeze is false")
         return
@@ -37,7 +42,7 @@ def compute(run: stage.Stage) -> None:
                 backbone, split.images, spec, torch.device(run.device), mirror,
                 run.work / title, advance,
             )  # fmt: skip
-            n = features.join(parts, store.folder / f"{title}.npy")
+            n = features.join(parts, store / f"{title}.npy")
         progress.say(f"features: {title}, {n:,} images of {spec.image_size} px")
         run.log.metrics[f"n/{title}"] = n
 
@@ -52,4 +57,4 @@ def users_weights(params: Params, project: Path) -> tuple[Path, ...]:
 
 
 if __name__ == "__main__":
-    stage.run("features", compute, prepare=training.prepare, foreign=users_weights)
+    stage.run("features", compute, prepare=set_up_device, foreign=users_weights)

@@ -8,11 +8,12 @@ from typing import Any
 from cxr import stage  # before torch, whose import may lack memory
 
 # isort: split
+
+
 import numpy as np
 import torch
 
-from cxr import cam, decisions, models, progress, training
-from cxr.augment import normalise, on_unit_scale
+from cxr import cam, decisions, models, progress
 from cxr.cam import Method, examples, sanity, trust, truth
 from cxr.cam.examples import Flags
 from cxr.cam.trust import Look, Subject
@@ -22,9 +23,11 @@ from cxr.data.splits import Split
 from cxr.decisions import Decision
 from cxr.errors import CxrError
 from cxr.labels import LABELS
+from cxr.models.inputs import to_network_input
 from cxr.params import Params, flatten
 from cxr.plots.gradcam import Opinion, Shot, sheet, side_by_side, slide
 from cxr.plots.gradcam import examples as example_sheet
+from cxr.training.device import set_up_device
 
 SLIDERS = "maps"  # the section of MLflow's charts where they stand
 MOST_ERRORS = 3  # of an image, where not all labels are shown
@@ -82,7 +85,7 @@ def subject_of(run: stage.Stage, model: models.SavedModel, split: Split) -> Subj
         model.network.to(device),
         run.params.gradcam.method[model.name],
         torch.from_numpy(split.images).to(device),
-        lambda images: normalise(on_unit_scale(images), model.input),
+        lambda images: to_network_input(images, model.input),
     )
 
 
@@ -280,6 +283,6 @@ if __name__ == "__main__":
         "gradcam",
         gradcam,
         models=stage.trained_models,
-        prepare=training.prepare,
+        prepare=set_up_device,
         foreign=users_file,
     )

@@ -8,15 +8,21 @@ from functools import partial
 from cxr import stage  # before torch, whose import may lack memory
 
 # isort: split
+
+
 import numpy as np
 import torch
 
-from cxr import features, models, progress, training
-from cxr.checkpoint import FileCheckpoint
+from cxr import models, progress
 from cxr.data import splits
 from cxr.labels import LABELS
+from cxr.models.weights import fill
 from cxr.params import ModelParams
+from cxr.pipeline.checkpoint import FileCheckpoint
 from cxr.plots.training import learning_curves
+from cxr.training import feed, loop
+from cxr.training.device import set_up_device
+from cxr.training.feed import FeatureStore, open_feed
 
 MLFLOW_NAMES = {
     "epoch": "epoch",
@@ -37,19 +43,19 @@ def train(run: stage.Stage, name: str) -> None:
     model = new_model(run, name, hyper, store)
     network = model.network.to(device)
     processed = run.input(stage.PROCESSED)
-    trained, train_inputs = features.feed(model, "train", processed, store, device, hyper.augment)
-    _, val_inputs = features.feed(model, "val", processed, store, device)
+    trained, train_inputs = open_feed(model, "train", processed, store, device, hyper.augment)
+    _, val_inputs = open_feed(model, "val", processed, store, device)
     n_parameters = models.n_parameters(network)
     progress.say(
         f"{run.name}: {n_parameters['trainable']:,} of {n_parameters['total']:,} parameters "
         f"trained on {len(train_inputs):,} images of {run.origin.name}, {run.device}"
     )
     with progress.bar(run.name) as advance:
-        fit = training.fit(
+        fit = loop.fit(
             trained,
             network.head(),
-            training.Examples(train_inputs, labels_of(run, "train", device)),
-            training.Examples(val_inputs, labels_of(run, "val", device)),
+            loop.Examples(train_inputs, labels_of(run, "train", device)),
+            loop.Examples(val_inputs, labels_of(run, "val", device)),
             run.params.train.protocol,
             hyper,
             run.params.seed,
@@ -71,22 +77,22 @@ def over_all_epochs(run: stage.Stage, advance: progress.Advance) -> progress.Adv
     return advance_epoch
 
 
-def open_store(run: stage.Stage) -> features.FeatureStore | None:
+def open_store(run: stage.Stage) -> FeatureStore | None:
     """The features of a frozen backbone, for a model that declares them."""
     if stage.FEATURES not in run.declared.dependencies:
         return None
-    return features.open_store(run.input(stage.FEATURES))
+    return feed.open_store(run.input(stage.FEATURES))
 
 
 def new_model(
-    run: stage.Stage, name: str, hyper: ModelParams, store: features.FeatureStore | None
+    run: stage.Stage, name: str, hyper: ModelParams, store: FeatureStore | None
 ) -> models.SavedModel:
     dataset = splits.open_dataset(run.input(stage.PROCESSED))
     statistics = splits.open_statistics(run.input(stage.STATISTICS))
     spec = models.input_spec(name, hyper, dataset.size, statistics)
     network = models.build(name, hyper, spec.image_size, spec.channels, len(LABELS))
     if store is not None:
-        models.fill(network.get_submodule("features"), store.backbone(), str(store.folder))
+        fill(network.get_submodule("features"), store.backbone(), str(store.folder))
     used = {
         "seed": run.params.seed,
         "threads": run.params.threads,
@@ -103,7 +109,7 @@ def labels_of(run: stage.Stage, split: str, device: torch.device) -> torch.Tenso
     return torch.from_numpy(labels.astype(np.float32)).to(device)
 
 
-def show_epoch(run: stage.Stage, epoch: training.Epoch) -> None:
+def show_epoch(run: stage.Stage, epoch: loop.Epoch) -> None:
     run.log_epoch({MLFLOW_NAMES[key]: value for key, value in asdict(epoch).items()})
     progress.say(
         f"{run.name}: epoch {epoch.epoch:>2}/{run.params.train.protocol.epochs}"
@@ -113,7 +119,7 @@ def show_epoch(run: stage.Stage, epoch: training.Epoch) -> None:
     )
 
 
-def report(run: stage.Stage, name: str, fit: training.Fit, n_parameters: dict[str, int]) -> None:
+def report(run: stage.Stage, name: str, fit: loop.Fit, n_parameters: dict[str, int]) -> None:
     best = fit.history[fit.best_epoch - 1]
     rows = [asdict(epoch) for epoch in fit.history]
     with open(run.output(f"reports/{name}/history.csv"), "w", newline="") as file:
@@ -156,7 +162,7 @@ def main() -> None:
     if len(sys.argv) != 2:
         print("usage: python stages/train.py MODEL", file=sys.stderr)
         sys.exit(2)
-    stage.run(f"train-{sys.argv[1]}", partial(train, name=sys.argv[1]), prepare=training.prepare)
+    stage.run(f"train-{sys.argv[1]}", partial(train, name=sys.argv[1]), prepare=set_up_device)
 
 
 if __name__ == "__main__":

@@ -10,17 +10,18 @@ SRC = ROOT / "src" / "cxr"
 
 # From the ground up; docs/architecture.md draws them.
 FLOORS = (
-    {"checkpoint", "cuda_graph", "errors", "interruption", "labels", "locks", "meter"},
+    {"errors", "interruption", "labels", "locks", "meter"},
     {"documents", "git", "progress", "terminal"},
     {"params"},
     {"lineage"},
     {"data", "hashes", "images"},
     {"models", "records", "submissions"},
-    {"augment", "metrics", "repro", "repository", "scratch"},
+    {"metrics", "repro", "repository", "scratch"},
     {"doctor", "summary", "typical", "usage"},
     {"decisions"},
     {"evaluation"},
-    {"cam", "features", "training"},
+    {"training"},
+    {"cam", "pipeline"},
     {"plots", "tracking"},
     {"archive", "stage"},
     {"audit", "demo", "predicting", "scoring"},

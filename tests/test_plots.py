@@ -21,7 +21,7 @@ from cxr.labels import LABELS
 from cxr.plots import evaluation as figures
 from cxr.plots.data import label_counts, sample_images
 from cxr.plots.training import learning_curves
-from cxr.training import Epoch
+from cxr.training.loop import Epoch
 
 TEMPLATES = Path(__file__).parents[1] / ".dvc" / "plots"
 REAL = Origin("chestmnist-28", "medmnist")

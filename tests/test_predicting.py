@@ -14,13 +14,14 @@ from matplotlib import image as png
 from PIL import Image
 
 from cxr import decisions, models, params, predicting
-from cxr.augment import ImageBatches
 from cxr.data import phantom
 from cxr.data.splits import Statistics
 from cxr.errors import CxrError
 from cxr.images.picture import Picture
 from cxr.labels import LABELS
+from cxr.models.inputs import InputSpec
 from cxr.submissions import read_predictions
+from cxr.training.feed import ImageBatches
 from cxr.typical import Typical
 
 PARAMS = params.load(Path(__file__).parents[1] / "params.yaml")
@@ -53,7 +54,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def pipelines_logits(network: models.Network, spec: models.InputSpec) -> np.ndarray:
+def pipelines_logits(network: models.Network, spec: InputSpec) -> np.ndarray:
     batches = ImageBatches(torch.from_numpy(CHESTS), spec)
     with torch.no_grad():
         logits: np.ndarray = network(batches.batch(torch.arange(20), None)).numpy()

@@ -10,14 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from cxr import checkpoint, interruption, models, params, training
-from cxr.augment import FeatureBatches, ImageBatches
-from cxr.checkpoint import FileCheckpoint, NoCheckpoint
+from cxr import interruption, models, params
 from cxr.errors import CxrError
 from cxr.labels import LABELS
-from cxr.models import InputSpec, Network
-from cxr.params import Protocol
-from cxr.training import Epoch, Examples, Fit
+from cxr.models import Network
+from cxr.models.inputs import InputSpec
+from cxr.params import TrainingRecipe
+from cxr.pipeline.checkpoint import FileCheckpoint
+from cxr.training import checkpoint, loop
+from cxr.training.checkpoint import NoCheckpoint
+from cxr.training.feed import FeatureBatches, ImageBatches
+from cxr.training.loop import Epoch, Examples, Fit
 
 PARAMS = params.load(Path(__file__).parents[1] / "params.yaml")
 SPECS = {
@@ -25,7 +28,7 @@ SPECS = {
     "vit": InputSpec(28, "bicubic", 28, 1, (0.5,), (0.25,)),
     "squeezenet": InputSpec(28, "bicubic", 33, 3, (0.5,) * 3, (0.25,) * 3),
 }
-RULES = Protocol(epochs=3, batch_size=8, warmup_epochs=0.5, patience=9)
+RULES = TrainingRecipe(epochs=3, batch_size=8, warmup_epochs=0.5, patience=9)
 BATCHES = 3  # an epoch has
 
 
@@ -75,7 +78,7 @@ def fit(
 ) -> tuple[Fit, dict[str, Tensor]]:
     net = network(name)
     hyper = PARAMS.train.block(name)
-    fitted = training.fit(
+    fitted = loop.fit(
         net, net.head(), examples(20, 0, name), examples(12, 1, name), RULES, hyper, 3,
         on_epoch, on_batch, kept,
     )  # fmt: skip
@@ -104,7 +107,7 @@ def test_broken_off_at_every_batch_in_turn(
     name: str, every: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The batch after each checkpoint is done twice and breaks off: never twice into the result."""
-    monkeypatch.setattr(checkpoint, "EVERY", every)
+    monkeypatch.setattr("cxr.pipeline.checkpoint.EVERY", every)
     whole, weights = fit(name, NoCheckpoint())
     said: list[str] = []
     for batch in (2, BATCHES + 1, 2 if every else 4):
@@ -165,7 +168,7 @@ def test_a_signal_in_validation_keeps_the_epochs_training(
 
     said: list[str] = []
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training, "predict", stopped)
+        patch.setattr(loop, "predict", stopped)
         fit("cnn", FileCheckpoint(tmp_path / "c.pt", said.append))
     again, same = fit("cnn", FileCheckpoint(tmp_path / "c.pt", said.append))
     assert said == [f"goes on from batch {BATCHES} of {BATCHES} of epoch 1"]
@@ -249,7 +252,7 @@ def test_divergence_names_the_last_good_checkpoint(tmp_path: Path) -> None:
     kept = FileCheckpoint(tmp_path / "c.pt", lambda line: None)
     hyper = PARAMS.train.block("cnn")
     with pytest.raises(CxrError) as caught:
-        training.fit(
+        loop.fit(
             net, net, Examples(Fails(x), y), Examples(FeatureBatches(x), y), rules, hyper, 0,
             lambda epoch: None, lambda done, of: None, kept,
         )  # fmt: skip
@@ -263,7 +266,7 @@ def test_a_state_without_numbers_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The loss of a step is finite still when the step has ruined the weights."""
-    monkeypatch.setattr(checkpoint, "EVERY", 0.0)
+    monkeypatch.setattr("cxr.pipeline.checkpoint.EVERY", 0.0)
     net = network("cnn")
 
     def ruin(done: int, of: int) -> None:
@@ -273,7 +276,7 @@ def test_a_state_without_numbers_is_not_kept(
 
     kept = FileCheckpoint(tmp_path / "c.pt", lambda line: None)
     with pytest.raises(CxrError, match=r"epoch 1, batch 2 of 3: a weight .* batch 1 of 3 of epoch"):
-        training.fit(
+        loop.fit(
             net, net.head(), examples(20, 0, "cnn"), examples(12, 1, "cnn"), RULES,
             PARAMS.train.block("cnn"), 3, lambda epoch: None, ruin, kept,
         )  # fmt: skip

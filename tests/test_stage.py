@@ -205,7 +205,7 @@ def test_a_stores_password_is_neither_printed_nor_kept(project: Pipeline) -> Non
     ("path", "old", "new", "named"),
     [
         ("params.yaml", "weight_decay: 0.05", "weight_decay: 0.1", "params.yaml: train.cnn"),
-        ("src/cxr/augment.py", '"""', '"""A', "src/cxr/augment.py"),
+        ("src/cxr/models/inputs.py", '"""', '"""A', "src/cxr/models/inputs.py"),
     ],
 )
 def test_an_edit_during_a_training_is_refused(

@@ -199,7 +199,7 @@ def test_a_name_stays_until_something_that_decides_changes(project: Path, tmp_pa
     mine.change(train__protocol__epochs=3)
     changed = names(plan_of(mine.folder, lr))
     assert not set(changed) & set(before)
-    with open(mine.folder / "src/cxr/training.py", "a") as deciding:
+    with open(mine.folder / "src/cxr/training/loop.py", "a") as deciding:
         deciding.write("# decides\n")
     assert not set(names(plan_of(mine.folder, lr))) & set(changed)
 

@@ -30,11 +30,11 @@ TO_LF = f"git ls-files -z {' '.join(CODE)} | xargs -0 sed -i 's/\\r$//'"  # keep
 # Modules of cxr that show, record, keep or check, and decide no byte of what a later stage reads.
 PRESENTING = frozenset(
     {
-        "__init__", "archive", "audit", "checkpoint", "cli", "demo", "difference", "doctor",
-        "documents", "errors", "git", "hashes", "interruption", "leaderboard", "lineage", "locks",
-        "meter", "params", "plots", "printing", "progress", "records", "replay", "report",
-        "repository", "repro", "scratch", "stage", "summary", "sweep", "sync", "terminal",
-        "tracking", "usage",
+        "__init__", "archive", "audit", "cli", "demo", "difference", "doctor",
+        "documents", "errors", "git", "hashes", "interruption", "leaderboard", "lineage",
+        "locks", "meter", "params", "pipeline", "plots", "printing", "progress",
+        "records", "replay", "report", "repository", "repro", "scratch", "stage",
+        "summary", "sweep", "sync", "terminal", "tracking", "usage",
     }
 )  # fmt: skip
 

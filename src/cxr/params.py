@@ -23,6 +23,7 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+SHARED_BY_MODELS = {"inputs", "weights"}  # files of `cxr/models` that are not a model
 
 
 class Section(BaseModel):
@@ -55,7 +56,7 @@ class Download(Section):
         return self
 
 
-class Protocol(Section):
+class TrainingRecipe(Section):
     """What the models share, so that they are compared fairly."""
 
     epochs: Count
@@ -64,7 +65,7 @@ class Protocol(Section):
     patience: Count
 
     @model_validator(mode="after")
-    def _warmup_ends(self) -> "Protocol":
+    def _warmup_ends(self) -> "TrainingRecipe":
         if self.warmup_epochs > self.epochs:
             raise ValueError(
                 f"warmup_epochs ({self.warmup_epochs:g}) is longer than the training, so lr would "
@@ -105,7 +106,7 @@ class Train(Section):
     model_config = ConfigDict(frozen=True, strict=True, extra="allow")
     __pydantic_extra__: dict[str, ModelBlock]
 
-    protocol: Protocol
+    protocol: TrainingRecipe
 
     @model_validator(mode="before")
     @classmethod
@@ -174,8 +175,9 @@ class Params(Section):
 
 
 def model_names() -> list[str]:
-    """The models there are: one file each in `cxr/models`."""
-    return sorted(path.stem for path in (Path(__file__).parent / "models").glob("[!_]*.py"))
+    """The models: one file each in `cxr/models`."""
+    files = (Path(__file__).parent / "models").glob("[!_]*.py")
+    return sorted({path.stem for path in files} - SHARED_BY_MODELS)
 
 
 def load(path: Path) -> Params:

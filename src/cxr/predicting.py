@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from cxr import cam, decisions, models
-from cxr.augment import normalise, on_unit_scale
 from cxr.cam.localisation import Maps
 from cxr.data.ids import stem
 from cxr.decisions import Decision
@@ -22,6 +21,7 @@ from cxr.images.picture import Picture, Topic
 from cxr.labels import LABELS
 from cxr.metrics import Doubles
 from cxr.models import SavedModel
+from cxr.models.inputs import to_network_input
 
 NOTICE = "Not a medical device: a research model's opinion, not a diagnosis."
 VERDICTS = {True: "yes", False: "no", None: "?"}
@@ -185,7 +185,7 @@ def predict_pictures(
     """
     spec, network = model.saved.input, model.saved.network
     small = np.stack([each.square(spec.data_size, spec.resampling) for each in pictures])
-    inputs = normalise(on_unit_scale(torch.from_numpy(small)), spec)
+    inputs = to_network_input(torch.from_numpy(small), spec)
     explained = cam.explain(network, inputs) if maps else None
     if explained is None:
         with torch.inference_mode():

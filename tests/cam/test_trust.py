@@ -10,7 +10,6 @@ from networks import network
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cxr import models
 from cxr.cam import explain, trust, truth
 from cxr.cam.localisation import locate
 from cxr.cam.trust import Subject
@@ -19,7 +18,7 @@ from cxr.data.boxes import Box
 from cxr.data.splits import Split
 from cxr.errors import CxrError
 from cxr.labels import LABELS
-from cxr.models import Network
+from cxr.models import Network, inputs
 
 N = 150
 
@@ -190,8 +189,8 @@ def test_large_images_go_through_the_network_one_at_a_time(
 
     whole = told()
     sizes: list[int] = []
-    of.network.features.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
-    monkeypatch.setattr(models, "PIXELS_AT_ONCE", 28**2)
+    of.network.features.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    monkeypatch.setattr(inputs, "PIXELS_AT_ONCE", 28**2)
     for one_by_one, at_once in zip(told(), whole, strict=True):
         np.testing.assert_allclose(one_by_one, at_once, atol=1e-4)
     assert set(sizes) == {1}

@@ -17,6 +17,7 @@ from valid import LOCK, MD5, ROOT, decision, record
 from cxr import cli, printing
 from cxr.audit import Finding, Verdict, Where
 from cxr.labels import LABELS
+from cxr.models.inputs import InputSpec
 
 Spoil = Callable[[Path], object]
 
@@ -204,7 +205,7 @@ def test_hostile_images_cost_a_line_each_and_no_other_its_answer(
 
     block = params.load(ROOT / "params.yaml").train.block("cnn")
     hyper = models.hyper_parameters("cnn", block)
-    spec = models.InputSpec(28, "bicubic", 28, 1, (0.5,), (0.2,))
+    spec = InputSpec(28, "bicubic", 28, 1, (0.5,), (0.2,))
     network = models.build("cnn", hyper, 28, 1, 14)
     used = {"train": {"cnn": hyper.model_dump(mode="json")}}
     models.save(models.SavedModel("cnn", network, spec, LABELS, used), project / "models/cnn")

@@ -16,9 +16,12 @@ import pytest
 import torch
 from valid import ROOT, decision, refusal
 
-from cxr import decisions, features, models, params
+from cxr import decisions, models, params
 from cxr.labels import LABELS
-from cxr.models import InputSpec, SavedModel
+from cxr.models import SavedModel
+from cxr.models.inputs import InputSpec
+from cxr.models.weights import read_weights
+from cxr.training.feed import open_store
 
 NETWORKS = [importlib.import_module(f"cxr.models.{name}") for name in params.model_names()]
 Make = Callable[[Path], None]
@@ -152,7 +155,7 @@ TENSORS: dict[str, bytes] = {
 
 
 def read(path: Path) -> object:
-    return models.read_weights(path)
+    return read_weights(path)
 
 
 @pytest.mark.parametrize(("make", "words"), TORCH.values(), ids=TORCH)
@@ -260,7 +263,7 @@ def test_a_damaged_description_is_named(tmp_path: Path, text: str) -> None:
     for name in ("model.json", "features.json", "d.json"):
         (tmp_path / name).write_text(text)
     assert "model.json is damaged" in refusal(models.load, tmp_path)
-    assert "features.json is damaged" in refusal(features.open_store, tmp_path)
+    assert "features.json is damaged" in refusal(open_store, tmp_path)
     assert "d.json is damaged" in refusal(decisions.read, tmp_path / "d.json")
 
 

@@ -15,7 +15,9 @@ from cxr import models, params
 from cxr.data.splits import Statistics
 from cxr.errors import CxrError
 from cxr.labels import LABELS
-from cxr.models import InputSpec, Network, SavedModel
+from cxr.models import Network, SavedModel
+from cxr.models.inputs import InputSpec, micro_batch_size, micro_batches
+from cxr.models.weights import fill, load_weights, write_weights
 
 PROJECT = Path(__file__).parents[2]
 PARAMS = params.load(PROJECT / "params.yaml")
@@ -195,15 +197,15 @@ def test_eight_images_can_be_learnt_by_heart(
         assert F.binary_cross_entropy_with_logits(step(x), labels) < 0.05
 
 
-@pytest.mark.parametrize(("size", "at_once"), [(28, 334), (64, 64), (224, 5), (1024, 1)])
+@pytest.mark.parametrize(("size", "expected"), [(28, 334), (64, 64), (224, 5), (1024, 1)])
 def test_so_many_images_go_through_at_once_that_their_pixels_are_bounded(
-    size: int, at_once: int
+    size: int, expected: int
 ) -> None:
-    assert models.at_once(size) == at_once
-    inputs = torch.arange(at_once + 1).view(-1, 1, 1, 1).expand(-1, 3, size, size)
-    parts = models.passes(inputs)
-    assert [len(part) for part in parts] == [at_once, 1]
-    assert torch.equal(torch.cat(parts)[:, 0, 0, 0], torch.arange(at_once + 1))
+    assert micro_batch_size(size) == expected
+    images = torch.arange(expected + 1).view(-1, 1, 1, 1).expand(-1, 3, size, size)
+    parts = micro_batches(images)
+    assert [len(part) for part in parts] == [expected, 1]
+    assert torch.equal(torch.cat(parts)[:, 0, 0, 0], torch.arange(expected + 1))
 
 
 def test_n_parameters_counts_all_and_trainable() -> None:
@@ -261,8 +263,8 @@ def test_weights_are_read_from_either_kind_of_file(suffix: str, tmp_path: Path) 
     if suffix == ".pt":
         torch.save(source.state_dict(), path)
     else:
-        models.write_weights(source, path)
-    models.load_weights(target, path)
+        write_weights(source, path)
+    load_weights(target, path)
     for key, value in source.state_dict().items():
         assert torch.equal(target.state_dict()[key], value), key
 
@@ -277,18 +279,18 @@ def test_weights_are_read_from_either_kind_of_file(suffix: str, tmp_path: Path) 
 def test_first_difference_of_another_shape_is_named(
     changes: dict[str, object], told: str, tmp_path: Path
 ) -> None:
-    models.write_weights(network("cnn", **changes), tmp_path / "w.safetensors")
+    write_weights(network("cnn", **changes), tmp_path / "w.safetensors")
     with pytest.raises(CxrError, match=f"weights of another network: {told}"):
-        models.load_weights(network("cnn"), tmp_path / "w.safetensors")
+        load_weights(network("cnn"), tmp_path / "w.safetensors")
 
 
 def test_first_missing_and_the_surplus_tensor_are_named(tmp_path: Path) -> None:
-    models.write_weights(network("vit"), tmp_path / "vit.safetensors")
+    write_weights(network("vit"), tmp_path / "vit.safetensors")
     with pytest.raises(CxrError, match=r"another network: `features\.0\.weight` is missing"):
-        models.load_weights(network("cnn"), tmp_path / "vit.safetensors")
+        load_weights(network("cnn"), tmp_path / "vit.safetensors")
     state = network("cnn").state_dict() | {"surplus": torch.zeros(1)}
     with pytest.raises(CxrError, match="another network: `surplus` is not part of this one"):
-        models.fill(network("cnn"), state, "here")
+        fill(network("cnn"), state, "here")
 
 
 class Trap:
@@ -313,7 +315,7 @@ def test_code_in_a_weights_file_is_refused_and_never_run(how: str, tmp_path: Pat
     else:
         path.write_bytes(pickle.dumps(content, protocol=2))
     with pytest.raises(CxrError, match=r"evil\.pt is no file of plain tensors and is not loaded"):
-        models.load_weights(network("cnn"), path)
+        load_weights(network("cnn"), path)
     assert not marker.exists()
 
 
@@ -328,7 +330,7 @@ def test_file_without_weights_is_one_sentence(
     with pytest.raises(
         CxrError, match=rf"w\{suffix} (does not exist|holds|is no file of plain tensors)"
     ) as caught:
-        models.load_weights(network("cnn"), path)
+        load_weights(network("cnn"), path)
     assert "\n" not in str(caught.value)
 
 
@@ -336,7 +338,7 @@ def test_file_without_weights_is_one_sentence(
 def test_short_text_that_reads_like_pickle_is_one_sentence(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "w.pt").write_bytes(content)
     with pytest.raises(CxrError, match=r"w\.pt (holds|is no file of plain tensors)"):
-        models.load_weights(network("cnn"), tmp_path / "w.pt")
+        load_weights(network("cnn"), tmp_path / "w.pt")
 
 
 @pytest.mark.parametrize("content", [[1, 2], torch.zeros(3), {"a": 1}])
@@ -345,19 +347,19 @@ def test_torch_file_that_is_no_mapping_of_tensors_is_refused(
 ) -> None:
     torch.save(content, tmp_path / "w.pt")
     with pytest.raises(CxrError, match="holds no mapping of names to tensors"):
-        models.load_weights(network("cnn"), tmp_path / "w.pt")
+        load_weights(network("cnn"), tmp_path / "w.pt")
 
 
 def test_mapping_whose_keys_are_no_names_is_refused() -> None:
     with pytest.raises(CxrError, match="holds no mapping of names to tensors"):
-        models.fill(network("cnn"), {1: torch.zeros(1)}, "here")
+        fill(network("cnn"), {1: torch.zeros(1)}, "here")
 
 
 def test_sparse_weights_are_refused() -> None:
     state = network("cnn").state_dict()
     state["classifier.weight"] = state["classifier.weight"].to_sparse()
     with pytest.raises(CxrError, match=r"here .*classifier\.weight"):
-        models.fill(network("cnn"), state, "here")
+        fill(network("cnn"), state, "here")
 
 
 def test_missing_model_is_one_sentence(tmp_path: Path) -> None:
@@ -378,19 +380,19 @@ def test_weights_that_are_no_numbers_are_refused(value: float) -> None:
     state = network("cnn").state_dict()
     state["classifier.bias"] = torch.full_like(state["classifier.bias"], value)
     with pytest.raises(CxrError, match=r"no finite real numbers, in `classifier\.bias`"):
-        models.fill(network("cnn"), state, "here")
+        fill(network("cnn"), state, "here")
 
 
 def test_weights_without_values_are_refused() -> None:
     state = {key: value.to("meta") for key, value in network("cnn").state_dict().items()}
     with pytest.raises(CxrError, match="here"):
-        models.fill(network("cnn"), state, "here")
+        fill(network("cnn"), state, "here")
 
 
 def test_refused_file_comes_without_the_advice_to_run_its_code(tmp_path: Path) -> None:
     (tmp_path / "w.pt").write_bytes(b"# just some words\n")
     with pytest.raises(CxrError) as caught:
-        models.load_weights(network("cnn"), tmp_path / "w.pt")
+        load_weights(network("cnn"), tmp_path / "w.pt")
     assert "weights_only" not in str(caught.value)
 
 
@@ -423,5 +425,5 @@ def test_same_seed_gives_the_same_bytes_in_another_process(tmp_path: Path) -> No
     command += [word for name in NAMES for word in (name, str(CHANNELS[name]))]
     subprocess.run(command, check=True)
     for name in NAMES:
-        models.write_weights(network(name), tmp_path / "here")
+        write_weights(network(name), tmp_path / "here")
         assert (tmp_path / name).read_bytes() == (tmp_path / "here").read_bytes(), name

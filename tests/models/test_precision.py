@@ -8,14 +8,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cxr import cam, decisions, features, metrics, models, params, predicting, training
-from cxr.augment import FeatureBatches, ImageBatches, normalise, on_unit_scale
+from cxr import cam, decisions, metrics, models, params, predicting
 from cxr.cam.trust import Subject
 from cxr.data import phantom
 from cxr.data.splits import Statistics
 from cxr.images.picture import Picture
 from cxr.labels import LABELS
 from cxr.models import Network, SavedModel
+from cxr.models.inputs import to_network_input
+from cxr.training import features
+from cxr.training.feed import FeatureBatches, ImageBatches, predict
 from cxr.typical import Typical
 
 CPU = torch.device("cpu")
@@ -51,7 +53,7 @@ def model_of(name: str, image_size: int = 28) -> SavedModel:
 
 def logits_of_evaluation(model: SavedModel, images: np.ndarray) -> np.ndarray:
     inputs = ImageBatches(torch.from_numpy(images), model.input)
-    return training.predict(model.network, inputs, CPU, 256)
+    return predict(model.network, inputs, CPU, 256)
 
 
 @pytest.mark.parametrize("name", ["cnn", "vit"])
@@ -67,7 +69,7 @@ def test_logits_keep_apart_what_the_head_tells_apart(
 
 def test_a_head_on_stored_features_works_in_float32(bf16: None) -> None:
     head, x = nn.Linear(512, 14), torch.randn(300, 512)
-    found = training.predict(head, FeatureBatches(x), CPU, 64)
+    found = predict(head, FeatureBatches(x), CPU, 64)
     exact = F.linear(x.double(), head.weight.double(), head.bias.double()).detach().numpy()
     np.testing.assert_allclose(found, exact, atol=1e-5)
 
@@ -83,7 +85,7 @@ def test_evaluation_maps_and_predictions_agree_on_one_device(
     expected = logits_of_evaluation(model, few)
 
     def prepare(images: torch.Tensor) -> torch.Tensor:
-        return normalise(on_unit_scale(images), model.input)
+        return to_network_input(images, model.input)
 
     subject = Subject(model.network, "gradcam", torch.from_numpy(few), prepare)
     every = np.arange(len(few))
@@ -120,9 +122,7 @@ def test_stored_features_are_those_of_the_network(bf16: None, chests: np.ndarray
     model, few = model_of("squeezenet"), chests[:16]
     backbone = model.network.get_submodule("features")
     stored = features.compute(backbone, few, model.input, CPU, False, lambda done, total: None)
-    by_head = training.predict(
-        model.network.head(), FeatureBatches(torch.from_numpy(stored)), CPU, 16
-    )
+    by_head = predict(model.network.head(), FeatureBatches(torch.from_numpy(stored)), CPU, 16)
     np.testing.assert_allclose(by_head, logits_of_evaluation(model, few), atol=1e-6)
 
 

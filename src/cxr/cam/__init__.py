@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from cxr.errors import CxrError
-from cxr.models import Network, passes
+from cxr.models import Network
+from cxr.models.inputs import micro_batches
 
 Method = Literal["gradcam", "gradcam++", "hirescam", "rollout"]
 Evidence = Callable[
@@ -65,7 +66,7 @@ def explain(network: Network, inputs: Tensor, method: Method = "gradcam") -> Cam
     """
     network.eval()
     find = _rollout if method == "rollout" else partial(_by_gradient, method=method)
-    parts = [find(network, part) for part in passes(inputs)]
+    parts = [find(network, part) for part in micro_batches(inputs)]
     return Cam(
         np.concatenate([part.logits for part in parts]),
         np.concatenate([part.evidence for part in parts]),

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from cxr.cam.localisation import Maps
 from cxr.metrics import Doubles
-from cxr.models import Network, passes
+from cxr.models import Network
+from cxr.models.inputs import micro_batches
 
 STEPS = 10
 
@@ -81,5 +82,5 @@ def curves(
 
 
 def _probs(network: Network, inputs: Tensor, followed: Tensor) -> Doubles:
-    logits = torch.cat([network(part) for part in passes(inputs)])
+    logits = torch.cat([network(part) for part in micro_batches(inputs)])
     return logits.gather(1, followed[:, None])[:, 0].double().sigmoid().cpu().numpy()

@@ -17,7 +17,8 @@ from cxr.cam.truth import Indices, Truth
 from cxr.data.phantom import LOCAL_SIGNS
 from cxr.labels import LABELS
 from cxr.metrics import Doubles
-from cxr.models import Network, passes
+from cxr.models import Network
+from cxr.models.inputs import micro_batches
 
 BATCH = 64
 
@@ -60,7 +61,7 @@ class Subject:
         listening = head.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
         try:
             for images in _batches(index):
-                for part in passes(self.inputs(images)):
+                for part in micro_batches(self.inputs(images)):
                     logits[done : done + len(part)] = self.network(part).cpu().numpy()
                     pooled[done : done + len(part)] = read.pop().double().cpu().numpy()
                     done += len(part)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from cxr.data.splits import Statistics
 from cxr.errors import CxrError
-from cxr.models import InputSpec, Network
+from cxr.models import Network
+from cxr.models.inputs import InputSpec
 from cxr.params import Count, Fraction, ModelParams
 
 SHARPNESS = 5.0  # of log-sum-exp: the mean at 0, the maximum from far above

@@ -16,7 +16,9 @@ from torchvision.models import SqueezeNet1_1_Weights, squeezenet1_1
 
 from cxr.data.splits import Statistics
 from cxr.errors import CxrError
-from cxr.models import InputSpec, Network, fill, read_weights
+from cxr.models import Network
+from cxr.models.inputs import InputSpec
+from cxr.models.weights import fill, read_weights
 from cxr.params import ModelParams, named_file
 
 N_FEATURES = 512

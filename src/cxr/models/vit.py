@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from cxr.data.splits import Statistics
 from cxr.errors import CxrError
-from cxr.models import InputSpec, Network
+from cxr.models import Network
+from cxr.models.inputs import InputSpec
 from cxr.params import Count, ModelParams
 
 

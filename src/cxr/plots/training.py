@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from cxr.data.splits import Origin
 from cxr.plots.figure import COLOURS, GREY, finish
-from cxr.training import Epoch
+from cxr.training.loop import Epoch
 
 
 def learning_curves(

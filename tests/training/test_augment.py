@@ -10,10 +10,10 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
-from cxr import augment
-from cxr.augment import FeatureBatches, ImageBatches, change, normalise
-from cxr.models import InputSpec
+from cxr.models.inputs import InputSpec, normalise
 from cxr.params import Augment
+from cxr.training.augment import augment
+from cxr.training.feed import FeatureBatches, ImageBatches
 
 GREY = InputSpec(28, "bicubic", 28, 1, (0.4,), (0.2,))
 RGB = InputSpec(28, "bicubic", 28, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -49,7 +49,7 @@ def drawn(
             return torch.tensor([shift]).expand(shape)
         return torch.full(shape, next(single))
 
-    monkeypatch.setattr(augment, "_uniform", uniform)
+    monkeypatch.setattr("cxr.training.augment._uniform", uniform)
 
 
 @pytest.mark.parametrize("spec", [GREY, RGB], ids=["grey", "rgb"])
@@ -106,12 +106,12 @@ def test_generator_turns_augmentation_on() -> None:
 
 
 def test_nothing_asked_changes_nothing() -> None:
-    assert torch.equal(change(noise(5), asked(), seeded()), noise(5))
+    assert torch.equal(augment(noise(5), asked(), seeded()), noise(5))
 
 
 def test_resampling_that_moves_nothing_changes_nothing() -> None:
     almost = asked(shift=1e-9, rotate=1e-7, scale=1e-9)
-    assert torch.allclose(change(noise(5), almost, seeded()), noise(5), atol=1e-5)
+    assert torch.allclose(augment(noise(5), almost, seeded()), noise(5), atol=1e-5)
 
 
 def assert_half_is_mirrored(changed: Tensor, images: Tensor, atol: float) -> None:
@@ -125,19 +125,19 @@ def assert_half_is_mirrored(changed: Tensor, images: Tensor, atol: float) -> Non
 
 def test_mirror_alone_flips_half_of_the_images_exactly() -> None:
     images = noise(2000, 8)
-    assert_half_is_mirrored(change(images, asked(mirror=True), seeded()), images, atol=0)
+    assert_half_is_mirrored(augment(images, asked(mirror=True), seeded()), images, atol=0)
 
 
 @pytest.mark.parametrize("other", ["shift", "rotate", "scale"])
 def test_mirror_flips_half_of_the_images_whatever_else_is_asked(other: str) -> None:
     images = noise(2000, 8)
     both = asked(mirror=True, **{other: 1e-6})
-    assert_half_is_mirrored(change(images, both, seeded()), images, atol=1e-4)
+    assert_half_is_mirrored(augment(images, both, seeded()), images, atol=1e-4)
 
 
 def test_mirror_flips_half_of_the_images_beside_contrast() -> None:
     images = noise(2000, 8)
-    changed = change(images, asked(mirror=True, contrast=1e-6), seeded())
+    changed = augment(images, asked(mirror=True, contrast=1e-6), seeded())
     assert_half_is_mirrored(changed, images, atol=1e-4)
 
 
@@ -147,7 +147,7 @@ def test_shift_by_whole_pixels_is_a_roll_with_black_behind_it(
 ) -> None:
     images = noise(4, 20)
     drawn(monkeypatch, 0, 0, (-dx / 4, -dy / 4))  # the map leads from the new place to the old one
-    moved = change(images, asked(shift=4 / 20), seeded())
+    moved = augment(images, asked(shift=4 / 20), seeded())
     rolled = np.roll(images.numpy(), (dy, dx), axis=(2, 3))
     inside = np.zeros((20, 20), bool)
     inside[max(dy, 0) : 20 + min(dy, 0), max(dx, 0) : 20 + min(dx, 0)] = True
@@ -172,9 +172,11 @@ def test_turn_zoom_and_shift_equal_scipys_affine_transform(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     drawn(monkeypatch, turn, zoom, shift)
-    monkeypatch.setattr(augment, "_coin", lambda n, generator: torch.tensor([mirrored] * n))
+    monkeypatch.setattr(
+        "cxr.training.augment.coin", lambda n, generator: torch.tensor([mirrored] * n)
+    )
     image = noise(1, 21)
-    out = change(image, asked(mirror=True, rotate=30.0, scale=0.2, shift=0.1), seeded())
+    out = augment(image, asked(mirror=True, rotate=30.0, scale=0.2, shift=0.1), seeded())
     angle, factor = np.deg2rad(30 * turn), 1 + 0.2 * zoom
     # From the new place (row, column) to the old one, about the centre at pixel 10.
     matrix = factor * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
@@ -189,7 +191,7 @@ def test_turn_zoom_and_shift_equal_scipys_affine_transform(
 def test_shift_moves_the_centre_of_mass_within_the_bound_and_up_to_it() -> None:
     x = torch.arange(41.0) - 20
     blob = torch.exp(-(x[:, None] ** 2 + x[None, :] ** 2) / 8).expand(500, 1, 41, 41)
-    moved = change(blob, asked(shift=0.2), seeded())[:, 0]
+    moved = augment(blob, asked(shift=0.2), seeded())[:, 0]
     total = moved.sum(dim=(1, 2))
     for axis in (1, 2):
         place = (moved.sum(dim=axis) * x).sum(dim=1) / total
@@ -202,7 +204,7 @@ def test_shift_moves_the_centre_of_mass_within_the_bound_and_up_to_it() -> None:
 def test_turn_keeps_the_centre_and_stays_within_its_degrees() -> None:
     x = torch.arange(41.0) - 20
     bar = torch.exp(-(x[:, None] ** 2) / 4 - x[None, :] ** 2 / 60).expand(500, 1, 41, 41)
-    turned = change(bar, asked(rotate=30.0), seeded())[:, 0]
+    turned = augment(bar, asked(rotate=30.0), seeded())[:, 0]
     total = turned.sum(dim=(1, 2))
     row, column = x[:, None], x[None, :]
     for axis in (row, column):
@@ -215,7 +217,7 @@ def test_turn_keeps_the_centre_and_stays_within_its_degrees() -> None:
 
 def test_contrast_keeps_the_mean_and_stretches_each_image_by_one_factor() -> None:
     images = noise(500, 8)
-    out = change(images, asked(contrast=0.4), seeded())
+    out = augment(images, asked(contrast=0.4), seeded())
     mean = images.mean(dim=(2, 3), keepdim=True)
     assert torch.allclose(out.mean(dim=(2, 3), keepdim=True), mean, atol=1e-5)
     factor = out.std(dim=(1, 2, 3)) / images.std(dim=(1, 2, 3))
@@ -248,7 +250,7 @@ def test_same_seed_gives_the_same_batch_and_every_draw_is_new(
 
 def test_every_image_of_a_batch_is_changed_in_its_own_way() -> None:
     same = noise(1).expand(6, 1, 28, 28)
-    out = change(same, asked(**ALL), seeded())
+    out = augment(same, asked(**ALL), seeded())
     assert len(torch.unique(out.flatten(1), dim=0)) == 6
 
 

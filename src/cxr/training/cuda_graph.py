@@ -34,7 +34,7 @@ class GraphedStep:
         self._step = step
         self._index = torch.zeros(batch_size, dtype=torch.int64, device=generator.device)
         self._generator = generator
-        self._stream = torch.cuda.Stream(generator.device)  # type: ignore[no-untyped-call]
+        self._stream = torch.cuda.Stream(generator.device)
         self._n_eager = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._result = torch.empty(())

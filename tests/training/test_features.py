@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from cxr import features, models, params, training
-from cxr.augment import ImageBatches, normalise
+from cxr import models, params
 from cxr.labels import LABELS
-from cxr.models import InputSpec, SavedModel, squeezenet
+from cxr.models import SavedModel, squeezenet
+from cxr.models.inputs import InputSpec, normalise
+from cxr.models.weights import fill
+from cxr.training import features
+from cxr.training.feed import FeatureStore, ImageBatches, open_feed, open_store, predict
 
-PARAMS = params.load(Path(__file__).parents[1] / "params.yaml")
+PARAMS = params.load(Path(__file__).parents[2] / "params.yaml")
 CPU = torch.device("cpu")
 SPEC = InputSpec(28, "bicubic", 40, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 N = 20  # two whole batches of 8 and a part of one
@@ -79,8 +82,9 @@ def test_dropout_and_batch_statistics_are_off(images: np.ndarray) -> None:
 @pytest.mark.parametrize("frozen", [True, False])
 def test_store_is_read_back_as_it_was_made(frozen: bool, tmp_path: Path, model: SavedModel) -> None:
     backbone = model.network.get_submodule("features")
-    made = features.create_store(tmp_path / "features", "squeezenet", frozen, backbone)
-    assert features.open_store(tmp_path / "features") == made
+    features.create_store(tmp_path / "features", "squeezenet", frozen, backbone)
+    made = open_store(tmp_path / "features")
+    assert made == FeatureStore(tmp_path / "features", "squeezenet", frozen)
     assert (made.model, made.frozen) == ("squeezenet", frozen)
     stored = made.backbone()
     assert stored.keys() == backbone.state_dict().keys()
@@ -94,7 +98,7 @@ def test_store_gives_each_split_its_own_features(has_mirrored: bool, tmp_path: P
         np.save(tmp_path / f"{name}.npy", np.full((i + 2, 3), i, np.float32))
     if has_mirrored:
         np.save(tmp_path / "train_mirrored.npy", np.full((2, 3), 9, np.float32))
-    store = features.FeatureStore(tmp_path, "squeezenet", True)
+    store = FeatureStore(tmp_path, "squeezenet", True)
     for i, name in enumerate(("train", "val", "test")):
         batches = store.batches(name, CPU)
         assert len(batches) == i + 2
@@ -116,10 +120,11 @@ def test_head_on_stored_features_is_the_whole_network_on_images(
     torch.nn.init.normal_(model.network.head().weight, std=0.1)
     processed = processed_folder(tmp_path, images)
     backbone = model.network.get_submodule("features")
-    store = features.create_store(tmp_path / "features", "squeezenet", True, backbone)
+    features.create_store(tmp_path / "features", "squeezenet", True, backbone)
+    store = open_store(tmp_path / "features")
     np.save(store.folder / "val.npy", computed(model, images))
     logits = [
-        training.predict(*features.feed(model, "val", processed, used, CPU), CPU, batch_size=7)
+        predict(*open_feed(model, "val", processed, used, CPU), CPU, batch_size=7)
         for used in (store, None)
     ]
     assert logits[0].std() > 0.01
@@ -140,8 +145,8 @@ def test_features_are_used_only_when_frozen_and_for_their_own_model(
 ) -> None:
     processed = processed_folder(tmp_path, images)
     np.save(tmp_path / "val.npy", np.zeros((N, 512), np.float32))
-    store = features.FeatureStore(tmp_path, made_for, frozen)
-    network, inputs = features.feed(model, "val", processed, store, CPU)
+    store = FeatureStore(tmp_path, made_for, frozen)
+    network, inputs = open_feed(model, "val", processed, store, CPU)
     assert len(inputs) == N
     if is_used:
         assert network is model.network.head()
@@ -159,7 +164,7 @@ def test_images_are_fed_with_the_asked_for_augmentation(
     index = torch.arange(N)
     plain = ImageBatches(torch.from_numpy(images), SPEC).batch(index, None)
     for augment, n_mirrored in ((None, {0}), (mirror, set(range(3, N - 2)))):
-        _, inputs = features.feed(model, "val", processed, None, CPU, augment)
+        _, inputs = open_feed(model, "val", processed, None, CPU, augment)
         out = inputs.batch(index, torch.Generator().manual_seed(0))
         assert int((out != plain).flatten(1).any(dim=1).sum()) in n_mirrored
 
@@ -178,9 +183,9 @@ def test_data_stays_on_disk_whatever_is_read_of_it(
     n = 2000  # 100 MB of images, or 200 MB of features
     processed = processed_folder(tmp_path, np.ones((n, 224, 224), np.uint8))
     np.save(tmp_path / "val.npy", np.ones((25_000, 1000), np.float32))
-    store = features.FeatureStore(tmp_path, "squeezenet", frozen=True) if stored else None
+    store = FeatureStore(tmp_path, "squeezenet", frozen=True) if stored else None
     before = anonymous_memory()
-    _, inputs = features.feed(model, "val", processed, store, CPU)
+    _, inputs = open_feed(model, "val", processed, store, CPU)
     for index in torch.randperm(n).split(50):
         inputs.batch(index, None)
     assert anonymous_memory() - before < 40e6
@@ -190,8 +195,9 @@ def test_backbones_state_fills_the_features_of_a_network(tmp_path: Path, model: 
     """What stages/train.py does with the store of a backbone that is trained further."""
     torch.manual_seed(1)
     backbone = squeezenet.backbone("none", tmp_path)
-    store = features.create_store(tmp_path / "features", "squeezenet", False, backbone)
-    models.fill(model.network.get_submodule("features"), store.backbone(), "store")
+    features.create_store(tmp_path / "features", "squeezenet", False, backbone)
+    store = open_store(tmp_path / "features")
+    fill(model.network.get_submodule("features"), store.backbone(), "store")
     x = torch.randn(1, 3, 40, 40)
     with torch.inference_mode():
         assert torch.equal(model.network.eval().feature_map(x), backbone.eval()(x))

@@ -1,6 +1,6 @@
 """Which steps are recorded and replayed, on a CPU, with a recorder in the GPU's place.
 
-tests/test_cuda.py holds the real thing to its numbers, where there is a GPU.
+tests/training/test_cuda.py holds the real thing to its numbers, where there is a GPU.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cxr.cuda_graph import EAGER, GraphedStep
+from cxr.training.cuda_graph import EAGER, GraphedStep
 
 CPU = torch.Generator()
 

@@ -8,21 +8,24 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cxr import cuda_graph, features, models, params, training
-from cxr.augment import FeatureBatches, ImageBatches
-from cxr.checkpoint import FileCheckpoint, NoCheckpoint
+from cxr import models, params
 from cxr.data import phantom
 from cxr.labels import LABELS
-from cxr.models import InputSpec
-from cxr.params import ModelParams, Protocol
-from cxr.training import Course, Examples, Fit
+from cxr.models.inputs import InputSpec
+from cxr.params import ModelParams, TrainingRecipe
+from cxr.pipeline.checkpoint import FileCheckpoint
+from cxr.training import cuda_graph, features, loop
+from cxr.training.checkpoint import NoCheckpoint
+from cxr.training.device import make_deterministic
+from cxr.training.feed import FeatureBatches, ImageBatches
+from cxr.training.loop import Examples, Fit, Trainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
-PARAMS = params.load(Path(__file__).parents[1] / "params.yaml")
+PARAMS = params.load(Path(__file__).parents[2] / "params.yaml")
 GREY = InputSpec(28, "bicubic", 28, 1, (0.5,), (0.25,))
 BATCH, N = 32, 300  # nine whole batches and a smaller one
-PROTOCOL = Protocol(epochs=3, batch_size=BATCH, warmup_epochs=1, patience=3)
+PROTOCOL = TrainingRecipe(epochs=3, batch_size=BATCH, warmup_epochs=1, patience=3)
 NAMES = ["cnn", "vit", "squeezenet"]
 
 
@@ -32,7 +35,7 @@ class BreaksOff(Exception):
 
 @pytest.fixture(autouse=True)
 def deterministic() -> None:
-    training.make_deterministic(0)
+    make_deterministic(0)
 
 
 def hyper_of(name: str) -> ModelParams:
@@ -55,7 +58,7 @@ def learner(name: str, device: str) -> tuple[nn.Module, nn.Linear, Examples]:
 
 def train(name: str, device: str = "cuda", checkpoint: object = None) -> tuple[Fit, nn.Module]:
     network, head, examples = learner(name, device)
-    fit = training.fit(
+    fit = loop.fit(
         network, head, examples, examples, PROTOCOL, hyper_of(name), 0, lambda epoch: None,
         lambda done, of: None, checkpoint or NoCheckpoint(),
     )  # fmt: skip
@@ -120,7 +123,7 @@ def test_a_training_that_is_gone_on_with_gives_the_same_bits(
 @pytest.mark.parametrize("name", NAMES)
 def test_steps_do_not_wait_for_the_device(name: str) -> None:
     network, _, examples = learner(name, "cuda")
-    course = Course(network, examples, PROTOCOL, hyper_of(name), 0)
+    course = Trainer(network, examples, PROTOCOL, hyper_of(name), 0)
 
     def watch(done: int, of: int) -> None:
         if done == cuda_graph.EAGER + 1:  # a recording waits, once

@@ -1,7 +1,6 @@
 """fit(): the one training loop, for every model on every device."""
 
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -11,14 +10,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
 
 from cxr import interruption, metrics
-from cxr.augment import Batches
-from cxr.checkpoint import Checkpoint, State
-from cxr.cuda_graph import GraphedStep
 from cxr.errors import CxrError
 from cxr.models import Network
-from cxr.params import ModelParams, Params, Protocol
+from cxr.params import ModelParams, TrainingRecipe
+from cxr.training.checkpoint import Checkpoint, State
+from cxr.training.cuda_graph import GraphedStep
+from cxr.training.feed import Batches, predict
 
 
 @dataclass(frozen=True)
@@ -52,32 +52,12 @@ class Examples:
     labels: Tensor
 
 
-def prepare(params: Params) -> str:
-    """Seed and threads set before any tensor work; the device, a GPU where there is one.
-
-    Behind `cuda` stands the GPU's name, since another kind can round differently.
-    """
-    make_deterministic(params.seed)
-    torch.set_num_threads(params.threads)
-    return f"cuda {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "cpu"
-
-
-def make_deterministic(seed: int) -> None:
-    """Every random number of torch from `seed`, and only kernels that repeat their bits."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself with it
-    torch.manual_seed(seed)
-    torch.use_deterministic_algorithms(True)
-    # All memory is written before it is read; to fill it first takes 7 % of a step.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.backends.cudnn.benchmark = False
-
-
 def fit(
     network: nn.Module,
     head: nn.Linear,
     train: Examples,
     val: Examples,
-    protocol: Protocol,
+    protocol: TrainingRecipe,
     hyper: ModelParams,
     seed: int,
     on_epoch: Callable[[Epoch], None],
@@ -107,35 +87,35 @@ def fit(
         Where a signal asked to stop; the checkpoint has the last whole step.
     """
     set_prior_bias(head, train.labels)
-    course = Course(network, train, protocol, hyper, seed)
+    trainer = Trainer(network, train, protocol, hyper, seed)
     kept = checkpoint.load()
     if kept is not None:
-        course.restore(kept)
-    for epoch in course.history:
+        trainer.restore(kept)
+    for epoch in trainer.history:
         on_epoch(epoch)
-    while not course.has_ended:
-        train_loss = course.train_one_epoch(on_batch, checkpoint)
+    while not trainer.has_ended:
+        train_loss = trainer.train_one_epoch(on_batch, checkpoint)
         try:
             logits = predict(network, val.inputs, train.labels.device, protocol.batch_size)
         except KeyboardInterrupt:
-            course.keep(checkpoint)
+            trainer.keep(checkpoint)
             raise
-        epoch = course.end_epoch(train_loss, logits, val, checkpoint)
+        epoch = trainer.end_epoch(train_loss, logits, val, checkpoint)
         # First the checkpoint: what is told twice would stand twice in a curve.
-        course.keep(checkpoint)
+        trainer.keep(checkpoint)
         on_epoch(epoch)
-    network.load_state_dict(course.best)
-    return Fit(course.history, course.best_epoch, len(course.history) < protocol.epochs)
+    network.load_state_dict(trainer.best)
+    return Fit(trainer.history, trainer.best_epoch, len(trainer.history) < protocol.epochs)
 
 
-class Course:
+class Trainer:
     """A training under way: all that decides its next step."""
 
     def __init__(
         self,
         network: nn.Module,
         train: Examples,
-        protocol: Protocol,
+        protocol: TrainingRecipe,
         hyper: ModelParams,
         seed: int,
     ) -> None:
@@ -146,9 +126,11 @@ class Course:
         self.best_epoch = 0
         self._network, self._train, self._protocol, self._hyper = network, train, protocol, hyper
         self._optimizer = _adamw(network, hyper, device)
-        self._share_of_rate = _warmup_cosine(
+        self._lr_multiplier = _warmup_cosine(
             round(protocol.warmup_epochs * steps), protocol.epochs * steps
         )
+        self._schedule = LambdaLR(self._optimizer, self._lr_multiplier)
+        self._lr: float | Tensor = hyper.lr  # of the last step
         self._generator = torch.Generator(device).manual_seed(seed)
         self._run_step: Callable[[Tensor], Tensor] = self._step
         if device.type == "cuda":
@@ -184,8 +166,9 @@ class Course:
         before, started = self._seconds, time.perf_counter()
         with interruption.deferred() as is_asked_to_stop:
             for batch in batches[self._n_done :]:
-                self._set_rate()
                 self._losses[self._n_done] = self._run_step(batch)
+                self._lr = self._schedule.get_last_lr()[0]
+                self._schedule.step()
                 self._n_done += 1
                 self._seconds = before + time.perf_counter() - started
                 on_batch(self._n_done, len(batches))
@@ -207,14 +190,13 @@ class Course:
         checkpoint: Checkpoint,
     ) -> Epoch:
         """Measure the epoch, and remember its weights if it is the best by now."""
-        number, steps = len(self.history) + 1, len(self._losses)
+        number = len(self.history) + 1
         if not math.isfinite(train_loss):
             raise self._diverged(checkpoint)
         if not np.isfinite(logits).all():
             raise self._diverged(checkpoint, "an output on validation")
-        lr = self._hyper.lr * self._share_of_rate(number * steps - 1)
         epoch = _measure(
-            number, train_loss, logits, val, lr, self._seconds, len(self._train.inputs)
+            number, train_loss, logits, val, float(self._lr), self._seconds, len(self._train.inputs)
         )
         self.history.append(epoch)
         best = self.best_epoch and self.history[self.best_epoch - 1].val_macro_auroc
@@ -241,7 +223,7 @@ class Course:
         """Go on from a state that `keep` gave."""
         device = self._train.labels.device
         self._network.load_state_dict(state["network"])
-        # Its groups are of this process: the rate lies where the device wants it.
+        # The groups of this process: the learning rate is where the device wants it.
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
         self._generator.set_state(state["generator"])
@@ -253,7 +235,9 @@ class Course:
         self.best_epoch = state["best_epoch"]
         self._order = None if state["order"] is None else state["order"].to(device)
         self._losses.copy_(state["losses"])
-        self._n_done, self._seconds = state["n_done"], state["seconds"]
+        self._n_done, self._seconds, self._lr = state["n_done"], state["seconds"], state["lr"]
+        n_steps = len(self.history) * len(self._losses) + self._n_done
+        self._schedule = LambdaLR(self._optimizer, self._lr_multiplier, last_epoch=n_steps - 1)
 
     def _state(self) -> State:
         device = self._train.labels.device
@@ -270,23 +254,15 @@ class Course:
             "losses": self._losses,
             "n_done": self._n_done,
             "seconds": self._seconds,
+            "lr": float(self._lr),
         }
-
-    def _set_rate(self) -> None:
-        n_steps = len(self.history) * len(self._losses) + self._n_done
-        rate = self._hyper.lr * self._share_of_rate(n_steps)
-        for group in self._optimizer.param_groups:
-            if isinstance(group["lr"], Tensor):  # where a recorded step reads it
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
 
     def _step(self, batch: Tensor) -> Tensor:
         """One step on the images at `batch` (B,); their summed loss."""
         inputs, labels = self._train.inputs, self._train.labels
         summed = torch.zeros((), device=labels.device)
         self._optimizer.zero_grad(set_to_none=True)
-        for index in batch.chunk(math.ceil(len(batch) / inputs.at_once)):
+        for index in batch.chunk(math.ceil(len(batch) / inputs.micro_batch_size)):
             x = inputs.batch(index, self._generator)  # at full precision
             loss = F.binary_cross_entropy_with_logits(self._network(x), labels[index])
             (loss * (len(index) / len(batch))).backward()
@@ -303,26 +279,6 @@ class Course:
             f"{len(self._losses)}: {what} is not a finite number; lower the learning rate, "
             f"{self._hyper.lr:g}" + (f"; the last good checkpoint is {kept}" if kept else "")
         )
-
-
-@torch.inference_mode()
-def predict(
-    network: nn.Module, inputs: Batches, device: torch.device, batch_size: int
-) -> npt.NDArray[np.float32]:
-    """Logits (N, L) of all inputs, in evaluation mode."""
-    network.eval()
-    # One tensor from the start: kept parts would lie between the freed layers, which the C library
-    # can then not join, and memory would grow with every pass.
-    logits = torch.empty(0, device=device)
-    most = min(batch_size, inputs.at_once)
-    for index in torch.arange(len(inputs), device=device).split(most):
-        x = inputs.batch(index, None)
-        of_part = network(x)
-        if not len(logits):
-            logits = torch.empty(len(inputs), of_part.shape[1], device=device)
-        logits[index] = of_part
-    values: npt.NDArray[np.float32] = logits.cpu().numpy()
-    return values
 
 
 def set_prior_bias(head: nn.Linear, labels: Tensor) -> None:
@@ -363,6 +319,8 @@ def _measure(
 
 def _adamw(network: nn.Module, hyper: ModelParams, device: torch.device) -> torch.optim.AdamW:
     groups = _decay_groups(network, hyper.weight_decay)
+    for group in groups:
+        group["initial_lr"] = hyper.lr  # what LambdaLR multiplies: a number, even on a GPU
     if device.type == "cuda":  # one kernel, and a rate that a recorded step reads from the device
         rate = torch.tensor(hyper.lr, device=device)
         return torch.optim.AdamW(groups, lr=rate, fused=True, capturable=True)

@@ -12,17 +12,20 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cxr import metrics, models, params, training
-from cxr.augment import FeatureBatches, ImageBatches
-from cxr.checkpoint import Checkpoint, NoCheckpoint
+from cxr import metrics, models, params
 from cxr.data import phantom
 from cxr.errors import CxrError
 from cxr.labels import LABELS
-from cxr.models import InputSpec, Network
-from cxr.params import ModelParams, Protocol
-from cxr.training import Epoch, Examples, Fit
+from cxr.models import Network, inputs
+from cxr.models.inputs import InputSpec
+from cxr.params import ModelParams, TrainingRecipe
+from cxr.training import loop
+from cxr.training.checkpoint import Checkpoint, NoCheckpoint
+from cxr.training.device import set_up_device
+from cxr.training.feed import FeatureBatches, ImageBatches, predict
+from cxr.training.loop import Epoch, Examples, Fit
 
-PARAMS = params.load(Path(__file__).parents[1] / "params.yaml")
+PARAMS = params.load(Path(__file__).parents[2] / "params.yaml")
 CPU = torch.device("cpu")
 GREY = InputSpec(28, "bicubic", 28, 1, (0.5,), (0.25,))
 RGB = InputSpec(28, "bicubic", 33, 3, (0.5,) * 3, (0.25,) * 3)
@@ -50,7 +53,7 @@ class Scripted:
         return len(self.x)
 
     @property
-    def at_once(self) -> int:
+    def micro_batch_size(self) -> int:
         return len(self.x)
 
     def batch(self, index: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -60,8 +63,12 @@ class Scripted:
         return self.x[index] * factor
 
 
-def protocol(epochs: int, batch_size: int = 4, warmup: float = 0.0, patience: int = 99) -> Protocol:
-    return Protocol(epochs=epochs, batch_size=batch_size, warmup_epochs=warmup, patience=patience)
+def protocol(
+    epochs: int, batch_size: int = 4, warmup: float = 0.0, patience: int = 99
+) -> TrainingRecipe:
+    return TrainingRecipe(
+        epochs=epochs, batch_size=batch_size, warmup_epochs=warmup, patience=patience
+    )
 
 
 def network(name: str, **changes: object) -> Network:
@@ -87,7 +94,7 @@ def fit(
     net: nn.Module,
     train: Examples,
     val: Examples,
-    rules: Protocol,
+    rules: TrainingRecipe,
     hyper: ModelParams = HYPER,
     seed: int = 0,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
@@ -95,7 +102,7 @@ def fit(
     checkpoint: Checkpoint | None = None,
 ) -> Fit:
     head = net if isinstance(net, nn.Linear) else net.head()
-    return training.fit(
+    return loop.fit(
         net, head, train, val, rules, hyper, seed, on_epoch, on_batch, checkpoint or NoCheckpoint()
     )
 
@@ -154,12 +161,12 @@ def test_kept_network_predicts_as_at_its_best_epoch() -> None:
         train,
         val,
         protocol(epochs=4, batch_size=8),
-        on_epoch=lambda epoch: seen.append(training.predict(net, val.inputs, CPU, 8)),
+        on_epoch=lambda epoch: seen.append(predict(net, val.inputs, CPU, 8)),
     )
     best = max(result.history, key=lambda epoch: epoch.val_macro_auroc)
     assert result.best_epoch == best.epoch < 4
     assert best.val_macro_auroc > result.history[-1].val_macro_auroc + 0.1
-    kept = training.predict(net, val.inputs, CPU, 8)
+    kept = predict(net, val.inputs, CPU, 8)
     assert np.array_equal(kept, seen[result.best_epoch - 1])
     assert not np.allclose(kept, seen[-1], atol=1e-2)
 
@@ -181,7 +188,7 @@ def test_of_equally_good_epochs_the_first_is_the_best(
 def test_prior_bias_is_the_logit_of_the_prevalence_with_one_image_more_of_each_class() -> None:
     labels = torch.tensor([[1, 0, 1], [1, 0, 0], [1, 0, 0], [1, 0, 0]]).float()
     head = nn.Linear(2, 3)
-    training.set_prior_bias(head, labels)
+    loop.set_prior_bias(head, labels)
     assert head.bias.requires_grad
     assert torch.allclose(head.bias, torch.tensor([math.log(5), -math.log(5), math.log(2 / 4)]))
 
@@ -423,7 +430,7 @@ def test_predict_is_the_network_in_evaluation_mode_whatever_the_batch_size(batch
     torch.manual_seed(0)
     net, inputs = network("cnn"), random_examples(12, 0).inputs
     net.train()(inputs.batch(torch.arange(12), None))  # running statistics of its own
-    logits = training.predict(net.train(), inputs, CPU, batch_size)
+    logits = predict(net.train(), inputs, CPU, batch_size)
     with torch.no_grad():
         stated = net.eval()(inputs.batch(torch.arange(12), None)).numpy()
     assert logits.shape == (12, 14) and logits.dtype == np.float32
@@ -459,7 +466,7 @@ def test_prepare_sets_seed_and_threads_before_any_tensor_work() -> None:
     torch.use_deterministic_algorithms(False)
     try:
         torch.manual_seed(999)
-        device = training.prepare(PARAMS.model_copy(update={"seed": 42, "threads": 2}))
+        device = set_up_device(PARAMS.model_copy(update={"seed": 42, "threads": 2}))
         drawn = torch.rand(3)
         assert device.split()[0] == ("cuda" if torch.cuda.is_available() else "cpu")
         assert torch.get_num_threads() == 2
@@ -476,7 +483,7 @@ def test_a_gpu_is_named_since_another_may_round_differently(
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
     were_deterministic = torch.are_deterministic_algorithms_enabled()
     try:
-        assert training.prepare(PARAMS) == "cuda NVIDIA H200"
+        assert set_up_device(PARAMS) == "cuda NVIDIA H200"
     finally:
         torch.use_deterministic_algorithms(were_deterministic)
 
@@ -498,7 +505,7 @@ def test_cnn_finds_effusion_and_a_large_heart_in_a_small_phantom() -> None:
         phantom_examples("test", 2000),
     )
     fit(net, train, val, protocol(6, batch_size=32, warmup=1.0), hyper)
-    logits = training.predict(net, unseen.inputs, CPU, 100)
+    logits = predict(net, unseen.inputs, CPU, 100)
     areas = metrics.auroc(unseen.labels.numpy().astype(np.uint8), logits)
     assert areas[LABELS.index("effusion")] > 0.8
     assert areas[LABELS.index("cardiomegaly")] > 0.7
@@ -522,7 +529,7 @@ def test_batch_of_large_images_goes_through_in_parts_and_learns_the_same(
     monkeypatch.setattr(torch.optim, "AdamW", torch.optim.SGD)
     weights, losses, passes = [], [], []
     for images_at_once in (99, 3):
-        monkeypatch.setattr(models, "PIXELS_AT_ONCE", images_at_once * 28**2 + 1)
+        monkeypatch.setattr(inputs, "PIXELS_AT_ONCE", images_at_once * 28**2 + 1)
         torch.manual_seed(0)
         net = network("vit", depth=1)
         sizes = of_all_passes(net)
@@ -551,7 +558,7 @@ def test_steps_read_no_number_from_the_device(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(Tensor, name, counted(name))
     monkeypatch.setattr(torch.optim, "AdamW", torch.optim.SGD)  # which on a CPU reads its steps
     examples = Examples(FeatureBatches(torch.randn(12, 3)), torch.ones(12, 2))
-    course = training.Course(nn.Linear(3, 2), examples, protocol(1), HYPER, seed=0)
+    course = loop.Trainer(nn.Linear(3, 2), examples, protocol(1), HYPER, seed=0)
     course.train_one_epoch(lambda done, total: None, NoCheckpoint())
     assert read == ["__float__"]
 

@@ -1,32 +1,15 @@
-"""How far a training is, on disk: it goes on from there to the same bits."""
+"""A training's state in one file, which is whole or as it was before."""
 
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 
+from cxr.training.checkpoint import State
+
 EVERY = 15.0  # seconds of work that a power failure may cost
-
-State = dict[str, Any]  # tensors, numbers and texts, nested; nothing that could carry code
-
-
-class Checkpoint(Protocol):
-    """Where a training keeps its state."""
-
-    def load(self) -> State | None:
-        """The state that was kept last, on the CPU; None where there is none."""
-
-    def is_due(self) -> bool:
-        """Whether it is time to keep the state again."""
-
-    def save(self, state: State, named: str) -> None:
-        """Keep a state; `named` says which, for people."""
-
-    def last(self) -> str | None:
-        """Which state is kept, for people; None where none is."""
 
 
 class FileCheckpoint:
@@ -72,19 +55,3 @@ class FileCheckpoint:
 
     def last(self) -> str | None:
         return f"{self._last}, in {self._path}" if self._last else None
-
-
-class NoCheckpoint:
-    """Keeps nothing: a training that is broken off starts over."""
-
-    def load(self) -> State | None:
-        return None
-
-    def is_due(self) -> bool:
-        return False
-
-    def save(self, state: State, named: str) -> None:
-        pass
-
-    def last(self) -> str | None:
-        return None

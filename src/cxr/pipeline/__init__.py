@@ -1,0 +1,1 @@
+"""The life of a stage, and what runs the pipeline."""

@@ -1,0 +1,161 @@
+"""Inputs of a split, batch by batch, made on the device.
+
+A batch is an index into one uint8 tensor of the whole split, after Keller Jordan's airbench (2023);
+there is no loader process to wait for. On a GPU the tensor lies in its memory. On a CPU it is a map
+of the file, so that memory does not grow with the data.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from cxr.data.npz import load_npy
+from cxr.data.splits import open_split
+from cxr.documents import read_json
+from cxr.errors import CxrError
+from cxr.models import SavedModel
+from cxr.models.inputs import InputSpec, micro_batch_size, normalise, on_unit_scale
+from cxr.models.weights import read_weights
+from cxr.params import Augment
+from cxr.training.augment import augment, coin
+
+
+class Batches(Protocol):
+    """Inputs of one split, by index."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def micro_batch_size(self) -> int:
+        """How many go through a network in one pass."""
+        ...
+
+    def batch(self, index: Tensor, generator: torch.Generator | None) -> Tensor:
+        """The inputs at `index`; a generator asks for random changes, None for none."""
+        ...
+
+
+class ImageBatches:
+    """Images of one split as a network takes them."""
+
+    def __init__(self, images: Tensor, spec: InputSpec, augment: Augment | None = None) -> None:
+        self._images = images  # uint8 (N, H, W), on the device
+        self._spec = spec
+        self._augment = augment
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    @property
+    def micro_batch_size(self) -> int:
+        return micro_batch_size(self._spec.image_size)
+
+    def batch(self, index: Tensor, generator: torch.Generator | None) -> Tensor:
+        grey = on_unit_scale(self._images[index])
+        if generator is not None and self._augment is not None:
+            grey = augment(grey, self._augment, generator)
+        return normalise(grey, self._spec)
+
+
+class FeatureBatches:
+    """Pooled features (N, D) of a frozen backbone, and those of the mirrored images."""
+
+    def __init__(self, features: Tensor, mirrored: Tensor | None = None) -> None:
+        self._features = features
+        self._mirrored = mirrored
+
+    def __len__(self) -> int:
+        return len(self._features)
+
+    @property
+    def micro_batch_size(self) -> int:
+        return len(self)
+
+    def batch(self, index: Tensor, generator: torch.Generator | None) -> Tensor:
+        features = self._features[index]
+        if generator is None or self._mirrored is None:
+            return features
+        return torch.where(
+            coin(len(index), generator).unsqueeze(1), self._mirrored[index], features
+        )
+
+
+@dataclass(frozen=True)
+class FeatureStore:
+    """A folder of pooled features (N, D) per split, with the backbone that made them."""
+
+    folder: Path
+    model: str
+    frozen: bool  # False: the backbone is trained, there are no features
+
+    def batches(self, split: str, device: torch.device) -> FeatureBatches:
+        """The features of one split, with their mirrored view if there is one."""
+        mirrored = self.folder / f"{split}_mirrored.npy"
+        return FeatureBatches(
+            mapped(self.folder / f"{split}.npy").to(device),
+            mapped(mirrored).to(device) if mirrored.exists() else None,
+        )
+
+    def backbone(self) -> dict[str, Tensor]:
+        """The backbone's initial weights."""
+        return cast(dict[str, Tensor], read_weights(self.folder / "backbone.safetensors"))
+
+
+def open_store(folder: Path) -> FeatureStore:
+    path = folder / "features.json"
+    try:
+        content = read_json(path)
+        return FeatureStore(folder, str(content["model"]), bool(content["frozen"]))
+    except FileNotFoundError:
+        raise CxrError(f"{path} is missing; `dvc repro` makes it, `dvc pull` brings it") from None
+    except (ValueError, KeyError, TypeError):
+        raise CxrError(f"{path} is damaged; `dvc checkout --force` mends it") from None
+
+
+def open_feed(
+    model: SavedModel,
+    split: str,
+    processed: Path,
+    store: FeatureStore | None,
+    device: torch.device,
+    augment: Augment | None = None,
+) -> tuple[nn.Module, Batches]:
+    """The part of the network that is still to run on a split, and its inputs.
+
+    That is the head on stored features where the model's backbone is frozen and they are there, and
+    the whole network on images elsewhere.
+    """
+    if store is not None and store.frozen and store.model == model.name:
+        return model.network.head(), store.batches(split, device)
+    images = torch.from_numpy(open_split(processed, split).images).to(device)
+    return model.network, ImageBatches(images, model.input, augment)
+
+
+def mapped(path: Path) -> Tensor:
+    """A stored array whose values stay on disk until they are read."""
+    return torch.from_numpy(load_npy(path, mapped=True))
+
+
+@torch.inference_mode()
+def predict(
+    network: nn.Module, inputs: Batches, device: torch.device, batch_size: int
+) -> npt.NDArray[np.float32]:
+    """Logits (N, L) of all inputs, in evaluation mode."""
+    network.eval()
+    # One tensor from the start: kept parts would lie between the freed layers, which the C library
+    # can then not join, and memory would grow with every pass.
+    logits = torch.empty(0, device=device)
+    most = min(batch_size, inputs.micro_batch_size)
+    for index in torch.arange(len(inputs), device=device).split(most):
+        x = inputs.batch(index, None)
+        of_part = network(x)
+        if not len(logits):
+            logits = torch.empty(len(inputs), of_part.shape[1], device=device)
+        logits[index] = of_part
+    values: npt.NDArray[np.float32] = logits.cpu().numpy()
+    return values

@@ -224,7 +224,9 @@ def _with_lines(change: Change, project: Project) -> Change:
     """A changed file with its number of added and removed lines, where git has both."""
     if change.b is None or change.a is None:
         return replace(change, detail="gone" if change.b is None else "new")
-    stat = git.ask(project.root, "diff", "--numstat", change.a, change.b)
+    # Blobs have no path in the project: with a user's diff.relative git would leave them out.
+    numstat = ("-c", "diff.relative=false", "diff", "--numstat")
+    stat = git.ask(project.root, *numstat, change.a, change.b)
     if not stat:
         return replace(change, detail="edited, not in git")
     added, removed = stat.split()[:2]

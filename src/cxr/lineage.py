@@ -42,10 +42,12 @@ PACKAGES = (
     "cxr-pipeline", "numpy", "torch", "torchvision", "scipy", "scikit-learn", "safetensors",
     "matplotlib", "mlflow", "dvc",
 )  # fmt: skip
-# Whatever the user's own settings of git are, `git apply` must be able to read it.
+# Whatever the user's own settings of git are, `git apply` must be able to read it; and in whichever
+# folder of a larger repository the project is, paths start at the project.
 DIFF = (
     "-c", "core.autocrlf=false", "-c", "core.quotePath=false", "diff", "--binary", "--no-color",
     "--no-ext-diff", "--no-textconv", "--no-renames", "--src-prefix=a/", "--dst-prefix=b/",
+    "--relative",
 )  # fmt: skip
 
 IGNORED = "__pycache__"  # in .dvcignore, too

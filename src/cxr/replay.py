@@ -114,6 +114,8 @@ def _lay_code(code: Code, project: Project, place: Path) -> None:
         raise Gone("it was made outside of git, so its code was not kept")
     if not project.repository.has_commit(commit):
         raise Gone(f"commit {commit} is not in this clone; `git fetch --all` may bring it")
+    if project.repository.text_at(commit, PARAMS_FILE) is None:
+        raise Gone(f"commit {commit} has no {PARAMS_FILE} in this folder of the repository")
     if code["edited"] and not code["patch"]:
         raise Gone(f"the patch of {', '.join(code['edited'])} is not in the record")
     tar = place / "code.tar"

@@ -64,8 +64,13 @@ class Repository:
 
     def lock_at(self, commit: str) -> Lock:
         """dvc.lock of a commit."""
-        text = git.ask(self.root, "show", f"{commit}:{LOCK_FILE}")
+        text = self.text_at(commit, LOCK_FILE)
         return _lock(text, f"{LOCK_FILE} of {commit[:10]}") if text else {}
+
+    def text_at(self, commit: str, path: str) -> str | None:
+        """Text of a project's file in a commit; None if the commit lacks the file."""
+        # Without ./ git takes a path as relative to the top of the repository.
+        return git.ask(self.root, "show", f"{commit}:./{path}")
 
     def experiments(self) -> list[tuple[str, str]]:
         """DVC's experiments: name and commit; two of one name on different commits are two."""

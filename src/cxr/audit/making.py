@@ -52,7 +52,10 @@ def code(found: Found, project: Project) -> list[Finding]:
             for path in deciding
             if path not in edited and there.get(path) != facts["files"].get(path)
         ]
-        if wrong:
+        if wrong and not there:
+            says = f"commit {commit[:10]} has no code in this folder of the repository"
+            findings.append(note(Where.CODE, says))
+        elif wrong:
             says = f"commit {commit[:10]} has another {some(wrong)} than the record says"
             findings.append(fails(Where.CODE, says))
     changed = sorted(edited & {*deciding, PIPELINE_FILE})

@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from cxr import git
 from cxr.documents import parse_yaml, read_json
 from cxr.errors import CxrError
 from cxr.params import PARAMS_FILE, flatten
@@ -53,7 +52,10 @@ def _outcome(
     experiment: Experiment, commit: str, plan: Plan, repository: Repository
 ) -> dict[str, Outcome]:
     name = experiment.name
-    text = git.run(repository.root, "show", f"{commit}:{PARAMS_FILE}")
+    mend = f"`dvc exp remove {name}` lets the sweep make it again"
+    text = repository.text_at(commit, PARAMS_FILE)
+    if text is None:
+        raise CxrError(f"experiment {name} has no {PARAMS_FILE}; {mend}")
     ran = flatten(parse_yaml(text))
     for key, value in experiment.params.items():
         if ran.get(key) != value:
@@ -66,7 +68,6 @@ def _outcome(
         for stage in repository.lock_at(commit).values()
         for path, digest in stage.outputs.items()
     }
-    mend = f"`dvc exp remove {name}` lets the sweep make it again"
     if METRICS not in made:
         raise CxrError(f"experiment {name} has no {METRICS}; {mend}")
     try:

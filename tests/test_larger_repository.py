@@ -1,0 +1,232 @@
+"""A project in a sub-folder of a larger git repository, a submodule or a linked worktree."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+from pipeline import COMMITTER, Pipeline
+
+from cxr import lineage, params, replay
+from cxr.archive import Found
+from cxr.audit import making
+from cxr.audit.finding import Verdict
+from cxr.audit.project import Project
+from cxr.documents import read_yaml
+from cxr.repository import Repository
+
+ROOT = Path(__file__).parents[1]
+LAYOUTS = ("alone", "in a sub-folder", "as a submodule", "in a linked worktree")
+LOCK = """stages:
+  go:
+    cmd: python stages/go.py
+    outs:
+    - path: records/go.json
+      hash: md5
+      md5: 0123456789abcdef0123456789abcdef
+      size: 1
+"""
+
+
+def run(folder: Path, *command: str) -> str:
+    done = subprocess.run(
+        ["git", "-c", "protocol.file.allow=always", *command],
+        cwd=folder, env=os.environ | COMMITTER, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def commit(folder: Path) -> None:
+    run(folder, "add", "-A")
+    run(folder, "commit", "-qm", "a change")
+
+
+def fill(folder: Path) -> None:
+    """A project of one stage and one module, which has run once."""
+    for name in ("src/cxr/data", "stages"):
+        (folder / name).mkdir(parents=True)
+    (folder / "src/cxr/a.py").write_text("x = 1\n")
+    (folder / "src/cxr/data/b.py").write_text("x = 1\n")
+    (folder / "stages/go.py").write_text("import cxr.a\n")
+    (folder / "dvc.yaml").write_text(
+        "stages:\n  go:\n    cmd: python stages/go.py\n"
+        "    deps: [stages/go.py, src/cxr/a.py]\n    outs: [records/go.json]\n"
+    )
+    (folder / "dvc.lock").write_text(LOCK)
+    (folder / ".gitignore").write_text("/.demo/\n")
+    (folder / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+
+
+def repository(folder: Path, place: str = ".") -> Path:
+    """A git repository with a project at a place in it, and with files beside."""
+    fill(folder / place)
+    (folder / "beside.txt").write_text("1\n")
+    run(folder, "init", "-q")
+    commit(folder)
+    return folder / place
+
+
+def laid(layout: str, folder: Path) -> Path:
+    if layout == "alone":
+        return repository(folder / "alone")
+    if layout == "in a sub-folder":
+        return repository(folder / "large", "apps/x ray")
+    if layout == "as a submodule":
+        single, parent = repository(folder / "single"), folder / "parent"
+        parent.mkdir()
+        run(parent, "init", "-q")
+        run(parent, "submodule", "--quiet", "add", str(single), "libs/cxr")
+        commit(parent)
+        return parent / "libs/cxr"
+    repository(folder / "large", "apps/cxr")
+    run(folder / "large", "worktree", "add", "-q", str(folder / "tree"))
+    return folder / "tree/apps/cxr"
+
+
+@pytest.fixture(params=LAYOUTS)
+def project(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return laid(request.param, tmp_path)
+
+
+@pytest.fixture
+def nested(tmp_path: Path) -> Path:
+    return laid("in a sub-folder", tmp_path)
+
+
+def edit(project: Path) -> None:
+    """A changed, a new and a deleted file of code, changed parameters, and a change outside."""
+    (project / "src/cxr/a.py").write_text("x = 2\n")
+    (project / "src/cxr/new.py").write_text("y = 1\n")
+    (project / "src/cxr/data/b.py").unlink()
+    params.change(project / "params.yaml", {"seed": 7})
+    (project.parent / "outside.py").write_text("z = 1\n")
+
+
+def code(project: Path) -> lineage.Code:
+    declared = lineage.declaration("go", project)
+    return lineage.take_facts(declared, project, {}, "cpu").code
+
+
+def test_the_facts_of_code_are_those_of_a_project_that_is_alone(
+    project: Path, tmp_path: Path
+) -> None:
+    """Down to the patch, whose paths begin at the project."""
+    reference = repository(tmp_path / "reference")
+    assert code(project)["edited"] == []
+    for each in (project, reference):
+        edit(each)
+    ours, theirs = code(project), code(reference)
+    assert ours["edited"] == ["src/cxr/a.py", "src/cxr/data/b.py", "src/cxr/new.py"]
+    assert ours.pop("commit") == run(project, "rev-parse", "HEAD").strip()
+    assert theirs.pop("commit")
+    assert ours == theirs
+
+
+def test_commit_and_patch_are_laid_out_as_they_ran(project: Path, tmp_path: Path) -> None:
+    edit(project)
+    made, expected = code(project), lineage.code_files(project)
+    run(project, "stash", "-q")
+    (tmp_path / "place").mkdir()
+    replay._lay_code(made, Project(project), tmp_path / "place")
+    assert lineage.code_files(tmp_path / "place") == expected
+    assert read_yaml(tmp_path / "place/params.yaml")["seed"] == 7
+
+
+def test_a_commit_from_before_the_project_moved_is_named(nested: Path, tmp_path: Path) -> None:
+    made, moved = code(nested), nested.parents[1] / "moved"
+    run(nested.parents[1], "mv", "apps/x ray", "moved")
+    commit(moved)
+    with pytest.raises(replay.Gone, match=r"has no params\.yaml in this folder"):
+        replay._lay_code(made, Project(moved), tmp_path)
+
+
+def test_an_audit_notes_that_a_commit_had_the_project_elsewhere(nested: Path) -> None:
+    made, moved = code(nested), nested.parents[1] / "moved"
+    found = SimpleNamespace(current=False, record=SimpleNamespace(facts=SimpleNamespace(code=made)))
+    (here,) = making.code(cast(Found, found), Project(nested))
+    assert here.verdict == Verdict.HOLDS
+    run(nested.parents[1], "mv", "apps/x ray", "moved")
+    commit(moved)
+    (elsewhere,) = making.code(cast(Found, found), Project(moved))
+    assert elsewhere.verdict == Verdict.NOTE
+    assert "has no code in this folder of the repository" in elsewhere.says
+
+
+def test_files_of_a_commit_are_read_from_the_projects_own_folder(project: Path) -> None:
+    here = Repository(project)
+    top = Path(run(project, "rev-parse", "--show-toplevel").strip())
+    if top != project:
+        (top / "dvc.lock").write_text("stages: {another: {cmd: x}}\n")
+        (top / "params.yaml").write_text("seed: 99\n")
+        commit(top)
+    assert here.lock_at("HEAD") == here.lock()
+    assert here.text_at("HEAD", "params.yaml") == (project / "params.yaml").read_text()
+    assert here.text_at("HEAD", "beside.txt" if top != project else "none.txt") is None
+    assert here.past_outputs("records") == {"0123456789abcdef0123456789abcdef"}
+
+
+def test_lines_of_a_changed_file_are_counted_whatever_the_users_settings(nested: Path) -> None:
+    from cxr.difference import Change, _with_lines
+
+    run(nested, "config", "diff.relative", "true")
+    (nested / "src/cxr/a.py").write_text("x = 1\ny = 2\n")
+    blobs = [run(nested, "rev-parse", "HEAD:./src/cxr/a.py").strip()]
+    blobs.append(run(nested, "hash-object", "-w", "src/cxr/a.py").strip())
+    assert _with_lines(Change("a", *blobs), Project(nested)).detail == "+1 -0 lines"
+
+
+@pytest.fixture(scope="module")
+def large(kept: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    """A pipeline that has run in a sub-folder of a larger repository, and is committed there."""
+    top = tmp_path_factory.mktemp("large")
+    (top / "beside.txt").write_text("1\n")
+    pipeline = Pipeline(kept).copy(top / "apps/cxr")
+    shutil.rmtree(pipeline.folder / ".git")
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "made"]):
+        run(top, *command)
+    return pipeline
+
+
+@pytest.mark.slow
+def test_a_run_with_edits_is_made_again_compared_audited_and_shown(large: Pipeline) -> None:
+    (large.folder.parents[1] / "beside.txt").write_text("2\n")
+    with open(large.folder / "src/cxr/evaluation/curves.py", "a") as file:
+        file.write("# a comment\n")
+    assert large.repro("evaluate") == ["evaluate"]
+    made = large.json("records/evaluate.json")["facts"]["code"]
+    assert made["edited"] == ["src/cxr/evaluation/curves.py"]
+    assert "diff --git a/src/cxr/evaluation/curves.py" in made["patch"]
+    for command in (["replay", large.run_id("evaluate")], ["sync"]):
+        done = large.run("cxr", *command)
+        assert done.returncode == 0, done.stdout + done.stderr
+    done = large.run("cxr", "diff", "HEAD", "--json")
+    (change,) = json.loads(done.stdout)["code"]
+    assert change["name"] == made["edited"][0]
+    done = large.run("cxr", "audit", "reports/metrics.json")
+    assert "23 files of commit" in done.stdout
+    assert "✗" not in done.stdout
+    large.git("checkout", "--", ".")
+    large.dvc("checkout")
+
+
+@pytest.mark.slow
+def test_a_sweep_ends_in_its_table(large: Pipeline) -> None:
+    status = large.git("status", "--porcelain")
+    call = ("cxr", "sweep", "-S", "train.cnn.lr=1e-3,2e-3", "--seeds", "1")
+    done = large.run(*call)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert len([line for line in lines if line.startswith("cnn  0.00")]) == 2
+    assert large.git("status", "--porcelain") == status
+    assert "2 of them done" in large.run(*call).stdout
+    name = large.json("reports/sweeps/sweep.json")["experiments"][0]["name"]
+    done = large.run("cxr", "diff", "HEAD", name, "--json")
+    assert [each["name"] for each in json.loads(done.stdout)["parameters"]] == ["train.cnn.lr"]
+    done = large.run("cxr", "audit")
+    assert "executions of stages in experiments" in done.stdout
+    assert "✗" not in done.stdout

@@ -11,12 +11,13 @@ from typing import cast
 import pytest
 from pipeline import COMMITTER, Pipeline
 
-from cxr import lineage, params, replay
+from cxr import git, lineage, params, replay
 from cxr.archive import Found
 from cxr.audit import making
 from cxr.audit.finding import Verdict
 from cxr.audit.project import Project
 from cxr.documents import read_yaml
+from cxr.errors import CxrError
 from cxr.repository import Repository
 
 ROOT = Path(__file__).parents[1]
@@ -178,6 +179,15 @@ def test_lines_of_a_changed_file_are_counted_whatever_the_users_settings(nested:
     blobs = [run(nested, "rev-parse", "HEAD:./src/cxr/a.py").strip()]
     blobs.append(run(nested, "hash-object", "-w", "src/cxr/a.py").strip())
     assert _with_lines(Change("a", *blobs), Project(nested)).detail == "+1 -0 lines"
+
+
+def test_the_repository_that_git_does_not_trust_is_named_by_its_top(
+    nested: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    top = str(nested.parents[1])
+    with pytest.raises(CxrError, match=rf"`git config --global --add safe\.directory {top}`"):
+        git.ask(nested, "rev-parse", "HEAD")
 
 
 @pytest.fixture(scope="module")

@@ -1,19 +1,30 @@
-"""The git program: what it prints."""
+"""The git program: what it prints.
+
+It runs in the project's folder, which may be any folder of a larger repository. Paths given to git
+and printed by it are relative to that folder, never to the top of the repository.
+"""
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
 from cxr.errors import CxrError
 
+# Set by git for its hooks; with these it would use another repository or index than the folder's.
+OF_A_HOOK = ("GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_INDEX_FILE")
+# The command in git's refusal, which has the path of the repository's top.
+TRUST = re.compile(r"git config .*safe\.directory .*")
+
 
 def run(folder: Path, *arguments: str, env: dict[str, str] | None = None, stdin: str = "") -> str:
     """What git prints; CxrError with git's own last line where it fails."""
+    inherited = {name: value for name, value in os.environ.items() if name not in OF_A_HOOK}
     try:
         done = subprocess.run(
             ["git", *arguments],
             cwd=folder,
-            env=os.environ | (env or {}),
+            env=inherited | (env or {}),
             input=stdin.encode(errors="surrogateescape"),
             capture_output=True,
             check=False,
@@ -38,9 +49,8 @@ def ask(folder: Path, *arguments: str, env: dict[str, str] | None = None) -> str
     try:
         return run(folder, *arguments, env=env)
     except CxrError as error:
-        if "safe.directory" in str(error) or "dubious ownership" in str(error):
+        if found := TRUST.search(str(error)):
             raise CxrError(
-                f"git does not trust {folder}, which is another user's; "
-                f"`git config --global --add safe.directory {folder}` lets it"
+                f"git does not trust {folder}, which is another user's; `{found[0]}` lets it"
             ) from None
         return None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cxr import params
+from cxr import demo, params
 
 PROJECT = Path(__file__).parents[1]
 ORDER = (
@@ -29,8 +29,8 @@ class Cost:
 
 
 def clone(folder: Path, changes: dict[str, Any]) -> None:
-    """The project as it is committed, with parameters of its own."""
-    subprocess.run(["git", "clone", "-q", PROJECT, folder], check=True)
+    """A copy of the project in a repository of its own, with other parameters."""
+    demo.lay(PROJECT, folder)
     params.change(folder / params.PARAMS_FILE, changes)
 
 

@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 from pipeline import COMMITTER, Pipeline
 
-from cxr import git, lineage, params, replay
+from cxr import demo, git, lineage, params, replay
 from cxr.archive import Found
 from cxr.audit import making
 from cxr.audit.finding import Verdict
@@ -179,6 +179,84 @@ def test_lines_of_a_changed_file_are_counted_whatever_the_users_settings(nested:
     blobs = [run(nested, "rev-parse", "HEAD:./src/cxr/a.py").strip()]
     blobs.append(run(nested, "hash-object", "-w", "src/cxr/a.py").strip())
     assert _with_lines(Change("a", *blobs), Project(nested)).detail == "+1 -0 lines"
+
+
+def test_a_hook_of_the_larger_repository_does_not_turn_git_elsewhere(
+    nested: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the variables that git sets for hooks in a linked worktree."""
+    top = nested.parents[1]
+    other = repository(tmp_path / "other")
+    before = {each: run(each, "rev-parse", "HEAD") for each in (top, other)}
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(other / ".git/index"))
+    assert git.run(nested, "rev-parse", "--show-prefix") == "apps/x ray/\n"
+    demo.prepare(nested)
+    for name in ("GIT_DIR", "GIT_INDEX_FILE"):
+        monkeypatch.delenv(name)
+    assert {each: run(each, "rev-parse", "HEAD") for each in (top, other)} == before
+    assert run(other, "status", "--porcelain") == ""
+
+
+def test_the_demo_is_a_repository_of_its_own_that_nobody_else_sees(project: Path) -> None:
+    edit(project)
+    folder = demo.prepare(project)
+    assert folder == project / ".demo"
+    assert run(folder, "rev-parse", "--show-toplevel").strip() == str(folder)
+    assert ".demo" not in run(project, "status", "--porcelain", "--untracked-files=all")
+    assert lineage.code_files(folder) == lineage.code_files(project)
+    assert not (folder / "beside.txt").exists() or (project / "beside.txt").exists()
+    assert not (folder / "dvc.lock").exists()
+    assert run(folder, "status", "--porcelain") == " M params.yaml\n"
+    assert code(folder)["edited"] == []
+
+
+def test_a_second_demo_commits_what_has_changed_and_nothing_twice(project: Path) -> None:
+    folder = demo.prepare(project)
+    (folder / "dvc.lock").write_text("results of the demo\n")
+    first = run(folder, "rev-parse", "HEAD")
+    assert demo.prepare(project) == folder
+    assert run(folder, "rev-parse", "HEAD") == first
+    edit(project)
+    demo.prepare(project)
+    assert run(folder, "rev-parse", "HEAD~1") == first
+    assert lineage.code_files(folder) == lineage.code_files(project)
+    assert (folder / "dvc.lock").read_text() == "results of the demo\n"
+
+
+def test_a_demo_that_an_earlier_version_cloned_is_taken_on(tmp_path: Path) -> None:
+    project = repository(tmp_path / "p")
+    run(tmp_path, "clone", "-q", str(project), str(project / ".demo"))
+    (project / ".demo/dvc.lock").write_text("results of the demo\n")
+    edit(project)
+    folder = demo.prepare(project)
+    assert lineage.code_files(folder) == lineage.code_files(project)
+    assert (folder / "dvc.lock").read_text() == "results of the demo\n"
+
+
+def test_the_demo_needs_no_name_no_signature_and_no_hook(
+    nested: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hooks = tmp_path / "hooks"
+    hooks.mkdir()
+    for name in ("pre-commit", "prepare-commit-msg", "post-commit"):
+        (hooks / name).write_text("#!/bin/sh\nexit 1\n")
+        (hooks / name).chmod(0o755)
+    settings = tmp_path / "settings"
+    settings.write_text(
+        f"[user]\nuseConfigOnly = true\n[commit]\ngpgSign = true\n[core]\nhooksPath = {hooks}\n"
+    )
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(settings))
+    assert run(demo.prepare(nested), "log", "--format=%s") == "Copy the project's files\n"
+
+
+def test_code_that_the_larger_repository_ignores_is_in_the_demo(nested: Path) -> None:
+    """A folder of data is often ignored, and one of the code has such a name."""
+    (nested.parents[1] / ".gitignore").write_text("data/\n")
+    run(nested, "rm", "-q", "--cached", "src/cxr/data/b.py")
+    folder = demo.prepare(nested)
+    assert (folder / "src/cxr/data/b.py").exists()
+    assert code(folder)["edited"] == []
 
 
 def test_the_repository_that_git_does_not_trust_is_named_by_its_top(

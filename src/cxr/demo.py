@@ -1,15 +1,21 @@
-"""The whole pipeline on the phantom in a clone of its own, so that the tree stays as it is."""
+"""The whole pipeline on the phantom in a git repository of its own; the project is unchanged."""
 
 import shutil
 from pathlib import Path
 from typing import Any
 
-from cxr import git, params
+from cxr import git, lineage, params
 from cxr.errors import CxrError
 from cxr.lineage import LOCK_FILE
 from cxr.params import PARAMS_FILE
 
 FOLDER = ".demo"
+# Author of the commits in that repository, so that the user's git settings need not name one.
+COMMITTER = {
+    f"GIT_{who}_{what}": value
+    for who in ("AUTHOR", "COMMITTER")
+    for what, value in (("NAME", "cxr demo"), ("EMAIL", "demo@localhost"))
+}
 
 # What the demo changes in params.yaml: small enough for two cores and a few minutes.
 CHANGES: dict[str, Any] = {
@@ -29,38 +35,53 @@ CHANGES: dict[str, Any] = {
 def prepare(project: Path) -> Path:
     """Lay down or refresh `.demo/`: the tree as it stands, with its own dvc.lock, cache and store.
 
+    It is a git repository of its own with a copy of the project's files, not a clone, since the
+    project may be a small folder of a large repository.
+
     Returns
     -------
     The demo's folder. What an earlier demo made there is kept, so that a second one has little to
     do.
     """
-    if not (project / ".git").exists():
-        raise CxrError(f"{project} is no git clone; clone the repository with git, then run again")
-    demo, lock = project / FOLDER, project / FOLDER / LOCK_FILE
-    if (demo / ".git").exists():
-        git.run(demo, "fetch", "--quiet", str(project), "HEAD")  # which may have moved since
-        made = lock.read_bytes() if lock.exists() else None
-        git.run(demo, "reset", "--quiet", "--hard", "FETCH_HEAD")
-    else:
-        git.run(project, "clone", "--quiet", str(project), str(demo))
-        made = None
-    lock.unlink(missing_ok=True)
-    if made is not None:
-        lock.write_bytes(made)
-    _copy_uncommitted(project, demo)
+    demo = project / FOLDER
+    lay(project, demo)
     params.change(demo / PARAMS_FILE, CHANGES)
     return demo
 
 
-def _copy_uncommitted(project: Path, demo: Path) -> None:
-    """What differs from the commit: edited and new files come along, deleted ones go."""
+def lay(project: Path, copy: Path) -> None:
+    """Copy the project's files, edited and new ones too, into a git repository; commit them."""
+    if git.ask(project, "rev-parse", "--git-dir") is None:
+        raise CxrError(f"{project} is no git clone; clone the repository with git, then run again")
+    git.run(project, "init", "--quiet", str(copy))
+    _commit(copy, _copy(project, copy))
+
+
+def _copy(project: Path, copy: Path) -> set[str]:
+    """Copy files that differ, delete those that the project lacks; return the paths of both."""
     listed = git.run(project, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     here = {name for name in listed.split("\0") if name and (project / name).is_file()}
-    there = {name for name in git.run(demo, "ls-files", "-z").split("\0") if name}
-    for name in here - {LOCK_FILE}:
-        source, target = project / name, demo / name
+    here |= lineage.code_files(project).keys()  # a parent's .gitignore may exclude some
+    there = {name for name in git.run(copy, "ls-files", "-z").split("\0") if name}
+    here, there = here - {LOCK_FILE}, there - {LOCK_FILE}
+    for name in there - here:
+        (copy / name).unlink(missing_ok=True)
+    for name in here:
+        source, target = project / name, copy / name
         if not target.exists() or source.read_bytes() != target.read_bytes():
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target)
-    for name in there - here:
-        (demo / name).unlink(missing_ok=True)
+    return here | there
+
+
+def _commit(copy: Path, names: set[str]) -> None:
+    """Commit the files if they have changed, without the user's hooks and signing key."""
+    changes = ("update-index", "--add", "--remove", "--replace", "-z", "--stdin")
+    git.run(copy, *changes, stdin="\0".join(names))
+    tree = git.run(copy, "write-tree").strip()
+    if git.ask(copy, "rev-parse", "--verify", "HEAD^{tree}") == f"{tree}\n":
+        return
+    parent = ("-p", "HEAD") if git.ask(copy, "rev-parse", "--verify", "HEAD") else ()
+    message = "Copy the project's files\n"
+    commit = git.run(copy, "commit-tree", *parent, tree, env=COMMITTER, stdin=message)
+    git.run(copy, "update-ref", "HEAD", commit.strip())

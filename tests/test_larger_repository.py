@@ -11,11 +11,14 @@ from typing import cast
 import pytest
 from pipeline import COMMITTER, Pipeline
 
-from cxr import demo, git, lineage, params, replay
+from cxr import demo, git, lineage, params, replay, sweep
 from cxr.archive import Found
 from cxr.audit import making
 from cxr.audit.finding import Verdict
 from cxr.audit.project import Project
+from cxr.doctor import project as checks
+from cxr.doctor.finding import MISSING, OK
+from cxr.doctor.place import Place
 from cxr.documents import read_yaml
 from cxr.errors import CxrError
 from cxr.repository import Repository
@@ -266,6 +269,37 @@ def test_the_repository_that_git_does_not_trust_is_named_by_its_top(
     top = str(nested.parents[1])
     with pytest.raises(CxrError, match=rf"`git config --global --add safe\.directory {top}`"):
         git.ask(nested, "rev-parse", "HEAD")
+
+
+def plan(project: Path) -> sweep.Plan:
+    space = sweep.parse(["train.cnn.lr=1e-3"])
+    return sweep.make(project, "s", sweep.grid(space), 1, 1)
+
+
+def test_code_that_the_larger_repository_ignores_is_refused_by_a_sweep(nested: Path) -> None:
+    assert plan(nested)
+    (nested.parents[1] / ".gitignore").write_text("data/\n")
+    run(nested, "rm", "-q", "--cached", "src/cxr/data/b.py")
+    with pytest.raises(CxrError, match=r"git does not know src/cxr/data/b\.py.*with --force"):
+        plan(nested)
+
+
+def test_two_projects_of_one_repository_name_their_experiments_apart(nested: Path) -> None:
+    """One repository has one list of experiments."""
+    twin = nested.with_name("twin")
+    shutil.copytree(nested, twin)
+    commit(nested.parents[1])
+    (ours,), (theirs,) = plan(nested).experiments, plan(twin).experiments
+    assert ours.name != theirs.name
+
+
+def test_the_doctor_names_a_folder_that_no_commit_has(nested: Path) -> None:
+    assert checks.git_history(Place(nested)).verdict == OK
+    stranger = nested.with_name("stranger")
+    shutil.copytree(nested, stranger)
+    found = checks.git_history(Place(stranger))
+    assert found.verdict == MISSING
+    assert f"has no dvc.yaml in {stranger}" in found.found
 
 
 @pytest.fixture(scope="module")

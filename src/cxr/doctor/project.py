@@ -39,6 +39,12 @@ def git_history(place: Place) -> Answer:
             "a repository without a commit, which experiments start from",
             "git add -A && git commit -m start",
         )
+    if git.ask(place.root, "cat-file", "-e", "HEAD:./dvc.yaml") is None:
+        return missing(
+            f"commit {commit[:10]} has no dvc.yaml in {place.root}",
+            "git add -A && git commit -m start; if that adds nothing, a .gitignore in a parent "
+            "folder excludes this one",
+        )
     return ok(f"{version}, at commit {commit[:10]}")
 
 

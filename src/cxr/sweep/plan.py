@@ -16,7 +16,7 @@ from typing import Any, cast
 from cxr import git, lineage, models
 from cxr.documents import read_yaml
 from cxr.errors import CxrError, check_user
-from cxr.lineage import CODE, SOURCE_SUFFIX, Declaration
+from cxr.lineage import CODE, Declaration
 from cxr.params import PARAMS_FILE, Params, model_names, validate
 from cxr.sweep.space import Configuration
 
@@ -97,6 +97,9 @@ def make(
     seeds = [params.seed + n for n in range(n_seeds)]
     stages = list(lineage.declarations(root).values())
     code = _code(root, stages)
+    # Two projects in one repository must not give their experiments the same names.
+    if folder := git.run(root, "rev-parse", "--show-prefix").strip():
+        code["folder"] = folder
     experiments = []
     for key in configurations[0]:
         _check_key(key)
@@ -135,12 +138,12 @@ def _check_git(root: Path) -> None:
             f"{root} has no commit yet, and DVC's experiments start from one; "
             "`git add -A && git commit -m start`"
         )
-    listed = git.run(root, "ls-files", "-z", "--others", "--exclude-standard", "--", *CODE)
-    new = [path for path in listed.split("\0") if path.endswith(SOURCE_SUFFIX)]
+    known = git.run(root, "ls-files", "-z", "--", *CODE, PARAMS_FILE).split("\0")
+    new = sorted({*lineage.code_files(root), PARAMS_FILE}.difference(known))
     if new:
         raise CxrError(
             f"git does not know {new[0]}, and a queued experiment runs on what git knows; "
-            "`git add` it, or move it away"
+            "`git add` it (with --force if a .gitignore excludes it), or move it away"
         )
 
 

@@ -10,7 +10,8 @@ from cxr.archive import Found
 from cxr.audit.finding import same, some
 from cxr.audit.project import Project
 from cxr.errors import CxrError
-from cxr.lineage import DECIDING_PACKAGES
+from cxr.lineage import DECIDING_PACKAGES, LOCK_FILE
+from cxr.repository import FETCH_PAST
 from cxr.terminal import SHORT_ID
 from cxr.tracking.shown import shown_metrics
 
@@ -126,12 +127,15 @@ def _side(name: str, project: Project) -> Side:
         title = f"{run_id[:SHORT_ID]} ({run})"
         return Side(title, _climb(found, project, {}), found.record.stage, run)
     lock = project.repository.lock_at(commit)
-    lost = project.archive.lost(lock)
-    if lost or not lock:
-        what = f"the records of {some(lost)} in" if lost else "any result of"
+    if not lock:
         raise CxrError(
-            f"{what} {name} are not in DVC's cache, or damaged; `dvc fetch --all-commits` may "
-            "bring them"
+            f"{name} has no {LOCK_FILE}, and so no results; commit {LOCK_FILE}, or name another "
+            "revision"
+        )
+    if lost := project.archive.lost(lock):
+        raise CxrError(
+            f"the records of {some(lost)} in {name} are not in DVC's cache, or damaged; "
+            f"`{FETCH_PAST}` may bring them"
         )
     return Side(name, project.archive.at(lock))
 

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shlex
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ MOST_JSON_BYTES = 2**26  # a record of a thousand epochs has 1 MB, a list of 300
 PIECE_BYTES = 2**16
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # an escape can make one, and no file can hold it
 BRACKETS = re.compile(rb"[\[\]{}]")
+CONFLICT = re.compile(rb"^<{7} ", re.MULTILINE)  # git's mark of a merge conflict
 # An alias stands for all below its anchor: ten lines can stand for more than any memory holds.
 MOST_VALUES = 100_000
 MOST_DEPTH = 32  # mappings and lists in each other; ours go down to seven
@@ -57,16 +59,32 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = parse_yaml(read_within(path, MOST_YAML_BYTES))
     except FileNotFoundError:
-        raise CxrError(f"{path} is missing; {_restored(path)}") from None
+        raise CxrError(f"{path} is missing; {restoring(path)}") from None
     except ValueError as error:
-        raise CxrError(f"{path} is not valid YAML: {error}; {_restored(path)}") from None
+        raise CxrError(f"{path} {defect(path, f'is not valid YAML: {error}')}") from None
     if not isinstance(content, dict):
-        raise CxrError(f"{path} must hold a mapping of keys to values; {_restored(path)}")
+        raise CxrError(f"{path} must hold a mapping of keys to values; {restoring(path)}")
     return content
 
 
-def _restored(path: Path) -> str:
-    return f"restore it with `git checkout -- {path}`"
+def restoring(path: Path) -> str:
+    """How to get the committed version of a file back."""
+    return f"restore it with `git checkout -- {shlex.quote(str(path))}`"
+
+
+def defect(path: Path, found: str) -> str:
+    """What is wrong with a file under git that can't be read, and the fix; `found` is its defect.
+
+    After a merge that is a conflict, and git restores no file that has one.
+    """
+    with open(path, "rb") as file:
+        start = file.read(MOST_YAML_BYTES)
+    if CONFLICT.search(start):
+        return (
+            "has merge conflicts; resolve them, or keep one side with "
+            f"`git checkout --ours {shlex.quote(str(path))}` (or --theirs)"
+        )
+    return f"{found}; {restoring(path)}"
 
 
 def parse_yaml(text: bytes | str) -> Any:

@@ -18,7 +18,7 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from cxr import git
-from cxr.documents import read_yaml
+from cxr.documents import read_yaml, restoring
 from cxr.errors import CxrError
 from cxr.params import PARAMS_FILE, flatten
 
@@ -214,8 +214,7 @@ def declarations(root: Path) -> dict[str, Declaration]:
     except (KeyError, TypeError, AttributeError, StopIteration) as error:
         reason = f"{type(error).__name__} {error}"
         raise CxrError(
-            f"{root / PIPELINE_FILE} is no pipeline ({reason}); restore it with "
-            f"`git checkout -- {PIPELINE_FILE}`"
+            f"{root / PIPELINE_FILE} is no pipeline ({reason}); {restoring(root / PIPELINE_FILE)}"
         ) from None
 
 

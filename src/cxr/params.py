@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 
-from cxr.documents import check_is_no_lfs_pointer, read_yaml
+from cxr.documents import check_is_no_lfs_pointer, read_yaml, restoring
 from cxr.errors import CxrError
 
 PARAMS_FILE = "params.yaml"
@@ -207,9 +207,7 @@ def change(path: Path, changes: dict[str, Any]) -> None:
         for parent in parents:
             section = section.get(parent) if isinstance(section, dict) else None
         if not isinstance(section, dict):
-            raise CxrError(
-                f"{path} has no place for {key}; restore it with `git checkout -- {PARAMS_FILE}`"
-            )
+            raise CxrError(f"{path} has no place for {key}; {restoring(path)}")
         section[last] = value
     yaml.dump(content, path)
 

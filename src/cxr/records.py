@@ -89,7 +89,9 @@ def read(path: Path) -> Record:
         content = read_json(path)
         schema = content.get("schema")
         if schema != SCHEMA:
-            raise CxrError(f"{path} has schema {schema!r} instead of {SCHEMA}; run `dvc repro`")
+            raise CxrError(
+                f"{path} has schema {schema!r} instead of {SCHEMA}; run `dvc repro --force`"
+            )
         record = _RECORD.validate_python(content)
         for what, value in _wrong(record):
             raise CxrError(f"{path} is no record ({what}: {value!r}); {MEND}")

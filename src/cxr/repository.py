@@ -10,14 +10,22 @@ from typing import Any
 from dvc.config import Config, ConfigError
 
 from cxr import git
-from cxr.documents import MOST_JSON_BYTES, MOST_YAML_BYTES, parse_json, parse_yaml, read_within
+from cxr.documents import (
+    MOST_JSON_BYTES,
+    MOST_YAML_BYTES,
+    defect,
+    parse_json,
+    parse_yaml,
+    read_within,
+)
 from cxr.errors import CxrError
 from cxr.lineage import LOCK_FILE, Digest
 from cxr.params import PARAMS_FILE, flatten
 from cxr.records import FILE_MD5, MD5, STAGE, is_inside
 
-MEND = f"restore it with `git checkout -- {LOCK_FILE}`, or delete it and run `dvc repro`"
 EXPERIMENTS = "refs/exps"
+# Without the second, DVC fetches nothing that an experiment alone has.
+FETCH_PAST = "dvc fetch --all-commits && dvc exp pull --all-commits origin"
 NO_BLOB = "0" * 40  # git's name for a file that is not there
 EXPERIMENTS_AT_WORK = ("exec", "celery", "apply")  # DVC's own notes below refs/exps
 
@@ -48,7 +56,7 @@ class Repository:
             place = Config(str(self.root / ".dvc"))["cache"].get("dir")
         except ConfigError as error:
             raise CxrError(
-                f"DVC's settings can't be read: {error}; mend .dvc/config or .dvc/config.local"
+                f"DVC's settings can't be read: {error}; fix .dvc/config or .dvc/config.local"
             ) from None
         return Path(place) if place else self.root / ".dvc" / "cache"
 
@@ -56,16 +64,22 @@ class Repository:
         """dvc.lock as it is now; empty where nothing was made yet."""
         path = self.root / LOCK_FILE
         try:
-            return _lock(read_within(path, MOST_YAML_BYTES), str(path))
+            return _lock(read_within(path, MOST_YAML_BYTES))
         except FileNotFoundError:
             return {}
         except ValueError as error:
-            raise CxrError(f"{path} is damaged ({error}); {MEND}") from None
+            found = defect(path, f"is damaged ({error})")
+            raise CxrError(f"{path} {found}, or delete it; then run `dvc repro`") from None
 
     def lock_at(self, commit: str) -> Lock:
         """dvc.lock of a commit."""
         text = self.text_at(commit, LOCK_FILE)
-        return _lock(text, f"{LOCK_FILE} of {commit[:10]}") if text else {}
+        try:
+            return _lock(text) if text else {}
+        except ValueError as error:
+            raise CxrError(
+                f"{LOCK_FILE} of commit {commit[:10]} is damaged ({error}); use another commit"
+            ) from None
 
     def text_at(self, commit: str, path: str) -> str | None:
         """Text of a project's file in a commit; None if the commit lacks the file."""
@@ -101,6 +115,11 @@ class Repository:
     def has_commit(self, commit: str) -> bool:
         return git.ask(self.root, "cat-file", "-e", f"{commit}^{{commit}}") is not None
 
+    def fetching_commits(self) -> str:
+        """The command that brings commits which this clone lacks."""
+        is_shallow = git.ask(self.root, "rev-parse", "--is-shallow-repository") == "true\n"
+        return "git fetch --unshallow" if is_shallow else "git fetch --all"
+
     def object(self, md5: str) -> Path:
         """Where the cache keeps a file, or the list of a folder's files."""
         if not MD5.fullmatch(md5):  # it would lead anywhere
@@ -125,7 +144,7 @@ class Repository:
             if not is_inside(name) or not FILE_MD5.fullmatch(value):
                 raise CxrError(
                     f"{place}, DVC's list of {path}, leads out of it or names no file: {name!r} "
-                    f"(md5 {value!r}); delete it and run `dvc fetch`"
+                    f"(md5 {value!r})"
                 )
         return {f"{path}/{name}": value for name, value in entries.items()}
 
@@ -148,12 +167,12 @@ class Repository:
         return {md5 for text in texts for md5 in entry.findall(text)}
 
 
-def _lock(text: bytes | str, where: str) -> Lock:
+def _lock(text: bytes | str) -> Lock:
     try:
         stages = parse_yaml(text)["stages"]
         return {_stage_name(name): _stage(entry) for name, entry in stages.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CxrError(f"{where} is damaged ({error}); {MEND}") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(str(error)) from None
 
 
 def _stage_name(name: object) -> str:

@@ -115,7 +115,7 @@ BAD: dict[str, tuple[Spoil, str]] = {
     "a list for outputs": (put("outputs", []), "outputs"),
     "null for facts": (put("facts", None), "facts"),
     "a number for a name": (put("data", "name", 5), "data.name"),
-    "another schema": (put("schema", [1]), "has schema [1]"),
+    "another schema": (put("schema", [1]), "has schema [1] instead of 3; run `dvc repro --force`"),
     "a metric of text": (put("runs", 0, "metrics", {"a": "high"}), "metrics"),
     "a metric of NaN": (put("runs", 0, "metrics", {"a": float("nan")}), "no finite number"),
     "a score without end": (put("runs", 0, "registration", "score", float("inf")), "no finite"),

@@ -320,6 +320,9 @@ def test_cache(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "can't be written" in of(project.cache, clone, MISSING).found
     (clone.root / ".dvc" / "config").write_text("[core\n")
     assert "can't be read" in of(project.cache, clone, MISSING).found
+    (clone.root / ".dvc" / "config").write_text("")
+    (clone.root / ".dvc" / "config.local").write_text("[core\n")
+    assert "config.local" in of(project.cache, clone, MISSING).mend
 
 
 def test_locks_of_the_gone_are_no_trouble(clone: Place) -> None:
@@ -455,20 +458,36 @@ def test_the_last_schema_is_mlflows() -> None:
     from alembic.script import ScriptDirectory
 
     folder = Path(services.find_spec("mlflow").origin).parent / "store" / "db_migrations"
-    assert services._last_revision() == ScriptDirectory(str(folder)).get_current_head()
+    last, _ = services._revisions()
+    assert last == ScriptDirectory(str(folder)).get_current_head()
 
 
 def test_a_store(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = a_store(clone, services._last_revision())
+    file = a_store(clone, services._revisions()[0])
     assert "2 runs" in of(services.store, clone, OK).found
     monkeypatch.setattr(services.os, "access", lambda path, mode: False)
     assert of(services.store, clone, MISSING).mend.startswith(f"chmod u+w {file}")
 
 
-def test_a_store_of_another_mlflow(clone: Place) -> None:
+def test_a_store_of_an_older_mlflow_is_upgraded(clone: Place) -> None:
+    earlier = min(services._revisions()[1])
+    a_store(clone, earlier)
+    answer = of(services.store, clone, MISSING)
+    assert earlier in answer.found and "mlflow db upgrade" in answer.mend
+
+
+def test_a_store_of_a_newer_mlflow_is_rebuilt(clone: Place) -> None:
+    """This MLflow can't upgrade a schema that it does not know."""
     a_store(clone, "0123456789ab")
     answer = of(services.store, clone, MISSING)
-    assert "0123456789ab" in answer.found and "mlflow db upgrade" in answer.mend
+    assert "0123456789ab" in answer.found and answer.mend.endswith(".old && cxr sync")
+
+
+def test_a_folder_as_mlflows_store(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("./mlruns", "/srv/mlruns", "file:///srv/mlruns"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", folder)
+        answer = of(services.store, clone, MISSING)
+        assert folder in answer.found and "sqlite:///FILE" in answer.mend
 
 
 @pytest.mark.parametrize("content", [b"no database", b""])

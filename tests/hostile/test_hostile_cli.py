@@ -82,6 +82,10 @@ BAD: dict[str, tuple[Spoil, list[str], str]] = {
     "no runs to show": (nothing, ["ui"], "has no runs yet"),
     "no demo to show": (nothing, ["ui", "--demo"], "has no runs yet"),
     "no model to serve": (nothing, ["serve"], "has no runs yet"),
+    "a lost database to show": (
+        write("records/train-cnn.json", RECORD), ["ui"], "mlflow.db is gone; `cxr sync`"),
+    "a lost database to serve": (
+        write("records/train-cnn.json", RECORD), ["serve"], "mlflow.db is gone; `cxr sync`"),
     "a port to serve of words": (nothing, ["serve", "--port", "$(id)"], "--port"),
     "nothing made": (nothing, ["audit"], "holds no results yet"),
     "a file outside": (nothing, ["audit", "../../etc/passwd"], "is not inside a clone"),

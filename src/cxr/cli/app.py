@@ -69,10 +69,13 @@ def project_or_demo(of_demo: bool) -> Path:
 
 def with_runs(of_demo: bool) -> Path:
     """The project, or its demo; CxrError where MLflow has no runs of it."""
+    from cxr.records import FOLDER as RECORDS
     from cxr.tracking import database  # takes two seconds, and the other commands do without
 
     folder = project_or_demo(of_demo)
     if database.uses_own_store() and not (folder / database.STORE_FILE).exists():
+        if any(folder.glob(f"{RECORDS}/*.json")):
+            raise CxrError(f"{folder / database.STORE_FILE} is gone; `cxr sync` there rebuilds it")
         first = "make demo" if of_demo else "make repro"
         raise CxrError(f"{folder} has no runs yet; `{first}` makes some")
     return folder

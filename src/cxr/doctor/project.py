@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,7 @@ def own_files(place: Place) -> Answer:
         except CxrError as error:
             return missing(str(error), f"set {name} anew")
         if not os.access(file, os.R_OK):
-            return missing(f"{name}: {file} can't be read", f"chmod u+r {file}")
+            return missing(f"{name}: {file} can't be read", f"chmod u+r {shlex.quote(str(file))}")
         found.append(f"{name} is {file}")
     return ok("; ".join(found) or "the parameters name none")
 
@@ -111,7 +112,9 @@ def cache(place: Place) -> Answer:
     try:
         settings = Config(str(place.root / ".dvc"))["cache"]
     except ConfigError as error:
-        return missing(f"DVC's settings can't be read: {error}", "git checkout -- .dvc/config")
+        return missing(
+            f"DVC's settings can't be read: {error}", "fix .dvc/config or .dvc/config.local"
+        )
     folder = Path(settings.get("dir") or place.root / ".dvc" / "cache")
     nearest = next(each for each in (folder, *folder.parents) if each.exists())
     if not os.access(nearest, os.W_OK | os.X_OK):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import socket
 import sqlite3
 import urllib.error
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import urlparse
 
 from cxr.doctor.finding import Answer, missing, note, ok
 from cxr.doctor.place import LIMIT, Place, within
@@ -78,6 +80,11 @@ def store(place: Place) -> Answer:
     if uri.startswith(DATABASES):
         return _database_server(uri)
     if not uri.startswith(("http://", "https://")):
+        if urlparse(uri).scheme in ("", "file"):
+            return missing(
+                f"MLFLOW_TRACKING_URI is {uri}, and MLflow no longer accepts a folder",
+                "set it to sqlite:///FILE or the URL of a server, or unset it",
+            )
         return note(f"MLFLOW_TRACKING_URI is {uri}, which is not looked at")
     import requests  # as MLflow does: it sends the name and password in an address
 
@@ -154,11 +161,13 @@ def _database_server(uri: str) -> Answer:
 
 
 def _database(file: Path) -> Answer:
+    name, folder = shlex.quote(str(file)), shlex.quote(str(file.parent))
+    rebuild = f"mv {name} {name}.old && cxr sync"
     if not file.exists():
         nearest = next(each for each in file.parents if each.exists())
         if not os.access(nearest, os.W_OK):
             found = f"{nearest} can't be written, where {file.name} would be"
-            return missing(found, f"chmod u+w {nearest}")
+            return missing(found, f"chmod u+w {shlex.quote(str(nearest))}")
         return ok(f"{file.name} is made by the first stage")
     try:
         with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=1)) as base:
@@ -167,20 +176,24 @@ def _database(file: Path) -> Answer:
     except sqlite3.Error as error:
         if "locked" in str(error):
             return note(f"{file} is locked by another program", "wait for it, or end it")
-        return missing(f"{file} can't be read: {error}", f"mv {file} {file}.damaged && cxr sync")
+        return missing(f"{file} can't be read: {error}", rebuild)
     if not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)):
-        return missing(f"{file} can't be written", f"chmod u+w {file} {file.parent}")
-    last = _last_revision()
+        return missing(f"{file} can't be written", f"chmod u+w {name} {folder}")
+    last, earlier = _revisions()
     if revision != last:
+        upgrade = f"cp {name} {name}.old && mlflow db upgrade {shlex.quote(f'{SQLITE}{file}')}"
         return missing(
             f"{file} has the schema {revision} of another MLflow, this one has {last}",
-            f"cp {file} {file}.old && mlflow db upgrade {SQLITE}{file}",
+            upgrade if revision in earlier else rebuild,
         )
     return ok(f"{file.name} has {n_runs} runs, and can be written")
 
 
-def _last_revision() -> str:
-    """The schema of the MLflow that is installed: the revision that no other one follows."""
+def _revisions() -> tuple[str, set[str]]:
+    """The schema of the MLflow that is installed, and the earlier ones that it can upgrade.
+
+    It is the revision that no other one follows.
+    """
     spec = find_spec("mlflow")
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("mlflow", name="mlflow")
@@ -189,4 +202,4 @@ def _last_revision() -> str:
     for file in (Path(spec.origin).parent / "store/db_migrations/versions").glob("*.py"):
         for down, name in REVISION.findall(file.read_text()):
             (followed if down else revisions).add(name)
-    return (revisions - followed).pop()
+    return (revisions - followed).pop(), followed

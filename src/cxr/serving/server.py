@@ -23,9 +23,8 @@ from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoin
 from cxr import documents, predicting, serving
 from cxr.errors import CxrError, shown
 from cxr.tracking import mlmodel
-from cxr.tracking.failure import TrackingError
 from cxr.tracking.mlmodel import COLUMN
-from cxr.tracking.store import Store
+from cxr.tracking.store import open_for
 
 PATH = "/invocations"
 FORMS = ("dataframe_records", "dataframe_split", "inputs", "instances")  # MLflow's protocol
@@ -47,15 +46,8 @@ def serve(root: Path, address: str, host: str, port: int, threads: int) -> None:
     address : MLflow's, as `models:/NAME@champion`.
     threads : of torch.
     """
-    store = Store.open(root)
-    if store is None:
-        raise TrackingError(f"{root} has no MLflow store to search for {address}")
-    try:
-        version = store.version_of(address)
-    except TrackingError as error:
-        raise CxrError(
-            f"{error}; `dvc repro` registers models, `cxr sync` all there were"
-        ) from None
+    store = open_for(address, root)
+    version = store.version_of(address)
     folder = store.fetch_model(address)
     name = predicting.folder_of(folder, address).name
     if not (folder / mlmodel.FILE).exists():

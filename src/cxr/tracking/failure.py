@@ -15,26 +15,41 @@ class TrackingError(CxrError):
 
 
 @contextmanager
-def reported(uri: str, verb: str) -> Iterator[None]:
-    """Turn whatever goes wrong with the store at `uri` into a TrackingError."""
+def reported(uri: str, verb: str, fix: str = "") -> Iterator[None]:
+    """Turn whatever goes wrong with the store at `uri` into a TrackingError.
+
+    Parameters
+    ----------
+    fix : what to do where the store itself answers, and can't serve the call.
+    """
     try:
         yield
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
-        raise TrackingError(f"MLflow's store {uri} can't be {verb}: {_first_line(error)}") from None
+        cause = _cause(error) or _first_sentence(error) + (f"; {fix}" if fix else "")
+        raise TrackingError(f"MLflow's store {uri} can't be {verb}: {cause}") from None
 
 
-# What requests and urllib3 say in the middle of a long text, and what it means.
+OTHER_URI = "set MLFLOW_TRACKING_URI to sqlite:///FILE or the URL of a server, or unset it"
+SERVER = "start the server, or correct or unset MLFLOW_TRACKING_URI"
+# What MLflow, requests and urllib3 say in the middle of a long text, what it means, and the fix.
 CAUSES = {
-    "Connection refused": "no server answers there",
-    "timed out": "the server does not answer in time",
-    "NameResolutionError": "there is no host of that name",
-    "Failed to resolve": "there is no host of that name",
-    "Max retries exceeded": "no connection to the server",
+    "filesystem tracking backend": f"MLflow no longer accepts a folder; {OTHER_URI}",
+    "out-of-date database schema": (
+        "its schema is that of another MLflow; `cxr doctor` prints the commands that fix it"
+    ),
+    "unsupported URI": f"MLflow does not support this kind of URI; {OTHER_URI}",
+    "Connection refused": f"no server answers there; {SERVER}",
+    "timed out": f"the server does not answer in time; {SERVER}",
+    "NameResolutionError": f"there is no host of that name; {SERVER}",
+    "Failed to resolve": f"there is no host of that name; {SERVER}",
+    "Max retries exceeded": f"no connection to the server; {SERVER}",
 }
 
 
-def _first_line(error: Exception) -> str:
-    for text, cause in CAUSES.items():
-        if text in str(error):
-            return f"{cause}; `cxr doctor` looks at it"
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+def _cause(error: Exception) -> str | None:
+    return next((cause for text, cause in CAUSES.items() if text in str(error)), None)
+
+
+def _first_sentence(error: Exception) -> str:
+    line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    return line.split(". ")[0].rstrip(".")

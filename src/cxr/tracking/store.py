@@ -20,6 +20,7 @@ from cxr.tracking.shown import FINISHED
 from cxr.tracking.view import View
 
 MOST_RUNS = 50_000  # of one search
+LOST_MODEL = "`cxr sync` registers models again and finds moved files, `cxr ui` lists the models"
 MODEL_ADDRESS = re.compile(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))|runs:/(\w+)(?:/model)?")
 
 
@@ -110,7 +111,7 @@ class Store:
         """The folder of a model, by MLflow's address of it."""
         name, _, _, run_id = _parts(address)
         version = self.version_of(address)
-        with reported(self._uri, f"searched for {address}"):
+        with reported(self._uri, f"searched for {address}", LOST_MODEL):
             if version is None:
                 run = self.find(run_id)
                 source = f"runs:/{run.run_id if run else run_id}/{MODEL_FOLDER}"
@@ -122,7 +123,7 @@ class Store:
         """The version that a model's address leads to now; None of a run's model."""
         name, alias, version, _ = _parts(address)
         if alias:
-            with reported(self._uri, f"searched for {address}"):
+            with reported(self._uri, f"searched for {address}", LOST_MODEL):
                 return str(self._client.get_model_version_by_alias(name, alias).version)
         return version or None
 
@@ -145,12 +146,17 @@ def fetch_model(address: str, root: Path) -> Path:
     ------
     TrackingError : there is no store, it can't be read, or it has no such model.
     """
+    return open_for(address, root).fetch_model(address)
+
+
+def open_for(address: str, root: Path) -> Store:
+    """The project's store, to search for a model; TrackingError where there is none."""
     store = Store.open(root)
     if store is None:
         raise TrackingError(
             f"{root} has no MLflow store to search for {address}; `cxr sync` rebuilds it"
         )
-    return store.fetch_model(address)
+    return store
 
 
 def _parts(address: str) -> tuple[str, str, str, str]:

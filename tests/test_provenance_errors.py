@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from pipeline import Pipeline
 
+from cxr.repository import FETCH_PAST
+
 pytestmark = pytest.mark.slow
 
 
@@ -123,5 +125,6 @@ def test_a_cache_without_the_record_is_named(made: Pipeline) -> None:
         ).fetchall()
     base.close()
     shutil.rmtree(made.folder / ".dvc/cache/files")
-    assert "is not in DVC's cache; `dvc fetch` may bring it" in refusal(made, "audit", run_id)
-    assert "`dvc fetch --all-commits` may bring them" in refusal(made, "diff", "fast")
+    fetch = f"`{FETCH_PAST}` may bring"
+    assert f"is not in DVC's cache; {fetch} it" in refusal(made, "audit", run_id)
+    assert f"{fetch} them" in refusal(made, "diff", "fast")

@@ -116,7 +116,7 @@ def test_what_is_gone_is_named(made: Pipeline) -> None:
     done = made.run("cxr", "replay", run_id)
     assert (done.returncode, done.stdout) == (1, "")
     assert "data/processed (md5 " in done.stderr
-    assert "`dvc fetch` may bring it" in done.stderr
+    assert "`dvc fetch --all-commits && dvc exp pull --all-commits origin`" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -132,7 +132,10 @@ def test_a_commit_that_is_gone_is_named(made: Pipeline, tmp_path: Path) -> None:
     done = clone.run("cxr", "replay", clone.run_id("train-cnn"))
     assert done.returncode == 1
     commit = clone.json("records/train-cnn.json")["facts"]["code"]["commit"]
-    assert f"commit {commit} is not in this clone" in done.stderr
+    assert f"commit {commit} is not in this clone; `git fetch --unshallow`" in done.stderr
+    clone.git("fetch", "--unshallow")
+    done = clone.run("cxr", "replay", clone.run_id("train-cnn"))
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from cxr.difference import Change, Difference
 from cxr.errors import shown
 from cxr.labels import LABELS
 from cxr.replay import ABSOLUTE, RELATIVE, Replay
+from cxr.repository import FETCH_PAST
 from cxr.sync import Sync
 from cxr.terminal import SHORT_ID, console
 
@@ -238,7 +239,7 @@ def _tree(node: Node, path: str | None, shown: set[int]) -> Tree:
             tree.add(_finding(finding))
     for name, maker in node.made_from.items():
         if maker is None:
-            lost = f"{name}: the record of what made it is not here; `dvc fetch` may bring it"
+            lost = f"{name}: the record of what made it is not here; `{FETCH_PAST}` may bring it"
             tree.add(_marked(Verdict.NOTE, lost))
         else:
             tree.add(_tree(maker, name, shown))

@@ -17,6 +17,7 @@ from cxr.errors import CxrError
 from cxr.lineage import Code
 from cxr.params import PARAMS_FILE
 from cxr.records import Record
+from cxr.repository import FETCH_PAST
 from cxr.tracking.shown import shown_metrics
 
 # What a stage's fingerprint decides byte for byte: all but pictures and what has times in it.
@@ -113,7 +114,8 @@ def _lay_code(code: Code, project: Project, place: Path) -> None:
     if commit is None:
         raise Gone("it was made outside of git, so its code was not kept")
     if not project.repository.has_commit(commit):
-        raise Gone(f"commit {commit} is not in this clone; `git fetch --all` may bring it")
+        fetch = project.repository.fetching_commits()
+        raise Gone(f"commit {commit} is not in this clone; `{fetch}` may bring it")
     if project.repository.text_at(commit, PARAMS_FILE) is None:
         raise Gone(f"commit {commit} has no {PARAMS_FILE} in this folder of the repository")
     if code["edited"] and not code["patch"]:
@@ -146,11 +148,13 @@ def _lay_input(path: str, md5: str, project: Project, place: Path) -> None:
     if content is None and (project.root / path).exists() and project.digest(path).md5 == md5:
         content = project.md5s(path)
     if content is None:
-        raise Gone(f"{path} (md5 {md5}) is not in DVC's cache; `dvc fetch` may bring it")
+        raise Gone(f"{path} (md5 {md5}) is not in DVC's cache; `{FETCH_PAST}` may bring it")
     for name, expected in content.items():
         source = project.find(name, expected)
         if source is None:
-            raise Gone(f"{name} (md5 {expected}) is not in DVC's cache; `dvc fetch` may bring it")
+            raise Gone(
+                f"{name} (md5 {expected}) is not in DVC's cache; `{FETCH_PAST}` may bring it"
+            )
         folder = (place / name).parent
         if not folder.resolve().is_relative_to(place):  # by a link that the patch has laid
             raise Gone(f"{name} would lie outside of the temporary place")

@@ -18,6 +18,7 @@ from cxr.errors import CxrError
 from cxr.lineage import LOCK_FILE
 from cxr.progress import Advance
 from cxr.records import STAGE_TAG, Record
+from cxr.repository import FETCH_PAST
 from cxr.tracking.shown import FINISHED
 
 __all__ = [
@@ -176,7 +177,7 @@ class Auditor:
         ]
         if absent:
             says = f"the cache lacks the records of {some(absent)} in experiment {experiment}"
-            findings.append(note(Where.CACHE, says, "dvc fetch --all-commits"))
+            findings.append(note(Where.CACHE, says, f"dvc exp pull origin {experiment}"))
         return findings
 
     def _audit(self, target: str, asked: list[Found], findings: list[Finding]) -> Audit:
@@ -252,7 +253,7 @@ def find_run(text: str, project: Project) -> tuple[Found, str]:
         ids = {run_id for run_id in ids if run_id.startswith(text)}
     if not ids:
         raise CxrError(
-            f"no run {text} in MLflow or in the records; `dvc fetch` may bring its record"
+            f"no run {text} in MLflow or in the records; `{FETCH_PAST}` may bring its record"
         )
     if len(ids) > 1:
         raise CxrError(f"{text} is the start of {len(ids)} run ids; give more digits of one")
@@ -275,6 +276,6 @@ def find_run(text: str, project: Project) -> tuple[Found, str]:
                 "those that were"
             )
         raise CxrError(
-            f"the record of run {run_id} is not in DVC's cache; `dvc fetch` may bring it"
+            f"the record of run {run_id} is not in DVC's cache; `{FETCH_PAST}` may bring it"
         )
     return found, run_id

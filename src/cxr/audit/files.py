@@ -1,5 +1,6 @@
 """What a stage made, held against its record: on disk, in DVC's cache, in dvc.lock."""
 
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ from cxr.audit.project import Project
 from cxr.documents import read_json
 from cxr.lineage import LOCK_FILE, Digest
 from cxr.params import flatten
+from cxr.repository import FETCH_PAST
 from cxr.terminal import SHORT_ID
 
 
@@ -41,7 +43,11 @@ def in_cache(found: Found, project: Project) -> list[Finding]:
             missing += 1
         elif project.memory.md5(place) != md5.removesuffix(".dir"):
             says = f"the cached copy of {name} is damaged ({place})"
-            mend = f"rm -f '{place}' && {_refill(found)}" if _has_own(name, md5, project) else None
+            mend = (
+                f"rm -f {shlex.quote(str(place))} && {_refill(found)}"
+                if _has_own(name, md5, project)
+                else None
+            )
             findings.append(fails(Where.CACHE, says, mend))
     if missing:
         says = f"DVC's cache lacks {missing} of {n} files"
@@ -109,9 +115,7 @@ def _has_own(path: str, md5: str, project: Project) -> bool:
 
 
 def _refill(found: Found) -> str:
-    return (
-        f"dvc commit --force {found.record.stage}" if found.current else "dvc fetch --all-commits"
-    )
+    return f"dvc commit --force {found.record.stage}" if found.current else FETCH_PAST
 
 
 def _how(path: str, digest: Digest, project: Project) -> str:

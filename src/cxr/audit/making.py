@@ -45,7 +45,7 @@ def code(found: Found, project: Project) -> list[Finding]:
         findings.append(note(Where.CODE, "made outside of git; its code can't be had again"))
     elif there is None:
         says = f"commit {commit[:10]} is not in this clone"
-        findings.append(note(Where.CODE, says, "git fetch --all"))
+        findings.append(note(Where.CODE, says, project.repository.fetching_commits()))
     else:
         wrong = [
             path

@@ -7,6 +7,7 @@ something of the reader's own, which is put there first.
 import csv
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ pytestmark = pytest.mark.slow
 LEFT_TO_CI = "make demo"
 SERVERS = {"make ui": "health", "make ui DEMO=1": "health", "make serve": "ping"}
 ACTIVATE = "source .venv/bin/activate"
+OWN_FILE = "my Röntgen, images=[1].npz"  # the README's quotes must keep each of these characters
 
 
 def commands() -> list[str]:
@@ -62,7 +64,7 @@ def own(folder: Path) -> None:
     raw = np.load(folder / "data/raw/chest.npz")
     (folder / "scans").mkdir()
     Image.fromarray(raw["test_images"][0]).save(folder / "scans/one.png")
-    np.savez(folder / "images.npz", **raw)
+    np.savez(folder / OWN_FILE, **raw)
     labels = raw["test_labels"]
     probs = np.random.default_rng(0).uniform(size=labels.shape)
     for name, values in (("theirs.csv", probs), ("labels.csv", labels)):
@@ -75,9 +77,9 @@ def as_typed(command: str, clone: Pipeline) -> list[str]:
     """A command's words with the reader's own in their places."""
     own_words = {
         "RUN_ID": clone.run_id("train-vit"),
-        "download.path=/path/to/images.npz": "download.path=images.npz",
+        "download.path='/path/to/images.npz'": f"download.path='{OWN_FILE}'",
     }
-    words = [own_words.get(word, word) for word in command.split()]
+    words = [own_words.get(word, word) for word in shlex.split(command)]
     # A sweep of eight experiments has tests of its own.
     return [*words, "--dry-run"] if words[:2] == ["cxr", "sweep"] else words
 
@@ -112,4 +114,4 @@ def test_what_the_commands_make_is_there(clone: Pipeline) -> None:
     assert (clone.folder / "reports/index.html").exists()
     assert (clone.folder / ".demo/reports/index.html").exists()
     assert list((clone.folder / "maps").glob("*.png"))
-    assert clone.json("reports/metrics.json")["data"]["name"] == "images"
+    assert clone.json("reports/metrics.json")["data"]["name"] == Path(OWN_FILE).stem

@@ -109,6 +109,7 @@ def test_all_of_a_small_space_can_be_drawn_once_each() -> None:
         (["k="], "has no value"),
         (["k=1,,2"], "neither choices"),
         (["k=[1"], "neither choices"),
+        (["k=/x/a[1].pt"], "special characters in quotes"),
         (["k=1],[2"], "neither choices"),
         (["k={a: 1}"], "neither choices"),
         (["k=1", "k=2"], "given twice"),
@@ -316,7 +317,8 @@ def test_a_dry_run_shows_what_would_run_and_queues_nothing(
 @pytest.mark.parametrize(
     "value",
     [1, -2.5, 1e-05, 0.0001234, True, None, "none", "imagenet", "1", "null", "a,b", "it's", "a=b",
-     "/tmp/with blank/ä.pt", "${x}", "end\\", "a\\'b", "choice(1,2)", [16, 32], [[1], ["x y"]], ""],
+     "/tmp/with blank/ä.pt", "x[1]", "a\\b", "${x}", "end\\", "a\\'b",
+     "choice(1,2)", [16, 32], [[1], ["x y"]], ""],
 )  # fmt: skip
 def test_a_value_reaches_dvc_as_it_is(value: Any) -> None:
     """By the parser that DVC hands `--set-param` to."""

@@ -224,6 +224,10 @@ def test_tasks_of_others_are_left_alone(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("cxr: DVC's queue holds 1 that are not of this sweep (other)")
     assert states(mine) == {"other": "Queued"}
+    command = "dvc queue remove --queued"
+    assert f"`{command}`" in done.stderr
+    mine.run(*command.split())
+    assert states(mine) == {}
 
 
 def test_what_a_killed_worker_left_is_run_again(

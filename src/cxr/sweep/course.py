@@ -80,8 +80,8 @@ class Course:
             named = ", ".join(others[:MOST_NAMED]) + (", …" if len(others) > MOST_NAMED else "")
             raise CxrError(
                 f"DVC's queue holds {len(others)} that are not of this sweep ({named}), and its "
-                "workers run all that is there; let them end, or take them out with "
-                "`dvc queue remove`, then run again"
+                "workers run all that is there; run them with `dvc queue start`, or take them out "
+                "with `dvc queue remove --queued`, then run again"
             )
 
     def _fill(self) -> None:

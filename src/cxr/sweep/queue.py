@@ -24,6 +24,7 @@ from cxr.sweep.plan import Experiment
 
 TRIES, TRY_SECONDS = 5, 0.2
 ERROR = "ERROR: "  # how DVC begins the line that says what went wrong
+BEFORE_QUOTE = re.compile(r"(\\+)(?='|\Z)")  # backslashes, in a text that gets quotes around it
 FAILED_STAGE = re.compile(r"failed to reproduce '([\w-]+)'")
 
 
@@ -178,5 +179,6 @@ def override(value: Any) -> str:
         return repr(value)
     if isinstance(value, list):
         return f"[{','.join(map(override, value))}]"
-    quoted = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    # A backslash is one, unless a quote follows it.
+    quoted = BEFORE_QUOTE.sub(r"\1\1", str(value)).replace("'", "\\'")
     return f"'{quoted}'"

@@ -135,8 +135,8 @@ def _values(key: str, values: str) -> Choices | Range:
         choices = None
     if not isinstance(choices, list) or any(isinstance(each, dict) for each in choices):
         raise CxrError(
-            f"-S {key}={values} is neither choices (1e-3,2e-3), nor a range (0.1..0.5, "
-            "log:1e-4..1e-2)"
+            f"-S {key}={values} is neither choices (1e-3,2e-3; texts with special characters in "
+            "quotes: 'a[1].pth'), nor a range (0.1..0.5, log:1e-4..1e-2)"
         )
     if not choices:
         raise CxrError(f"-S {key}= has no value")

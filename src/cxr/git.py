@@ -51,6 +51,6 @@ def ask(folder: Path, *arguments: str, env: dict[str, str] | None = None) -> str
     except CxrError as error:
         if found := TRUST.search(str(error)):
             raise CxrError(
-                f"git does not trust {folder}, which is another user's; `{found[0]}` lets it"
+                f"git does not trust {folder}, which belongs to another user; run `{found[0]}`"
             ) from None
         return None

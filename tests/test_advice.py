@@ -1,0 +1,180 @@
+"""What an error message advises is done to the letter, and helps."""
+
+import os
+import re
+import sqlite3
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pipeline import COMMITTER, Pipeline
+
+from cxr import git, lineage, params
+from cxr.difference import difference
+from cxr.documents import read_yaml
+from cxr.errors import CxrError
+from cxr.repository import Repository
+from cxr.tracking import database
+from cxr.tracking.store import Store
+
+
+def refusal(call: Callable[..., Any], *arguments: Any) -> str:
+    with pytest.raises(CxrError) as refused:
+        call(*arguments)
+    return str(refused.value)
+
+
+def advised(message: str) -> str:
+    """The first command of a message."""
+    return re.findall("`([^`]+)`", message)[0]
+
+
+def shell(folder: Path, command: str) -> None:
+    env = os.environ | COMMITTER
+    subprocess.run(command, cwd=folder, env=env, shell=True, check=True, capture_output=True)
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """An empty git repository; its path needs quotes in a shell."""
+    folder = tmp_path / "my clone"
+    folder.mkdir()
+    shell(folder, "git init -q -b main && git commit -q --allow-empty -m start")
+    return folder
+
+
+def conflict(clone: Path, name: str, text: str) -> None:
+    """Merge two branches that have changed the same value of a file."""
+    path = clone / name
+    path.write_text(text.format(value="base"))
+    shell(clone, "git add -A && git commit -q -m base && git branch theirs")
+    path.write_text(text.format(value="ours"))
+    shell(clone, "git commit -q -a -m ours && git checkout -q theirs")
+    path.write_text(text.format(value="theirs"))
+    shell(clone, "git commit -q -a -m theirs && git checkout -q main && ! git merge theirs")
+    assert "<<<<<<< HEAD" in path.read_text()
+
+
+def lock_of(clone: Path) -> Any:
+    return Repository(clone).lock()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "read"),
+    [
+        ("params.yaml", "seed: {value}\n", lambda clone: read_yaml(clone / "params.yaml")),
+        ("dvc.yaml", "stages:\n  a:\n    cmd: {value}\n", lineage.declarations),
+        ("dvc.lock", "schema: '2.0'\nstages:\n  a:\n    cmd: {value}\n", lock_of),
+    ],
+)
+def test_a_merge_conflict_is_named_and_resolved(
+    clone: Path, name: str, text: str, read: Callable[[Path], Any]
+) -> None:
+    conflict(clone, name, text)
+    message = refusal(read, clone)
+    assert message.startswith(f"{clone / name} has merge conflicts; ")
+    shell(clone, advised(message))
+    assert "ours" in repr(read(clone))
+
+
+def test_a_damaged_file_is_restored(clone: Path) -> None:
+    path = clone / "params.yaml"
+    path.write_text("seed: 0\n")
+    shell(clone, "git add -A && git commit -q -m params")
+    path.write_text("seed: [")
+    shell(clone, advised(refusal(read_yaml, path)))
+    assert read_yaml(path) == {"seed": 0}
+    shell(clone, advised(refusal(params.change, path, {"train.cnn.lr": 1})))
+
+
+def test_a_revision_without_a_lock_file_says_so(clone: Path) -> None:
+    (clone / "dvc.yaml").write_text("stages: {}\n")
+    (clone / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
+    message = refusal(difference, clone, "HEAD", "workspace")
+    assert message.startswith("HEAD has no dvc.lock, and so no results; commit dvc.lock")
+
+
+def test_a_damaged_lock_file_of_a_commit_is_not_said_to_be_restored(clone: Path) -> None:
+    (clone / "dvc.lock").write_text("stages: 5\n")
+    shell(clone, "git add -A && git commit -q -m lock")
+    message = refusal(Repository(clone).lock_at, "HEAD")
+    assert message.endswith("use another commit")
+
+
+@pytest.mark.parametrize("folder", ["my clone", "my clone/project"])
+def test_a_repository_of_another_user_is_trusted(
+    clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    (clone / "project").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    message = refusal(git.ask, tmp_path / folder, "rev-parse", "HEAD")
+    shell(clone, advised(message))
+    assert git.ask(tmp_path / folder, "rev-parse", "HEAD")
+
+
+@pytest.mark.parametrize("uri", ["./mlruns", "file:///srv/mlruns", "nonsense://host"])
+def test_a_store_that_mlflow_does_not_accept_says_what_to_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    message = refusal(Store.open, tmp_path)
+    assert message.endswith(
+        "; set MLFLOW_TRACKING_URI to sqlite:///FILE or the URL of a server, or unset it"
+    )
+
+
+def test_a_store_of_another_mlflow_leads_to_the_doctor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    database.create(database.store_uri(tmp_path))
+    with sqlite3.connect(tmp_path / "mlflow.db") as base:
+        base.execute("UPDATE alembic_version SET version_num = '0123456789ab'")
+    base.close()
+    assert advised(refusal(Store.open, tmp_path)) == "cxr doctor"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["predict", "serve"])
+def test_a_registered_model_is_found_after_a_move(kept: Path, tmp_path: Path, command: str) -> None:
+    old = Pipeline(kept).copy(tmp_path / "old")
+    assert old.run("cxr", "sync").returncode == 0
+    made = Pipeline(old.folder.rename(tmp_path / "new"))
+    address = "models:/cxr-phantom-28@champion"
+    image = made.folder / "reports/data/labels.png"
+    asked = {"predict": ("predict", str(image), "--model", address), "serve": ("serve",)}
+    done = made.run("cxr", *asked[command])
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert advised(done.stderr) == "cxr sync"
+    assert made.run("cxr", "sync").returncode == 0
+    done = made.run("cxr", *asked["predict"])
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_the_results_of_an_experiment_are_fetched(kept: Path, tmp_path: Path) -> None:
+    """DVC keeps them apart from those of commits, and fetches them by another command."""
+    made = Pipeline(kept).copy(tmp_path / "made")
+    made.dvc("remote", "add", "--force", "--default", "lab", str(tmp_path / "remote"))
+    made.dvc("push")
+    made.git("commit", "-qam", "share")
+    made.git("init", "-q", "--bare", str(tmp_path / "origin.git"))
+    made.git("remote", "add", "origin", str(tmp_path / "origin.git"))
+    made.git("push", "-q", "origin", "HEAD:refs/heads/main")
+    made.dvc("exp", "push", "origin", "fast")
+    made.git("clone", "-q", "-b", "main", str(tmp_path / "origin.git"), str(tmp_path / "other"))
+    other = Pipeline(tmp_path / "other")
+    other.dvc("pull")
+    baseline = made.git("for-each-ref", "--format=%(refname)", "refs/exps").split()[0]
+    other.git("fetch", "-q", "origin", f"{baseline}:{baseline}")
+    done = other.run("cxr", "diff", "fast")
+    assert done.returncode == 2 and "records of train-cnn" in done.stderr, done.stderr
+    fixed = other.run("sh", "-c", advised(done.stderr))
+    assert fixed.returncode == 0, fixed.stderr
+    done = other.run("cxr", "diff", "fast")
+    assert done.returncode == 0, done.stderr
+    assert "train.cnn.lr is 0.01 in fast" in done.stdout

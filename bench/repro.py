@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench import stages
 from bench.measure import Row, in_turns, of_the_limit
-from cxr import lineage
+from cxr.lineage.facts import declarations
 
 
 def measure(turns: int) -> list[Row]:
@@ -17,7 +17,7 @@ def measure(turns: int) -> list[Row]:
         ours, bare = Path(place, "ours"), Path(place, "bare")
         stages.clone(ours, {})
         _pretend_to_have_run(ours)
-        _lay_down_bare(bare, len(lineage.declarations(ours)))
+        _lay_down_bare(bare, len(declarations(ours)))
         _repro(bare)()
         seconds = in_turns({"ours": _repro(ours), "bare": _repro(bare)}, turns)
     what = "dvc repro with nothing to do"
@@ -39,7 +39,7 @@ def _repro(folder: Path) -> Callable[[], None]:
 
 def _pretend_to_have_run(folder: Path) -> None:
     """Outputs that DVC takes for the stages' own: what is in them costs a repro nothing."""
-    for declared in lineage.declarations(folder).values():
+    for declared in declarations(folder).values():
         for output in declared.outputs:
             place = folder / output
             file = place if place.suffix else place / "made"

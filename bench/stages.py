@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cxr import demo, params
+from cxr import params
+from cxr.pipeline import demo
 
 PROJECT = Path(__file__).parents[1]
 ORDER = (

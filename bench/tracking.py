@@ -18,7 +18,8 @@ EPOCHS = 20
 # A training stage whose training is done at once: what it would show and publish, it does.
 STAGE = """
 import shutil
-from cxr import records, scratch, stage
+from cxr.lineage import records
+from cxr.pipeline import scratch, stage
 
 def work(run):
     values = dict.fromkeys(

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from cxr import progress, stage
+from cxr import progress
 from cxr.data import source, splits
+from cxr.lineage.repository import Repository
 from cxr.params import Params
-from cxr.repository import Repository
+from cxr.pipeline import stage
 
 
 def download(run: stage.Stage) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cxr import stage  # before torch, whose import may lack memory
+from cxr.pipeline import stage  # before torch, whose import may lack memory
 
 # isort: split
 
@@ -13,22 +13,27 @@ from cxr import stage  # before torch, whose import may lack memory
 import numpy as np
 import torch
 
-from cxr import decisions, evaluation, models, progress, records
+from cxr import models, progress
+from cxr.arrays import Floats, Labels
 from cxr.data import quality, splits
+from cxr.data.ood import Typical
 from cxr.data.splits import Split
 from cxr.errors import CxrError
-from cxr.evaluation import BASELINES, Evaluation, Predicted
+from cxr.evaluation import decisions
+from cxr.evaluation import evaluate as evaluation
 from cxr.evaluation.curves import Curve, precision_recall, roc
-from cxr.evaluation.surprises import most_surprising
+from cxr.evaluation.description import BASELINES, Predicted
+from cxr.evaluation.evaluate import Evaluation
+from cxr.evaluation.hard_examples import most_surprising
 from cxr.labels import LABELS
-from cxr.metrics import Floats, Labels
+from cxr.lineage import records
 from cxr.params import flatten
+from cxr.paths import FEATURES, PROCESSED
 from cxr.plots import evaluation as figures
 from cxr.plots.evaluation import Curves
 from cxr.training import feed
 from cxr.training.device import set_up_device
 from cxr.training.feed import open_feed, open_store
-from cxr.typical import Typical
 
 BATCH = 256
 HELD_OUT = ("val", "test")
@@ -43,7 +48,7 @@ BINS = ("mean_prob", "share_positive", "n")
 
 
 def evaluate(run: stage.Stage) -> None:
-    data = {name: splits.open_split(run.input(stage.PROCESSED), name) for name in splits.SPLITS}
+    data = {name: splits.open_split(run.input(PROCESSED), name) for name in splits.SPLITS}
     typical = Typical.of(data["train"].images, data["val"].images)
     predicted: dict[str, dict[str, Predicted]] = {split: {} for split in HELD_OUT}
     for name, log in run.logs.items():
@@ -89,10 +94,10 @@ def predict(run: stage.Stage, model: models.SavedModel) -> dict[str, np.ndarray[
     """Logits of validation and test, kept in `predictions/`."""
     device = torch.device(run.device)
     model.network.to(device)
-    store = open_store(run.input(stage.FEATURES))
+    store = open_store(run.input(FEATURES))
     logits = {}
     for split in HELD_OUT:
-        network, inputs = open_feed(model, split, run.input(stage.PROCESSED), store, device)
+        network, inputs = open_feed(model, split, run.input(PROCESSED), store, device)
         logits[split] = feed.predict(network, inputs, device, BATCH)
     np.savez(
         run.output(f"predictions/{model.name}.npz"),
@@ -118,8 +123,8 @@ def write_reports(
     about = {
         "name": run.origin.name,
         "source": run.origin.source,
-        "size": splits.open_dataset(run.input(stage.PROCESSED)).size,
-        "md5": run.facts.dependencies[stage.PROCESSED].md5,
+        "size": splits.open_dataset(run.input(PROCESSED)).size,
+        "md5": run.facts.dependencies[PROCESSED].md5,
         "n": {split: len(data[split].labels) for split in HELD_OUT},
         "problems": quality.describe(data)["problems"],
     }

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import cast
 
-from cxr import stage  # before torch, whose import may lack memory
+from cxr.pipeline import stage  # before torch, whose import may lack memory
 
 # isort: split
 
@@ -14,6 +14,7 @@ from cxr import models, progress
 from cxr.data import splits
 from cxr.models import squeezenet
 from cxr.params import Params
+from cxr.paths import PROCESSED, STATISTICS
 from cxr.training import features
 from cxr.training.device import set_up_device
 
@@ -22,10 +23,8 @@ MODEL = "squeezenet"
 
 def compute(run: stage.Stage) -> None:
     hyper = hyper_parameters(run.params)
-    dataset = splits.open_dataset(run.input(stage.PROCESSED))
-    spec = squeezenet.input_spec(
-        hyper, dataset.size, splits.open_statistics(run.input(stage.STATISTICS))
-    )
+    dataset = splits.open_dataset(run.input(PROCESSED))
+    spec = squeezenet.input_spec(hyper, dataset.size, splits.open_statistics(run.input(STATISTICS)))
     backbone = squeezenet.backbone(hyper.weights, run.project)
     store = run.output("data/features")
     features.create_store(store, MODEL, hyper.freeze, backbone)
@@ -35,7 +34,7 @@ def compute(run: stage.Stage) -> None:
     views = [(name, False) for name in splits.SPLITS]
     views += [("train", True)] if hyper.augment.mirror else []
     for name, mirror in views:
-        split = splits.open_split(run.input(stage.PROCESSED), name)
+        split = splits.open_split(run.input(PROCESSED), name)
         title = f"{name}_mirrored" if mirror else name
         with progress.bar(f"features: {title}") as advance:
             parts = features.compute_in_parts(

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cxr import stage  # before torch, whose import may lack memory
+from cxr.pipeline import stage  # before torch, whose import may lack memory
 
 # isort: split
 
@@ -13,18 +13,20 @@ from cxr import stage  # before torch, whose import may lack memory
 import numpy as np
 import torch
 
-from cxr import cam, decisions, models, progress
-from cxr.cam import Method, examples, sanity, trust, truth
+from cxr import cam, models, progress
+from cxr.cam import Method, examples, ground_truth, sanity, trust
 from cxr.cam.examples import Flags
+from cxr.cam.ground_truth import Truth
 from cxr.cam.trust import Look, Subject
-from cxr.cam.truth import Truth
 from cxr.data import boxes, splits
 from cxr.data.splits import Split
-from cxr.decisions import Decision
 from cxr.errors import CxrError
+from cxr.evaluation import decisions
+from cxr.evaluation.decisions import Decision
 from cxr.labels import LABELS
 from cxr.models.inputs import to_network_input
 from cxr.params import Params, flatten
+from cxr.paths import PROCESSED
 from cxr.plots.gradcam import Opinion, Shot, sheet, side_by_side, slide
 from cxr.plots.gradcam import examples as example_sheet
 from cxr.training.device import set_up_device
@@ -35,7 +37,7 @@ MOST_ERRORS = 3  # of an image, where not all labels are shown
 
 def gradcam(run: stage.Stage) -> None:
     wanted = run.params.gradcam
-    split = splits.open_split(run.input(stage.PROCESSED), wanted.split)
+    split = splits.open_split(run.input(PROCESSED), wanted.split)
     beyond = [index for index in wanted.indices if index >= len(split.labels)]
     if beyond:
         raise CxrError(
@@ -73,9 +75,9 @@ def find_truth(run: stage.Stage, split: Split) -> Truth | None:
     """Where findings are, as far as the data or a file of boxes knows it."""
     wanted = run.params.gradcam
     if wanted.boxes is not None:
-        return truth.of_boxes(split, boxes.read(boxes.find(wanted.boxes, run.project)))
+        return ground_truth.of_boxes(split, boxes.read(boxes.find(wanted.boxes, run.project)))
     if run.origin.is_phantom:
-        return truth.of_phantom(split, wanted.split, wanted.searched, run.params.seed)
+        return ground_truth.of_phantom(split, wanted.split, wanted.searched, run.params.seed)
     return None
 
 

@@ -2,9 +2,10 @@
 
 from dataclasses import asdict
 
-from cxr import progress, stage
+from cxr import progress
 from cxr.data import quality, raw, splits
-from cxr.lineage import md5_of_file
+from cxr.hashing import md5_of_file
+from cxr.pipeline import stage
 from cxr.plots.data import label_counts, sample_images
 
 

@@ -5,7 +5,7 @@ import sys
 from dataclasses import asdict
 from functools import partial
 
-from cxr import stage  # before torch, whose import may lack memory
+from cxr.pipeline import stage  # before torch, whose import may lack memory
 
 # isort: split
 
@@ -18,6 +18,7 @@ from cxr.data import splits
 from cxr.labels import LABELS
 from cxr.models.weights import fill
 from cxr.params import ModelParams
+from cxr.paths import FEATURES, PROCESSED, STATISTICS
 from cxr.pipeline.checkpoint import FileCheckpoint
 from cxr.plots.training import learning_curves
 from cxr.training import feed, loop
@@ -42,7 +43,7 @@ def train(run: stage.Stage, name: str) -> None:
     store = open_store(run)
     model = new_model(run, name, hyper, store)
     network = model.network.to(device)
-    processed = run.input(stage.PROCESSED)
+    processed = run.input(PROCESSED)
     trained, train_inputs = open_feed(model, "train", processed, store, device, hyper.augment)
     _, val_inputs = open_feed(model, "val", processed, store, device)
     n_parameters = models.n_parameters(network)
@@ -79,16 +80,16 @@ def over_all_epochs(run: stage.Stage, advance: progress.Advance) -> progress.Adv
 
 def open_store(run: stage.Stage) -> FeatureStore | None:
     """The features of a frozen backbone, for a model that declares them."""
-    if stage.FEATURES not in run.declared.dependencies:
+    if FEATURES not in run.declared.dependencies:
         return None
-    return feed.open_store(run.input(stage.FEATURES))
+    return feed.open_store(run.input(FEATURES))
 
 
 def new_model(
     run: stage.Stage, name: str, hyper: ModelParams, store: FeatureStore | None
 ) -> models.SavedModel:
-    dataset = splits.open_dataset(run.input(stage.PROCESSED))
-    statistics = splits.open_statistics(run.input(stage.STATISTICS))
+    dataset = splits.open_dataset(run.input(PROCESSED))
+    statistics = splits.open_statistics(run.input(STATISTICS))
     spec = models.input_spec(name, hyper, dataset.size, statistics)
     network = models.build(name, hyper, spec.image_size, spec.channels, len(LABELS))
     if store is not None:
@@ -105,7 +106,7 @@ def new_model(
 
 
 def labels_of(run: stage.Stage, split: str, device: torch.device) -> torch.Tensor:
-    labels = splits.open_split(run.input(stage.PROCESSED), split).labels
+    labels = splits.open_split(run.input(PROCESSED), split).labels
     return torch.from_numpy(labels.astype(np.float32)).to(device)
 
 

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from pipeline import COMMITTER, Pipeline
 
-from cxr import git, lineage, params
-from cxr.difference import difference
+from cxr import git, params
+from cxr.audit.difference import difference
 from cxr.documents import read_yaml
 from cxr.errors import CxrError
-from cxr.repository import Repository
+from cxr.lineage.facts import declarations
+from cxr.lineage.repository import Repository
 from cxr.tracking import database
 from cxr.tracking.store import Store
 
@@ -65,7 +66,7 @@ def lock_of(clone: Path) -> Any:
     ("name", "text", "read"),
     [
         ("params.yaml", "seed: {value}\n", lambda clone: read_yaml(clone / "params.yaml")),
-        ("dvc.yaml", "stages:\n  a:\n    cmd: {value}\n", lineage.declarations),
+        ("dvc.yaml", "stages:\n  a:\n    cmd: {value}\n", declarations),
         ("dvc.lock", "schema: '2.0'\nstages:\n  a:\n    cmd: {value}\n", lock_of),
     ],
 )

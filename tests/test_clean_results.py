@@ -91,7 +91,7 @@ def test_a_temporary_copy(made: Pipeline) -> None:
 
 def test_a_temporary_copy_runs_its_own_code(made: Pipeline) -> None:
     """Not that of the working copy, whose package may be the installed one."""
-    path = made.folder / "src/cxr/metrics.py"
+    path = made.folder / "src/cxr/evaluation/metrics.py"
     text = path.read_text()
     path.write_text(text + "\nraise ImportError('another working copy was imported')\n")
     made.dvc("exp", "run", "--queue", "-n", "queued", "-S", CHEAP)

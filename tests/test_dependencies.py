@@ -1,15 +1,16 @@
-"""dvc.yaml declares exactly the deciding modules that each stage imports."""
+"""dvc.yaml declares exactly the result-affecting modules that each stage imports."""
 
 import ast
 from pathlib import Path
 
 import pytest
 
-from cxr import lineage
+from cxr.lineage import facts
+from cxr.lineage.facts import RESULT_AFFECTING, declarations
 
 ROOT = Path(__file__).parents[1]
 SRC = ROOT / "src"
-STAGES = list(lineage.declarations(ROOT))
+STAGES = list(declarations(ROOT))
 
 
 def module_file(name: str) -> Path | None:
@@ -26,9 +27,9 @@ def has_code(path: Path) -> bool:
     return len(ast.parse(path.read_text()).body) > 1
 
 
-def is_deciding(path: Path) -> bool:
+def affects_results(path: Path) -> bool:
     room = path.relative_to(SRC / "cxr").parts[0].removesuffix(".py")
-    return room not in lineage.PRESENTING and has_code(path)
+    return room in RESULT_AFFECTING and has_code(path)
 
 
 def imports(path: Path) -> set[Path]:
@@ -48,12 +49,12 @@ def imports(path: Path) -> set[Path]:
 
 
 def closure(start: set[Path]) -> set[Path]:
-    """Deciding modules reached from the given files, not by way of presenting ones."""
+    """Result-affecting modules reached from the given files, not by way of others."""
     reached: set[Path] = set()
     todo = {path for file in start for path in imports(file)}
     while todo:
         path = todo.pop()
-        if path in reached or not is_deciding(path):
+        if path in reached or not affects_results(path):
             continue
         reached.add(path)
         todo |= imports(path)
@@ -70,7 +71,7 @@ def models_of(stage: str) -> set[Path]:
 
 def declared_code(stage: str) -> set[Path]:
     files = set()
-    for dependency in lineage.declaration(stage, ROOT).dependencies:
+    for dependency in facts.declaration(stage, ROOT).dependencies:
         path = ROOT / dependency
         if dependency.startswith("src/"):
             files |= set(path.rglob("*.py")) if path.is_dir() else {path}
@@ -79,7 +80,7 @@ def declared_code(stage: str) -> set[Path]:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_declared_code_is_what_is_imported(stage: str) -> None:
-    declaration = lineage.declaration(stage, ROOT)
+    declaration = facts.declaration(stage, ROOT)
     path, python, script, *_ = declaration.command.split()
     assert (path, python) == ("PYTHONPATH=src", "python")
     models = models_of(stage)
@@ -88,14 +89,14 @@ def test_declared_code_is_what_is_imported(stage: str) -> None:
     assert script in declaration.dependencies
 
 
-def test_presenting_modules_exist() -> None:
-    assert {path.stem for path in (SRC / "cxr").iterdir()} >= lineage.PRESENTING
+def test_result_affecting_rooms_exist() -> None:
+    assert {path.stem for path in (SRC / "cxr").iterdir()} >= RESULT_AFFECTING
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_no_stage_depends_on_times(stage: str) -> None:
     """Records and reports hold times and run ids, so nothing may depend on them."""
-    declaration = lineage.declaration(stage, ROOT)
+    declaration = facts.declaration(stage, ROOT)
     assert not any(path.startswith(("records", "reports")) for path in declaration.dependencies)
     assert f"records/{stage}.json" in declaration.outputs
 
@@ -104,7 +105,7 @@ def test_our_reading_of_dvc_yaml_is_dvcs() -> None:
     from dvc.repo import Repo
 
     for stage in Repo(str(ROOT)).index.stages:
-        ours = lineage.declaration(stage.name, ROOT)
+        ours = facts.declaration(stage.name, ROOT)
         theirs = [dep for dep in stage.deps if not hasattr(dep, "params")]
         assert ours.command == stage.cmd
         assert set(ours.dependencies) == {str(dep.def_path) for dep in theirs}
@@ -116,4 +117,4 @@ def test_our_reading_of_dvc_yaml_is_dvcs() -> None:
 @pytest.mark.parametrize("name", [s for s in STAGES if s.startswith("train-") or s == "features"])
 def test_whatever_makes_a_networks_input_has_the_statistics(name: str) -> None:
     """A model that reads features and normalises by the data's own mean needs them, too."""
-    assert "data/statistics.json" in lineage.declarations(ROOT)[name].dependencies
+    assert "data/statistics.json" in declarations(ROOT)[name].dependencies

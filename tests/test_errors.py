@@ -17,7 +17,7 @@ from pipeline import ROOT
 
 from cxr import cli
 from cxr.errors import CxrError, is_refused_by_disk, shown
-from cxr.scratch import Scratch
+from cxr.pipeline.scratch import Scratch
 
 
 def of_system(code: int, *name: str) -> OSError:

@@ -11,17 +11,19 @@ from typing import cast
 import pytest
 from pipeline import COMMITTER, Pipeline
 
-from cxr import demo, git, lineage, params, replay, sweep
-from cxr.archive import Found
-from cxr.audit import making
+from cxr import git, params, sweep
+from cxr.audit import inputs, replay
 from cxr.audit.finding import Verdict
 from cxr.audit.project import Project
 from cxr.doctor import project as checks
+from cxr.doctor.context import Place
 from cxr.doctor.finding import MISSING, OK
-from cxr.doctor.place import Place
 from cxr.documents import read_yaml
 from cxr.errors import CxrError
-from cxr.repository import Repository
+from cxr.lineage.archive import Found
+from cxr.lineage.facts import Code, code_files, declaration, take_facts
+from cxr.lineage.repository import Repository
+from cxr.pipeline import demo
 
 ROOT = Path(__file__).parents[1]
 LAYOUTS = ("alone", "in a sub-folder", "as a submodule", "in a linked worktree")
@@ -111,9 +113,9 @@ def edit(project: Path) -> None:
     (project.parent / "outside.py").write_text("z = 1\n")
 
 
-def code(project: Path) -> lineage.Code:
-    declared = lineage.declaration("go", project)
-    return lineage.take_facts(declared, project, {}, "cpu").code
+def code(project: Path) -> Code:
+    declared = declaration("go", project)
+    return take_facts(declared, project, {}, "cpu").code
 
 
 def test_the_facts_of_code_are_those_of_a_project_that_is_alone(
@@ -133,11 +135,11 @@ def test_the_facts_of_code_are_those_of_a_project_that_is_alone(
 
 def test_commit_and_patch_are_laid_out_as_they_ran(project: Path, tmp_path: Path) -> None:
     edit(project)
-    made, expected = code(project), lineage.code_files(project)
+    made, expected = code(project), code_files(project)
     run(project, "stash", "-q")
     (tmp_path / "place").mkdir()
     replay._lay_code(made, Project(project), tmp_path / "place")
-    assert lineage.code_files(tmp_path / "place") == expected
+    assert code_files(tmp_path / "place") == expected
     assert read_yaml(tmp_path / "place/params.yaml")["seed"] == 7
 
 
@@ -152,11 +154,11 @@ def test_a_commit_from_before_the_project_moved_is_named(nested: Path, tmp_path:
 def test_an_audit_notes_that_a_commit_had_the_project_elsewhere(nested: Path) -> None:
     made, moved = code(nested), nested.parents[1] / "moved"
     found = SimpleNamespace(current=False, record=SimpleNamespace(facts=SimpleNamespace(code=made)))
-    (here,) = making.code(cast(Found, found), Project(nested))
+    (here,) = inputs.code(cast(Found, found), Project(nested))
     assert here.verdict == Verdict.HOLDS
     run(nested.parents[1], "mv", "apps/x ray", "moved")
     commit(moved)
-    (elsewhere,) = making.code(cast(Found, found), Project(moved))
+    (elsewhere,) = inputs.code(cast(Found, found), Project(moved))
     assert elsewhere.verdict == Verdict.NOTE
     assert "has no code in this folder of the repository" in elsewhere.says
 
@@ -175,7 +177,7 @@ def test_files_of_a_commit_are_read_from_the_projects_own_folder(project: Path) 
 
 
 def test_lines_of_a_changed_file_are_counted_whatever_the_users_settings(nested: Path) -> None:
-    from cxr.difference import Change, _with_lines
+    from cxr.audit.difference import Change, _with_lines
 
     run(nested, "config", "diff.relative", "true")
     (nested / "src/cxr/a.py").write_text("x = 1\ny = 2\n")
@@ -207,7 +209,7 @@ def test_the_demo_is_a_repository_of_its_own_that_nobody_else_sees(project: Path
     assert folder == project / ".demo"
     assert run(folder, "rev-parse", "--show-toplevel").strip() == str(folder)
     assert ".demo" not in run(project, "status", "--porcelain", "--untracked-files=all")
-    assert lineage.code_files(folder) == lineage.code_files(project)
+    assert code_files(folder) == code_files(project)
     assert not (folder / "beside.txt").exists() or (project / "beside.txt").exists()
     assert not (folder / "dvc.lock").exists()
     assert run(folder, "status", "--porcelain") == " M params.yaml\n"
@@ -223,7 +225,7 @@ def test_a_second_demo_commits_what_has_changed_and_nothing_twice(project: Path)
     edit(project)
     demo.prepare(project)
     assert run(folder, "rev-parse", "HEAD~1") == first
-    assert lineage.code_files(folder) == lineage.code_files(project)
+    assert code_files(folder) == code_files(project)
     assert (folder / "dvc.lock").read_text() == "results of the demo\n"
 
 
@@ -233,7 +235,7 @@ def test_a_demo_that_an_earlier_version_cloned_is_taken_on(tmp_path: Path) -> No
     (project / ".demo/dvc.lock").write_text("results of the demo\n")
     edit(project)
     folder = demo.prepare(project)
-    assert lineage.code_files(folder) == lineage.code_files(project)
+    assert code_files(folder) == code_files(project)
     assert (folder / "dvc.lock").read_text() == "results of the demo\n"
 
 

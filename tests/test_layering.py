@@ -8,28 +8,20 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SRC = ROOT / "src" / "cxr"
 
-# From the ground up; docs/architecture.md draws them.
+# From the ground up: packages, and modules beside them.
 FLOORS = (
-    {"errors", "interruption", "labels", "locks", "meter"},
-    {"documents", "git", "progress", "terminal"},
+    {"arrays", "errors", "labels", "locks", "paths", "signals"},
+    {"documents", "git", "hashing", "progress"},
     {"params"},
-    {"lineage"},
-    {"data", "hashes", "images"},
-    {"models", "records", "submissions"},
-    {"metrics", "repro", "repository", "scratch"},
-    {"doctor", "summary", "typical", "usage"},
-    {"decisions"},
-    {"evaluation"},
-    {"training"},
-    {"cam", "pipeline"},
-    {"plots", "tracking"},
-    {"archive", "stage"},
-    {"audit", "demo", "predicting", "scoring"},
-    {"difference", "replay", "report", "serving", "sweep", "sync"},
-    {"printing"},
-    {"leaderboard"},
+    {"data"},
+    {"evaluation", "lineage", "models"},
+    {"cam", "doctor", "scoring", "tracking", "training"},
+    {"pipeline", "plots"},
+    {"audit", "inference", "sweep"},
+    {"report"},
     {"cli"},
 )
+MOST_ROOMS = 30
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 FILES = sorted(path for path in SRC.rglob("*.py") if path != SRC / "__init__.py")
 
@@ -48,8 +40,28 @@ def imported_modules(path: Path) -> set[str]:
     return found
 
 
+def layout() -> str:
+    """The rooms of `cxr` floor by floor, the highest first, each with its own first sentence."""
+    lines = []
+    for floor in reversed(FLOORS):
+        for room in sorted(floor):
+            folder = SRC / room
+            file = folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")
+            says = (ast.get_docstring(ast.parse(file.read_text())) or "").splitlines()[0]
+            name = f"{room}/" if folder.is_dir() else f"{room}.py"
+            lines.append(f"{name:<14}{says}")
+        lines.append("")
+    return "\n".join(lines).rstrip()
+
+
 def test_every_file_has_a_floor() -> None:
     assert {room_of(path) for path in FILES} == set(FLOOR_OF)
+    assert len(FLOOR_OF) <= MOST_ROOMS
+
+
+def test_the_layout_in_the_docs_is_the_packages_own() -> None:
+    """`python tests/test_layering.py` prints it anew."""
+    assert f"```\n{layout()}\n```" in (ROOT / "docs/architecture.md").read_text()
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SRC)))
@@ -66,7 +78,7 @@ def test_the_package_knows_no_stage(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("library", "homes"), [("mlflow", {"tracking", "serving"}), ("matplotlib", {"plots"})]
+    ("library", "homes"), [("mlflow", {"tracking", "inference"}), ("matplotlib", {"plots"})]
 )
 def test_a_library_is_at_home_where_it_belongs(library: str, homes: set[str]) -> None:
     importers = {
@@ -75,3 +87,7 @@ def test_a_library_is_at_home_where_it_belongs(library: str, homes: set[str]) ->
         if any(name.split(".")[0] == library for name in imported_modules(path))
     }
     assert importers == homes
+
+
+if __name__ == "__main__":
+    print(layout())

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from filelock import SoftFileLock
 
-from cxr import locks, scratch, sweep
+from cxr import locks, sweep
 from cxr.errors import CxrError
 from cxr.locks import Timeout
+from cxr.pipeline import scratch
 
 # As flock(2) fails on NFS without its lock daemon, on Lustre without `-o flock`, and elsewhere.
 WITHOUT = [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP]

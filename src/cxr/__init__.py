@@ -1,4 +1,4 @@
-"""chest X-ray models: trained, compared, explained and traced to what made them."""
+"""Chest X-ray models: trained, compared, explained and traced to what made them."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""YAML and JSON, read within limits on their size, depth and numbers, and never as code."""
+"""YAML and JSON, read within limits on size, depth and numbers, and never as code."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Errors for people, and how a text from a file may be shown to them."""
+"""Errors for people, each one line, and how text from a file may be shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Locks between processes: files that name the process which holds them."""
+"""Locks between processes, also on file systems without file locks."""
 
 import fcntl
 import os

@@ -1,4 +1,4 @@
-"""params.yaml as frozen, strict, range-checked objects.
+"""params.yaml as frozen objects, checked for types and ranges.
 
 There are no defaults here: every value stands in params.yaml, where DVC tracks it. The file is read
 with the parser that DVC uses (YAML 1.2), so that `1e-3` and `no` mean the same to both.

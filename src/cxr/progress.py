@@ -1,4 +1,4 @@
-"""How long work shows that it goes on: a bar at a terminal, plain lines elsewhere."""
+"""Progress of long work: a bar at a terminal, plain lines elsewhere."""
 
 import logging
 import os

@@ -10,7 +10,7 @@ from networks import network
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cxr.cam import explain, trust, truth
+from cxr.cam import explain, ground_truth, trust
 from cxr.cam.localisation import locate
 from cxr.cam.trust import Subject
 from cxr.data import phantom
@@ -30,11 +30,13 @@ def split() -> Split:
 
 
 @pytest.fixture(scope="module")
-def known(split: Split) -> truth.Truth:
-    return truth.of_phantom(split, "test", N, seed=3)
+def known(split: Split) -> ground_truth.Truth:
+    return ground_truth.of_phantom(split, "test", N, seed=3)
 
 
-def test_every_finding_of_the_phantom_has_its_own_mask(split: Split, known: truth.Truth) -> None:
+def test_every_finding_of_the_phantom_has_its_own_mask(
+    split: Split, known: ground_truth.Truth
+) -> None:
     masks = phantom.masks(3, "test", 0, N, 28)
     assert list(zip(known.image, known.label, strict=True)) == list(
         zip(*np.nonzero(split.labels), strict=True)
@@ -47,14 +49,14 @@ def test_every_finding_of_the_phantom_has_its_own_mask(split: Split, known: trut
 
 
 def test_only_the_first_images_are_taken(split: Split) -> None:
-    some = truth.of_phantom(split, "test", 20, seed=3)
+    some = ground_truth.of_phantom(split, "test", 20, seed=3)
     assert some.image.max() < 20
     assert len(some.cover((7, 7))) == split.labels[:20].sum()
 
 
 def test_another_phantom_is_refused(split: Split) -> None:
     with pytest.raises(CxrError, match="the phantom of seed 4 is not the one in data/"):
-        truth.of_phantom(split, "test", N, seed=4)
+        ground_truth.of_phantom(split, "test", N, seed=4)
 
 
 def box(image: str, label: str, *corners: float) -> Box:
@@ -64,7 +66,7 @@ def box(image: str, label: str, *corners: float) -> Box:
 def test_boxes_find_their_images_and_join(split: Split) -> None:
     ids = np.array([f"i{row}" for row in range(N)])
     with_ids = Split(split.images, split.labels, ids, None)
-    found = truth.of_boxes(
+    found = ground_truth.of_boxes(
         with_ids,
         [
             box("i7", "mass", 0, 0, 512, 512),
@@ -77,34 +79,34 @@ def test_boxes_find_their_images_and_join(split: Split) -> None:
     assert found.image.tolist() == [3, 7]
     assert [LABELS[i] for i in found.label] == ["nodule", "mass"]
     np.testing.assert_allclose(found.cover((2, 2)), [[[0.5, 0], [0.5, 0]], [[1, 0], [0, 1]]])
-    assert len(truth.of_boxes(with_ids, []).cover((7, 7))) == 0
+    assert len(ground_truth.of_boxes(with_ids, []).cover((7, 7))) == 0
 
 
 @pytest.mark.parametrize("name", ["i{}.png", "images/i{}.dcm", "a\\i{}.nii.gz"])
 def test_ids_with_folder_and_file_type_are_those_without(split: Split, name: str) -> None:
     with_ids = Split(split.images, split.labels, np.array([name.format(r) for r in range(N)]), None)
-    assert truth.of_boxes(with_ids, [box("i7", "mass", 0, 0, 9, 9)]).image.tolist() == [7]
+    assert ground_truth.of_boxes(with_ids, [box("i7", "mass", 0, 0, 9, 9)]).image.tolist() == [7]
 
 
 def test_boxes_of_other_images_alone_are_refused(split: Split) -> None:
     with_ids = Split(split.images, split.labels, np.array([f"i{row}" for row in range(N)]), None)
     with pytest.raises(CxrError, match="none of its images, such as j7, is in this split"):
-        truth.of_boxes(with_ids, [box("j7", "mass", 0, 0, 9, 9)])
+        ground_truth.of_boxes(with_ids, [box("j7", "mass", 0, 0, 9, 9)])
 
 
 def test_boxes_of_a_name_that_several_images_have_are_refused(split: Split) -> None:
     ids = np.array([f"patient{row}/frontal.jpg" for row in range(N)])
     with pytest.raises(CxrError, match="several ids of the data end in frontal"):
-        truth.of_boxes(Split(split.images, split.labels, ids, None), [])
+        ground_truth.of_boxes(Split(split.images, split.labels, ids, None), [])
 
 
 def test_boxes_need_ids(split: Split) -> None:
     with pytest.raises(CxrError, match="the data has no ids"):
-        truth.of_boxes(split, [])
+        ground_truth.of_boxes(split, [])
 
 
 def test_a_map_that_is_the_truth_points_into_it_and_its_opposite_does_not(
-    known: truth.Truth,
+    known: ground_truth.Truth,
 ) -> None:
     cover = known.cover((7, 7)).astype(np.float32)
     right = trust.localisation(cover, known, seed=0)
@@ -115,7 +117,7 @@ def test_a_map_that_is_the_truth_points_into_it_and_its_opposite_does_not(
     assert right["pooled"]["pointing_centre"] == wrong["pooled"]["pointing_centre"] < 0.3
 
 
-def test_signs_that_fill_the_chest_are_not_pooled(known: truth.Truth) -> None:
+def test_signs_that_fill_the_chest_are_not_pooled(known: ground_truth.Truth) -> None:
     told = trust.localisation(known.cover((7, 7)).astype(np.float32), known, seed=0)
     assert not {"cardiomegaly", "edema", "emphysema"} & set(told["pooled_labels"])
     there = [label for label in LABELS if told["labels"][label]["n"]]
@@ -125,7 +127,7 @@ def test_signs_that_fill_the_chest_are_not_pooled(known: truth.Truth) -> None:
     assert told["labels"]["effusion"]["median_share_of_image"] < 0.08
 
 
-def test_each_label_is_described_by_its_own_pairs(known: truth.Truth) -> None:
+def test_each_label_is_described_by_its_own_pairs(known: ground_truth.Truth) -> None:
     evidence = np.random.default_rng(0).normal(size=(len(known.image), 7, 7)).astype(np.float32)
     told = trust.localisation(evidence, known, seed=0)
     mine = known.label == LABELS.index("infiltration")

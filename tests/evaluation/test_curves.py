@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import auc, average_precision_score, log_loss, roc_auc_score
 
 from cxr.evaluation.curves import MOST_POINTS, precision_recall, roc
-from cxr.evaluation.surprises import cross_entropy, most_surprising
+from cxr.evaluation.hard_examples import cross_entropy, most_surprising
 
 
 def example(n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -14,12 +14,21 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from cxr import decisions, evaluation
-from cxr.evaluation import BASELINES, Evaluation, Predicted
-from cxr.evaluation.description import NO_DELONG, ONE_CLASS, PERFECT, TOO_NARROW, baselines
+from cxr.data.ood import Typical
+from cxr.evaluation import decisions
+from cxr.evaluation import evaluate as evaluation
+from cxr.evaluation.description import (
+    BASELINES,
+    NO_DELONG,
+    ONE_CLASS,
+    PERFECT,
+    TOO_NARROW,
+    Predicted,
+    baselines,
+)
+from cxr.evaluation.evaluate import Evaluation
+from cxr.evaluation.metrics import sigmoid
 from cxr.labels import LABELS
-from cxr.metrics import sigmoid
-from cxr.typical import Typical
 
 CHESTXRAY14 = Path(__file__).parents[3] / "shared" / "data" / "chestxray14_labels.npz"
 TYPICAL = Typical(np.zeros((28, 28)), 0.0)

@@ -12,8 +12,8 @@ PROCESSES, EPOCHS = 8, 3
 PROGRAM = """
 import sys, uuid
 from pathlib import Path
-from cxr.lineage import RunLog
-from cxr.records import ATTEMPT_TAG, PROCESS_TAG
+from cxr.lineage.run_log import RunLog
+from cxr.lineage.records import ATTEMPT_TAG, PROCESS_TAG
 from cxr.tracking.processes import this_process
 from cxr.tracking.tracker import Tracker
 

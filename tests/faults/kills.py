@@ -14,8 +14,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 from pipeline import TINY, Pipeline, create
 
-from cxr import lineage
-from cxr.replay import DECIDED, OF_MACHINE
+from cxr.audit.replay import DECIDED, OF_MACHINE
+from cxr.hashing import digest
+from cxr.lineage.facts import declaration, inside
 from cxr.tracking import database
 
 STAGES = (
@@ -102,12 +103,8 @@ def killed(expected: Undisturbed, stage: str, name: str, moment: Moment, folder:
 
 def made(pipeline: Pipeline, stage: str) -> dict[str, str]:
     """MD5 of each output that the fingerprint decides."""
-    outputs = lineage.declaration(stage, pipeline.folder).outputs
-    return {
-        path: lineage.digest(pipeline.folder / path).md5
-        for path in outputs
-        if lineage.inside(path, DECIDED)
-    }
+    outputs = declaration(stage, pipeline.folder).outputs
+    return {path: digest(pipeline.folder / path).md5 for path in outputs if inside(path, DECIDED)}
 
 
 def told(pipeline: Pipeline, stage: str) -> dict[str, Any]:

@@ -23,12 +23,13 @@ import numpy as np
 import pytest
 from valid import LOCK, MD5, ROOT, arrays, record
 
-from cxr import documents, models, params, records
+from cxr import documents, models, params
 from cxr.data import raw, splits
 from cxr.errors import CxrError
-from cxr.records import Record
-from cxr.repository import Repository
-from cxr.submissions import read_labels, read_predictions
+from cxr.lineage import records
+from cxr.lineage.records import Record
+from cxr.lineage.repository import Repository
+from cxr.scoring.submissions import read_labels, read_predictions
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", 5))
 LONGEST = 10  # seconds of one input

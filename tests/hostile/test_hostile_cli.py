@@ -14,8 +14,9 @@ from PIL import Image
 from rich.text import Text
 from valid import LOCK, MD5, ROOT, decision, record
 
-from cxr import cli, printing
-from cxr.audit import Finding, Verdict, Where
+from cxr import cli
+from cxr.audit.finding import Finding, Verdict, Where
+from cxr.cli import printing
 from cxr.labels import LABELS
 from cxr.models.inputs import InputSpec
 
@@ -176,7 +177,7 @@ def test_a_file_that_may_not_be_read_is_one_line(
     def refuse(*arguments: object, **more: object) -> None:
         raise PermissionError(13, "Permission denied", str(project / "dvc.lock"))
 
-    monkeypatch.setattr("cxr.repository.read_within", refuse)
+    monkeypatch.setattr("cxr.lineage.repository.read_within", refuse)
     assert call(monkeypatch, project, "audit") == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert line == f"cxr: {project}/dvc.lock: Permission denied"

@@ -24,8 +24,8 @@ from pydicom.uid import (
 )
 from valid import refusal
 
+from cxr.data.images import files
 from cxr.errors import CxrError
-from cxr.images import files
 
 Make = Callable[[Path], None]
 GREY = np.tile(np.arange(64, dtype=np.uint8), (64, 1))

@@ -11,7 +11,7 @@ from pipeline import COMMITTER
 from valid import record
 
 from cxr import git
-from cxr.difference import difference
+from cxr.audit.difference import difference
 from cxr.errors import CxrError
 
 RUN_ID = "0123456789abcdef0123456789abcdef"  # of the run in the record

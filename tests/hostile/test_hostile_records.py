@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from valid import LOCK, MD5, record, refusal
 
-from cxr import records
 from cxr.data.splits import Origin
 from cxr.errors import CxrError
-from cxr.repository import Repository
+from cxr.lineage import records
+from cxr.lineage.repository import Repository
 
 OUTSIDE = [
     "../x", "..", "a/../../x", "/etc/passwd", "//etc", "a//b", "./a", "a/", "", ".", "a\\..\\b",
@@ -87,7 +87,9 @@ BAD: dict[str, tuple[Spoil, str]] = {
     "a run id that is a query": (put("runs", 0, "run_id", "' OR 'a' = 'a"), "a run id"),
     "a run id that is short": (put("runs", 0, "run_id", "abc"), "a run id"),
     "a commit that is an option": (put("facts", "code", "commit", "--output=/x"), "a hash of git"),
-    "a blob that is none": (put("facts", "code", "files", "src/cxr/metrics.py", "x"), "of git"),
+    "a blob that is none": (
+        put("facts", "code", "files", "src/cxr/evaluation/metrics.py", "x"), "of git",
+    ),
     "a baseline that is a branch": (put("dvc_baseline", "main"), "a hash of git"),
     "a stage that is a path": (put("stage", "../../x"), "a stage"),
     "another stage's facts": (put("facts", "stage", "a b"), "a stage"),

@@ -11,7 +11,7 @@ from valid import refusal
 
 from cxr.data import boxes
 from cxr.labels import LABELS
-from cxr.submissions import read_labels, read_predictions, rows
+from cxr.scoring.submissions import read_labels, read_predictions, rows
 
 HEADER = "id," + ",".join(LABELS)
 ROW = "x" + ",0.5" * 14

@@ -16,7 +16,8 @@ import pytest
 import torch
 from valid import ROOT, decision, refusal
 
-from cxr import decisions, models, params
+from cxr import models, params
+from cxr.evaluation import decisions
 from cxr.labels import LABELS
 from cxr.models import SavedModel
 from cxr.models.inputs import InputSpec

@@ -13,9 +13,11 @@ import pytest
 
 from cxr.data.splits import Origin
 from cxr.errors import CxrError
+from cxr.hashing import Digest
 from cxr.labels import LABELS
-from cxr.lineage import DECIDING_PACKAGES, Digest, Facts, Registration, RunLog, Slide
-from cxr.records import SCHEMA, Record
+from cxr.lineage.facts import DECIDING_PACKAGES, Facts
+from cxr.lineage.records import SCHEMA, Record
+from cxr.lineage.run_log import Registration, RunLog, Slide
 
 ROOT = Path(__file__).parents[2]
 MD5, OTHER_MD5 = "0123456789abcdef" * 2, "fedcba9876543210" * 2
@@ -62,15 +64,15 @@ def record() -> dict[str, Any]:
     facts = Facts(
         stage="train-cnn",
         command="PYTHONPATH=src python stages/train.py cnn",
-        dependencies={"data/processed": digest, "src/cxr/metrics.py": Digest(MD5, 3)},
+        dependencies={"data/processed": digest, "src/cxr/evaluation/metrics.py": Digest(MD5, 3)},
         inputs={"data/processed": MD5 + ".dir"},
         params={"seed": 0, "train.cnn.channels": [4, 8, 16], "train.cnn.lr": 0.001},
         foreign={"/anywhere/mine.npz": MD5},
         code={
             "commit": COMMIT,
-            "files": {"src/cxr/metrics.py": BLOB},
-            "deciding": ["src/cxr/metrics.py"],
-            "edited": ["src/cxr/metrics.py"],
+            "files": {"src/cxr/evaluation/metrics.py": BLOB},
+            "deciding": ["src/cxr/evaluation/metrics.py"],
+            "edited": ["src/cxr/evaluation/metrics.py"],
             "patch": "--- a\n+++ b\n",
         },
         environment={

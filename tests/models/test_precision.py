@@ -8,17 +8,19 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cxr import cam, decisions, metrics, models, params, predicting
+from cxr import cam, models, params
 from cxr.cam.trust import Subject
 from cxr.data import phantom
+from cxr.data.images.picture import Picture
+from cxr.data.ood import Typical
 from cxr.data.splits import Statistics
-from cxr.images.picture import Picture
+from cxr.evaluation import decisions, metrics
+from cxr.inference import predict as inference
 from cxr.labels import LABELS
 from cxr.models import Network, SavedModel
 from cxr.models.inputs import to_network_input
 from cxr.training import features
 from cxr.training.feed import FeatureBatches, ImageBatches, predict
-from cxr.typical import Typical
 
 CPU = torch.device("cpu")
 N = 600
@@ -97,7 +99,7 @@ def test_evaluation_maps_and_predictions_agree_on_one_device(
         name, np.eye(12, 14, dtype=np.uint8), expected, "none", "youden", 0.9, Typical.of(few, few)
     )
     pictures = [Picture(Path(f"{i}.png"), grey) for i, grey in enumerate(few)]
-    done = predicting.predict_pictures(predicting.Model(model, decision), pictures, {})
+    done = inference.predict_pictures(inference.Model(model, decision), pictures, {})
     np.testing.assert_allclose(
         [each.probs for each in done], metrics.sigmoid(expected.astype(np.float64)), atol=1e-6
     )

@@ -12,9 +12,10 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cxr import metrics, models, params
+from cxr import models, params
 from cxr.data import phantom
 from cxr.errors import CxrError
+from cxr.evaluation import metrics
 from cxr.labels import LABELS
 from cxr.models import Network, inputs
 from cxr.models.inputs import InputSpec

@@ -4,13 +4,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cxr import lineage, scratch
-from cxr.archive import Archive, Found
+from cxr import hashing
 from cxr.documents import read_yaml
-from cxr.hashes import HashMemory
-from cxr.lineage import Declaration, Digest
+from cxr.hashing import Digest, files_below, md5_of_folder
+from cxr.lineage import facts
+from cxr.lineage.archive import Archive, Found
+from cxr.lineage.facts import Declaration, code_files, declarations, inside
+from cxr.lineage.hash_cache import HashMemory
+from cxr.lineage.repository import Lock, Repository
 from cxr.params import PARAMS_FILE
-from cxr.repository import Lock, Repository
+from cxr.pipeline import scratch
 from cxr.tracking.store import Store
 
 
@@ -39,35 +42,35 @@ class Project:
 
     @cached_property
     def declared(self) -> dict[str, Declaration]:
-        return lineage.declarations(self.root)
+        return declarations(self.root)
 
     @cached_property
     def code(self) -> dict[str, str]:
         """Blob hash of each source file on disk."""
-        return lineage.code_files(self.root)
+        return code_files(self.root)
 
     @cached_property
     def committed(self) -> dict[str, str]:
         """Blob hash of each source file at HEAD."""
-        return lineage.blobs_at(self.root, "HEAD")
+        return facts.blobs_at(self.root, "HEAD")
 
     def blobs_at(self, commit: str) -> dict[str, str] | None:
         """Blob hash of each source file in a commit; None where this clone lacks the commit."""
         if commit not in self._blobs:
             there = self.repository.has_commit(commit)
-            self._blobs[commit] = lineage.blobs_at(self.root, commit) if there else None
+            self._blobs[commit] = facts.blobs_at(self.root, commit) if there else None
         return self._blobs[commit]
 
     def digest(self, path: str) -> Digest:
         """Of what is on disk."""
-        return lineage.digest(self.root / path, self.memory.md5)
+        return hashing.digest(self.root / path, self.memory.md5)
 
     def md5s(self, path: str) -> dict[str, str]:
         """MD5 of each file of an output on disk, by path."""
         place = self.root / path
         if place.is_file():
             return {path: self.memory.md5(place)}
-        files = lineage.files_below(place)
+        files = files_below(place)
         return {f"{path}/{name}": self.memory.md5(file) for name, file in files.items()}
 
     def content(self, found: Found, path: str) -> dict[str, str] | None:
@@ -77,14 +80,14 @@ class Project:
         if listed is None and found.current and (self.root / path).is_dir():
             on_disk = self.md5s(path)
             names = {name.removeprefix(f"{path}/"): value for name, value in on_disk.items()}
-            if lineage.md5_of_folder(names) == md5:
+            if md5_of_folder(names) == md5:
                 return on_disk
         return listed
 
     def md5_of(self, found: Found, path: str) -> str | None:
         """Of one file as the stage wrote or read it, or None where nothing here knows any more."""
         for place in _made_or_read(found):
-            if lineage.inside(path, (place,)):
+            if inside(path, (place,)):
                 return (self.content(found, place) or {}).get(path)
         return None
 

@@ -1,4 +1,4 @@
-"""Where a network looks: maps for every label of an image from one forward pass."""
+"""Heat maps for every label, and how far they can be trusted."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cxr.metrics import Doubles
+from cxr.arrays import Doubles
 
 Indices = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]

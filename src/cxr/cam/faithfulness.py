@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cxr.arrays import Doubles
 from cxr.cam.localisation import Maps
-from cxr.metrics import Doubles
 from cxr.models import Network
 from cxr.models.inputs import micro_batches
 

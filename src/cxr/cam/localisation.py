@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest, bootstrap
 
-from cxr.metrics import Doubles
+from cxr.arrays import Doubles
 
 Maps = npt.NDArray[np.float32]
 

@@ -14,9 +14,9 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cxr.arrays import Doubles
 from cxr.cam import Method, explain
 from cxr.cam.localisation import Maps
-from cxr.metrics import Doubles
 from cxr.models import Network
 
 SHIFTS = ((0, 1), (0, -1), (1, 0), (-1, 0))  # pixels down and right

@@ -9,14 +9,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cxr.arrays import Doubles
 from cxr.cam import Cam, Method, explain
 from cxr.cam.faithfulness import by_chance, by_evidence, curves, from_centre
+from cxr.cam.ground_truth import Indices, Truth
 from cxr.cam.localisation import Maps, describe, locate, mean_interval
 from cxr.cam.sanity import randomised, similarity, stability
-from cxr.cam.truth import Indices, Truth
 from cxr.data.phantom import LOCAL_SIGNS
 from cxr.labels import LABELS
-from cxr.metrics import Doubles
 from cxr.models import Network
 from cxr.models.inputs import micro_batches
 

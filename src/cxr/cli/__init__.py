@@ -11,7 +11,7 @@ from typer.exceptions import Abort, TyperException
 from cxr.cli import ask, run, share
 from cxr.cli.app import app
 from cxr.errors import CxrError, is_from_system, is_refused_by_disk, shown
-from cxr.interruption import STOPPED
+from cxr.signals import STOPPED
 
 __all__ = ["app", "ask", "main", "run", "share"]  # a room's commands are there once it is imported
 

@@ -7,14 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from cxr import demo as demo_clone
-from cxr import progress, usage
+from cxr import progress
+from cxr.cli import completion
+from cxr.cli.terminal import is_plain
 from cxr.errors import CxrError, without_passwords
 from cxr.params import PARAMS_FILE
-from cxr.terminal import is_plain
+from cxr.pipeline import demo as demo_clone
 
 app = typer.Typer(
-    cls=usage.Commands,
+    cls=completion.Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None if is_plain() else "markdown",
@@ -69,7 +70,7 @@ def project_or_demo(of_demo: bool) -> Path:
 
 def with_runs(of_demo: bool) -> Path:
     """The project, or its demo; CxrError where MLflow has no runs of it."""
-    from cxr.records import FOLDER as RECORDS
+    from cxr.lineage.records import FOLDER as RECORDS
     from cxr.tracking import database  # takes two seconds, and the other commands do without
 
     folder = project_or_demo(of_demo)

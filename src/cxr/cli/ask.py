@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
-from cxr import progress, usage
+from cxr import progress
+from cxr.cli import completion
 from cxr.cli.app import Json, app, nearest_project, print_json, project
+from cxr.cli.completion import ASK
 from cxr.errors import shown
-from cxr.usage import ASK
 
 
 @app.command(rich_help_panel=ASK)
@@ -18,7 +19,7 @@ def audit(
         str | None,
         typer.Argument(
             help="A run id or its start, or a file or folder that a stage made.",
-            autocompletion=usage.runs_and_files,
+            autocompletion=completion.runs_and_files,
         ),
     ] = None,
     as_json: Json = False,
@@ -30,8 +31,9 @@ def audit(
 
     Example: cxr audit reports/metrics.json
     """
-    from cxr import printing  # this and the next take seconds, and --help does without
-    from cxr.audit import RUN_ID, Auditor, Verdict
+    from cxr.audit.audit import RUN_ID, Auditor
+    from cxr.audit.finding import Verdict
+    from cxr.cli import printing  # this and the next take seconds, and --help does without
 
     with progress.bar("audit", progress.beside) as advance:
         if target is None:
@@ -54,14 +56,14 @@ def diff(
         str,
         typer.Argument(
             help="A run id, an experiment or a git revision.",
-            autocompletion=usage.runs_and_revisions,
+            autocompletion=completion.runs_and_revisions,
         ),
     ],
     b: Annotated[
         str,
         typer.Argument(
             help="Another; unless told, what stands here.",
-            autocompletion=usage.runs_and_revisions,
+            autocompletion=completion.runs_and_revisions,
         ),
     ] = "workspace",
     as_json: Json = False,
@@ -70,8 +72,8 @@ def diff(
 
     Example: cxr diff baseline wide-vit
     """
-    from cxr import printing
-    from cxr.difference import difference
+    from cxr.audit.difference import difference
+    from cxr.cli import printing
 
     answer = difference(project(), a, b)
     if as_json:
@@ -84,7 +86,9 @@ def diff(
 def replay(
     run: Annotated[
         str,
-        typer.Argument(help="A run id or its start.", metavar="RUN_ID", autocompletion=usage.runs),
+        typer.Argument(
+            help="A run id or its start.", metavar="RUN_ID", autocompletion=completion.runs
+        ),
     ],
     as_json: Json = False,
 ) -> None:
@@ -95,8 +99,8 @@ def replay(
 
     Example: cxr replay 3f2a91c0
     """
-    from cxr import printing
-    from cxr import replay as replaying
+    from cxr.audit import replay as replaying
+    from cxr.cli import printing
 
     try:
         out = sys.stderr if as_json or progress.is_quiet() else sys.stdout
@@ -152,7 +156,8 @@ def score(
 
     Example: cxr score theirs.npz --labels labels.csv --compare
     """
-    from cxr import printing, scoring
+    from cxr.cli import printing
+    from cxr.scoring import score as scoring
 
     with progress.bar("score: resamples", progress.beside) as advance:
         done = scoring.score(
@@ -180,7 +185,7 @@ def predict(
         str,
         typer.Option(
             help="A model of this clone, its folder, or MLflow's address of it.",
-            autocompletion=usage.models,
+            autocompletion=completion.models,
         ),
     ],
     cam: Annotated[
@@ -196,29 +201,30 @@ def predict(
 
     Example: cxr predict scans/ --model squeezenet --cam maps/ --csv scans.csv
     """
-    from cxr import predicting, printing
-    from cxr.images.find import find
+    from cxr.cli import printing
+    from cxr.data.images.find import find
+    from cxr.inference import predict
 
-    chosen = predicting.load(model, nearest_project(Path.cwd()))
+    chosen = predict.load(model, nearest_project(Path.cwd()))
     found = find(image)
     paths = found.paths
     if found.taken:
         progress.note(f"predict: {found}")
-    maps = predicting.places(paths, cam) if cam is not None else {}
+    maps = predict.places(paths, cam) if cam is not None else {}
     if csv is not None:
-        predicting.check_table(csv, paths)
-    done: list[predicting.Prediction | predicting.Refused] = []
+        predict.check_table(csv, paths)
+    done: list[predict.Prediction | predict.Refused] = []
     with progress.bar("predict", progress.beside) as advance:
-        for each in predicting.predict(chosen, paths, maps):
+        for each in predict.predict(chosen, paths, maps):
             done.append(each)
             advance(len(done), len(paths))
     if csv is not None:
-        predicting.write_table(done, csv)
+        predict.write_table(done, csv)
     if as_json:
-        print_json(predicting.as_json(done, chosen, found))
+        print_json(predict.as_json(done, chosen, found))
     else:
         printing.predictions(done, chosen)
     for each in done:
-        if isinstance(each, predicting.Refused):
+        if isinstance(each, predict.Refused):
             print(f"cxr: {each.reason}", file=sys.stderr)
-    raise typer.Exit(2 if any(isinstance(each, predicting.Refused) for each in done) else 0)
+    raise typer.Exit(2 if any(isinstance(each, predict.Refused) for each in done) else 0)

@@ -6,12 +6,13 @@ from typing import Annotated
 
 import typer
 
-from cxr import demo as demo_clone
-from cxr import progress, usage
+from cxr import progress
+from cxr.cli import completion
 from cxr.cli.app import Json, app, print_json, project
+from cxr.cli.completion import RUN
 from cxr.errors import CxrError
-from cxr.interruption import STOPPED
-from cxr.usage import RUN
+from cxr.pipeline import demo as demo_clone
+from cxr.signals import STOPPED
 
 
 @app.command(rich_help_panel=RUN)
@@ -29,7 +30,7 @@ def repro(
     stages: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="STAGE", help="With all it needs; else all.", autocompletion=usage.stages
+            metavar="STAGE", help="With all it needs; else all.", autocompletion=completion.stages
         ),
     ] = None,
     as_json: Json = False,
@@ -73,8 +74,8 @@ def sweep(
 
     Example: cxr sweep -S train.cnn.lr=log:1e-4..1e-2 --random 8 --name rates
     """
-    from cxr import leaderboard
     from cxr import sweep as sweeping
+    from cxr.cli import sweep_table
 
     space = sweeping.parse(assignments or [])
     drawn = sweeping.grid(space) if random is None else sweeping.random(space, random, seed)
@@ -84,17 +85,17 @@ def sweep(
     if dry_run and as_json:
         print_json(plan.as_json() | {"done": sorted(done)})
     elif dry_run:
-        leaderboard.plan(plan, done)
+        sweep_table.plan(plan, done)
     if dry_run:
         return
     say = progress.note if as_json else progress.say
-    say(f"sweep: {leaderboard.headline(plan, done)}")
+    say(f"sweep: {sweep_table.headline(plan, done)}")
     with progress.bar("sweep", progress.beside) as advance:
         answer = sweeping.run(plan, root, say, advance)
     if as_json:
         print_json(answer.as_json())
     elif answer.failed or not progress.is_quiet():
-        leaderboard.answer(answer)
+        sweep_table.answer(answer)
     raise typer.Exit(int(bool(answer.failed)))
 
 
@@ -120,8 +121,8 @@ def doctor(as_json: Json = False) -> None:
 def _reproduce(
     project: Path, stages: list[str], as_json: bool = False, of_demo: bool = False
 ) -> None:
-    from cxr import repro as reproduction
-    from cxr.summary import summary
+    from cxr.cli.summary import summary
+    from cxr.pipeline import repro as reproduction
 
     out = sys.stderr if as_json else sys.stdout
     done = reproduction.repro(project, stages, out, own_store=of_demo)

@@ -9,9 +9,9 @@ import typer
 
 from cxr import progress
 from cxr.cli.app import Json, app, print_json, project, project_or_demo, with_runs
+from cxr.cli.completion import SHARE
 from cxr.errors import CxrError, shown
 from cxr.params import PARAMS_FILE
-from cxr.usage import SHARE
 
 # MLflow's page opens in a mode for language models unless it is told otherwise.
 UI_VIEW = "#/experiments?workflowType=machine_learning"
@@ -91,7 +91,8 @@ def serve(
     Example: cxr serve --model models:/cxr-chestmnist-28@champion --port 5002
     """
     folder = with_runs(of_demo)
-    from cxr import params, repro
+    from cxr import params
+    from cxr.pipeline import repro
 
     threads = params.load(folder / PARAMS_FILE).threads
     data = None if model else repro.evaluated_data(folder)
@@ -99,7 +100,7 @@ def serve(
         raise CxrError(
             f"{folder} has no evaluated model yet; run `dvc repro`, or name a model with --model"
         )
-    from cxr.serving import server  # these take seconds, which a refusal does not need
+    from cxr.inference import server  # these take seconds, which a refusal does not need
     from cxr.tracking.registry import CHAMPION, name_of
 
     address = model or f"models:/{name_of(str(data))}@{CHAMPION}"
@@ -121,8 +122,8 @@ def sync(as_json: Json = False) -> None:
 
     Example: dvc pull && cxr sync
     """
-    from cxr import printing
-    from cxr import sync as syncing
+    from cxr.audit import sync as syncing
+    from cxr.cli import printing
 
     with progress.bar("sync", progress.beside) as advance:
         done = syncing.sync(project(), advance)

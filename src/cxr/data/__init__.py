@@ -1,1 +1,1 @@
-"""Where images and labels come from, and how they lie on disk."""
+"""Images and labels: sources, splits on disk, image files, quality, the phantom."""

@@ -14,8 +14,8 @@ from cxr.data import phantom, raw
 from cxr.data.npz import Array, write_npz_member
 from cxr.data.splits import Origin
 from cxr.errors import CxrError
+from cxr.hashing import md5_of_file
 from cxr.labels import LABELS
-from cxr.lineage import md5_of_file
 from cxr.params import Download, named_file
 
 # Equal to medmnist.INFO["chestmnist"], which a test holds: importing medmnist imports torch.

@@ -1,4 +1,4 @@
-"""What is missing on this machine and for this project, and how to mend it.
+"""What is missing on this machine and in this clone, and how to fix it.
 
 Nothing but Python's own library is imported before a check needs it, and what a check runs into is
 its finding: this works with a broken environment, and before there is one.
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from cxr.doctor import machine, project, services
+from cxr.doctor.context import Place
 from cxr.doctor.finding import MISSING, NOTE, OK, Answer, Finding, missing, note
-from cxr.doctor.place import Place
 from cxr.errors import CxrError
 
 __all__ = ["MISSING", "NOTE", "OK", "Finding", "as_json", "examine", "find_project", "hinders"]

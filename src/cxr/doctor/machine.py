@@ -12,8 +12,8 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
+from cxr.doctor.context import LIMIT, Place
 from cxr.doctor.finding import Answer, missing, note, ok, some
-from cxr.doctor.place import LIMIT, Place
 from cxr.errors import user_problem
 
 LEAST_PYTHON = (3, 11)  # as pyproject.toml has it

@@ -9,8 +9,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from cxr.doctor.context import Place, command_of
 from cxr.doctor.finding import Answer, missing, note, ok, some
-from cxr.doctor.place import Place, command_of
 
 SCRATCH = ".scratch"
 QUEUED, FAILED = "refs/exps/celery/stash", "refs/exps/celery/failed"  # as DVC names them
@@ -62,23 +62,23 @@ def parameters(place: Place) -> Answer:
 
 def pipeline(place: Place) -> Answer:
     """dvc.yaml, and dvc.lock where there is one."""
-    from cxr import lineage
     from cxr.errors import CxrError
-    from cxr.repository import Repository
+    from cxr.lineage.facts import TO_LF, blobs_at, declarations, with_crlf
+    from cxr.lineage.repository import Repository
 
     try:
-        n_stages = len(lineage.declarations(place.root))
+        n_stages = len(declarations(place.root))
     except CxrError as error:
         return missing(str(error), "git checkout -- dvc.yaml")
     try:
         lock = Repository(place.root).lock()
     except CxrError as error:
         return missing(str(error), "git checkout -- dvc.lock, or delete it and run dvc repro")
-    if crlf := lineage.with_crlf(place.root, lineage.blobs_at(place.root, "HEAD")):
+    if crlf := with_crlf(place.root, blobs_at(place.root, "HEAD")):
         return missing(
             f"Windows line endings, unlike the commit, in {some(crlf)}; every stage that reads "
             "them would run again",
-            lineage.TO_LF,
+            TO_LF,
         )
     return ok(f"dvc.yaml has {n_stages} stages, dvc.lock results of {len(lock)}")
 

@@ -15,8 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlparse
 
+from cxr.doctor.context import LIMIT, Place, within
 from cxr.doctor.finding import Answer, missing, note, ok
-from cxr.doctor.place import LIMIT, Place, within
 
 # As torchvision has it, whose import takes seconds.
 WEIGHTS_URL = "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth"

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binom
 
-from cxr.metrics import Doubles, Floats, Labels
+from cxr.arrays import Doubles, Floats, Labels
 
 N_BINS = 10
 

@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm
 
+from cxr.arrays import Doubles, Floats, Labels
 from cxr.evaluation.intervals import QUANTILE, Estimate, delong
 from cxr.labels import LABELS
-from cxr.metrics import Doubles, Floats, Labels
 
 
 def compare(

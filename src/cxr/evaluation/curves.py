@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from cxr.metrics import Doubles, Floats, Labels
+from cxr.arrays import Doubles, Floats, Labels
 
 MOST_POINTS = 200
 

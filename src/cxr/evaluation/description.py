@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from cxr import metrics
-from cxr.decisions import CHOSEN_ON, Decision, has_both_classes
+from cxr.arrays import Doubles, Floats, Labels
+from cxr.evaluation import metrics
 from cxr.evaluation.calibration import brier, brier_of_prevalence, reliability
+from cxr.evaluation.decisions import CHOSEN_ON, Decision, has_both_classes
 from cxr.evaluation.intervals import LEVEL, Estimate, Resamples, delong, delong_interval, interval
 from cxr.labels import LABELS
-from cxr.metrics import Doubles, Floats, Labels
 
 BASELINES = ALL_NEGATIVE, PREVALENCE = "all-negative", "prevalence"
 

@@ -15,8 +15,8 @@ from scipy import sparse
 from scipy.special import expit, logit
 from scipy.stats import norm, rankdata
 
-from cxr import metrics
-from cxr.metrics import Doubles, Floats, Labels
+from cxr.arrays import Doubles, Floats, Labels
+from cxr.evaluation import metrics
 
 LEVEL = 0.95
 QUANTILE = float(norm.ppf((1 + LEVEL) / 2))

@@ -1,4 +1,4 @@
-"""Networks by name: build, save, load. One file a network, found by its name.
+"""Networks by name: build, save, load. One file per network.
 
 Every network is cut in two where Grad-CAM looks: `feature_map(x)` gives (N, C, h, w), and
 `classify(feature_map)` gives logits (N, L). `encode` computes the first at the device's precision,

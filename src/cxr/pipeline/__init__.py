@@ -1,1 +1,1 @@
-"""The life of a stage, and what runs the pipeline."""
+"""The life of a stage: claim, run, checkpoint, publish; `dvc repro` and the demo."""

@@ -1,1 +1,1 @@
-"""Arrays to figures: the only room that imports matplotlib."""
+"""Arrays to figures; the only package that imports matplotlib."""

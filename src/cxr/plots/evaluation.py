@@ -10,11 +10,11 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from cxr.arrays import Floats, Labels
 from cxr.data.splits import Origin
 from cxr.evaluation.curves import Curve
-from cxr.evaluation.surprises import Surprises
+from cxr.evaluation.hard_examples import Surprises
 from cxr.labels import LABELS
-from cxr.metrics import Floats, Labels
 from cxr.plots.figure import COLOURS, GREY, finish
 
 ROWS, COLUMNS = 3, 5  # of panels, one a label; the last one holds the legend

@@ -13,10 +13,10 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from PIL import Image
 
+from cxr.arrays import Doubles
 from cxr.cam import Method
 from cxr.data.splits import Origin
 from cxr.labels import LABELS
-from cxr.metrics import Doubles
 from cxr.plots.figure import COLOURS, DPI, GREY, finish
 
 Grey = npt.NDArray[np.uint8]  # (H, W)

@@ -1,4 +1,4 @@
-"""The report: a pipeline's results as one HTML file that opens offline and can be sent on."""
+"""Every result on one HTML page that opens offline."""
 
 from pathlib import Path
 

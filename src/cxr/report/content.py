@@ -6,13 +6,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cxr.audit import Audit, Auditor, Verdict
+from cxr.audit.audit import Audit, Auditor
+from cxr.audit.finding import Verdict
 from cxr.data.splits import Origin
 from cxr.documents import read_json
 from cxr.errors import CxrError
-from cxr.evaluation import BASELINES
+from cxr.evaluation.description import BASELINES
 from cxr.labels import LABELS
-from cxr.lineage import Environment
+from cxr.lineage.facts import Environment
 from cxr.report import charts, sheets
 from cxr.report.background import FINDINGS, REPORTED, STARTED_FROM, Reported
 from cxr.report.sheets import Sheets

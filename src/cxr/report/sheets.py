@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cxr import decisions
 from cxr.data import splits
 from cxr.data.npz import NpzReader
 from cxr.documents import read_json
+from cxr.evaluation import decisions
 from cxr.labels import LABELS
 from cxr.plots.gradcam import UNITS, overlay
 

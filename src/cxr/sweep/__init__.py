@@ -1,4 +1,4 @@
-"""Configurations by seeds as queued DVC experiments, ending in one table.
+"""Configurations by seeds, as queued DVC experiments, ranked in one table.
 
 What is done is never run again, and what was stopped goes on: an experiment is known by its name,
 its stages by their fingerprints.
@@ -10,17 +10,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cxr import interruption, locks, scratch
+from cxr import locks, signals
 from cxr.errors import CxrError
 from cxr.locks import Timeout
+from cxr.pipeline import scratch
 from cxr.progress import Advance
 from cxr.sweep import results
-from cxr.sweep.course import Course, Say
 from cxr.sweep.plan import Plan, make
 from cxr.sweep.queue import Queue
+from cxr.sweep.ranking import Table, table
 from cxr.sweep.results import FOLDER, done
+from cxr.sweep.runner import Course, Say
 from cxr.sweep.space import grid, parse, random
-from cxr.sweep.table import Table, table
 
 __all__ = ["FOLDER", "Answer", "Plan", "done", "grid", "make", "parse", "random", "run"]
 
@@ -54,7 +55,7 @@ def run(plan: Plan, root: Path, say: Say, advance: Advance) -> Answer:
     KeyboardInterrupt
         Once what ran has stopped, with its work kept.
     """
-    with interruption.heeded(), _alone(root):
+    with signals.heeded(), _alone(root):
         course = Course(plan, Queue(root), say, advance, done(plan, root))
         course.run()
         outcomes = results.outcomes(plan, root)

@@ -13,10 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from cxr import git, lineage, models
+from cxr import git, models
 from cxr.documents import read_yaml
 from cxr.errors import CxrError, check_user
-from cxr.lineage import CODE, Declaration
+from cxr.hashing import digest
+from cxr.lineage.facts import CODE, Declaration, code_files, declarations, inside, select
 from cxr.params import PARAMS_FILE, Params, model_names, validate
 from cxr.sweep.space import Configuration
 
@@ -95,7 +96,7 @@ def make(
     # Two processes with two threads on two cores take many times as long as with one each.
     threads = min(params.threads, max(1, len(os.sched_getaffinity(0)) // jobs))
     seeds = [params.seed + n for n in range(n_seeds)]
-    stages = list(lineage.declarations(root).values())
+    stages = list(declarations(root).values())
     code = _code(root, stages)
     # Two projects in one repository must not give their experiments the same names.
     if folder := git.run(root, "rev-parse", "--show-prefix").strip():
@@ -107,7 +108,7 @@ def make(
         shared = configuration | {"threads": threads}
         effective = _checked(values, shared | {"seed": seeds[-1]})
         keys = {key for stage in stages for key in stage.params if key != "seed"}
-        told = {"params": lineage.select(effective, tuple(sorted(keys))), **code}
+        told = {"params": select(effective, tuple(sorted(keys))), **code}
         canonical = json.dumps(told, sort_keys=True, separators=(",", ":"))
         identity = hashlib.sha256(canonical.encode()).hexdigest()[:ID_DIGITS]
         experiments += [
@@ -119,10 +120,10 @@ def make(
 
 def _code(root: Path, stages: list[Declaration]) -> dict[str, Any]:
     """What is run, by command and content."""
-    paths = {path for stage in stages for path in stage.dependencies if lineage.inside(path, CODE)}
+    paths = {path for stage in stages for path in stage.dependencies if inside(path, CODE)}
     return {
         "commands": [stage.command for stage in stages],
-        "code": {path: lineage.digest(root / path).md5 for path in sorted(paths)},
+        "code": {path: digest(root / path).md5 for path in sorted(paths)},
     }
 
 
@@ -139,7 +140,7 @@ def _check_git(root: Path) -> None:
             "`git add -A && git commit -m start`"
         )
     known = git.run(root, "ls-files", "-z", "--", *CODE, PARAMS_FILE).split("\0")
-    new = sorted({*lineage.code_files(root), PARAMS_FILE}.difference(known))
+    new = sorted({*code_files(root), PARAMS_FILE}.difference(known))
     if new:
         raise CxrError(
             f"git does not know {new[0]}, and a queued experiment runs on what git knows; "

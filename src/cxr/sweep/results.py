@@ -9,10 +9,10 @@ from typing import Any
 
 from cxr.documents import parse_yaml, read_json
 from cxr.errors import CxrError
+from cxr.lineage.repository import Repository
 from cxr.params import PARAMS_FILE, flatten
-from cxr.repository import Repository
 from cxr.sweep.plan import Experiment, Plan
-from cxr.sweep.table import Outcome
+from cxr.sweep.ranking import Outcome
 
 FOLDER = "reports/sweeps"
 METRICS = "reports/metrics.json"

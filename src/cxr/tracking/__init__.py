@@ -1,4 +1,4 @@
-"""The seam to MLflow: with serving/ the only package that imports it.
+"""The connection to MLflow; only this package and inference/ import it.
 
 Files come first and MLflow second: whatever it is told stands in a record too.
 """

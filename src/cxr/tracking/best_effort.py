@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cxr.lineage import RunLog
+from cxr.lineage.run_log import RunLog
 from cxr.tracking.tracker import Tracker
 
 

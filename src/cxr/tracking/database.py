@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlparse
 from mlflow import MlflowClient
 
 from cxr.locks import BaseFileLock, file_lock
-from cxr.tracking.failure import TrackingError, reported
+from cxr.tracking.errors import TrackingError, reported
 
 STORE_FILE = "mlflow.db"
 ARTIFACTS_FOLDER = "mlruns"

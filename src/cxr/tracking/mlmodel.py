@@ -19,7 +19,7 @@ from cxr.labels import LABELS
 COLUMN = "image"  # in the table that a served model is asked with
 ASSUMED = "assumed"  # in its answer, beside the labels
 FILE = "MLmodel"  # where it is, MLflow takes the folder for a model
-LOADER = "cxr.serving"  # it reads weights and decision as `cxr predict` does: no pickle
+LOADER = "cxr.inference.pyfunc"  # it reads weights and decision as `cxr predict` does: no pickle
 # What that module and all below it import; a test holds it to exactly these.
 PACKAGES = (
     "imagecodecs", "mlflow", "numpy", "pandas", "pillow", "pydantic", "pydicom", "ruamel.yaml",

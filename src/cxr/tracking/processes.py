@@ -6,8 +6,8 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
-from cxr.records import FAILURE_TAG, PROCESS_TAG
-from cxr.tracking.shown import KILLED, RUNNING
+from cxr.lineage.records import FAILURE_TAG, PROCESS_TAG
+from cxr.tracking.format import KILLED, RUNNING
 
 MOST_RUNS = 1000  # of one search
 

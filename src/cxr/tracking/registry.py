@@ -11,8 +11,8 @@ from mlflow.entities import LifecycleStage, Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from cxr.lineage import Registration
-from cxr.records import READ_TAG
+from cxr.lineage.records import READ_TAG
+from cxr.lineage.run_log import Registration
 from cxr.tracking import mlmodel
 
 FOLDER = "model"  # among a run's artifacts

@@ -10,13 +10,13 @@ from mlflow.entities import LifecycleStage, Run, ViewType
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from cxr.lineage import Registration
-from cxr.records import ORIGINAL_TAG
+from cxr.lineage.records import ORIGINAL_TAG
+from cxr.lineage.run_log import Registration
 from cxr.tracking import database, slides, view
-from cxr.tracking.failure import TrackingError, reported
+from cxr.tracking.errors import TrackingError, reported
+from cxr.tracking.format import FINISHED
 from cxr.tracking.registry import FOLDER as MODEL_FOLDER
 from cxr.tracking.registry import Registry
-from cxr.tracking.shown import FINISHED
 from cxr.tracking.view import View
 
 MOST_RUNS = 50_000  # of one search

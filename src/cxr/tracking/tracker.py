@@ -17,12 +17,12 @@ from mlflow.entities import (
 )
 from PIL import Image
 
-from cxr.lineage import RunLog
-from cxr.records import ATTEMPT_TAG, DESCRIPTION_TAG, FAILURE_TAG, ORIGINAL_TAG
+from cxr.lineage.records import ATTEMPT_TAG, DESCRIPTION_TAG, FAILURE_TAG, ORIGINAL_TAG
+from cxr.lineage.run_log import RunLog
 from cxr.tracking import database, processes, slides
-from cxr.tracking.failure import reported
+from cxr.tracking.errors import reported
+from cxr.tracking.format import FINISHED, RUNNING, artifact_place, shown_metrics, shown_params
 from cxr.tracking.registry import Registry
-from cxr.tracking.shown import FINISHED, RUNNING, artifact_place, shown_metrics, shown_params
 
 BATCH = 900  # MLflow takes at most 1000 metrics a call
 PARAMS_BATCH = 100

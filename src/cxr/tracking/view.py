@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run
 
-from cxr.records import STAGE_TAG
+from cxr.lineage.records import STAGE_TAG
 
 SHARED = "mlflow.sharedViewState."
 MODELS, CURVES = "models", "curves"  # the two views; the names stand in the addresses

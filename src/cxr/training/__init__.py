@@ -1,1 +1,1 @@
-"""Training: one loop for every model, and what feeds it."""
+"""One training loop for every model, its inputs and its device."""

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
-from cxr import interruption, metrics
+from cxr import signals
 from cxr.errors import CxrError
+from cxr.evaluation import metrics
 from cxr.models import Network
 from cxr.params import ModelParams, TrainingRecipe
 from cxr.training.checkpoint import Checkpoint, State
@@ -164,7 +165,7 @@ class Trainer:
             self._order = torch.randperm(len(inputs), generator=self._generator, device=device)
         batches = self._order.split(self._protocol.batch_size)
         before, started = self._seconds, time.perf_counter()
-        with interruption.deferred() as is_asked_to_stop:
+        with signals.deferred() as is_asked_to_stop:
             for batch in batches[self._n_done :]:
                 self._losses[self._n_done] = self._run_step(batch)
                 self._lr = self._schedule.get_last_lr()[0]

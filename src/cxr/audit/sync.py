@@ -1,0 +1,137 @@
+"""MLflow brought up to what the records say: files come first, MLflow second."""
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from cxr import locks
+from cxr.audit.project import Project
+from cxr.lineage import records
+from cxr.lineage.archive import Found
+from cxr.lineage.run_log import RunLog
+from cxr.pipeline import scratch
+from cxr.progress import Advance
+from cxr.tracking import database
+from cxr.tracking.errors import TrackingError
+from cxr.tracking.format import FINISHED, artifact_place, shown_metrics, shown_params
+from cxr.tracking.store import Store, StoredRun
+from cxr.tracking.tracker import Tracker
+
+
+@dataclass(frozen=True)
+class Synced:
+    """One run that MLflow shows again."""
+
+    run_id: str  # of the record
+    name: str
+    how: str  # rebuilt, restored or completed
+    now: str  # the id under which MLflow has it
+    lost: tuple[str, ...]  # files that are neither here nor in the cache
+
+
+@dataclass(frozen=True)
+class Sync:
+    """What a sync did."""
+
+    runs: list[Synced]
+    refused: dict[str, str]  # run ids that MLflow would not take, and why
+    n_there: int  # runs that were there already
+    n_moved: int  # runs whose artifacts are looked for at their new place
+
+
+def sync(root: Path, advance: Advance) -> Sync:
+    """Rebuild what MLflow lacks of every record that can be reached; nothing twice.
+
+    Parameters
+    ----------
+    advance : told how many runs were looked at, of how many.
+    """
+    project = Project(root)
+    with locks.file_lock(scratch.folder_of(project.root) / "sync.lock"):
+        Store.open(project.root)  # tells of a locked or damaged database before anything is done
+        moved = database.relocate_artifacts(project.root)
+        known = [*project.archive.current.values(), *project.archive.past]
+        # By run: the same record may be found in more than one place.
+        logs = {
+            log.run_id: (log, found)
+            for found in reversed(known)
+            if found.trusted
+            for log in found.record.runs
+        }
+        trackers = {
+            name: Tracker(project.root, name)
+            for name in sorted({found.record.data.name for _, found in logs.values()})
+        }
+        if not trackers:
+            return Sync([], {}, 0, moved)
+        store, done = Store(database.store_uri(project.root)), []
+        refused: dict[str, str] = {}
+        for n, (log, found) in enumerate(logs.values(), 1):
+            tracker = trackers[found.record.data.name]
+            try:
+                done.append(_sync(log, found, store, tracker, project))
+            except TrackingError as error:
+                refused[log.run_id] = str(error)
+            advance(n, len(logs))
+    synced = [one for one in done if one is not None]
+    return Sync(synced, refused, len(done) - len(synced), moved)
+
+
+def _sync(
+    log: RunLog, found: Found, store: Store, tracker: Tracker, project: Project
+) -> Synced | None:
+    stored = store.find(log.run_id)
+    if stored is None:
+        how, run_id = "rebuilt", tracker.rebuild(log, _milliseconds(found.record.started))
+    elif stored.deleted:
+        how, run_id = "restored", stored.run_id
+        tracker.restore(run_id)
+    elif stored.status != FINISHED or _lacks(log, stored, store):
+        how, run_id = "completed", stored.run_id
+    else:
+        return None
+    tags = records.tags(found.record, log, found.digest.md5)
+    with tempfile.TemporaryDirectory() as folder:
+        model = log.registration.files if log.registration else []
+        paths = [*log.artifacts, *(slide.path for slide in log.slides), *model]
+        pictures = {path: _picture(path, found, project, Path(folder)) for path in paths}
+        end = _milliseconds(found.record.finished)
+        tracker.finish(log, tags, pictures.__getitem__, run_id, end)
+    lost = tuple(path for path, place in pictures.items() if place is None)
+    return Synced(log.run_id, log.name, how, run_id, lost)
+
+
+def _lacks(log: RunLog, stored: StoredRun, store: Store) -> bool:
+    """Whether a picture, a model, a parameter, a tag or a point of a curve is not there."""
+    folder = stored.artifacts
+    pictures = folder is None or all((folder / artifact_place(p)).exists() for p in log.artifacts)
+    slides = not log.slides or {(s.key, s.step) for s in log.slides} <= store.slides(stored.run_id)
+    named = (
+        log.tags.keys() <= stored.tags.keys() and shown_params(log).keys() <= stored.params.keys()
+    )
+    points = all(
+        {step for step, _ in points} <= {step for step, _ in store.history(stored.run_id, name)}
+        for name, points in shown_metrics(log).items()
+    )
+    registered = log.registration is None or store.registers(log.registration, stored)
+    return not (pictures and slides and registered and named and points)
+
+
+def _picture(path: str, found: Found, project: Project, folder: Path) -> Path | None:
+    """A copy of an output under its own name: from the working copy or the cache."""
+    md5 = project.md5_of(found, path)
+    if md5 is None:
+        return None
+    source = project.find(path, md5)
+    if source is None:
+        return None
+    copy = folder / path
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, copy)
+    return copy
+
+
+def _milliseconds(time: str) -> int:
+    return int(datetime.fromisoformat(time).timestamp() * 1000)

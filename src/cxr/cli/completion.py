@@ -1,0 +1,96 @@
+"""How `cxr --help` reads, at a terminal and elsewhere; and what a shell completes."""
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from glob import escape, glob
+from pathlib import Path
+from typing import Any
+
+from typer.core import TyperGroup
+
+from cxr import git
+
+RUN, ASK, SHARE = "Run", "Ask", "Share"
+PANELS = (RUN, ASK, SHARE)  # in the order of the work
+
+Completion = list[tuple[str, str]]  # what may stand there, and what it is
+
+
+class Commands(TyperGroup):
+    """The commands by their panels, in plain text, too, where typer has one list and cuts it."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Panel by panel."""
+        return [name for panel in PANELS for name in self._in(panel)]
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """A section a panel, each command with the whole first sentence of its help."""
+        for panel in filter(self._in, PANELS):
+            with formatter.section(panel):
+                formatter.write_dl([(name, self._sentence(name)) for name in self._in(panel)])
+
+    def _in(self, panel: str) -> list[str]:
+        """A panel's commands; one that names no panel stands in the last."""
+        return [
+            name
+            for name, command in self.commands.items()
+            if (getattr(command, "rich_help_panel", None) or PANELS[-1]) == panel
+        ]
+
+    def _sentence(self, name: str) -> str:
+        return " ".join((self.commands[name].help or "").split("\n\n")[0].split())
+
+
+def models(incomplete: str) -> Completion:
+    """The models of this clone."""
+    names = sorted(path.parent.name for path in _clone().glob("models/*/model.json"))
+    return [(name, "model") for name in names if name.startswith(incomplete)]
+
+
+def stages(incomplete: str) -> Completion:
+    """The stages of this clone's dvc.yaml."""
+    from cxr.lineage.facts import declarations
+
+    with suppress(Exception):  # a shell that completes is no place for errors
+        names = declarations(_clone())
+        return [(name, "stage") for name in names if name.startswith(incomplete)]
+    return []
+
+
+def runs(incomplete: str) -> Completion:
+    """The runs of this clone's results, by the start of their ids."""
+    from cxr.lineage.records import SHORT_ID
+
+    found = [(run["run_id"][:SHORT_ID], run["name"]) for run in _runs()]
+    return [each for each in found if each[0].startswith(incomplete)]
+
+
+def runs_and_files(incomplete: str) -> Completion:
+    """The runs, and what lies here: an id can start as a file's name does."""
+    paths = [Path(path) for path in sorted(glob(f"{escape(incomplete)}*"))]  # noqa: PTH207
+    return runs(incomplete) + [(f"{each}/" if each.is_dir() else str(each), "") for each in paths]
+
+
+def runs_and_revisions(incomplete: str) -> Completion:
+    """The runs, and DVC's experiments and git's branches."""
+    found: Completion = []
+    with suppress(Exception):
+        refs = git.ask(_clone(), "for-each-ref", "--format=%(refname)", "refs/exps", "refs/heads")
+        for ref in (refs or "").splitlines():
+            kind, *_, name = ref.removeprefix("refs/").split("/")
+            # refs/exps/<two digits>/<the other 38>/<name>; the others there are DVC's own notes
+            if kind == "heads" or ref.count("/") == 4:
+                found.append((name, "branch" if kind == "heads" else "experiment"))
+    return runs(incomplete) + [each for each in found if each[0].startswith(incomplete)]
+
+
+def _runs() -> Iterator[dict[str, Any]]:
+    for path in sorted(_clone().glob("records/*.json")):
+        with suppress(Exception):
+            yield from json.loads(path.read_text())["runs"]
+
+
+def _clone() -> Path:
+    here = Path.cwd()
+    return next((each for each in (here, *here.parents) if (each / "dvc.yaml").exists()), here)

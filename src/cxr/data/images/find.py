@@ -1,0 +1,102 @@
+"""Which files the arguments of a command name; in folders, images are known by their content."""
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cxr.data.images import bitmap, dicom
+from cxr.errors import CxrError
+
+SUFFIXES = (*bitmap.SUFFIXES, *dicom.SUFFIXES)
+HEAD_BYTES = 256  # of a file, enough to know its kind
+HIDDEN, INDEX, OTHER = "hidden", "DICOMDIR", "other"  # what is skipped
+UNKNOWN = (
+    "unknown"  # the content of a file that is taken by its suffix, and refused when it is read
+)
+
+
+@dataclass
+class Found:
+    """Image files, each once, and what was taken and skipped in folders, by kind."""
+
+    paths: list[Path] = field(default_factory=list)
+    taken: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        """`took 3 DICOM and 9 PNG, skipped 2 hidden`."""
+        parts = [f"took {_listed(self.taken)}"]
+        if self.skipped:
+            parts.append(f"skipped {_listed(self.skipped)}")
+        return ", ".join(parts)
+
+
+def find(arguments: list[str]) -> Found:
+    """The files that files, folders and patterns name; CxrError where one names nothing.
+
+    Folders are searched with all below them. Hidden files and folders are skipped: macOS puts one
+    named ._NAME beside each NAME.
+    """
+    found = Found()
+    for argument in arguments:
+        path = Path(argument)
+        if _is_folder(path):
+            before = len(found.paths)
+            _search(path, found)
+            if len(found.paths) == before:
+                raise CxrError(f"{path} has no image; {', '.join(SUFFIXES)} and DICOM are read")
+        elif glob.has_magic(argument) and not path.exists():
+            matched = sorted(map(Path, glob.glob(argument)))  # noqa: PTH207 - it may be absolute
+            if not matched:
+                raise CxrError(f"no file matches {argument}; check the pattern")
+            found.paths += matched
+        else:
+            found.paths.append(path)
+    found.paths = list(dict.fromkeys(found.paths))
+    return found
+
+
+def _search(folder: Path, found: Found) -> None:
+    for path in _files_below(folder):
+        if path.name.startswith("."):
+            found.skipped[HIDDEN] += 1
+        elif path.name.upper() == INDEX:  # a disc's list of its DICOM files
+            found.skipped[INDEX] += 1
+        elif kind := _kind(path):
+            found.taken[kind] += 1
+            found.paths.append(path)
+        else:
+            found.skipped[OTHER] += 1
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(each for each in folders if not each.startswith("."))
+        yield from (Path(parent, name) for name in sorted(names))
+
+
+def _kind(path: Path) -> str | None:
+    """What an image file is by its content; None of a file that has no image's suffix either."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(HEAD_BYTES) if path.is_file() else b""  # a pipe would wait
+    except OSError:
+        head = b""
+    if dicom.begins(head):
+        return "DICOM"
+    return bitmap.kind(head) or (UNKNOWN if path.suffix.lower() in SUFFIXES else None)
+
+
+def _listed(counts: Counter[str]) -> str:
+    parts = [f"{n:,} {kind}" for kind, n in sorted(counts.items())]
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long
+        return False

@@ -1,0 +1,227 @@
+"""What turns a model's logits into probabilities and these into yes or no: chosen on validation.
+
+It stands in `decisions/<model>.json` beside the weights, and whoever uses the model applies it.
+With it goes what the training images look like, so that a foreign image can be told from them.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize
+from scipy.special import expit
+from sklearn.metrics import roc_curve
+
+from cxr.arrays import Doubles, Floats, Labels
+from cxr.data.ood import SIDE, Typical
+from cxr.documents import read_json
+from cxr.errors import CxrError
+from cxr.evaluation.metrics import sigmoid
+from cxr.labels import LABELS
+
+Rule = Literal["youden", "f1", "sensitivity"]
+Method = Literal["none", "temperature", "platt"]
+Counts = npt.NDArray[np.int64]
+
+# Never below zero: a calibration that turned the order of the images round would undo the training.
+SLOPES = (0.01, 100.0)
+CHOSEN_ON = "val"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Probability = sigmoid(slope · logit + intercept), label by label.
+
+    `temperature` is one slope for all labels (Guo et al., "On calibration of modern neural
+    networks", 2017), `platt` a slope and an intercept for each (Platt, "Probabilistic outputs for
+    support vector machines", 1999).
+    """
+
+    method: Method
+    slopes: Doubles  # (L,)
+    intercepts: Doubles  # (L,)
+
+    def probs(self, logits: Floats) -> Doubles:
+        """Probabilities (N, L) of logits (N, L)."""
+        return sigmoid(logits.astype(np.float64) * self.slopes + self.intercepts)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Calibration, from which probability on a label counts as there (NaN: none), and for what."""
+
+    model: str
+    calibration: Calibration
+    rule: Rule
+    thresholds: Doubles  # (L,)
+    typical: Typical
+
+    def as_json(self) -> dict[str, Any]:
+        """As `decisions/<model>.json` holds it; a threshold that isn't there is None."""
+        return {
+            "model": self.model,
+            "chosen_on": CHOSEN_ON,
+            "calibration": {
+                "method": self.calibration.method,
+                "slope": _named(self.calibration.slopes),
+                "intercept": _named(self.calibration.intercepts),
+            },
+            "rule": self.rule,
+            "thresholds": _named(self.thresholds),
+            "typical": {
+                "least_likeness": self.typical.least,
+                "mean_image": self.typical.mean_image.tolist(),
+            },
+        }
+
+
+def read(path: Path) -> Decision:
+    """The decision that stands in a file; CxrError where it can't be read."""
+    try:
+        content = read_json(path)
+        calibration, typical = content["calibration"], content["typical"]
+        if calibration["method"] not in get_args(Method) or content["rule"] not in get_args(Rule):
+            raise ValueError("no such method or rule")
+        mean_image = np.array(typical["mean_image"], np.float64)
+        if mean_image.shape != (SIDE, SIDE):
+            raise ValueError("a mean image of another size")
+        return Decision(
+            model=str(content["model"]),
+            calibration=Calibration(
+                calibration["method"],
+                _in_order(calibration["slope"]),
+                _in_order(calibration["intercept"]),
+            ),
+            rule=content["rule"],
+            thresholds=_in_order(content["thresholds"]),
+            typical=Typical(mean_image, float(typical["least_likeness"])),
+        )
+    except FileNotFoundError:
+        raise CxrError(f"{path} does not exist; `dvc repro` makes it") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise CxrError(f"{path} is damaged, or of an older version; run `dvc repro`") from None
+
+
+def decide(
+    model: str,
+    labels: Labels,
+    logits: Floats,
+    method: Method,
+    rule: Rule,
+    sensitivity: float,
+    typical: Typical,
+) -> Decision:
+    """Fit a calibration, and choose thresholds on what it makes of these same images.
+
+    Parameters
+    ----------
+    labels : (N, L) of 0 and 1, of the validation split.
+    logits : (N, L).
+    sensitivity : what the rule of that name asks for at least.
+    typical : what images of the training data look like.
+    """
+    calibration = calibrate(labels, logits, method)
+    cuts = thresholds(labels, calibration.probs(logits), rule, sensitivity)
+    return Decision(model, calibration, rule, cuts, typical)
+
+
+def calibrate(labels: Labels, logits: Floats, method: Method) -> Calibration:
+    """The calibration of least cross-entropy on these images.
+
+    Labels of one class only say nothing about it: `temperature` is fitted without them, `platt`
+    leaves them as they are.
+
+    Parameters
+    ----------
+    labels : (N, L) of 0 and 1.
+    logits : (N, L).
+    """
+    n_labels = labels.shape[1]
+    slopes, intercepts = np.ones(n_labels), np.zeros(n_labels)
+    told = np.flatnonzero(has_both_classes(labels))
+    if method == "temperature" and len(told):
+        slopes[:] = _fit(logits[:, told].ravel(), labels[:, told].ravel(), with_intercept=False)[0]
+    elif method == "platt":
+        for i in told:
+            slopes[i], intercepts[i] = _fit(logits[:, i], _smoothed(labels[:, i]))
+    return Calibration(method, slopes, intercepts)
+
+
+def thresholds(labels: Labels, probs: Floats, rule: Rule, sensitivity: float) -> Doubles:
+    """The probability of each label from which on it counts as positive, NaN with one class.
+
+    `youden` takes the largest sensitivity + specificity - 1 (Youden, "Index for rating diagnostic
+    tests", 1950), `f1` the largest F1; of equal ones the highest threshold. `sensitivity` takes the
+    highest threshold whose sensitivity is at least the one given.
+
+    Parameters
+    ----------
+    labels : (N, L) of 0 and 1.
+    probs : (N, L).
+    """
+    cuts = np.full(labels.shape[1], np.nan)
+    for i in np.flatnonzero(has_both_classes(labels)):
+        cut, true, false = _at_every_cut(labels[:, i], probs[:, i])
+        n_positive = int(true[-1])
+        if rule == "youden":
+            # Times both class sizes, so that equal values are equal to the last bit.
+            best = np.argmax(true * int(false[-1]) - false * n_positive)
+        elif rule == "f1":
+            best = np.argmax(2 * true / (true + false + n_positive))
+        else:
+            best = np.argmax(true >= sensitivity * n_positive - 1e-9)  # 0.55 * 100 is above 55
+        cuts[i] = cut[best]
+    return cuts
+
+
+def has_both_classes(labels: Labels) -> npt.NDArray[np.bool_]:
+    """Which labels (L,) have a positive and a negative image: without both nothing is ranked."""
+    return np.asarray(labels.any(axis=0) & ~labels.all(axis=0), np.bool_)
+
+
+def _fit(logits: Floats, target: npt.NDArray[Any], with_intercept: bool = True) -> Doubles:
+    """Slope and intercept of least cross-entropy; it has one minimum."""
+    x = logits.astype(np.float64)
+
+    def loss(parameters: Doubles) -> tuple[float, Doubles]:
+        z = parameters[0] * x + parameters[1]
+        wrong = expit(z) - target
+        value = float(np.mean(np.logaddexp(0, z) - target * z))
+        return value, np.array([np.mean(wrong * x), np.mean(wrong)])
+
+    bounds = [SLOPES, (None, None) if with_intercept else (0.0, 0.0)]
+    options = {"ftol": 1e-14, "gtol": 1e-9, "maxiter": 1000}
+    start = np.array([1.0, 0.0])
+    fitted = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+    parameters: Doubles = fitted.x
+    return parameters
+
+
+def _smoothed(y: Labels) -> Doubles:
+    """Platt's targets: a label with few positives is not believed to the last percent."""
+    n_positive = int(y.sum())
+    n_negative = len(y) - n_positive
+    return np.where(y == 1, (n_positive + 1) / (n_positive + 2), 1 / (n_negative + 2))
+
+
+def _at_every_cut(y: Labels, probs: Floats) -> tuple[Floats, Counts, Counts]:
+    """Every distinct probability from the highest down, with the positives called by it."""
+    false_rate, true_rate, cut = roc_curve(y, probs, drop_intermediate=False)
+    n_positive = int(y.sum())
+    true_positives = np.rint(true_rate[1:] * n_positive).astype(np.int64)
+    false_positives = np.rint(false_rate[1:] * (len(y) - n_positive)).astype(np.int64)
+    return cut[1:], true_positives, false_positives
+
+
+def _named(values: Doubles) -> dict[str, float | None]:
+    return {
+        label: None if np.isnan(value) else float(value)
+        for label, value in zip(LABELS, values, strict=True)
+    }
+
+
+def _in_order(values: dict[str, float | None]) -> Doubles:
+    ordered = [np.nan if values[label] is None else values[label] for label in LABELS]
+    return np.array(ordered, np.float64)

@@ -1,0 +1,51 @@
+"""MD5 of files and folders, as DVC computes them."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cxr.errors import CxrError
+
+IGNORED = "__pycache__"  # in .dvcignore, too
+
+
+@dataclass(frozen=True)
+class Digest:
+    """A file or folder under DVC's name for its content."""
+
+    md5: str
+    size: int  # bytes
+    nfiles: int | None = None  # of a folder
+
+
+def digest(path: Path, md5_of: Callable[[Path], str] | None = None) -> Digest:
+    """MD5 of a file, or of a folder as DVC computes it; `md5_of` may remember big files."""
+    md5_of = md5_of or md5_of_file
+    if path.is_file():
+        return Digest(md5_of(path), path.stat().st_size)
+    if not path.is_dir():
+        raise CxrError(f"{path} is missing; `dvc repro` makes it, `dvc pull` brings it")
+    files = files_below(path)
+    size = sum(file.stat().st_size for file in files.values())
+    return Digest(md5_of_folder({name: md5_of(p) for name, p in files.items()}), size, len(files))
+
+
+def files_below(folder: Path) -> dict[str, Path]:
+    """The files that count as a folder's content, by their path in it."""
+    found = (path for path in folder.rglob("*") if path.is_file() and IGNORED not in path.parts)
+    return {path.relative_to(folder).as_posix(): path for path in found}
+
+
+def md5_of_folder(md5s: dict[str, str]) -> str:
+    """DVC's name for a folder, by the MD5 of each file in it: that of their sorted list."""
+    entries = [{"md5": md5, "relpath": path} for path, md5 in sorted(md5s.items())]
+    listing = json.dumps(entries, sort_keys=True)
+    return hashlib.md5(listing.encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def md5_of_file(path: Path) -> str:
+    """MD5 as 32 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

@@ -1,0 +1,1 @@
+"""A trained model on new images: from files, as MLflow loads it, over HTTP."""

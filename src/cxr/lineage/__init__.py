@@ -1,0 +1,1 @@
+"""Where a result comes from: facts, records, and what git and DVC keep of them."""

@@ -1,0 +1,135 @@
+"""Every record that this clone can reach, and which of them made a given output or run."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from cxr import hashing
+from cxr.errors import CxrError
+from cxr.hashing import Digest, md5_of_file
+from cxr.lineage import records
+from cxr.lineage.facts import declarations
+from cxr.lineage.records import Record
+from cxr.lineage.repository import Lock, LockedStage, Repository
+
+
+@dataclass(frozen=True)
+class Found:
+    """A record, and where it was found."""
+
+    record: Record
+    digest: Digest  # of the record's file
+    locked: LockedStage | None  # the entry of the lock file that led here
+    current: bool  # of the working copy: what it made stands on disk
+    trusted: bool = True  # not so where dvc.lock names another and no witness can decide
+
+    @property
+    def outputs(self) -> dict[str, Digest]:
+        """All that the stage wrote, the record among it."""
+        return {**self.record.outputs, records.path_of(self.record.stage): self.digest}
+
+
+class Archive:
+    """The records of the working copy, and those that DVC's cache keeps of earlier runs."""
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+        self._folder = repository.root / records.FOLDER
+        self._read: dict[str, Record | None] = {}
+
+    @cached_property
+    def current(self) -> dict[str, Found]:
+        """The working copy's records by stage."""
+        lock, declared = self._repository.lock(), declarations(self._repository.root)
+        found = {stage: self._current(stage, lock) for stage in {**lock, **declared}}
+        return {stage: one for stage, one in found.items() if one is not None}
+
+    def at(self, lock: Lock) -> dict[str, Found]:
+        """The records that a lock file names, by stage, as far as the cache has them."""
+        return {found.record.stage: found for found in self._named(lock)}
+
+    def of_md5(self, md5: str) -> Found | None:
+        """The record with this MD5, if the cache has it."""
+        record = self._cached(md5)
+        return Found(record, self._digest(md5), None, current=False) if record else None
+
+    def run(self, run_id: str) -> Found | None:
+        """The record of a run."""
+        return next((found for found in self._known() if run_id in found.record.run_ids), None)
+
+    def lost(self, lock: Lock) -> dict[str, str]:
+        """Records that a lock file names and the cache lacks or has damaged: stage -> MD5."""
+        return {
+            name: stage.outputs[records.path_of(name)].md5
+            for name, stage in lock.items()
+            if records.path_of(name) in stage.outputs
+            and self._cached(stage.outputs[records.path_of(name)].md5) is None
+        }
+
+    def maker(self, path: str, md5: str, of: Found) -> Found | None:
+        """What made an output of this content for another result.
+
+        For a result of the working copy that is the working copy's own record. For an earlier one
+        it is the last that was there in time: the same content may have been made again since.
+        """
+
+        def made(found: Found) -> bool:
+            digest = found.record.outputs.get(path)
+            return digest is not None and digest.md5 == md5
+
+        current = next(filter(made, self.current.values()), None)
+        if current is not None and of.current:
+            return current
+        makers = [*filter(made, self.past), *([current] if current else [])]
+        in_time = [each for each in makers if each.record.finished <= of.record.started]
+        return max(in_time or makers, key=lambda each: each.record.finished, default=None)
+
+    @cached_property
+    def past(self) -> list[Found]:
+        """The records of all commits and experiments and of DVC's run cache."""
+        found = map(self.of_md5, sorted(self._repository.past_outputs(records.FOLDER)))
+        return [one for one in found if one is not None]
+
+    def _known(self) -> Iterator[Found]:
+        yield from self.current.values()
+        yield from self.past
+
+    def _named(self, lock: Lock) -> Iterator[Found]:
+        for stage in lock.values():
+            for path, digest in stage.outputs.items():
+                if path.startswith(f"{records.FOLDER}/"):
+                    record = self._cached(digest.md5)
+                    if record is not None:
+                        yield Found(record, self._digest(digest.md5), stage, current=False)
+
+    def _current(self, stage: str, lock: Lock) -> Found | None:
+        """The record on disk; where that is not the one dvc.lock names, the named one if cached."""
+        path = self._folder / f"{stage}.json"
+        entry = lock.get(stage)
+        named = entry.outputs.get(records.path_of(stage)) if entry else None
+        cached = self._cached(named.md5) if named else None
+        if not path.is_file():
+            if named and cached:
+                return Found(cached, self._digest(named.md5), entry, current=True)
+            return None
+        on_disk, digest = records.read(path), hashing.digest(path)
+        if named and named.md5 != digest.md5 and cached:
+            return Found(cached, self._digest(named.md5), entry, current=True)
+        if on_disk.stage != stage:
+            raise CxrError(f"{path} is the record of {on_disk.stage}; {records.MEND}")
+        if named and named.md5 != digest.md5 and self._cached(digest.md5) is None:
+            return Found(on_disk, digest, entry, current=True, trusted=False)
+        return Found(on_disk, digest, entry, current=True)
+
+    def _digest(self, md5: str) -> Digest:
+        return hashing.digest(self._repository.object(md5))
+
+    def _cached(self, md5: str) -> Record | None:
+        if md5 not in self._read:
+            try:
+                path = self._repository.object(md5)
+                whole = path.is_file() and md5_of_file(path) == md5
+                self._read[md5] = records.read(path) if whole else None
+            except CxrError:  # of a schema that this version can't read, or no record at all
+                self._read[md5] = None
+        return self._read[md5]

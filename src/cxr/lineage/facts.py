@@ -1,0 +1,332 @@
+"""What a stage's result depends on: its facts, and the fingerprint of the part that decides it.
+
+Result-affecting code is a declared dependency of the stages that import it, so that DVC runs them
+again when it changes. All other code is recorded, but an edit there changes no byte that a later
+stage reads, so it is not a dependency.
+"""
+
+import hashlib
+import json
+import platform
+import tempfile
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import TypedDict
+
+from cxr import git
+from cxr.documents import read_yaml, restoring
+from cxr.errors import CxrError
+from cxr.hashing import Digest, digest
+from cxr.params import PARAMS_FILE, flatten
+from cxr.paths import PIPELINE_FILE
+
+CODE = ("src", "stages", PIPELINE_FILE)
+SOURCE_SUFFIX = ".py"
+TO_LF = f"git ls-files -z {' '.join(CODE)} | xargs -0 sed -i 's/\\r$//'"  # keeps uncommitted edits
+# Rooms of `cxr` whose code affects a result. All others only run, record, check or show.
+RESULT_AFFECTING = frozenset(
+    {"arrays", "cam", "data", "evaluation", "labels", "models", "training"}
+)
+
+PACKAGES = (
+    "cxr-pipeline", "numpy", "torch", "torchvision", "scipy", "scikit-learn", "safetensors",
+    "matplotlib", "mlflow", "dvc",
+)  # fmt: skip
+# Whatever the user's own settings of git are, `git apply` must be able to read it; and in whichever
+# folder of a larger repository the project is, paths start at the project.
+DIFF = (
+    "-c", "core.autocrlf=false", "-c", "core.quotePath=false", "diff", "--binary", "--no-color",
+    "--no-ext-diff", "--no-textconv", "--no-renames", "--src-prefix=a/", "--dst-prefix=b/",
+    "--relative",
+)  # fmt: skip
+DECIDING_PACKAGES = ("numpy", "torch", "torchvision", "scipy", "scikit-learn", "safetensors")
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """A stage as dvc.yaml declares it, variables filled in."""
+
+    stage: str
+    command: str
+    dependencies: tuple[str, ...]
+    params: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+class Code(TypedDict):
+    """The code of a working copy."""
+
+    commit: str | None
+    files: dict[str, str]  # path -> blob hash
+    deciding: list[str]  # those that the stage depends on
+    edited: list[str]  # those that differ from the commit
+    patch: str | None  # that makes the commit's code and params.yaml those that ran
+
+
+class Environment(TypedDict):
+    """Where a stage ran."""
+
+    python: str
+    packages: dict[str, str]
+    system: str
+    machine: str
+    cpu: str
+    device: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that a result was made from."""
+
+    stage: str
+    command: str
+    dependencies: dict[str, Digest]
+    inputs: dict[str, str]  # path -> md5 of other stages' outputs in these dependencies
+    params: dict[str, Any]  # dotted names
+    foreign: dict[str, str]  # path -> md5 of the user's own files that params.yaml names
+    code: Code
+    environment: Environment
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over what decides the result's bytes."""
+        environment = self.environment
+        deciding = {
+            "command": self.command,
+            "dependencies": {path: digest.md5 for path, digest in self.dependencies.items()},
+            "params": self.params,
+            "foreign": sorted(self.foreign.values()),
+            "environment": {
+                "python": environment["python"],
+                "packages": {name: environment["packages"][name] for name in DECIDING_PACKAGES},
+                "machine": environment["machine"],
+                "cpu": environment["cpu"],
+                "device": environment["device"],
+            },
+        }
+        canonical = json.dumps(deciding, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def take_facts(declared: Declaration, root: Path, foreign: dict[str, Path], device: str) -> Facts:
+    """Look at everything the stage depends on, as it is now.
+
+    Parameters
+    ----------
+    foreign : the user's own files that the parameters name: name in the record -> file.
+    """
+    params = read_yaml(root / PARAMS_FILE)
+    dependencies = {path: digest(root / path) for path in declared.dependencies}
+    return Facts(
+        stage=declared.stage,
+        command=declared.command,
+        dependencies=dependencies,
+        inputs=_inputs(declared, root, dependencies),
+        params=select(params, declared.params),
+        foreign={name: digest(path).md5 for name, path in foreign.items()},
+        code=_code(root, declared),
+        environment=environment(device, params["threads"]),
+    )
+
+
+def changed(before: Facts, after: Facts) -> list[str]:
+    """What is no longer as it was when the stage started; names for a sentence."""
+    found = [
+        path
+        for path, digest in after.dependencies.items()
+        if digest.md5 != before.dependencies[path].md5
+    ]
+    found += [path for path, md5 in after.foreign.items() if md5 != before.foreign[path]]
+    names = before.params.keys() | after.params.keys()
+    found += sorted(
+        f"{PARAMS_FILE}: {name}"
+        for name in names
+        if before.params.get(name) != after.params.get(name)
+    )
+    if before.command != after.command:
+        found.append(f"the stage's command in {PIPELINE_FILE}")
+    return found
+
+
+def declarations(root: Path) -> dict[str, Declaration]:
+    """The stages of dvc.yaml by name; reads the part of DVC's language that ours uses."""
+    try:
+        stages: dict[str, Any] = read_yaml(root / PIPELINE_FILE).get("stages", {})
+        return {name: _declaration(name, entry) for name, entry in stages.items()}
+    except (KeyError, TypeError, AttributeError, StopIteration) as error:
+        reason = f"{type(error).__name__} {error}"
+        raise CxrError(
+            f"{root / PIPELINE_FILE} is no pipeline ({reason}); {restoring(root / PIPELINE_FILE)}"
+        ) from None
+
+
+def declaration(stage: str, root: Path) -> Declaration:
+    """One stage of dvc.yaml; CxrError where there is no such stage."""
+    known = declarations(root)
+    if stage not in known:
+        raise CxrError(f"{PIPELINE_FILE} has no stage `{stage}`; it has {', '.join(known)}")
+    return known[stage]
+
+
+def environment(device: str, threads: int) -> Environment:
+    """Versions, machine and device: torch's word, with a GPU's name, or `none` without torch."""
+    return {
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "cpu": _cpu(),
+        "device": device,
+        "threads": threads,
+    }
+
+
+def select(params: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    """The values at and below dotted keys of params.yaml, under their full dotted names."""
+    found: dict[str, Any] = {}
+    for key in keys:
+        value: Any = params
+        for part in key.split("."):
+            if not isinstance(value, dict) or part not in value:
+                raise CxrError(f"{PARAMS_FILE}: {key} is missing; add it")
+            value = value[part]
+        found |= flatten(value, key) if isinstance(value, dict) else {key: value}
+    return found
+
+
+def inside(path: str, places: tuple[str, ...]) -> bool:
+    """Whether a path is one of the places or below one."""
+    return any(path == place or path.startswith(f"{place}/") for place in places)
+
+
+def _declaration(stage: str, entry: dict[str, Any]) -> Declaration:
+    variables = {name: value for block in entry.get("vars", []) for name, value in block.items()}
+
+    def filled(text: str) -> str:
+        for name, value in variables.items():
+            text = text.replace(f"${{{name}}}", str(value))
+        return text
+
+    outputs = [
+        next(iter(item)) if isinstance(item, dict) else item
+        for kind in ("outs", "metrics", "plots")
+        for item in entry.get(kind, [])
+    ]
+    return Declaration(
+        stage=stage,
+        command=filled(entry["cmd"]),
+        dependencies=tuple(filled(path) for path in entry.get("deps", [])),
+        params=tuple(filled(key) for key in entry.get("params", [])),
+        outputs=tuple(filled(path) for path in outputs),
+    )
+
+
+def _inputs(declared: Declaration, root: Path, known: dict[str, Digest]) -> dict[str, str]:
+    """MD5 of every output of another stage that is a dependency or stands inside one."""
+    made = [
+        output
+        for other in declarations(root).values()
+        if other.stage != declared.stage
+        for output in other.outputs
+        if inside(output, declared.dependencies)
+    ]
+    return {path: (known.get(path) or digest(root / path)).md5 for path in made}
+
+
+def _code(root: Path, declared: Declaration) -> Code:
+    """Commit, blob hash of every source file, and a patch where they differ from the commit.
+
+    By blob hash, since `git status` trusts times and sizes and can call an edited file clean.
+    """
+    files = code_files(root)
+    deciding = sorted(path for path in files if inside(path, declared.dependencies))
+    commit = git.ask(root, "rev-parse", "HEAD")
+    if commit is None:
+        return {"commit": None, "files": files, "deciding": deciding, "edited": [], "patch": None}
+    committed = blobs_at(root, "HEAD")
+    edited = sorted(
+        path for path in files.keys() | committed.keys() if files.get(path) != committed.get(path)
+    )
+    return {
+        "commit": commit.strip(),
+        "files": files,
+        "deciding": deciding,
+        "edited": edited,
+        "patch": _patch(root, edited, sorted(files.keys() - committed.keys())),
+    }
+
+
+def code_files(root: Path) -> dict[str, str]:
+    """Blob hash of every source file and of dvc.yaml, as they are now."""
+    return {
+        path.relative_to(root).as_posix(): _git_blob(path)
+        for place in CODE
+        for path in _files_below(root / place)
+    }
+
+
+def blobs_at(root: Path, commit: str) -> dict[str, str]:
+    """Blob hash of every source file and of dvc.yaml in a commit; nothing where it is unknown."""
+    listing = git.ask(root, "ls-tree", "-r", "-z", commit, "--", *CODE) or ""
+    found = {}
+    for line in listing.split("\0"):
+        about, _, path = line.partition("\t")
+        if path.endswith(SOURCE_SUFFIX) or path == PIPELINE_FILE:
+            found[path] = about.split()[2]
+    return found
+
+
+def with_crlf(root: Path, blobs: dict[str, str]) -> list[str]:
+    """Files that differ from the given blobs by nothing but Windows line endings.
+
+    Git calls them clean where `core.autocrlf` is set; DVC hashes the bytes.
+    """
+    return [
+        path
+        for path, blob in blobs.items()
+        if (root / path).is_file()
+        and b"\r\n" in (content := (root / path).read_bytes())
+        and _blob_of(content.replace(b"\r\n", b"\n")) == blob
+    ]
+
+
+def _files_below(place: Path) -> list[Path]:
+    if place.is_file():
+        return [place]
+    return sorted(place.rglob(f"*{SOURCE_SUFFIX}"))
+
+
+def _git_blob(path: Path) -> str:
+    return _blob_of(path.read_bytes())
+
+
+def _blob_of(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def _patch(root: Path, edited: list[str], new: list[str]) -> str | None:
+    """What makes the commit's code and params.yaml those that ran; None where nothing is to do.
+
+    `git diff` with an index of its own, which has no times to trust.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        env = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
+        git.ask(root, "read-tree", "HEAD", env=env)
+        if new:
+            git.run(root, "add", "--force", "--intent-to-add", "--", *new, env=env)
+        return git.run(root, *DIFF, "HEAD", "--", *edited, PARAMS_FILE, env=env) or None
+
+
+def _cpu() -> str:
+    """The processor's name: the same program can round differently on another kind."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,205 @@
+"""What DVC and git keep of a project: lock files, cached content, revisions. Reads only."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from dvc.config import Config, ConfigError
+
+from cxr import git
+from cxr.documents import (
+    MOST_JSON_BYTES,
+    MOST_YAML_BYTES,
+    defect,
+    parse_json,
+    parse_yaml,
+    read_within,
+)
+from cxr.errors import CxrError
+from cxr.hashing import Digest
+from cxr.lineage.records import FILE_MD5, MD5, STAGE, is_inside
+from cxr.params import PARAMS_FILE, flatten
+from cxr.paths import LOCK_FILE
+
+EXPERIMENTS = "refs/exps"
+# Without the second, DVC fetches nothing that an experiment alone has.
+FETCH_PAST = "dvc fetch --all-commits && dvc exp pull --all-commits origin"
+NO_BLOB = "0" * 40  # git's name for a file that is not there
+EXPERIMENTS_AT_WORK = ("exec", "celery", "apply")  # DVC's own notes below refs/exps
+
+
+@dataclass(frozen=True)
+class LockedStage:
+    """A stage as dvc.lock has it."""
+
+    command: str
+    dependencies: dict[str, Digest]
+    params: dict[str, Any]  # dotted names
+    outputs: dict[str, Digest]
+
+
+Lock = dict[str, LockedStage]
+
+
+class Repository:
+    """One clone of the project."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+
+    @cached_property
+    def cache(self) -> Path:
+        """DVC's cache, wherever its settings put it."""
+        try:
+            place = Config(str(self.root / ".dvc"))["cache"].get("dir")
+        except ConfigError as error:
+            raise CxrError(
+                f"DVC's settings can't be read: {error}; fix .dvc/config or .dvc/config.local"
+            ) from None
+        return Path(place) if place else self.root / ".dvc" / "cache"
+
+    def lock(self) -> Lock:
+        """dvc.lock as it is now; empty where nothing was made yet."""
+        path = self.root / LOCK_FILE
+        try:
+            return _lock(read_within(path, MOST_YAML_BYTES))
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            found = defect(path, f"is damaged ({error})")
+            raise CxrError(f"{path} {found}, or delete it; then run `dvc repro`") from None
+
+    def lock_at(self, commit: str) -> Lock:
+        """dvc.lock of a commit."""
+        text = self.text_at(commit, LOCK_FILE)
+        try:
+            return _lock(text) if text else {}
+        except ValueError as error:
+            raise CxrError(
+                f"{LOCK_FILE} of commit {commit[:10]} is damaged ({error}); use another commit"
+            ) from None
+
+    def text_at(self, commit: str, path: str) -> str | None:
+        """Text of a project's file in a commit; None if the commit lacks the file."""
+        # Without ./ git takes a path as relative to the top of the repository.
+        return git.ask(self.root, "show", f"{commit}:./{path}")
+
+    def experiments(self) -> list[tuple[str, str]]:
+        """DVC's experiments: name and commit; two of one name on different commits are two."""
+        listing = git.ask(
+            self.root, "for-each-ref", "--format=%(objectname) %(refname)", EXPERIMENTS
+        )
+        found = []
+        for line in (listing or "").splitlines():
+            commit, ref = line.split(" ", 1)
+            parts = ref.removeprefix(f"{EXPERIMENTS}/").split("/", 2)
+            # refs/exps/<two digits>/<the other 38>/<name>
+            if len(parts) == 3 and parts[0] not in EXPERIMENTS_AT_WORK:
+                found.append((parts[2], commit))
+        return found
+
+    def commit(self, name: str) -> str | None:
+        """The commit of an experiment or a git revision."""
+        commits = [commit for each, commit in self.experiments() if each == name]
+        if len(commits) > 1:
+            raise CxrError(f"{name} is the name of {len(commits)} experiments; give the commit")
+        if commits:
+            return commits[0]
+        if name.startswith("-"):
+            return None
+        found = git.ask(self.root, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
+        return found.strip() if found else None
+
+    def has_commit(self, commit: str) -> bool:
+        return git.ask(self.root, "cat-file", "-e", f"{commit}^{{commit}}") is not None
+
+    def fetching_commits(self) -> str:
+        """The command that brings commits which this clone lacks."""
+        is_shallow = git.ask(self.root, "rev-parse", "--is-shallow-repository") == "true\n"
+        return "git fetch --unshallow" if is_shallow else "git fetch --all"
+
+    def object(self, md5: str) -> Path:
+        """Where the cache keeps a file, or the list of a folder's files."""
+        if not MD5.fullmatch(md5):  # it would lead anywhere
+            raise CxrError(f"{md5!r} is no md5")
+        return self.cache / "files" / "md5" / md5[:2] / md5[2:]
+
+    def content(self, path: str, md5: str) -> dict[str, str] | None:
+        """MD5 of each file of an output, by path; None where the cache lacks a folder's list."""
+        if not md5.endswith(".dir"):
+            return {path: md5}
+        place = self.object(md5)
+        try:
+            if place.stat().st_size > MOST_JSON_BYTES:
+                return None
+            listing = place.read_bytes()
+            if hashlib.md5(listing, usedforsecurity=False).hexdigest() != md5.removesuffix(".dir"):
+                return None
+            entries = {str(each["relpath"]): str(each["md5"]) for each in parse_json(listing)}
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        for name, value in entries.items():
+            if not is_inside(name) or not FILE_MD5.fullmatch(value):
+                raise CxrError(
+                    f"{place}, DVC's list of {path}, leads out of it or names no file: {name!r} "
+                    f"(md5 {value!r})"
+                )
+        return {f"{path}/{name}": value for name, value in entries.items()}
+
+    def past_outputs(self, folder: str) -> set[str]:
+        """MD5 of every file below a folder that was an output once.
+
+        As every dvc.lock in a commit, branch or experiment says, and DVC's run cache, which also
+        knows what was never committed.
+        """
+        listing = git.ask(
+            self.root, "log", "--all", "-m", "--format=", "--raw", "--no-abbrev", "--", LOCK_FILE
+        )
+        blobs = {line.split()[3] for line in (listing or "").splitlines() if line} - {NO_BLOB}
+        texts = [git.run(self.root, "cat-file", "--batch", stdin="\n".join(blobs))] if blobs else []
+        for file in (self.cache / "runs").glob("*/*/*"):
+            if file.is_file() and file.stat().st_size <= MOST_YAML_BYTES:
+                texts.append(file.read_text(errors="replace"))
+        # Parsed as YAML, a hundred lock files would take seconds.
+        entry = re.compile(rf"path: {folder}/\S+\n\s+hash: md5\n\s+md5: ([0-9a-f]{{32}})\s")
+        return {md5 for text in texts for md5 in entry.findall(text)}
+
+
+def _lock(text: bytes | str) -> Lock:
+    try:
+        stages = parse_yaml(text)["stages"]
+        return {_stage_name(name): _stage(entry) for name, entry in stages.items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(str(error)) from None
+
+
+def _stage_name(name: object) -> str:
+    if not isinstance(name, str) or not STAGE.fullmatch(name):
+        raise ValueError(f"{name!r} is no stage's name")
+    return name
+
+
+def _stage(entry: dict[str, Any]) -> LockedStage:
+    if not isinstance(entry["cmd"], str):
+        raise TypeError("cmd")
+    return LockedStage(
+        command=entry["cmd"],
+        dependencies=dict(map(_item, entry.get("deps", []))),
+        params=flatten(entry.get("params", {}).get(PARAMS_FILE, {})),
+        outputs=dict(map(_item, entry.get("outs", []))),
+    )
+
+
+def _item(item: dict[str, Any]) -> tuple[str, Digest]:
+    path, md5, size, n_files = item["path"], item["md5"], item["size"], item.get("nfiles")
+    if not isinstance(path, str) or not is_inside(path):
+        raise ValueError(f"the path {path!r} leads out of the project")
+    if item["hash"] != "md5" or not isinstance(md5, str) or not MD5.fullmatch(md5):
+        raise ValueError(f"{md5!r} is no md5")
+    for count in (size, 0 if n_files is None else n_files):
+        if type(count) is not int or count < 0:
+            raise ValueError(f"{count!r} is no size")
+    return path, Digest(md5, size, n_files)

@@ -1,0 +1,39 @@
+"""What one MLflow run holds, as a stage collects and records it."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Slide:
+    """An output that MLflow shows as one step of a slider."""
+
+    path: str
+    key: str  # the slider's name
+    step: int
+
+
+@dataclass(frozen=True)
+class Registration:
+    """A model that MLflow registers with the run, and what it is ranked by."""
+
+    files: list[str]  # paths in the project
+    score: float  # validation macro AUROC; the best one of the same data is the champion
+    data: str  # md5 of the data
+
+
+@dataclass
+class RunLog:
+    """Everything MLflow is told about one run; a record keeps it, so that it can be told again."""
+
+    name: str
+    model: str | None
+    run_id: str = ""
+    params: dict[str, Any] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    datasets: list[dict[str, str]] = field(default_factory=list)  # name, digest, context
+    history: list[dict[str, float]] = field(default_factory=list)  # one mapping an epoch
+    metrics: dict[str, float] = field(default_factory=dict)
+    artifacts: list[str] = field(default_factory=list)  # paths of outputs
+    slides: list[Slide] = field(default_factory=list)
+    registration: Registration | None = None

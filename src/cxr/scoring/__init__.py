@@ -1,0 +1,1 @@
+"""Anybody's predictions, scored as the project's own."""

@@ -1,0 +1,44 @@
+"""Anybody's predictions and labels, read from the files people have and matched image by image.
+
+A room per step: `rows` (a CSV's cells), `columns` (what each is for), `layouts` (CSV to table),
+`arrays` (npz and npy to table), `table` (what all of them make), `matching` (two tables, paired).
+"""
+
+from pathlib import Path
+
+from cxr.scoring.submissions.arrays import has_arrays, is_npz, read_npy, read_npz
+from cxr.scoring.submissions.layouts import read_csv
+from cxr.scoring.submissions.matching import By, Matched, match, pair
+from cxr.scoring.submissions.table import Kind, Table
+
+__all__ = [
+    "By", "Kind", "Matched", "Table", "has_arrays", "match", "pair", "read_labels",
+    "read_predictions",
+]  # fmt: skip
+
+
+def read_predictions(path: Path, split: str, are_logits: bool, exact: bool = False) -> Table:
+    """Logits or probabilities of a split; CxrError names what is wrong with the file, and the fix.
+
+    Parameters
+    ----------
+    split : whose arrays to read from an npz.
+    are_logits : whether the numbers are logits, if no array's name says it.
+    exact : read from an npz only arrays that have the split in their names.
+    """
+    table = _read(path, split, "logits" if are_logits else "probs", exact)
+    table.check_probabilities()
+    return table
+
+
+def read_labels(path: Path, split: str, exact: bool = False) -> Table:
+    """Labels of a split, 0 or 1; arguments and errors as for `read_predictions`."""
+    table = _read(path, split, "labels", exact)
+    table.check_labels()
+    return table
+
+
+def _read(path: Path, split: str, kind: Kind, exact: bool) -> Table:
+    if is_npz(path):
+        return read_npz(path, split, kind, exact)
+    return read_npy(path, kind) if path.suffix.lower() == ".npy" else read_csv(path, kind, split)

@@ -1,0 +1,253 @@
+"""Predictions and labels of the same images, brought into the same order."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from cxr.data.ids import stem
+from cxr.errors import CxrError
+from cxr.scoring.submissions.table import Rows, Table, Texts
+
+By = Literal["id", "stem", "number", "order"]
+
+SHOWN = 5  # ids in a note
+IN_WORDS: dict[By, str] = {
+    "id": "by id",
+    "stem": "by file name without folder and file type",
+    "number": "by number without leading zeros",
+}
+Counts = tuple[int, int]  # of the predictions and of the labels
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Predictions and labels of the same images in the same order."""
+
+    predictions: Table
+    labels: Table
+    by: By
+    how: str  # in words
+    notes: tuple[str, ...] = ()
+    n_left_out: Counts = (0, 0)
+
+    @property
+    def patients(self) -> Texts | None:
+        """The patient of each image, if one of the two files holds patients."""
+        known = self.labels.patients
+        return self.predictions.patients if known is None else known
+
+
+class Pairs(NamedTuple):
+    """Rows of the same images in two lists of ids, in the order of the second."""
+
+    by: By
+    a: Rows
+    b: Rows
+
+
+def match(
+    predictions: Table, labels: Table, by_order: bool = False, common: bool = False
+) -> Matched:
+    """Bring predictions into the order of the labels.
+
+    By id if both files have ids; by order if neither has, if both are columns of one file, or if
+    asked.
+
+    Parameters
+    ----------
+    by_order : match rows as they stand, whatever ids there are.
+    common : leave out images that only one file has, instead of refusing them.
+    """
+    if by_order and common:
+        raise CxrError(
+            "--by-order and --common exclude each other: --common matches by id; use one"
+        )
+    is_one_file = predictions.path == labels.path
+    if is_one_file and predictions.source == labels.source:
+        raise CxrError(
+            f"{labels.path}: {labels.source[:200]} can't be both predictions and labels; name the "
+            "file of labels with --labels"
+        )
+    if by_order:
+        return _match_by_order(predictions, labels, "as asked with --by-order", is_asked=True)
+    if predictions.ids is not None and labels.ids is not None:
+        return _match_by_id(predictions, labels, common)
+    if is_one_file:
+        return _match_by_order(predictions, labels, "both are in one file")
+    for table, other in ((predictions, labels), (labels, predictions)):
+        if table.unclear_ids:
+            raise CxrError(f"{table.path}: {table.unclear_ids}, or add --by-order")
+        if table.ids is None and other.ids is not None and not other.is_ordered:
+            raise CxrError(
+                f"{table.path} has no ids, but {other.path} has ({other.id_column!r}); add ids, or "
+                "add --by-order if both files hold the same images in the same order"
+            )
+    return _match_by_order(predictions, labels, "neither file has ids")
+
+
+def pair(a: Texts, b: Texts) -> Pairs:
+    """Which ids of two lists, each without repeats, are of the same images.
+
+    By the ids as written; else by file names without folder and file type, if these are unique in
+    both lists; else by whole numbers without leading zeros, if these leave nothing over.
+    """
+    found = _same(a, b, "id", str)
+    if _is_whole(found, a, b):
+        return found
+    by_stem = _same(a, b, "stem", stem)
+    by_number = _same(a, b, "number", _number)
+    if _is_whole(by_number, a, b) and not _is_whole(by_stem, a, b):
+        return by_number
+    return by_stem if len(by_stem.a) > len(found.a) else found
+
+
+def _number(text: str) -> str:
+    name = stem(text)
+    return (name.lstrip("0") or "0") if name.isdecimal() else name
+
+
+def _same(a: Texts, b: Texts, by: By, key: Callable[[str], str]) -> Pairs:
+    """Rows with the same keys; none if a key is that of several ids."""
+    nothing = np.empty(0, np.int64)
+    keys_a, keys_b = ([key(text) for text in ids.tolist()] for ids in (a, b))
+    rows = {text: row for row, text in enumerate(keys_a)}
+    if len(rows) < len(keys_a) or len(set(keys_b)) < len(keys_b):
+        return Pairs(by, nothing, nothing)
+    in_b = np.array([row for row, text in enumerate(keys_b) if text in rows], np.int64)
+    return Pairs(by, np.array([rows[keys_b[row]] for row in in_b], np.int64), in_b)
+
+
+def _is_whole(pairs: Pairs, a: Texts, b: Texts) -> bool:
+    return len(pairs.a) == len(a) and len(pairs.b) == len(b)
+
+
+def _match_by_id(predictions: Table, labels: Table, common: bool) -> Matched:
+    predictions, labels = _without_repeats(predictions), _without_repeats(labels)
+    ours, theirs = _ids(predictions), _ids(labels)
+    blank = sorted(set(predictions.without_values) - set(ours))
+    by, in_predictions, in_labels = pair(np.array([*ours, *blank], str), np.array(theirs, str))
+    has_values = in_predictions < len(ours)
+    n_unpredicted = int((~has_values).sum())
+    in_predictions, in_labels = in_predictions[has_values], in_labels[has_values]
+    n_only = (len(ours) - len(in_predictions), len(theirs) - len(in_labels) - n_unpredicted)
+    if any(n_only) and not (common and len(in_labels)):
+        raise CxrError(_difference(predictions, labels, in_predictions, in_labels, n_only))
+    notes = [*predictions.notes, *labels.notes]
+    if by != "id" and len(in_labels):
+        a, b = ours[in_predictions[0]], theirs[in_labels[0]]
+        notes.append(f"the ids differ as written: {a!r} was matched with {b!r}")
+    if blank:
+        names = ", ".join(blank[:SHOWN]) + (" …" if len(blank) > SHOWN else "")
+        notes.append(
+            f"left out {_images(len(blank))} without predictions in {predictions.path}: {names}"
+        )
+    if any(n_only):
+        notes.append(
+            f"scored the {_images(len(in_labels))} that both files have; left out {n_only[0]:,} "
+            f"only in {predictions.path} and {n_only[1]:,} only in {labels.path}"
+        )
+    return Matched(
+        predictions.take(in_predictions),
+        labels.take(in_labels),
+        by,
+        f"{IN_WORDS[by]}: {_column(predictions)} and {_column(labels)}",
+        tuple(notes),
+        (n_only[0] + len(blank), n_only[1] + n_unpredicted),
+    )
+
+
+def _difference(
+    predictions: Table, labels: Table, in_predictions: Rows, in_labels: Rows, n_only: Counts
+) -> str:
+    """Why two files with ids do not hold the same images."""
+    ours, theirs = _ids(predictions), _ids(labels)
+    if not len(in_labels):
+        return (
+            f"no id in {_column(predictions)}, such as {ours[0]!r}, is in {_column(labels)}, such "
+            f"as {theirs[0]!r}; write the same ids into both files, or add --by-order if both hold "
+            "the same images in the same order"
+        )
+    sides = [
+        f"{n:,} only in {table.path}, such as {_first_without(table, rows)!r}"
+        for n, table, rows in (
+            (n_only[0], predictions, in_predictions),
+            (n_only[1], labels, in_labels),
+        )
+        if n
+    ]
+    return (
+        f"{predictions.path} has {_images(len(ours))} and {labels.path} has {len(theirs):,}: "
+        f"{' and '.join(sides)}; add --common to score the {len(in_labels):,} that both files have"
+    )
+
+
+def _match_by_order(predictions: Table, labels: Table, why: str, is_asked: bool = False) -> Matched:
+    n, n_labels = len(predictions.values), len(labels.values)
+    if predictions.without_values:
+        raise CxrError(
+            f"{predictions.path}: no prediction for {predictions.without_values[0]}; rows can be "
+            "matched by order only if every row has its predictions; add ids to both files"
+        )
+    if n != n_labels:
+        raise CxrError(
+            f"{predictions.path} has {_images(n)} and {labels.path} has {n_labels:,}; matching by "
+            "order needs the same images in the same order in both"
+        )
+    notes = [*predictions.notes, *labels.notes]
+    for what in ("ids", "patients"):
+        ours, theirs = getattr(predictions, what), getattr(labels, what)
+        if ours is None or theirs is None or predictions.path == labels.path:
+            continue
+        differing = [
+            stem(a) != stem(b) for a, b in zip(ours.tolist(), theirs.tolist(), strict=True)
+        ]
+        if any(differing) and not is_asked:
+            row = differing.index(True)
+            raise CxrError(
+                f"{predictions.path} and {labels.path} are not in the same order: the patient of "
+                f"row {row + 1} is {ours[row]} in one and {theirs[row]} in the other; add ids to "
+                "both files, or add --by-order"
+            )
+        if any(differing):
+            notes.append(f"the files hold different {what} in {sum(differing):,} of {n:,} rows")
+    return Matched(predictions, labels, "order", f"by row order: {why}", tuple(notes))
+
+
+def _without_repeats(table: Table) -> Table:
+    """One row for each id; CxrError if two rows of an id hold different numbers."""
+    ids = _ids(table)
+    _, first, inverse = np.unique(np.array(ids, str), return_index=True, return_inverse=True)
+    n_repeats = len(ids) - len(first)
+    if not n_repeats:
+        return table
+    differs = (table.values != table.values[first[inverse]]).any(axis=1)
+    if differs.any():
+        row = int(np.flatnonzero(differs)[0])
+        raise CxrError(
+            f"{table.path}: {table.where(int(first[inverse[row]]))} and {table.where(row)} hold "
+            f"different numbers for id {ids[row]} ({table.id_column!r}); remove one, or rename the "
+            "column that holds the ids of images to `image`"
+        )
+    same = "1 row that repeats" if n_repeats == 1 else f"{n_repeats:,} rows that repeat"
+    note = f"{table.path}: ignored {same} another row exactly"
+    return replace(table.take(np.sort(first)), notes=(*table.notes, note))
+
+
+def _first_without(table: Table, rows: Rows) -> str:
+    ids = _ids(table)
+    return ids[min(set(range(len(ids))) - set(rows.tolist()))]
+
+
+def _column(table: Table) -> str:
+    name = repr(table.id_column) if table.id_column else "the column without a name"
+    return f"{name} of {table.path}"
+
+
+def _ids(table: Table) -> list[str]:
+    return [] if table.ids is None else table.ids.tolist()
+
+
+def _images(n: int) -> str:
+    return f"{n:,} image{'' if n == 1 else 's'}"

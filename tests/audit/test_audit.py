@@ -1,0 +1,533 @@
+"""Every alteration is found and named, and nothing else is accused."""
+
+import json
+import re
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pipeline import Pipeline, create
+
+from cxr.audit.finding import Verdict
+from cxr.hashing import digest, md5_of_file
+
+pytestmark = pytest.mark.slow
+
+STAGES = (
+    "download", "preprocess", "features", "train-cnn", "train-squeezenet", "train-vit",
+    "evaluate", "gradcam",
+)  # fmt: skip
+PROJECT = "the project"
+
+
+@pytest.fixture(scope="module")
+def place(kept: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    """Where every case finds the pipeline as it was made."""
+    pipeline = Pipeline(kept).copy(tmp_path_factory.mktemp("röntgen bilder") / "p")
+    pipeline.run("cxr", "sync")
+    return pipeline
+
+
+@pytest.fixture(scope="module")
+def original(place: Pipeline) -> Pipeline:
+    """A copy of it to restore it from."""
+    return place.copy(place.folder.with_name("original"))
+
+
+@pytest.fixture
+def made(place: Pipeline, original: Pipeline) -> Pipeline:
+    """The pipeline as it was made."""
+    shutil.rmtree(place.folder)
+    return original.copy(place.folder)
+
+
+@pytest.fixture(scope="module")
+def table(request: pytest.FixtureRequest) -> Iterator[list[str]]:
+    """One line a case, printed at the end."""
+    lines: list[str] = []
+    yield lines
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        print("", *lines, sep="\n")
+
+
+Alter = Callable[[Pipeline], None]
+Trouble = set[tuple[str, str]]  # stage and what about it
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    alter: Alter
+    verdict: Verdict
+    trouble: Trouble = field(default_factory=set)
+    says: str = ""  # a pattern that the finding's sentence matches
+
+
+def flip(path: str, at: int = -1) -> Alter:
+    """Change one byte, and nothing of size or name."""
+
+    def alter(made: Pipeline) -> None:
+        file = made.folder / path
+        content = bytearray(file.read_bytes())
+        content[at] ^= 1
+        file.write_bytes(content)
+
+    return alter
+
+
+def edit(path: str, old: str, new: str) -> Alter:
+    """Replace a text once; it must be there."""
+
+    def alter(made: Pipeline) -> None:
+        file = made.folder / path
+        text = file.read_text()
+        assert re.search(old, text), (path, old)
+        file.chmod(0o644)
+        file.write_text(re.sub(old, new, text, count=1, flags=re.DOTALL))
+
+    return alter
+
+
+def windows_line_ends(path: str) -> Alter:
+    def alter(made: Pipeline) -> None:
+        file = made.folder / path
+        file.write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))
+
+    return alter
+
+
+def edit_json(path: str, change: Callable[[Any], None]) -> Alter:
+    def alter(made: Pipeline) -> None:
+        content = made.json(path)
+        change(content)
+        (made.folder / path).write_text(json.dumps(content, indent=2) + "\n")
+
+    return alter
+
+
+def lock_value(stage: str, key: str, new: str) -> Alter:
+    """Change the first value after a key of one stage in dvc.lock."""
+    pattern = rf"(\n  {stage}:\n(?:    .*\n)*?.*?{key})[^\n]+"
+    return edit("dvc.lock", pattern, rf"\g<1>{new}")
+
+
+def param(**changes: Any) -> Alter:
+    return lambda made: made.change(**changes)
+
+
+def sql(statement: str) -> Alter:
+    def alter(made: Pipeline) -> None:
+        with sqlite3.connect(made.folder / "mlflow.db") as base:
+            assert base.execute(statement).rowcount > 0
+        base.close()
+
+    return alter
+
+
+def of_run(name: str) -> str:
+    return f"run_uuid IN (SELECT run_uuid FROM runs WHERE name = '{name}')"
+
+
+TRAINED = of_run("train-cnn")
+
+
+def delete(path: str) -> Alter:
+    def alter(made: Pipeline) -> None:
+        place = made.folder / path
+        if place.is_dir():
+            shutil.rmtree(place)
+        else:
+            place.unlink()
+
+    return alter
+
+
+def add(path: str) -> Alter:
+    def alter(made: Pipeline) -> None:
+        (made.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (made.folder / path).write_text("new")
+
+    return alter
+
+
+def commit_code(path: str) -> Alter:
+    def alter(made: Pipeline) -> None:
+        edit(path, "$", "\n# another\n")(made)
+        made.git("commit", "-qam", "another")
+
+    return alter
+
+
+def picture(made: Pipeline) -> Path:
+    run_id = made.run_id("gradcam")
+    return made.folder / f"mlruns/phantom-28/{run_id}/artifacts/gradcam/cnn/0.png"
+
+
+def delete_run_for_good(made: Pipeline) -> None:
+    for name in ("metrics", "latest_metrics", "params", "tags", "runs"):
+        sql(f"DELETE FROM {name} WHERE {TRAINED}")(made)
+
+
+def damage_cache(made: Pipeline) -> None:
+    md5 = md5_of_file(made.folder / "reports/cnn/curves.png")
+    flip_cached = made.folder / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
+    flip_cached.chmod(0o644)
+    flip_cached.write_bytes(flip_cached.read_bytes()[:-1] + b"\0")
+
+
+def damage_cached_list(made: Pipeline) -> None:
+    md5 = digest(made.folder / "reports/gradcam").md5
+    listing = made.folder / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
+    listing.chmod(0o644)
+    listing.write_text(
+        re.sub(r'"md5": "\w{32}"', f'"md5": "{ELSEWHERE}"', listing.read_text(), count=1)
+    )
+
+
+def cached_record_of_experiment(made: Pipeline) -> Path:
+    text = experiment_lock(made)
+    found = re.search(r"records/train-cnn.json\n\s+hash: md5\n\s+md5: (\w+)", text)
+    assert found
+    return made.folder / ".dvc/cache/files/md5" / found[1][:2] / found[1][2:]
+
+
+def damage_experiment(made: Pipeline) -> None:
+    record = cached_record_of_experiment(made)
+    record.chmod(0o644)
+    record.write_text(record.read_text().replace('"seed": 0', '"seed": 9'))
+
+
+def lose_experiment(made: Pipeline) -> None:
+    cached_record_of_experiment(made).unlink()
+
+
+def other_record(made: Pipeline) -> None:
+    """The record of the experiment's training, which the cache keeps."""
+    target = made.folder / "records/train-cnn.json"
+    target.unlink()
+    shutil.copyfile(cached_record_of_experiment(made), target)
+
+
+def experiment_lock(made: Pipeline) -> str:
+    (ref,) = (
+        line for line in made.git("for-each-ref", "--format=%(refname)").split()
+        if line.endswith("/fast")
+    )  # fmt: skip
+    return made.git("show", f"{ref}:dvc.lock")
+
+
+def edit_record_everywhere(made: Pipeline) -> None:
+    """The record, and dvc.lock and the cache with it: only MLflow and arithmetic know."""
+    edit_json("records/train-cnn.json", lambda r: r["facts"]["params"].update(seed=7))(made)
+    made.dvc("commit", "--force", "train-cnn")
+
+
+def retrain_alone(made: Pipeline) -> None:
+    made.change(train__vit__lr=0.01)
+    made.dvc("repro", "--single-item", "train-vit")
+
+
+def both(*alters: Alter) -> Alter:
+    def alter(made: Pipeline) -> None:
+        for each in alters:
+            each(made)
+
+    return alter
+
+
+def stages(where: str, *names: str) -> Trouble:
+    return {(name, where) for name in names}
+
+
+FAILS, NOTE, HOLDS = Verdict.FAILS, Verdict.NOTE, Verdict.HOLDS
+SEEDED = [stage for stage in STAGES if stage != "preprocess"]
+VIT_CODE = ("train-vit", "evaluate", "gradcam")
+ELSEWHERE = "a" * 32
+MD5 = r"\n      hash: md5\n      md5: "
+
+CASES = [
+    Case("nothing", lambda made: None, HOLDS),
+    # files
+    Case("a byte of the raw file", flip("data/raw/chest.npz", 5000), FAILS,
+         stages("files", "download"), r"data/raw/chest.npz was altered"),
+    Case("the raw file's origin", edit("data/raw/origin.json", "phantom-28", "chestmnist"), FAILS,
+         stages("files", "download"), r"origin.json was altered"),
+    Case("a byte of a processed array", flip("data/processed/val_images.npy"), FAILS,
+         stages("files", "preprocess"), r"val_images.npy was altered"),
+    Case("the training mean", edit_json("data/statistics.json", lambda j: j.update(mean=0.5)),
+         FAILS, stages("files", "preprocess"), r"mean is 0.5, was 0\."),
+    Case("a byte of a feature", flip("data/features/test.npy"), FAILS,
+         stages("files", "features"), "test.npy was altered"),
+    Case("a byte of a model", flip("models/vit/weights.safetensors"), FAILS,
+         stages("files", "train-vit"), "weights.safetensors was altered"),
+    Case("a file beside a model's", add("models/vit/extra.bin"), FAILS,
+         stages("files", "train-vit"), "extra.bin was added"),
+    Case("a folder that no stage made, among the models", add("models/resnet/weights.bin"), FAILS,
+         stages("inputs", "evaluate", "gradcam"), "models/resnet/weights.bin: no stage made"),
+    Case("a byte of predictions", flip("predictions/cnn.npz", 300), FAILS,
+         stages("files", "evaluate"), "predictions/cnn.npz was altered"),
+    Case("a threshold", edit_json("decisions/cnn.json", lambda j: j["thresholds"].update(mass=0.9)),
+         FAILS, stages("files", "evaluate"), "decisions/cnn.json was altered"),
+    Case("a byte of a figure", flip("reports/cnn/curves.png"), FAILS,
+         stages("files", "train-cnn"), "reports/cnn/curves.png is not what train-cnn wrote"),
+    Case("a byte of a Grad-CAM picture", flip("reports/gradcam/vit/3.png"), FAILS,
+         stages("files", "gradcam"), "reports/gradcam/vit/3.png was altered"),
+    Case("a value in metrics.json",
+         edit_json("reports/metrics.json",
+                   lambda j: j["models"]["cnn"]["test"].update(macro_auroc=0.99)), FAILS,
+         stages("files", "evaluate"), r"models.cnn.test.macro_auroc is 0.99, was 0\."),
+    Case("brackets without end in metrics.json",
+         lambda made: (made.folder / "reports/metrics.json").write_text("[" * 200_000), FAILS,
+         stages("files", "evaluate"), r"reports/metrics.json.* instead of"),
+    Case("a loss in the history", edit("reports/cnn/history.csv", r"0\.", "1."), FAILS,
+         stages("files", "train-cnn"), "history.csv is not what train-cnn wrote"),
+    Case("an output deleted", delete("predictions"), FAILS,
+         stages("files", "evaluate"), "predictions is missing"),
+    # dvc.lock
+    Case("an output's md5 in dvc.lock",
+         lock_value("train-vit", f"- path: models/vit{MD5}", ELSEWHERE + ".dir"),
+         FAILS, stages("dvc.lock", "train-vit"), f"models/vit is md5 {ELSEWHERE}.dir"),
+    Case("a dependency's md5 in dvc.lock",
+         lock_value("evaluate", f"- path: models{MD5}", ELSEWHERE + ".dir"),
+         FAILS, stages("dvc.lock", "evaluate"), f"models is md5 {ELSEWHERE}.dir"),
+    Case("the record's md5 in dvc.lock",
+         lock_value("train-vit", f"records/train-vit.json{MD5}", ELSEWHERE),
+         FAILS, stages("dvc.lock", "train-vit"), f"records/train-vit.json is md5 {ELSEWHERE}"),
+    Case("a size in dvc.lock",
+         lock_value("train-cnn", rf"curves.png{MD5}\w+\n      size: ", "1"),
+         FAILS, stages("dvc.lock", "train-cnn"), r"curves.png is md5 \w+ \(1 bytes\)"),
+    Case("a parameter in dvc.lock", lock_value("evaluate", "threshold_rule: ", "f1"), FAILS,
+         stages("dvc.lock", "evaluate"), "threshold_rule is 'f1', the record says 'youden'"),
+    Case("a command in dvc.lock", lock_value("download", "cmd: ", "python other.py"), FAILS,
+         stages("dvc.lock", "download"), "the command is `python other.py`"),
+    Case("a stage cut from dvc.lock", edit("dvc.lock", r"\n  gradcam:\n(    .*\n)+", "\n"), FAILS,
+         stages("dvc.lock", "gradcam"), "dvc.lock has no stage gradcam"),
+    # parameters
+    Case("a number turned into a truth value", param(seed=False), FAILS,
+         stages("parameters", *SEEDED), "seed is False in params.yaml, this was made with 0"),
+    Case("a parameter taken out", edit("params.yaml", "    patch: 4[^\n]*\n", ""), FAILS,
+         stages("parameters", "train-vit"), "train.vit.patch is None"),
+    Case("a file beside the code of the models", add("src/cxr/models/notes.txt"), FAILS,
+         stages("code", "evaluate", "gradcam"), "src/cxr/models has other files beside its code"),
+    Case("a model's parameter", param(train__vit__lr=0.5), FAILS, stages("parameters", "train-vit"),
+         "train.vit.lr is 0.5 in params.yaml, this was made with 0"),
+    Case("another seed", param(seed=1), FAILS,
+         stages("parameters", *SEEDED), "seed is 1 in params.yaml, this was made with 0"),
+    Case("another number of threads", param(threads=2), FAILS,
+         stages("parameters", *STAGES), "threads is 2"),
+    # code
+    Case("a line of a model's code, not committed", edit("src/cxr/models/vit.py", "$", "\n# x\n"),
+         FAILS, stages("code", *VIT_CODE), r"models/vit.py was edited \(not committed\)"),
+    Case("a line of a model's code, committed", commit_code("src/cxr/models/vit.py"), FAILS,
+         stages("code", *VIT_CODE), "models/vit.py was changed by a commit"),
+    Case("a stage's own program", edit("stages/gradcam.py", "$", "\n# x\n"), FAILS,
+         stages("code", "gradcam"), "stages/gradcam.py was edited"),
+    Case("a deciding file deleted", delete("src/cxr/cam/trust.py"), FAILS,
+         stages("code", "gradcam"), "src/cxr/cam/trust.py is gone"),
+    Case("Windows line endings", windows_line_ends("src/cxr/models/vit.py"), FAILS,
+         stages("code", *VIT_CODE), "models/vit.py as when this was made, but with Windows line"),
+    Case("presenting code", edit("src/cxr/plots/figure.py", "$", "\n# x\n"), HOLDS),
+    Case("a stage that reads more", edit("dvc.yaml", "    params: .seed, threads, gradcam.",
+         "    params: [seed, threads, gradcam, evaluate]"), FAILS,
+         stages("parameters", "gradcam"), "evaluate.threshold_rule is 'youden' in params.yaml"),
+    Case("a stage with another command", edit("dvc.yaml", "stages/gradcam.py\n", "x.py\n"),
+         FAILS, stages("code", "gradcam"), "declares other command for gradcam now"),
+    # records
+    Case("a record edited",
+         edit_json("records/train-cnn.json", lambda r: r["facts"]["params"].update(seed=7)), FAILS,
+         stages("record", "train-cnn"), "records/train-cnn.json was edited"),
+    Case("a record of another run in its place", other_record, FAILS,
+         stages("record", "train-cnn"), "is the record of another run"),
+    Case("a record deleted", delete("records/train-cnn.json"), FAILS,
+         stages("record", "train-cnn"), "records/train-cnn.json is missing"),
+    Case("a record edited, and dvc.lock and the cache with it", edit_record_everywhere, FAILS,
+         {("train-cnn", "record"), ("train-cnn", "dvc.lock"), ("train-cnn", "parameters"),
+          ("train-cnn", "mlflow")}, "its fingerprint is not that of its facts"),
+    Case("an upstream stage run alone, with another parameter", retrain_alone, FAILS,
+         stages("inputs", "evaluate", "gradcam"), "train-vit has made another"),
+    # MLflow
+    Case("a metric in MLflow's runs table",
+         sql("UPDATE latest_metrics SET value = 0.99 WHERE key = 'test/macro_auroc' AND "
+             + of_run("evaluate-cnn")), FAILS, stages("mlflow", "evaluate"),
+         r"\(evaluate-cnn\): metric test/macro_auroc is 0.99"),
+    Case("a point of a curve in MLflow",
+         sql("UPDATE metrics SET value = 0 WHERE key = 'loss/val' AND step = 1 AND "
+             + of_run("train-vit")), FAILS, stages("mlflow", "train-vit"),
+         "metric loss/val is 0.0 at step 1"),
+    Case("a parameter in MLflow",
+         sql("UPDATE params SET value = '9' WHERE key = 'train.vit.lr' AND "
+             + of_run("evaluate-vit")), FAILS, stages("mlflow", "evaluate"),
+         r"\(evaluate-vit\): parameter train.vit.lr is 9"),
+    Case("a tag in MLflow",
+         sql(f"UPDATE tags SET value = 'other' WHERE key = 'cxr.data' AND {TRAINED}"), FAILS,
+         stages("mlflow", "train-cnn"), "tag cxr.data is other"),
+    Case("a data set's digest in MLflow",
+         sql("UPDATE datasets SET digest = 'x' WHERE name LIKE '%/data/raw'"), FAILS,
+         stages("mlflow", "preprocess"), "data set phantom-28/data/raw is x"),
+    Case("a picture in MLflow", lambda made: flip(str(picture(made)))(made), FAILS,
+         stages("mlflow", "gradcam"), "MLflow's reports/gradcam/cnn/0.png is another"),
+    Case("a picture deleted from MLflow", lambda made: picture(made).unlink(), NOTE,
+         stages("mlflow", "gradcam"), "MLflow lacks reports/gradcam/cnn/0.png"),
+    Case("a run deleted", sql(f"UPDATE runs SET lifecycle_stage = 'deleted' WHERE {TRAINED}"), NOTE,
+         stages("mlflow", "train-cnn"), "was deleted in MLflow"),
+    Case("a run deleted for good", delete_run_for_good, NOTE,
+         stages("mlflow", "train-cnn"), "is not in MLflow"),
+    Case("MLflow's database deleted", delete("mlflow.db"), NOTE,
+         stages("mlflow", PROJECT), "MLflow's database is not there"),
+    Case("a metric added in MLflow",
+         sql("INSERT INTO latest_metrics SELECT 'test/luck', value, timestamp, step, is_nan, "
+             "run_uuid FROM latest_metrics WHERE key = 'test/macro_auroc' AND "
+             + of_run("evaluate-cnn")), FAILS, stages("mlflow", "evaluate"),
+         "metric test/luck is .*, the record has none"),
+    Case("a parameter added in MLflow",
+         sql("INSERT INTO params SELECT 'train.cnn.luck', '7', run_uuid FROM runs "
+             "WHERE name = 'train-cnn'"), FAILS, stages("mlflow", "train-cnn"), "luck is 7"),
+    Case("a tag of ours added in MLflow",
+         sql("INSERT INTO tags SELECT 'cxr.made.models/vit', 'x', run_uuid FROM runs "
+             "WHERE name = 'train-cnn'"), FAILS, stages("mlflow", "train-cnn"), "models/vit is x"),
+    Case("a person's tag, name and description in MLflow",
+         both(sql("INSERT INTO tags SELECT 'checked', 'by me', run_uuid FROM runs"),
+              sql("UPDATE runs SET name = 'the best'"),
+              sql("UPDATE tags SET value = 'mine' WHERE key = 'mlflow.note.content'")), HOLDS),
+    Case("a run moved into another experiment",
+         both(sql("INSERT INTO experiments SELECT 9, 'chestmnist-28', 'file:///x', "
+                  "lifecycle_stage, creation_time, last_update_time, workspace "
+                  "FROM experiments LIMIT 1"),
+              sql("UPDATE runs SET experiment_id = 9 WHERE name = 'evaluate-vit'")), NOTE,
+         stages("mlflow", "evaluate"), "stands in experiment chestmnist-28"),
+    Case("the record that MLflow names",
+         sql(f"UPDATE tags SET value = '{ELSEWHERE}' WHERE key = 'cxr.record' AND {TRAINED}"),
+         FAILS, stages("mlflow", "train-cnn"), f"tag cxr.record is {ELSEWHERE}"),
+    # the cache
+    Case("the list of a cached folder", damage_cached_list, FAILS,
+         stages("cache", "gradcam"), "the cached copy of reports/gradcam is damaged"),
+    Case("an experiment's record in the cache", damage_experiment, FAILS,
+         stages("cache", PROJECT), "the cached record of train-cnn in experiment fast is damaged"),
+    Case("an experiment's record gone from the cache", lose_experiment, NOTE,
+         stages("cache", PROJECT), "lacks the records of train-cnn in experiment fast"),
+    Case("the cache emptied", delete(".dvc/cache/files"), NOTE,
+         stages("cache", *STAGES, PROJECT), "DVC's cache lacks"),
+    Case("a cached file damaged", damage_cache, FAILS,
+         stages("cache", "train-cnn"), "the cached copy of reports/cnn/curves.png is damaged"),
+]  # fmt: skip
+
+
+def trouble(answer: dict[str, Any]) -> dict[tuple[str, str], list[str]]:
+    """What was found fault with: stage and subject, and the sentences."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for stage, findings in [
+        (PROJECT, answer["findings"]),
+        *((node["stage"], node["findings"]) for node in answer["stages"]),
+    ]:
+        for finding in findings:
+            if finding["verdict"] != Verdict.HOLDS:
+                found.setdefault((stage, finding["where"]), []).append(finding["says"])
+    return found
+
+
+def audit(made: Pipeline, *arguments: str) -> dict[str, Any]:
+    """What `cxr audit --json` answers; its exit status must be that of its verdict."""
+    done = made.run("cxr", "audit", "--json", *arguments)
+    assert done.stderr == ""
+    answer: dict[str, Any] = json.loads(done.stdout)
+    assert done.returncode == (answer["verdict"] == Verdict.FAILS)
+    return answer
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_an_alteration_is_named_and_nothing_else(
+    case: Case, made: Pipeline, table: list[str]
+) -> None:
+    case.alter(made)
+    answer = audit(made)
+    found = trouble(answer)
+    where = ", ".join(sorted({f"{about} of {stage}" for stage, about in found})) or "-"
+    table.append(f"{case.name:<58} {answer['verdict']:<6} {where}")
+    assert answer["verdict"] == case.verdict, found
+    assert set(found) == case.trouble, found
+    if case.says:
+        sentences = [sentence for says in found.values() for sentence in says]
+        assert any(re.search(case.says, sentence) for sentence in sentences), sentences
+
+
+def test_another_package_is_a_note(made: Pipeline, table: list[str]) -> None:
+    about = made.folder / "src/numpy-9.9.dist-info/METADATA"
+    about.parent.mkdir()
+    about.write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 9.9\n")
+    answer = audit(made)
+    table.append(f"{'another version of a package':<58} {answer['verdict']:<6} environment of all")
+    assert answer["verdict"] == Verdict.NOTE
+    found = trouble(answer)
+    assert set(found) == stages("environment", *STAGES)
+    assert re.search(r"numpy [\d.]+ then, 9.9 now", found["download", "environment"][0])
+
+
+@pytest.fixture(scope="module")
+def of_file(tmp_path_factory: pytest.TempPathFactory) -> tuple[Pipeline, Path]:
+    """Data from a user's own file: only the first two stages."""
+    pipeline = create(tmp_path_factory.mktemp("file"))
+    pipeline.repro("download")
+    own = tmp_path_factory.mktemp("own") / "images.npz"
+    shutil.copyfile(pipeline.folder / "data/raw/chest.npz", own)
+    pipeline.change(download__source="file", download__path=str(own))
+    pipeline.repro("preprocess")
+    return pipeline, own
+
+
+def test_a_users_file_that_changed_fails_and_one_that_is_elsewhere_is_a_note(
+    of_file: tuple[Pipeline, Path], table: list[str]
+) -> None:
+    pipeline, own = of_file
+    answer = audit(pipeline, "data/processed")
+    assert (answer["verdict"], trouble(answer)) == (Verdict.HOLDS, {})
+
+    content = own.read_bytes()
+    own.write_bytes(content[:-1] + b"x")
+    answer = audit(pipeline, "data/processed")
+    table.append(f"{'the file behind download.path':<58} {answer['verdict']:<6} source of download")
+    assert answer["verdict"] == Verdict.FAILS
+    assert set(trouble(answer)) == stages("source", "download")
+    assert f"{own} has changed since" in trouble(answer)["download", "source"][0]
+
+    own.unlink()
+    answer = audit(pipeline, "data/processed")
+    table.append(f"{'that file gone':<58} {answer['verdict']:<6} source of download")
+    assert answer["verdict"] == Verdict.NOTE
+    assert set(trouble(answer)) == stages("source", "download")
+    own.write_bytes(content)
+
+
+def test_a_record_that_mlflow_names_wrongly_misleads_nobody(made: Pipeline) -> None:
+    """The tag of one run leads to the record of another."""
+    ours, theirs = (
+        made.run_id("train-vit"),
+        md5_of_file(made.folder / "records/train-cnn.json"),
+    )
+    sql(f"UPDATE tags SET value = '{theirs}' WHERE key = 'cxr.record' AND run_uuid = '{ours}'")(
+        made
+    )
+    answer = audit(made, ours)
+    (asked,) = [node["stage"] for node in answer["stages"] if node["asked_for"]]
+    assert asked == "train-vit"
+    assert set(trouble(answer)) == stages("mlflow", "train-vit")
+
+
+def test_an_earlier_result_names_what_was_there_in_time(made: Pipeline) -> None:
+    """Not the maker of the same bytes that ran after it."""
+    before = made.run_id("preprocess")
+    made.dvc("repro", "--force", "--single-item", "preprocess")
+    assert made.run_id("preprocess") != before
+    made.dvc("exp", "apply", "fast")
+    run_id = made.run_id("train-cnn")
+    made.git("checkout", "--", ".")
+    made.dvc("checkout")
+    answer = audit(made, run_id)
+    (makers,) = [
+        node["made_from"]["data/processed"] for node in answer["stages"] if node["asked_for"]
+    ]
+    assert makers == [before]

@@ -1,0 +1,690 @@
+"""Each check of `cxr doctor` is made to find what it looks for."""
+
+import errno
+import fcntl
+import json
+import os
+import pwd
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import sqlalchemy
+
+from cxr import doctor
+from cxr.doctor import context, finding, machine, project, services
+from cxr.doctor.context import Place
+from cxr.doctor.finding import MISSING, NOTE, OK, Answer
+
+ROOT = Path(__file__).parents[2]
+OFFLINE = {"data source", "weights"}  # what a machine without a network may find
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Place:
+    """What the checks read of a project, in a git repository with a commit."""
+    folder = tmp_path / "clone"
+    (folder / ".dvc" / "tmp").mkdir(parents=True)
+    names = ("params.yaml", "dvc.yaml", "requirements.lock", "pyproject.toml", ".dvc/config")
+    for name in names:
+        shutil.copy2(ROOT / name, folder / name)
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-qm", "start"]):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+    return Place(folder)
+
+
+def change(clone: Place, name: str, old: str, new: str) -> None:
+    path = clone.root / name
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def gone_pid() -> int:
+    """Of a process that has ended and was waited for."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def closed_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+def of(check: Callable[[Place], Answer], clone: Place, verdict: str) -> Answer:
+    """A check's answer, which must have this verdict; something to do exactly where it may be."""
+    answer = check(clone)
+    assert answer.verdict == verdict, answer
+    if verdict == MISSING:
+        assert answer.mend
+    if verdict == OK:
+        assert not answer.mend
+    return answer
+
+
+def test_python_of_before(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    of(machine.python, clone, OK)
+    monkeypatch.setattr(machine.sys, "version_info", (3, 9, 2))
+    answer = of(machine.python, clone, MISSING)
+    assert answer.found.startswith("3.9.2 ") and "3.11 or newer" in answer.found
+
+
+def test_least_python_is_the_projects() -> None:
+    least = ".".join(map(str, machine.LEAST_PYTHON))
+    assert f'requires-python = ">={least}"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_python_without_venv(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "find_spec", lambda name: None)
+    assert "venv" in of(machine.python, clone, MISSING).found
+    (clone.root / ".venv").mkdir()
+    of(machine.python, clone, OK)
+
+
+def test_the_lock_is_read_whole() -> None:
+    """Against a count by its own lines: every entry for this machine, once."""
+    from packaging.requirements import Requirement
+
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    entries = [line.rstrip(" \\") for line in lines if line[:1].isalnum()]
+    theirs = {}
+    for entry in map(Requirement, entries):
+        if entry.marker is None or entry.marker.evaluate():
+            theirs[machine._plain(entry.name)] = str(entry.specifier).removeprefix("==")
+    assert machine._locked((ROOT / "requirements.lock").read_text()) == theirs
+    assert len(theirs) > 150
+
+
+def test_a_version_that_differs_is_named(clone: Place) -> None:
+    here = metadata.version("numpy")
+    change(clone, "requirements.lock", f"numpy=={here} ", "numpy==0.0.1 ")
+    answer = of(machine.packages, clone, NOTE)
+    assert f"numpy is {here}, not 0.0.1" in answer.found
+    assert answer.mend == "make setup"
+    (clone.root / ".venv").mkdir()
+    (clone.root / ".venv" / ".ready").touch()
+    assert machine.packages(clone).mend == "make --always-make setup"
+
+
+def test_a_package_that_the_code_imports_is_missing(clone: Place) -> None:
+    change(clone, "pyproject.toml", '"torch>=', '"no-such-package>=')
+    change(clone, "requirements.lock", "torch==", "no-such-package==")
+    assert "no-such-package" in of(machine.packages, clone, MISSING).found
+
+
+def test_a_package_of_another_machine_is_no_trouble(clone: Place) -> None:
+    with open(clone.root / "requirements.lock", "a") as file:
+        file.write("no-such-package==1.0 ; sys_platform == 'win32' \\\n")
+    assert "no-such-package" not in machine.packages(clone).found
+
+
+def test_no_package_at_all(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine.metadata, "distributions", list)
+    answer = of(machine.packages, clone, MISSING)
+    assert answer.found.startswith("none of ") and answer.mend == "make setup"
+
+
+def test_builds_of_two_places(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = {"torch": "2.15.0+cpu", "torchvision": "0.29.2"}
+    there = [
+        SimpleNamespace(name=each.name, version=built.get(each.name, each.version))
+        for each in metadata.distributions()
+    ]
+    monkeypatch.setattr(machine.metadata, "distributions", lambda: there)
+    answer = of(machine.packages, clone, MISSING)
+    assert "torch 2.15.0+cpu and torchvision 0.29.2" in answer.found
+
+
+@pytest.mark.parametrize(("free", "verdict"), [(1e9, MISSING), (7e9, MISSING), (9e9, OK)])
+def test_disk_as_the_readme_says(
+    clone: Place, monkeypatch: pytest.MonkeyPatch, free: float, verdict: str
+) -> None:
+    """`make setup` and ChestMNIST at 28 px need 8 GB."""
+    monkeypatch.setattr(machine.sys, "prefix", machine.sys.base_prefix)
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    assert f"{free / 1e9:.1f} GB free" in of(machine.disk, clone, verdict).found
+
+
+def test_disk_grows_with_the_images(clone: Place) -> None:
+    """Raw and processed bytes and 512 features, all of it twice."""
+    small = machine._data_bytes(clone)
+    change(clone, "params.yaml", "size: 28 ", "size: 224 ")
+    large = machine._data_bytes(Place(clone.root))
+    assert small == pytest.approx(112_120 * 2 * (2 * 28**2 + 2048))
+    assert large - small == pytest.approx(112_120 * 2 * 2 * (224**2 - 28**2))
+
+
+def test_memory(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_memory_limit", lambda: float("inf"))
+    monkeypatch.setattr(machine, "LEAST_MEMORY", 1.0)
+    of(machine.memory, clone, OK)
+    monkeypatch.setattr(machine, "LEAST_MEMORY", 1e18)
+    of(machine.memory, clone, MISSING)
+
+
+def test_a_container_has_less_memory(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_memory_limit", lambda: 1.5e9)
+    assert "1.5 GB of 1.5 GB" in of(machine.memory, clone, MISSING).found
+
+
+def test_more_threads_than_cores(clone: Place) -> None:
+    change(clone, "params.yaml", "threads: 2 ", "threads: 999 ")
+    answer = of(machine.cores, Place(clone.root), NOTE)
+    assert "threads: 999" in answer.found
+    assert f"threads={len(os.sched_getaffinity(0))} " in answer.mend
+
+
+@pytest.mark.parametrize(
+    ("driver", "built", "verdict", "says"),
+    [
+        ("13.1", "13.0", OK, "torch is built for CUDA 13.0"),
+        ("12.4", "13.0", NOTE, "up to CUDA 12.4"),
+        ("13.1", None, NOTE, "built for the CPU alone"),
+    ],
+)
+def test_a_gpu_and_torchs_build(
+    clone: Place,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    driver: str,
+    built: str | None,
+    verdict: str,
+    says: str,
+) -> None:
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text(
+        '#!/bin/sh\nif [ -n "$1" ]; then echo "NVIDIA H100, 550.54"; '
+        f'else echo "| Driver Version: 550.54   CUDA Version: {driver}  |"; fi\n'
+    )
+    smi.chmod(0o755)
+    monkeypatch.setattr(machine.shutil, "which", lambda name: str(smi))
+    monkeypatch.setattr(machine, "_cuda_of_torch", lambda: built)
+    answer = of(machine.gpu, clone, verdict)
+    assert "NVIDIA H100, driver 550.54" in answer.found and says in answer.found
+
+
+def test_a_driver_that_fails(clone: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'\nexit 9\n")
+    smi.chmod(0o755)
+    monkeypatch.setattr(machine.shutil, "which", lambda name: str(smi))
+    assert "NVIDIA-SMI has failed" in of(machine.gpu, clone, NOTE).found
+
+
+def test_the_build_of_torch_is_torchs_own_word() -> None:
+    torch = pytest.importorskip("torch")
+    assert machine._cuda_of_torch() == torch.version.cuda
+
+
+def test_a_user_without_a_passwd_entry(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs as any id; by the libraries' own questions."""
+    of(machine.user, clone, OK)
+
+    def unknown(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    for name in ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    answer = of(machine.user, clone, MISSING)
+    assert answer.mend == "export HOME=/tmp USER=cxr"
+    monkeypatch.setenv("HOME", "/")
+    assert of(machine.user, clone, MISSING).mend == "export USER=cxr"
+    monkeypatch.setenv("USER", "x")
+    of(machine.user, clone, OK)
+
+
+def test_git(clone: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "at commit" in of(project.git_history, clone, OK).found
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    assert "no git repository" in of(project.git_history, Place(empty), MISSING).found
+    subprocess.run(["git", "init", "-q"], cwd=empty, check=True)
+    assert "without a commit" in of(project.git_history, Place(empty), MISSING).found
+    monkeypatch.setattr(project.shutil, "which", lambda name: None)
+    assert "not installed" in of(project.git_history, clone, MISSING).found
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("seed: 0", "seed: zero", "seed is 'zero'"),
+        ("seed: 0", "seed: [0", "is not valid YAML"),
+        ("threads:", "thread:", "did you mean `threads`?"),
+    ],
+)
+def test_parameters(clone: Place, old: str, new: str, says: str) -> None:
+    of(project.parameters, clone, OK)
+    change(clone, "params.yaml", old, new)
+    assert says in of(project.parameters, clone, MISSING).found
+
+
+def test_pipeline(clone: Place) -> None:
+    assert "8 stages" in of(project.pipeline, clone, OK).found
+    (clone.root / "dvc.lock").write_text("schema: '2.0'\nstages: 5\n")
+    assert "dvc.lock is damaged" in of(project.pipeline, clone, MISSING).found
+    (clone.root / "dvc.yaml").write_text("stages: [1]\n")
+    assert "is no pipeline" in of(project.pipeline, clone, MISSING).found
+
+
+def test_windows_line_endings_and_a_fix_that_keeps_edits(clone: Place) -> None:
+    dvc_yaml = clone.root / "dvc.yaml"
+    committed = dvc_yaml.read_bytes()
+    dvc_yaml.write_bytes(committed.replace(b"\n", b"\r\n"))
+    (clone.root / "src").mkdir()
+    (clone.root / "stages").mkdir()
+    answer = of(project.pipeline, clone, MISSING)
+    assert "Windows line endings, unlike the commit, in dvc.yaml;" in answer.found
+    subprocess.run(["bash", "-c", answer.mend], cwd=clone.root, check=True)
+    assert dvc_yaml.read_bytes() == committed
+    of(project.pipeline, clone, OK)
+
+
+def test_own_files(clone: Place, tmp_path: Path) -> None:
+    of(project.own_files, clone, OK)
+    file = tmp_path / "images.npz"
+    change(clone, "params.yaml", "path: null ", f"path: {file} ")
+    of(project.own_files, Place(clone.root), OK)  # `source` asks for no file
+    change(clone, "params.yaml", "source: medmnist ", "source: file ")
+    answer = of(project.own_files, Place(clone.root), MISSING)
+    assert answer.found.startswith(f"download.path: {file} does not exist")
+    change(clone, "params.yaml", f"path: {file} ", "path: ~nosuchuser/x.npz ")
+    assert "~nosuchuser" in of(project.own_files, Place(clone.root), MISSING).found
+    change(clone, "params.yaml", "path: ~nosuchuser/x.npz ", f"path: {file} ")
+    file.touch()
+    assert str(file) in of(project.own_files, Place(clone.root), OK).found
+
+
+def test_cache(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "reflink or copy" in of(project.cache, clone, OK).found
+    with open(clone.root / ".dvc" / "config", "a") as file:
+        file.write("[cache]\n    type = hardlink\n")
+    monkeypatch.setattr(project.os, "geteuid", lambda: 0)
+    assert "damages the cache" in of(project.cache, clone, NOTE).found
+    monkeypatch.setattr(project.os, "access", lambda path, mode: False)
+    assert "can't be written" in of(project.cache, clone, MISSING).found
+    (clone.root / ".dvc" / "config").write_text("[core\n")
+    assert "can't be read" in of(project.cache, clone, MISSING).found
+    (clone.root / ".dvc" / "config").write_text("")
+    (clone.root / ".dvc" / "config.local").write_text("[core\n")
+    assert "config.local" in of(project.cache, clone, MISSING).mend
+
+
+def test_locks_of_the_gone_are_no_trouble(clone: Place) -> None:
+    of(project.locks, clone, OK)
+    pid = gone_pid()
+    rwlock(clone, pid)
+    (clone.root / ".dvc" / "tmp" / "lock").write_text(f" {pid}\n")
+    scratch_lock(clone, pid)
+    assert "processes that are gone" in of(project.locks, clone, NOTE).found
+
+
+def test_a_lock_that_is_another_programs_now(clone: Place) -> None:
+    """DVC sees that the process lives, and waits for ever."""
+    with sleeping("nothing") as process:
+        rwlock(clone, process.pid)
+        answer = of(project.locks, clone, MISSING)
+    assert f"process {process.pid}, which is no DVC" in answer.found
+    assert answer.mend == f"rm {clone.root / '.dvc/tmp/rwlock'}"
+
+
+@pytest.mark.parametrize("name", ["dvc repro", "stages/train.py cnn"])
+def test_who_is_at_work(clone: Place, name: str) -> None:
+    with sleeping(name) as process:
+        scratch_lock(clone, process.pid)
+        answer = of(project.locks, clone, NOTE)
+    assert f"process {process.pid} (" in answer.found and name in answer.found
+
+
+def test_a_lock_that_is_its_file(clone: Place) -> None:
+    """As `core.hardlink_lock` makes them: they outlive their process for a year."""
+    lock = clone.root / ".dvc" / "tmp" / "lock"
+    lock.write_text(f"{lock.parent}/claim|host|{gone_pid()}|12345")
+    assert of(project.locks, clone, MISSING).mend == f"rm {lock}"
+
+
+def test_a_file_system_without_locks(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DVC's own remedy, and the file that its other kind of lock has left."""
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    lock = clone.root / ".dvc" / "tmp" / "lock"
+    lock.touch()
+    answer = of(project.locks, clone, MISSING)
+    assert answer.mend == f"dvc config --local core.hardlink_lock true && rm -f {lock}"
+    (clone.root / ".dvc" / "config.local").write_text("[core]\n    hardlink_lock = true\n")
+    assert of(project.locks, clone, MISSING).mend == f"rm {lock}"
+    lock.unlink()
+    assert "cxr sweep" in of(project.locks, clone, NOTE).found
+    with sleeping("dvc repro") as process:
+        scratch_lock(clone, process.pid)
+        assert f"process {process.pid} (" in of(project.locks, clone, NOTE).found
+
+
+def test_a_damaged_list_of_locks(clone: Place) -> None:
+    for text in ("", "{", "[]", '{"write": {"/a": {"cmd": "dvc"}}}', '{"read": {"/a": [1]}}'):
+        (clone.root / ".dvc" / "tmp" / "rwlock").write_text(text)
+        assert "damaged" in of(project.locks, clone, MISSING).found, text
+
+
+def test_a_queue_with_failures(clone: Place) -> None:
+    of(project.queue, clone, OK)
+    stash(clone, project.QUEUED)
+    assert of(project.queue, clone, NOTE).mend == "dvc queue start"
+    stash(clone, project.FAILED)
+    answer = of(project.queue, clone, NOTE)
+    assert answer.found == "1 failed experiments, 1 waiting"
+
+
+def test_the_queues_names_are_dvcs() -> None:
+    from dvc.repo.experiments.refs import CELERY_FAILED_STASH, CELERY_STASH
+
+    assert (project.QUEUED, project.FAILED) == (CELERY_STASH, CELERY_FAILED_STASH)
+
+
+def test_a_refused_connection(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    nowhere = f"http://127.0.0.1:{closed_port()}/x"
+    monkeypatch.setattr("cxr.data.source.URLS", {28: nowhere})
+    monkeypatch.setattr(services, "WEIGHTS_URL", nowhere)
+    monkeypatch.setenv("TORCH_HOME", str(clone.root / "none"))
+    for check in (services.data_source, services.weights):
+        answer = of(check, clone, MISSING)
+        assert "127.0.0.1" in answer.found and "Connection refused" in answer.found
+
+
+def test_what_is_here_needs_no_network(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    nowhere = f"http://127.0.0.1:{closed_port()}/x"
+    monkeypatch.setattr("cxr.data.source.URLS", {28: nowhere})
+    monkeypatch.setattr(services, "WEIGHTS_URL", nowhere)
+    (clone.root / "data" / "raw").mkdir(parents=True)
+    (clone.root / "data" / "raw" / "chest.npz").touch()
+    assert "not needed, data/raw is here" in of(services.data_source, clone, NOTE).found
+    (clone.root / "data" / "features").mkdir()
+    assert "not needed" in of(services.weights, clone, NOTE).found
+
+
+def test_another_source_needs_no_network(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cxr.data.source.URLS", {28: f"http://127.0.0.1:{closed_port()}/x"})
+    change(clone, "params.yaml", "source: medmnist ", "source: phantom ")
+    found = of(services.data_source, Place(clone.root), NOTE).found
+    assert "not needed, download.source is phantom" in found
+
+
+def test_a_server_that_never_answers(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(context, "LIMIT", 0.2)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/x"
+        monkeypatch.setattr("cxr.data.source.URLS", {28: url})
+        assert "no answer within" in of(services.data_source, clone, MISSING).found
+
+
+def test_the_weights_are_torchvisions() -> None:
+    from torchvision.models import SqueezeNet1_1_Weights
+
+    assert SqueezeNet1_1_Weights.IMAGENET1K_V1.url == services.WEIGHTS_URL
+
+
+def test_the_store_that_is_not_there_yet(clone: Place) -> None:
+    assert "made by the first stage" in of(services.store, clone, OK).found
+
+
+def test_the_store_is_where_ours_is(clone: Place) -> None:
+    from cxr.tracking import database
+
+    file = clone.root / services.OWN_STORE.removeprefix(services.SQLITE)
+    assert database.sqlite_file(database.store_uri(clone.root)) == file
+
+
+def test_the_last_schema_is_mlflows() -> None:
+    from alembic.script import ScriptDirectory
+
+    folder = Path(services.find_spec("mlflow").origin).parent / "store" / "db_migrations"
+    last, _ = services._revisions()
+    assert last == ScriptDirectory(str(folder)).get_current_head()
+
+
+def test_a_store(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = a_store(clone, services._revisions()[0])
+    assert "2 runs" in of(services.store, clone, OK).found
+    monkeypatch.setattr(services.os, "access", lambda path, mode: False)
+    assert of(services.store, clone, MISSING).mend.startswith(f"chmod u+w {file}")
+
+
+def test_a_store_of_an_older_mlflow_is_upgraded(clone: Place) -> None:
+    earlier = min(services._revisions()[1])
+    a_store(clone, earlier)
+    answer = of(services.store, clone, MISSING)
+    assert earlier in answer.found and "mlflow db upgrade" in answer.mend
+
+
+def test_a_store_of_a_newer_mlflow_is_rebuilt(clone: Place) -> None:
+    """This MLflow can't upgrade a schema that it does not know."""
+    a_store(clone, "0123456789ab")
+    answer = of(services.store, clone, MISSING)
+    assert "0123456789ab" in answer.found and answer.mend.endswith(".old && cxr sync")
+
+
+def test_a_folder_as_mlflows_store(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("./mlruns", "/srv/mlruns", "file:///srv/mlruns"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", folder)
+        answer = of(services.store, clone, MISSING)
+        assert folder in answer.found and "sqlite:///FILE" in answer.mend
+
+
+@pytest.mark.parametrize("content", [b"no database", b""])
+def test_a_damaged_store(clone: Place, content: bytes) -> None:
+    (clone.root / "mlflow.db").write_bytes(content)
+    assert "cxr sync" in of(services.store, clone, MISSING).mend
+
+
+def test_a_server_that_is_gone(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = f"http://127.0.0.1:{closed_port()}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert f"no MLflow answers at {uri}" in of(services.store, clone, MISSING).found
+
+
+class Guarded(BaseHTTPRequestHandler):
+    """Answers whoever sends name and password."""
+
+    def do_GET(self) -> None:
+        sent = self.headers.get("Authorization", "")
+        self.send_response(200 if sent == f"Basic {b64encode(b'me:secret').decode()}" else 401)
+        self.end_headers()
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def test_a_server_that_asks_for_a_password(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    with HTTPServer(("127.0.0.1", 0), Guarded) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv(
+            "MLFLOW_TRACKING_URI", f"http://me:secret@127.0.0.1:{server.server_port}"
+        )
+        of(services.store, clone, OK)
+        told = run(clone, "doctor", "--json").stdout + run(clone, "doctor").stdout
+        server.shutdown()
+    assert told.count(f"http://me:***@127.0.0.1:{server.server_port}") == 2
+    assert "secret" not in told
+
+
+def test_a_database_whose_driver_is_not_installed(
+    clone: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "mysql+nodriver://u:secret@127.0.0.1:1/x")
+    monkeypatch.setattr(sqlalchemy, "create_engine", raising(ModuleNotFoundError(name="nodriver")))
+    answer = of(services.store, clone, MISSING)
+    assert answer.found.endswith("needs the package nodriver")
+    assert answer.mend == "pip install nodriver"
+
+
+def test_a_database_that_refuses_and_one_that_answers(
+    clone: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """sqlalchemy's own sqlite, whose address stands for a server's."""
+    uri = "postgresql://u:secret@db.example.org/x"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    engine = sqlalchemy.create_engine
+    monkeypatch.setattr(sqlalchemy, "create_engine", lambda asked: engine("sqlite:////no/where/x"))
+    answer = of(services.store, clone, MISSING)
+    assert "unable to open database file" in answer.found
+    monkeypatch.setattr(sqlalchemy, "create_engine", lambda asked: engine("sqlite://"))
+    of(services.store, clone, OK)
+    finding.tell([finding.Finding("mlflow", *answer)])
+    assert "secret" not in capsys.readouterr().out
+
+
+def test_a_port_in_use(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        monkeypatch.setattr(services, "UI_PORT", taken.getsockname()[1])
+        of(services.port, clone, NOTE)
+    of(services.port, clone, OK)
+
+
+def test_json_and_status(clone: Place) -> None:
+    done = run(clone, "doctor", "--json")
+    told = json.loads(done.stdout)
+    checks = {each["check"]: each for each in told["checks"]}
+    assert list(checks) == list(doctor.CHECKS)
+    for each in checks.values():
+        assert each.keys() == {"check", "verdict", "found", "try"}
+        assert each["verdict"] in (OK, NOTE, MISSING)
+    worst = {each["verdict"] for each in checks.values()}
+    assert told["verdict"] == next(v for v in (MISSING, NOTE, OK) if v in worst)
+    assert done.returncode == int(MISSING in worst)
+    assert {name for name, each in checks.items() if each["verdict"] == MISSING} <= OFFLINE
+
+
+def test_a_line_a_check(clone: Place) -> None:
+    change(clone, "params.yaml", "seed: 0", "seed: zero")
+    done = run(clone, "doctor")
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    marked = [line for line in lines if line[0] in "✓!✗"]
+    assert len(marked) == len(doctor.CHECKS)
+    (line,) = [line for line in marked if "seed is 'zero'" in line]
+    assert line.startswith("✗ params ")
+    after = lines[lines.index(line) + 1]
+    assert after.strip() == "try: edit params.yaml, or git checkout -- params.yaml"
+    assert lines[-1].endswith("in the way")
+    quiet = run(clone, "--quiet", "doctor")
+    assert "✓" not in quiet.stdout and "✗ params" in quiet.stdout
+
+
+def test_it_works_with_hardly_anything(tmp_path: Path) -> None:
+    """No package, no git, no parameters: a finding each, and no traceback."""
+    (tmp_path / "dvc.yaml").write_text("stages: [")
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c",
+         f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r}); sys.argv = ['doctor']\n"
+         "import runpy; runpy.run_module('cxr.doctor', run_name='__main__')"],
+        cwd=tmp_path, env={"PATH": "", "HOME": str(tmp_path)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert not done.stderr
+    assert sum(line[0] in "✓!✗" for line in done.stdout.splitlines()) == len(doctor.CHECKS)
+    assert "can't be looked at without the package pydantic" in done.stdout
+    assert "✗ git " in done.stdout
+
+
+@pytest.mark.parametrize("command", [["cxr", "doctor"], ["python", "-m", "cxr.doctor"]])
+def test_a_terminal_that_knows_few_characters(clone: Place, command: list[str]) -> None:
+    done = subprocess.run(
+        [Path(sys.executable).parent / command[0], *command[1:]],
+        cwd=clone.root, env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert not done.stderr
+    assert "\\u2713 python " in done.stdout
+
+
+def test_a_check_that_breaks_stops_no_other(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(clone: Place) -> Answer:
+        raise RuntimeError("nobody thought of this")
+
+    monkeypatch.setitem(doctor.CHECKS, "disk", broken)
+    found = {each.check: each for each in doctor.examine(clone.root)}
+    assert found["disk"].found == "can't be looked at: RuntimeError: nobody thought of this"
+    assert len(found) == len(doctor.CHECKS)
+
+
+def test_names_fit_their_column() -> None:
+    assert max(map(len, doctor.CHECKS)) < finding.WIDTH
+
+
+def run(clone: Place, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [Path(sys.executable).parent / "cxr", *arguments],
+        cwd=clone.root, capture_output=True, text=True,
+    )  # fmt: skip
+
+
+@contextmanager
+def sleeping(name: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """A process with these words in its command."""
+    code = "import sys; print(flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, name]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # it runs: before that its command is this one's
+        yield process
+
+
+def rwlock(clone: Place, pid: int) -> None:
+    entry = {"pid": pid, "cmd": "dvc repro"}
+    held = {"write": {str(clone.root / "data"): entry}, "read": {"/x": [entry]}}
+    (clone.root / ".dvc" / "tmp" / "rwlock").write_text(json.dumps(held))
+
+
+def raising(error: Exception) -> Callable[..., None]:
+    def raises(*_: object) -> None:
+        raise error
+
+    return raises
+
+
+def scratch_lock(clone: Place, pid: int) -> None:
+    (clone.root / ".scratch").mkdir(exist_ok=True)
+    (clone.root / ".scratch" / "train-cnn.lock").write_text(f"{pid}\n{socket.gethostname()}\n")
+
+
+def stash(clone: Place, ref: str) -> None:
+    """An entry of a stash, as DVC keeps its queue."""
+    subprocess.run(
+        ["git", "update-ref", "--create-reflog", "-m", "task", ref, "HEAD"],
+        cwd=clone.root, check=True,
+        env=os.environ | {"GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@example.org"},
+    )  # fmt: skip
+
+
+def a_store(clone: Place, revision: str) -> Path:
+    file = clone.root / "mlflow.db"
+    base = sqlite3.connect(file)
+    with base:
+        base.execute("CREATE TABLE runs (run_uuid TEXT)")
+        base.executemany("INSERT INTO runs VALUES (?)", [("a",), ("b",)])
+        base.execute("CREATE TABLE alembic_version (version_num TEXT)")
+        base.execute("INSERT INTO alembic_version VALUES (?)", (revision,))
+    base.close()
+    return file

@@ -1,0 +1,305 @@
+"""A user's own images get the pipeline's own probabilities, and one bad file stops no other."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from image_files import dicom, text, truncated
+from matplotlib import image as png
+from PIL import Image
+
+from cxr import models, params
+from cxr.data import phantom
+from cxr.data.images.picture import Picture
+from cxr.data.ood import Typical
+from cxr.data.splits import Statistics
+from cxr.errors import CxrError
+from cxr.evaluation import decisions
+from cxr.inference import predict
+from cxr.labels import LABELS
+from cxr.models.inputs import InputSpec
+from cxr.scoring.submissions import read_predictions
+from cxr.training.feed import ImageBatches
+
+PARAMS = params.load(Path(__file__).parents[2] / "params.yaml")
+CHESTS = phantom.render(0, "test", 0, 20, 28).images
+HERNIA = LABELS.index("hernia")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone's models and decisions: a CNN with random weights, calibrated, hernia undecided."""
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "dvc.yaml").write_text("stages: {}\n")
+    (folder / "params.yaml").write_text("seed: 0\n")
+    torch.manual_seed(0)
+    hyper = models.hyper_parameters("cnn", PARAMS.train.block("cnn"))
+    spec = models.input_spec("cnn", hyper, 28, Statistics(0.5, 0.2))
+    network = models.build("cnn", hyper, 28, 1, len(LABELS)).eval()
+    block = {"train": {"cnn": hyper.model_dump(mode="json")}}
+    models.save(models.SavedModel("cnn", network, spec, LABELS, block), folder / "models/cnn")
+    rng = np.random.default_rng(0)
+    labels = (rng.random((20, 14)) < 0.4).astype(np.uint8)
+    labels[:, HERNIA] = 0
+    logits = pipelines_logits(network, spec)
+    train, val = (phantom.render(0, split, 0, 200, 28).images for split in ("train", "val"))
+    decision = decisions.decide(
+        "cnn", labels, logits, "platt", "youden", 0.9, Typical.of(train, val)
+    )
+    (folder / "decisions").mkdir()
+    (folder / "decisions/cnn.json").write_text(json.dumps(decision.as_json()))
+    return folder
+
+
+def pipelines_logits(network: models.Network, spec: InputSpec) -> np.ndarray:
+    batches = ImageBatches(torch.from_numpy(CHESTS), spec)
+    with torch.no_grad():
+        logits: np.ndarray = network(batches.batch(torch.arange(20), None)).numpy()
+    return logits
+
+
+def write(folder: Path, n: int = 20) -> list[Path]:
+    """Chests as PNG files."""
+    paths = [folder / f"chest{i:02}.png" for i in range(n)]
+    for path, chest in zip(paths, CHESTS, strict=False):
+        Image.fromarray(chest).save(path)
+    return paths
+
+
+def predictions(project: Path, paths: list[Path], folder: Path | None = None) -> list:
+    maps = predict.places(paths, folder) if folder else {}
+    return list(predict.predict(predict.load("cnn", project), paths, maps))
+
+
+@pytest.mark.parametrize("with_maps", [False, True])
+def test_probabilities_are_the_pipelines(project: Path, tmp_path: Path, with_maps: bool) -> None:
+    model = predict.load("cnn", project)
+    expected = model.decision.calibration.probs(
+        pipelines_logits(model.saved.network, model.saved.input)
+    )
+    done = predictions(project, write(tmp_path), tmp_path / "maps" if with_maps else None)
+    assert [each.path.stem for each in done] == [f"chest{i:02}" for i in range(20)]
+    np.testing.assert_allclose([each.probs for each in done], expected, atol=1e-6)
+    for each, probs in zip(done, expected, strict=True):
+        for i, cut in enumerate(model.decision.thresholds):
+            if abs(probs[i] - cut) > 1e-6:  # a threshold is some image's own probability
+                assert each.called[i] == (None if i == HERNIA else bool(probs[i] >= cut))
+        assert (tmp_path / f"maps/{each.path.stem}.maps.png").is_file() == with_maps
+
+
+def test_one_bad_file_stops_no_other(project: Path, tmp_path: Path) -> None:
+    good = write(tmp_path, 12)
+    bad = [text(tmp_path / "text.png"), truncated(tmp_path / "cut.png"), tmp_path / "none.png"]
+    mixed = [*good[:5], bad[0], *good[5:9], bad[1], bad[2], *good[9:]]
+    done = predictions(project, mixed)
+    assert [each.path for each in done] == mixed
+    refused = [each for each in done if isinstance(each, predict.Refused)]
+    assert [each.path for each in refused] == bad
+    alone = [each.probs for each in predictions(project, good)]
+    np.testing.assert_allclose(
+        [e.probs for e in done if isinstance(e, predict.Prediction)], alone, atol=1e-6
+    )
+
+
+def test_what_is_no_chest_is_warned_of_with_its_number(project: Path, tmp_path: Path) -> None:
+    Image.fromarray(255 - CHESTS[0]).save(tmp_path / "a.png")
+    Image.fromarray(CHESTS[0]).save(tmp_path / "b.png")
+    strange, chest = predictions(project, [tmp_path / "a.png", tmp_path / "b.png"])
+    (warning,) = strange.warnings
+    assert "does not look like a chest X-ray" in warning
+    assert f"likeness {strange.likeness:.2f}" in warning
+    assert chest.warnings == [] and chest.likeness > strange.likeness
+
+
+def test_a_model_is_found_by_name_or_folder(project: Path, tmp_path: Path) -> None:
+    by_name = predict.load("cnn", project)
+    by_folder = predict.load(str(project / "models/cnn"), None)
+    assert by_name.decision.as_json() == by_folder.decision.as_json()
+    with pytest.raises(CxrError, match="there is no model resnet; there are cnn"):
+        predict.load("resnet", project)
+    with pytest.raises(CxrError, match="there is no model cnn; `dvc repro` makes some"):
+        predict.load("cnn", None)
+
+
+def test_a_model_of_other_labels_is_refused(project: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "models/cnn"
+    folder.mkdir(parents=True)
+    for path in (project / "models/cnn").iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    description = json.loads((folder / "model.json").read_text())
+    description["labels"][0] = "cough"
+    (folder / "model.json").write_text(json.dumps(description))
+    with pytest.raises(CxrError, match="tells other labels than these"):
+        predict.load(str(folder), None)
+    description["labels"][0] = LABELS[0]
+    (folder / "model.json").write_text(json.dumps(description))
+    with pytest.raises(CxrError, match=r"cnn\.json does not exist; `dvc repro` makes it"):
+        predict.load(str(folder), None)
+
+
+def cxr(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from cxr.cli import main; main()", "predict", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+
+
+def test_the_command_writes_table_json_and_maps(project: Path, tmp_path: Path) -> None:
+    big = np.asarray(Image.fromarray(CHESTS[0]).resize((400, 320)))
+    Image.fromarray(big).save(tmp_path / "a.png")
+    dicom(tmp_path / "b.dcm", CHESTS[1])
+    out = [str(tmp_path), "--model", "cnn", "--cam", str(tmp_path / "maps")]
+    done = cxr(*out, "--csv", str(tmp_path / "t.csv"), "--json", cwd=project)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["model"] == "cnn" and told["calibration"] == "platt"
+    assert "Not a medical device" in told["notice"]
+    first, second = told["images"]
+    assert (first["width"], first["height"]) == (400, 320)
+    with open(tmp_path / "t.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image"] for row in rows] == [first["image"], second["image"]]
+    assert first["assumed"] == {}
+    assert second["assumed"] == {"window": "none, 8 bits are grey levels"}
+    assert [row["assumed"] for row in rows] == ["", "window: none, 8 bits are grey levels"]
+    for row, image in zip(rows, told["images"], strict=True):
+        for label in LABELS:
+            prob = image["labels"][label]["probability"]
+            assert float(row[f"prob_{label}"]) == prob
+            called = image["labels"][label]["called"]
+            assert row[f"called_{label}"] == ("" if called is None else str(int(called)))
+    table = read_predictions(tmp_path / "t.csv", "test", are_logits=False)
+    np.testing.assert_array_equal(
+        table.values, [[float(row[f"prob_{label}"]) for label in LABELS] for row in rows]
+    )
+    pixels = png.imread(tmp_path / "maps/a.maps.png")
+    assert pixels.shape[1] >= 2 * 400 and pixels.shape[0] > 320
+    assert (tmp_path / "maps/b.maps.png").is_file()
+
+
+def test_the_image_stands_in_the_picture_pixel_by_pixel(project: Path, tmp_path: Path) -> None:
+    """Its own resolution: the left panel is the image itself."""
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (300, 300), np.uint8)).save(tmp_path / "a.png")
+    predictions(project, [tmp_path / "a.png"], tmp_path / "maps")
+    drawn = np.asarray(Image.open(tmp_path / "maps/a.maps.png").convert("L"))
+    given = np.asarray(Image.open(tmp_path / "a.png"))
+    assert np.abs(drawn[48:348, :300].astype(int) - given).max() <= 1
+
+
+def test_the_command_tells_people_what_is_called(project: Path, tmp_path: Path) -> None:
+    write(tmp_path, 2)
+    text(tmp_path / "z.png")
+    done = cxr(str(tmp_path / "*.png"), "--model", "cnn", cwd=project)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        f"cxr: {tmp_path / 'z.png'} is not an image that can be read, or is far too large; "
+        "save it as PNG, JPEG, TIFF, BMP, WebP or DICOM"
+    ]
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith(f"{tmp_path / 'chest00.png'}: ")
+    assert "Not a medical device" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["{}"], "has no image"),
+        (["{}/*.png"], "no file matches"),
+        (["x.png", "--model", "resnet"], "there is no model resnet; there are cnn"),
+    ],
+)
+def test_a_wrong_call_is_one_line(
+    project: Path, tmp_path: Path, arguments: list[str], sentence: str
+) -> None:
+    given = [each.format(tmp_path) for each in arguments]
+    model = [] if "--model" in given else ["--model", "cnn"]
+    done = cxr(*given, *model, cwd=project)
+    assert done.returncode == 2 and done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("cxr: ") and sentence in line
+
+
+def test_pictures_keep_their_shape_when_they_are_not_square() -> None:
+    tall = Picture(Path("tall.png"), np.full((90, 30), 200, np.uint8))
+    assert tall.square(30, "bicubic")[:, 12:18].min() > 190
+
+
+def test_maps_overwrite_neither_images_nor_each_other(project: Path, tmp_path: Path) -> None:
+    (path, other) = write(tmp_path, 2)
+    before = path.read_bytes()
+    done = cxr(str(path), "--model", "cnn", "--cam", str(tmp_path), cwd=project)
+    assert done.returncode == 0, done.stderr
+    assert path.read_bytes() == before
+    assert (tmp_path / "chest00.maps.png").read_bytes()[:4] == b"\x89PNG"
+    called_so = other.rename(tmp_path / "chest00.maps.png")
+    before = called_so.read_bytes()
+    both = [str(path), str(called_so)]
+    done = cxr(*both, "--model", "cnn", "--cam", str(tmp_path), cwd=project)
+    assert done.returncode == 2 and f"would overwrite {called_so}" in done.stderr
+    assert called_so.read_bytes() == before
+    dicom(tmp_path / "chest00.dcm", CHESTS[3])
+    both = [str(path), str(tmp_path / "chest00.dcm")]
+    done = cxr(*both, "--model", "cnn", "--cam", str(tmp_path / "maps"), cwd=project)
+    assert done.returncode == 2 and "two images are called" in done.stderr
+    assert not (tmp_path / "maps").exists()
+
+
+def test_images_of_one_name_keep_their_folders_below_the_maps(
+    project: Path, tmp_path: Path
+) -> None:
+    for i, study in enumerate(("ST1/SE1", "ST2/SE1")):
+        (tmp_path / "disc" / study).mkdir(parents=True)
+        dicom(tmp_path / "disc" / study / "IM0", CHESTS[i])
+    (tmp_path / "disc/._IM0").touch()
+    out = ["--model", "cnn", "--cam", str(tmp_path / "maps"), "--json"]
+    done = cxr(str(tmp_path / "disc"), *out, cwd=project)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines() == ["predict: took 2 DICOM, skipped 1 hidden"]
+    folders = {"taken": {"DICOM": 2}, "skipped": {"hidden": 1}}
+    assert json.loads(done.stdout)["folders"] == folders
+    maps = sorted((tmp_path / "maps").rglob("*.png"))
+    assert [path.relative_to(tmp_path / "maps").as_posix() for path in maps] == [
+        "ST1/SE1/IM0.maps.png", "ST2/SE1/IM0.maps.png",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("option", "place", "sentence"),
+    [
+        ("--csv", "nowhere/t.csv", "t.csv can't be written"),
+        ("--csv", ".", "can't be written: it is a folder"),
+        ("--csv", "chest00.png", "is one of the images"),
+        ("--cam", "file", "can't be made a folder for maps"),
+    ],
+)
+def test_places_that_can_not_be_written_are_told_first(
+    project: Path, tmp_path: Path, option: str, place: str, sentence: str
+) -> None:
+    (path,) = write(tmp_path, 1)
+    (tmp_path / "file").touch()
+    before = path.read_bytes()
+    done = cxr(str(path), "--model", "cnn", option, str(tmp_path / place), cwd=project)
+    assert done.returncode == 2 and done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert sentence in line
+    assert path.read_bytes() == before
+
+
+def test_a_name_may_hold_any_character(project: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a$_$b[red].png"
+    Image.fromarray(CHESTS[0]).save(path)
+    done = cxr(str(path), "--model", "cnn", "--cam", str(tmp_path / "maps"), cwd=project)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(str(path))
+    assert (tmp_path / "maps" / f"{path.stem}.maps.png").is_file()
+
+
+def test_a_damaged_decision_is_named(project: Path, tmp_path: Path) -> None:
+    for content in ("{", "{}", json.dumps({"model": "cnn"})):
+        (tmp_path / "cnn.json").write_text(content)
+        with pytest.raises(CxrError, match=r"cnn\.json is damaged, or of an older version"):
+            decisions.read(tmp_path / "cnn.json")

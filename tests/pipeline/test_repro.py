@@ -1,0 +1,287 @@
+"""What `cxr repro` says of a run of the pipeline, and how it lets itself be stopped."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hostile.valid import record
+from pipeline import ROOT, Pipeline
+
+from cxr.cli import summary
+from cxr.errors import CxrError
+from cxr.pipeline import repro
+from cxr.pipeline.repro import Done, How, Score, Summary
+
+CXR = str(Path(sys.executable).parent / "cxr")
+LONG_AGO = "2024-05-01T10:00:00+00:00"
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A clone in which three stages were run long ago, and the others were not."""
+    (tmp_path / "records").mkdir()
+    for name in ("dvc.yaml", "params.yaml"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    for stage in ("download", "preprocess", "train-cnn"):
+        write_record(tmp_path, stage, LONG_AGO, 60)
+    return tmp_path
+
+
+def write_record(folder: Path, stage: str, started: str, seconds: int) -> None:
+    finished = datetime.fromisoformat(started) + timedelta(seconds=seconds)
+    told = record() | {"stage": stage, "started": started}
+    told["finished"] = finished.isoformat(timespec="seconds")
+    told["facts"]["stage"] = stage
+    (folder / "records" / f"{stage}.json").write_text(json.dumps(told))
+
+
+def write_metrics(folder: Path, source: str = "phantom") -> None:
+    values = {"cnn": (0.7, 0.68), "all-negative": (0.5, None)}
+    models = {
+        name: {"val": {"macro_auroc": val}, "test": {"macro_auroc": test}}
+        for name, (val, test) in values.items()
+    }
+    (folder / "reports").mkdir(exist_ok=True)
+    about = {"data": {"name": "some-28", "source": source}, "models": models}
+    (folder / "reports" / "metrics.json").write_text(json.dumps(about))
+
+
+def reproduce(
+    clone: Path, monkeypatch: pytest.MonkeyPatch, *stages: str, status: int = 0
+) -> Summary:
+    """With a DVC that runs train-cnn, restores preprocess and leaves download as it is."""
+
+    def fake_dvc(project: Path, *_: Any) -> int:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        write_record(project, "train-cnn", now, 75)
+        write_record(project, "preprocess", LONG_AGO, 61)
+        return status
+
+    monkeypatch.setattr(repro, "_dvc_repro", fake_dvc)
+    return repro.repro(clone, list(stages), sys.stdout)
+
+
+def test_what_became_of_each_stage(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = reproduce(clone, monkeypatch)
+    assert {each.stage: (each.how, each.seconds) for each in done.stages} == {
+        "download": (How.UNCHANGED, None),
+        "preprocess": (How.RESTORED, None),
+        "features": (How.NOT_MADE, None),
+        "train-cnn": (How.RAN, 75),
+        "train-squeezenet": (How.NOT_MADE, None),
+        "train-vit": (How.NOT_MADE, None),
+        "evaluate": (How.NOT_MADE, None),
+        "gradcam": (How.NOT_MADE, None),
+    }
+    assert done.scores == {}
+    assert json.loads(json.dumps(done.as_json()))["stages"][0]["how"] == "unchanged"
+
+
+def test_scores_beside_those_of_learning_nothing(
+    clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_metrics(clone)
+    done = reproduce(clone, monkeypatch)
+    assert done.scores == {"cnn": Score(0.7, 0.68), "all-negative": Score(0.5, None)}
+    assert (done.data, done.is_phantom) == ("some-28", True)
+    assert reproduce(clone, monkeypatch, status=255).scores == {}, "they may be of before"
+
+
+def test_a_stage_that_was_asked_for_is_told_with_all_it_needs_and_no_older_scores(
+    clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_metrics(clone)
+    done = reproduce(clone, monkeypatch, "train-squeezenet")
+    needed = ["download", "preprocess", "features", "train-squeezenet"]
+    assert [each.stage for each in done.stages] == needed
+    assert done.scores == {}, "they are of an evaluation before"
+    assert reproduce(clone, monkeypatch, "gradcam").scores != {}
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"data": {}}', '{"models": {"cnn": 5}}'])
+def test_damaged_metrics_are_refused(
+    clone: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    write_metrics(clone)
+    (clone / "reports" / "metrics.json").write_text(content)
+    with pytest.raises(CxrError, match=r"metrics\.json is damaged; `dvc checkout --force"):
+        reproduce(clone, monkeypatch)
+
+
+def test_a_stage_that_is_none(clone: Path) -> None:
+    with pytest.raises(CxrError, match="has no stage 'train'; it has download, "):
+        repro.repro(clone, ["train"], sys.stdout)
+
+
+def told(done: Summary, folder: Path, capsys: pytest.CaptureFixture[str], **of: bool) -> list[str]:
+    summary.summary(done, folder, **of)
+    return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines() if line.strip()]
+
+
+STAGES = [
+    Done("download", How.UNCHANGED, None, "2024-05-01T10:05:00+00:00"),
+    Done("preprocess", How.RESTORED, None, "2024-05-01T10:06:00+00:00"),
+    Done("train-cnn", How.RAN, 75, "2024-05-01T10:07:00+00:00"),
+]
+
+
+def test_the_words_of_a_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_metrics(tmp_path)
+    scores = {"cnn": Score(0.7, 0.68), "all-negative": Score(0.5, None)}
+    done = Summary(0, STAGES, "some-28", True, scores)
+    lines = told(done, tmp_path, capsys)
+    assert lines[:6] == [
+        "download unchanged of 2024-05-01 10:05 UTC",
+        "preprocess restored of 2024-05-01 10:06 UTC",
+        "train-cnn ran 1 min 15 s",
+        "some-28 (PHANTOM) val macro AUROC test macro AUROC",
+        "cnn 0.7000 0.6800",
+        "all-negative 0.5000 -",
+    ]
+    assert lines[6] == f"Look at, in {tmp_path},"
+    assert lines[7].startswith("reports/metrics.json ")
+    assert [line.split("  ")[0] for line in lines[8:]] == [
+        "make report all of it on one page",
+        "make ui every run, curve and picture",
+        "cxr audit what made each, and whether it holds",
+    ]
+    real = told(Summary(0, STAGES, "some-28", False, scores), tmp_path, capsys)
+    assert "PHANTOM" not in "".join(real)
+    of_demo = told(done, tmp_path, capsys, of_demo=True)
+    assert of_demo[-2].startswith("make ui DEMO=1 ")
+
+
+def test_a_pipeline_that_stopped_tells_what_it_did(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = told(Summary(255, STAGES, None, False, {}), tmp_path, capsys)
+    assert [line.split()[:2] for line in lines] == [
+        ["preprocess", "restored"], ["train-cnn", "ran"],
+    ]  # fmt: skip
+
+
+FAKE_DVC = """
+import signal, sys, time, pathlib
+def keep(signum, frame):
+    time.sleep(1)  # longer than Python's own patience with a child after Ctrl-C
+    pathlib.Path("kept").write_text("what was done")
+    sys.exit(1)
+signal.signal(signal.SIGINT, keep)
+print("started", flush=True)
+while True:
+    signal.pause()
+"""
+
+
+def started(clone: Path, dvc: str, *before: str) -> tuple[subprocess.Popen[str], str]:
+    """`cxr repro` in a session of its own, with a program for DVC; and the first line of that."""
+    (clone / "src" / "dvc").mkdir(parents=True)
+    (clone / "src" / "dvc" / "__init__.py").touch()
+    (clone / "src" / "dvc" / "__main__.py").write_text(dvc)
+    process = subprocess.Popen(
+        [*before, CXR, "repro"], cwd=clone, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    return process, process.stdout.readline()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_dvc_the_time_to_keep_what_was_done(
+    clone: Path, signum: signal.Signals
+) -> None:
+    process, line = started(clone, FAKE_DVC)
+    assert line == "started\n"
+    os.kill(process.pid, signum)
+    _, errors = process.communicate(timeout=30)
+    assert (clone / "kept").read_text() == "what was done"
+    assert process.returncode == 130
+    assert errors == "cxr: stopped\n"
+
+
+FAKE_STAGE = """
+import os, time
+print(os.getpid(), flush=True)
+while not os.path.exists("end"):
+    time.sleep(0.05)
+"""
+
+
+def state(pid: int) -> str:
+    """As Linux has it: T of a process that is stopped."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def handles(pid: int, signum: signal.Signals) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) >> (signum - 1) & 1)
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    until = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def test_ctrl_z_suspends_the_stage_and_fg_resumes_it(clone: Path) -> None:
+    process, line = started(clone, FAKE_STAGE)
+    stage = int(line)
+    try:
+        wait_until(lambda: handles(process.pid, signal.SIGCONT))
+        for _ in range(2):  # more than once
+            os.kill(process.pid, signal.SIGTSTP)
+            wait_until(lambda: state(stage) == state(process.pid) == "T")
+            os.kill(process.pid, signal.SIGCONT)
+            wait_until(lambda: "T" not in (state(stage), state(process.pid)))
+    finally:
+        (clone / "end").touch()
+        os.kill(process.pid, signal.SIGCONT)
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+
+
+def test_a_signal_that_is_ignored_stops_nothing(clone: Path) -> None:
+    """As under nohup, when the terminal closes."""
+    wait = "import time; print('started', flush=True); time.sleep(1); print('done')"
+    process, line = started(clone, wait, "nohup")
+    assert line == "started\n"
+    os.kill(process.pid, signal.SIGHUP)
+    printed, _ = process.communicate(timeout=30)
+    assert printed.startswith("done\n")
+    assert process.returncode == 0
+
+
+@pytest.mark.slow
+def test_a_real_run_is_told_as_it_was(kept: Path, tmp_path: Path) -> None:
+    made = Pipeline(kept).copy(tmp_path / "p")
+    assert hows(made) == dict.fromkeys(hows(made), "unchanged")
+    made.change(train__cnn__lr=0.004)
+    ran = {stage for stage, how in hows(made).items() if how == "ran"}
+    assert ran == {"train-cnn", "evaluate", "gradcam"}
+    made.change(train__cnn__lr=0.002)
+    restored = {stage for stage, how in hows(made).items() if how == "restored"}
+    assert restored == {"train-cnn", "evaluate", "gradcam"}
+    printed = made.run("cxr", "repro").stdout
+    assert "train-cnn" in printed and "unchanged" in printed and "(PHANTOM)" in printed
+    for name in ("cnn", "squeezenet", "vit", "all-negative"):
+        assert f"\n{name} " in printed
+    made.change(train__cnn__lr=-1)
+    done = made.run("cxr", "repro")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("cxr: the pipeline stopped in ")
+
+
+def hows(made: Pipeline) -> dict[str, str]:
+    done = made.run("cxr", "repro", "--json")
+    assert done.returncode == 0, done.stderr
+    return {each["stage"]: each["how"] for each in json.loads(done.stdout)["stages"]}

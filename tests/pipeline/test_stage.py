@@ -1,0 +1,237 @@
+"""A stage publishes whole or not at all, and says why not."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from pipeline import Pipeline, create
+
+WORK = """
+import time
+from pathlib import Path
+from cxr.pipeline import stage
+from cxr.errors import CxrError
+
+def work(run):
+    raw = run.output("data/raw")
+    raw.mkdir()
+    (raw / "chest.npz").write_text("half")
+    {body}
+
+stage.run("download", work)
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Pipeline:
+    return create(tmp_path)
+
+
+def start(project: Pipeline, body: str) -> subprocess.CompletedProcess[str]:
+    (project.folder / "stages/download.py").write_text(WORK.format(body=body))
+    return project.run("python", "stages/download.py")
+
+
+def only_run(project: Pipeline):
+    store = MlflowClient(f"sqlite:///{project.folder / 'mlflow.db'}")
+    experiment = store.get_experiment_by_name("phantom-28")
+    (run,) = store.search_runs([experiment.experiment_id])
+    return run
+
+
+def nothing_is_published(project: Pipeline) -> bool:
+    scratch = project.folder / ".scratch"
+    left = [path.name for path in scratch.iterdir() if path.suffix != ".lock"]
+    return not (project.folder / "data").exists() and left == []
+
+
+def test_a_parameter_edited_meanwhile_is_refused(project: Pipeline) -> None:
+    done = start(
+        project,
+        "(run.work / 'half').touch(); p = Path('params.yaml'); "
+        "p.write_text(p.read_text().replace('seed: 0', 'seed: 1'))",
+    )
+    assert done.returncode == 2
+    assert "params.yaml: seed changed while the stage ran" in done.stderr
+    assert nothing_is_published(project)
+    run = only_run(project)
+    assert run.info.status == "FAILED"
+    assert "seed changed" in run.data.tags["cxr.failure"]
+
+
+def test_code_edited_meanwhile_is_refused(project: Pipeline) -> None:
+    done = start(project, "p = Path('src/cxr/labels.py'); p.write_text(p.read_text() + '#')")
+    assert done.returncode == 2
+    assert "src/cxr/labels.py changed while the stage ran" in done.stderr
+    assert nothing_is_published(project)
+
+
+def test_an_error_for_people_is_one_line(project: Pipeline) -> None:
+    done = start(project, "raise CxrError('the moon is full; wait')")
+    assert (done.returncode, done.stderr) == (2, "download: the moon is full; wait\n")
+    assert nothing_is_published(project)
+    run = only_run(project)
+    assert run.data.tags["cxr.failure"] == "the moon is full; wait"
+    log = Path(run.info.artifact_uri.removeprefix("file://"), "log.txt").read_text()
+    assert "the moon is full; wait" in log and "stages/download.py" in log  # and where from
+
+
+def test_a_full_disk_is_one_line(project: Pipeline) -> None:
+    done = start(project, "raise OSError(28, 'No space left on device', 'x.npz')")
+    assert done.returncode == 2
+    assert done.stderr.startswith("download: x.npz: No space left on device")
+    assert len(done.stderr.splitlines()) == 1
+    assert nothing_is_published(project)
+
+
+def test_numpys_own_words_for_a_full_disk_are_one_line(project: Pipeline) -> None:
+    done = start(project, "import numpy; numpy.arange(10**6).tofile(open('/dev/full', 'wb'))")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "download: while writing: 1000000 requested and 0 written; nothing was published; "
+        "fix it and run again\n",
+    )
+    assert nothing_is_published(project)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "OSError('image file is truncated (3 bytes not processed)')",
+        "OSError()",
+        "__import__('requests').ConnectionError('5 requested and 3 written')",
+        "__import__('ssl').SSLError(1, 'certificate verify failed')",
+        "__import__('shutil').Error([('a', 'b', 'No space left on device')])",
+        "FileNotFoundError(2, 'No such file or directory', 'x.npz')",
+    ],
+    ids=["Pillow", "nothing said", "requests", "ssl", "shutil", "a missing file"],
+)
+def test_an_error_that_no_disk_raised_is_a_defect(project: Pipeline, error: str) -> None:
+    done = start(project, f"raise {error}")
+    assert done.returncode == 1 and "Traceback" in done.stderr
+    assert "run again" not in done.stderr
+    assert nothing_is_published(project)
+
+
+@pytest.mark.parametrize(
+    ("error", "place"),
+    [
+        ("MemoryError()", "this machine"),
+        ("RuntimeError(\"DefaultCPUAllocator: can't allocate memory\")", "this machine"),
+        ("type('OutOfMemoryError', (RuntimeError,), {{}})('CUDA out of memory')",
+         "the GPU (CUDA_VISIBLE_DEVICES= hides it)"),
+    ],
+)  # fmt: skip
+def test_too_little_memory_is_one_line(project: Pipeline, error: str, place: str) -> None:
+    done = start(project, f"raise {error}".format())
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"download: out of memory on {place}; nothing was published")
+    assert len(done.stderr.splitlines()) == 1
+    assert nothing_is_published(project)
+
+
+def test_another_error_of_torch_is_a_defect(project: Pipeline) -> None:
+    done = start(project, "raise RuntimeError('shapes do not match')")
+    assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+def test_an_undeclared_output_is_a_defect(project: Pipeline) -> None:
+    done = start(project, "run.output('data/secret.npz')")
+    assert done.returncode == 1
+    assert "dvc.yaml does not declare" in done.stderr
+    assert nothing_is_published(project)
+
+
+def test_an_interrupt_is_told_and_publishes_nothing(project: Pipeline) -> None:
+    (project.folder / "stages/download.py").write_text(
+        WORK.format(body="Path('ready').touch(); time.sleep(60)")
+    )
+    env = os.environ | {"PYTHONPATH": str(project.folder / "src")}
+    env.pop("MLFLOW_TRACKING_URI", None)
+    process = subprocess.Popen(
+        [sys.executable, "stages/download.py"], cwd=project.folder, env=env,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not (project.folder / "ready").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert stderr == (
+        "download: stopped; nothing was published, and `dvc repro` goes on from what was done\n"
+    )
+    assert not (project.folder / "data").exists()
+    assert only_run(project).info.status == "KILLED"
+
+
+def test_a_store_that_cannot_be_opened_costs_no_result(project: Pipeline) -> None:
+    (project.folder / "mlflow.db").write_text("this is no database, and longer than a header")
+    done = start(project, "pass")
+    assert done.returncode == 0
+    assert done.stderr.startswith("download: note: MLflow's store")
+    assert len(done.stderr.splitlines()) == 1
+    assert (project.folder / "data/raw/chest.npz").read_text() == "half"
+    (log,) = project.json("records/download.json")["runs"]
+    assert len(log["run_id"]) == 32
+
+
+def test_a_stores_password_is_neither_printed_nor_kept(project: Pipeline) -> None:
+    uri = "postgresql+nothing://me:secret@127.0.0.1:1/runs"
+    body = (
+        "import logging, os; logging.getLogger('x').warning(os.environ['MLFLOW_TRACKING_URI']); "
+        "(log,) = Path('.scratch').rglob('log.txt'); Path('kept').write_text(log.read_text())"
+    )
+    (project.folder / "stages/download.py").write_text(WORK.format(body=body))
+    done = subprocess.run(
+        [sys.executable, "stages/download.py"], cwd=project.folder, capture_output=True, text=True,
+        env=project.environment() | {"MLFLOW_TRACKING_URI": uri},
+    )  # fmt: skip
+    assert done.returncode == 0
+    kept = (project.folder / "kept").read_text()
+    for text in (done.stderr, kept):
+        assert "postgresql+nothing://me:***@127.0.0.1:1/runs" in text
+    assert kept.count("me:***@") == 2  # of a library's line, too
+    assert not any("secret" in text for text in (done.stdout, done.stderr, kept))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("path", "old", "new", "named"),
+    [
+        ("params.yaml", "weight_decay: 0.05", "weight_decay: 0.1", "params.yaml: train.cnn"),
+        ("src/cxr/models/inputs.py", '"""', '"""A', "src/cxr/models/inputs.py"),
+    ],
+)
+def test_an_edit_during_a_training_is_refused(
+    kept: Path, tmp_path: Path, path: str, old: str, new: str, named: str
+) -> None:
+    """As `dvc repro` runs it: the run is FAILED with the reason, and DVC keeps no result."""
+    project = Pipeline(kept).copy(tmp_path / "p")
+    project.change(train__cnn__lr=0.003, train__protocol__epochs=40, train__protocol__patience=40)
+    process = subprocess.Popen(
+        ["dvc", "repro", "--single-item", "train-cnn"], cwd=project.folder,
+        env=project.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if "epoch  2/40" in line:
+            file = project.folder / path
+            file.write_text(file.read_text().replace(old, new, 1))
+    assert process.wait() != 0
+    (refusal,) = [line for line in lines if "changed while the stage ran" in line]
+    assert refusal.startswith(f"train-cnn: {named}")
+    assert "nothing was published" in refusal
+    assert not any("Traceback" in line for line in lines)
+    assert not (project.folder / "models/cnn").exists()
+    store = MlflowClient(f"sqlite:///{project.folder / 'mlflow.db'}")
+    ids = [each.experiment_id for each in store.search_experiments()]
+    (run,) = store.search_runs(ids, "attributes.status = 'FAILED'")
+    assert named in run.data.tags["cxr.failure"]

@@ -1,0 +1,256 @@
+"""Sweeps through DVC's queue: run, run again, with a failure, interrupted, beside others' tasks."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from pipeline import TINY, Pipeline, create
+
+from cxr import sweep
+from cxr.documents import read_yaml
+from cxr.sweep import runner
+from cxr.sweep.queue import Queue, State
+
+pytestmark = pytest.mark.slow
+
+# One epoch on so few images that an experiment's time is that of starting its programs.
+SMALLEST = TINY | {
+    "download.phantom.train": 120,
+    "download.phantom.val": 100,
+    "download.phantom.test": 80,
+    "train.protocol.epochs": 1,
+    "evaluate.resamples": 100,
+}
+CXR = str(Path(sys.executable).parent / "cxr")
+RATES, DECAYS, SEEDS = (0.003, 0.03), (0.0, 0.05), 2
+N_CONFIGURATIONS = len(RATES) * len(DECAYS)
+N = N_CONFIGURATIONS * SEEDS
+SWEEP = (
+    "sweep",
+    "-S",
+    f"train.squeezenet.lr={','.join(map(str, RATES))}",
+    "-S",
+    f"train.squeezenet.weight_decay={','.join(map(str, DECAYS))}",
+    "--name",
+    "grid",
+)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    """A clone in which nothing has run."""
+    return create(tmp_path_factory.mktemp("sweep"), SMALLEST)
+
+
+@pytest.fixture(scope="module")
+def first(project: Pipeline) -> subprocess.CompletedProcess[str]:
+    """Every configuration, two seeds each."""
+    done = project.run(CXR, *SWEEP, limit=1800)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def experiments(project: Pipeline) -> dict[str, str]:
+    """Name to commit."""
+    refs = project.git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps").split("\n")
+    found = (line.split(" ") for line in refs if line and "refs/exps/celery" not in line)
+    return {ref.rsplit("/", 1)[1]: commit for commit, ref in found if "/exec/" not in ref}
+
+
+def states(project: Pipeline) -> dict[str, str]:
+    lines = project.dvc("queue", "status").splitlines()
+    rows = [line.split() for line in lines if line.split()[-1:] in (["Success"], ["Failed"])]
+    rows += [line.split() for line in lines if line.split()[-1:] in (["Running"], ["Queued"])]
+    return {row[1]: row[-1] for row in rows}
+
+
+def wait_for_workers(project: Pipeline) -> None:
+    """Until none is left; they go some seconds after their last task."""
+    deadline = time.monotonic() + 120
+    while "Worker status: 0 active, 0 idle" not in project.dvc("queue", "status"):
+        assert time.monotonic() < deadline
+        time.sleep(1)
+
+
+def ranked(printed: str) -> list[str]:
+    """The table and all below it."""
+    lines = printed.splitlines()
+    return lines[next(n for n, line in enumerate(lines) if "validation" in line) :]
+
+
+def test_configurations_of_two_seeds_end_in_one_table(
+    project: Pipeline, first: subprocess.CompletedProcess[str]
+) -> None:
+    lines = first.stdout.splitlines()
+    about = f"{N_CONFIGURATIONS} configurations, seeds 0 to 1: {N} experiments, 0 of them done"
+    assert lines[0] == f"sweep: {about}"
+    assert [line.split()[1:4] for line in lines[1 : N + 1]] == [
+        [str(n), "of", str(N)] for n in range(1, N + 1)
+    ]
+    table = ranked(first.stdout)
+    rows = [line.split() for line in table if line.startswith("squeezenet ")]
+    assert len(rows) == N_CONFIGURATIONS
+    assert {(float(row[1]), float(row[2])) for row in rows} == {
+        (rate, decay) for rate in RATES for decay in DECAYS
+    }
+    assert list(states(project).values()) == ["Success"] * N
+    assert len(experiments(project)) == N
+    assert project.git("status", "--porcelain") == ""
+
+
+def test_the_table_is_what_the_experiments_reported(
+    project: Pipeline, first: subprocess.CompletedProcess[str]
+) -> None:
+    """Read by `dvc exp show`, and averaged here."""
+    shown = json.loads(project.dvc("exp", "show", "--json"))
+    reported: dict[tuple[float, float], list[float]] = {}
+    for experiment in shown[1]["experiments"]:
+        data = experiment["revs"][0]["data"]
+        block = data["params"]["params.yaml"]["data"]["train"]["squeezenet"]
+        key = (block["lr"], block["weight_decay"])
+        metrics = data["metrics"]["reports/summary.json"]["data"]
+        reported.setdefault(key, []).append(metrics["squeezenet"]["val_macro_auroc"])
+    means = {key: sum(values) / 2 for key, values in reported.items()}
+    answer = project.json("reports/sweeps/grid.json")
+    told = {tuple(row["params"].values()): row["val"]["mean"] for row in answer["rows"]}
+    assert told == pytest.approx(means)
+    assert list(told.values()) == sorted(told.values(), reverse=True)
+    (best,) = answer["best"]
+    assert means[tuple(best["row"]["params"].values())] == max(means.values())
+    assert f"dvc exp apply {best['experiment']}" in first.stdout
+    csv = (project.folder / "reports/sweeps/grid.csv").read_text().splitlines()
+    assert len(csv) == 1 + N
+
+
+def test_the_audit_holds_and_mlflow_names_every_experiment(
+    project: Pipeline, first: subprocess.CompletedProcess[str]
+) -> None:
+    audit = project.run(CXR, "audit")
+    assert audit.returncode == 0, audit.stdout
+    store = MlflowClient(f"sqlite:///{project.folder / 'mlflow.db'}")
+    ids = [each.experiment_id for each in store.search_experiments()]
+    evaluated = store.search_runs(ids, "tags.`cxr.stage` = 'evaluate'")
+    named = {run.data.tags["cxr.experiment"] for run in evaluated}
+    assert named == experiments(project).keys()
+    assert {run.info.status for run in evaluated} == {"FINISHED"}
+
+
+def test_the_second_call_runs_nothing_and_tells_the_same(
+    project: Pipeline, first: subprocess.CompletedProcess[str]
+) -> None:
+    before = experiments(project)
+    again = project.run(CXR, *SWEEP)
+    assert again.returncode == 0
+    assert again.stdout.splitlines()[0].endswith(f"{N} experiments, {N} of them done")
+    assert again.stdout.splitlines()[1:] == ranked(first.stdout)
+    assert experiments(project) == before
+    as_json = project.run(CXR, *SWEEP, "--json")
+    assert json.loads(as_json.stdout) == project.json("reports/sweeps/grid.json")
+
+
+def test_the_winner_can_be_taken(
+    project: Pipeline, first: subprocess.CompletedProcess[str], tmp_path: Path
+) -> None:
+    wait_for_workers(project)  # to leave: their files come and go
+    mine = project.copy(tmp_path / "p")
+    best = mine.json("reports/sweeps/grid.json")["best"][0]
+    mine.dvc("exp", "apply", best["experiment"])
+    assert mine.repro() == []
+    block = read_yaml(mine.folder / "params.yaml")["train"]["squeezenet"]
+    assert {f"train.squeezenet.{key}": block[key] for key in ("lr", "weight_decay")} == best["row"][
+        "params"
+    ]
+    assert mine.run(CXR, "audit").returncode == 0
+
+
+def test_a_failure_is_told_and_stops_no_other(
+    project: Pipeline, first: subprocess.CompletedProcess[str]
+) -> None:
+    call = ["sweep", "-S", "train.squeezenet.weights=/nowhere.pt,none", "--seeds", "1"]
+    call += ["-S", "train.squeezenet.lr=0.02", "--name", "broken"]
+    done = project.run(CXR, *call)
+    assert done.returncode == 1, done.stdout + done.stderr
+    lost, made = (
+        each["name"] for each in project.json("reports/sweeps/broken.json")["experiments"]
+    )
+    assert f"{lost}: features: train.squeezenet.weights: /nowhere.pt does not exist" in done.stdout
+    assert f"dvc queue logs {lost}" in done.stdout
+    assert made in experiments(project)
+    assert lost not in experiments(project)
+    assert states(project)[lost] == "Failed"
+    assert project.run(CXR, "audit").returncode == 0
+
+
+def test_after_ctrl_c_nothing_runs_and_the_same_command_goes_on(
+    project: Pipeline, first: subprocess.CompletedProcess[str]
+) -> None:
+    call = ["sweep", "-S", "train.squeezenet.lr=0.04,0.05,0.06", "--seeds", "1"]
+    call += ["--name", "stopped"]
+    with subprocess.Popen(
+        [CXR, *call], cwd=project.folder, env=project.environment(), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "1 of 3 done" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.communicate(timeout=300)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert rest.splitlines()[-1] == "sweep: stopped; the same command goes on"
+    done = {name: commit for name, commit in experiments(project).items() if "stopped" in name}
+    assert 1 <= len(done) < 3
+    assert not {"Running", "Queued"} & set(states(project).values())
+
+    again = project.run(CXR, *call)
+    assert again.returncode == 0, again.stdout + again.stderr
+    after = {name: commit for name, commit in experiments(project).items() if "stopped" in name}
+    assert len(after) == 3
+    assert done.items() <= after.items()
+    assert project.run(CXR, "audit").returncode == 0
+
+
+def test_tasks_of_others_are_left_alone(tmp_path: Path) -> None:
+    mine = create(tmp_path, SMALLEST)  # in which no worker has looked for tasks yet
+    mine.dvc("exp", "run", "--queue", "-n", "other", "-S", "train.cnn.lr=0.5")
+    done = mine.run(CXR, "sweep", "-S", "train.squeezenet.lr=0.08", "--seeds", "1")
+    assert done.returncode == 2
+    assert done.stderr.startswith("cxr: DVC's queue holds 1 that are not of this sweep (other)")
+    assert states(mine) == {"other": "Queued"}
+    command = "dvc queue remove --queued"
+    assert f"`{command}`" in done.stderr
+    mine.run(*command.split())
+    assert states(mine) == {}
+
+
+def test_what_a_killed_worker_left_is_run_again(
+    project: Pipeline,
+    first: subprocess.CompletedProcess[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As after a power failure: DVC calls it running, and nothing works on it."""
+    for name, value in project.environment().items():
+        monkeypatch.setenv(name, value)
+    space = sweep.parse(["train.squeezenet.lr=0.09"])
+    plan = sweep.make(project.folder, "killed", sweep.grid(space), n_seeds=1, jobs=1)
+    queue, name = Queue(project.folder), plan.experiments[0].name
+    queue.add(plan.experiments[0])
+    queue.start(1)
+    deadline = time.monotonic() + 120
+    while not queue.is_alive(task := queue.tasks()[name]) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    about = f".dvc/tmp/exps/run/{task.revision}/{task.revision}.json"
+    os.killpg(os.getpgid(project.json(about)["pid"]), signal.SIGKILL)  # the worker's, too
+    assert queue.tasks()[name].state is State.RUNNING
+    monkeypatch.setattr(runner, "LOST_SECONDS", 3)
+    answer = sweep.run(plan, project.folder, lambda line: None, lambda done, total: None)
+    assert answer.failed == {}
+    assert name in experiments(project)
+    assert project.run(CXR, "audit").returncode == 0

@@ -1,0 +1,69 @@
+"""What MLflow refuses costs a line, and nothing else."""
+
+from pathlib import Path
+
+import pytest
+
+from cxr.lineage.run_log import RunLog
+from cxr.tracking import best_effort
+from cxr.tracking.best_effort import BestEffort
+
+
+class Failing:
+    """A tracker whose store goes away after the run was opened."""
+
+    def __init__(self, root: Path, experiment: str) -> None:
+        self.calls: list[str] = []
+        Failing.last = self
+
+    def start(self, log: RunLog) -> None:
+        self.calls.append("start")
+
+    def log_epoch(self, log: RunLog, values: dict[str, float]) -> None:
+        self.calls.append("log_epoch")
+        raise ValueError("nobody thought of this")
+
+    def finish(self, *_: object, **__: object) -> None:
+        self.calls.append("finish")
+
+
+def test_the_first_failure_is_told_and_no_more_is_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(best_effort, "Tracker", Failing)
+    told: list[str] = []
+    tracker, log = BestEffort(tmp_path, "phantom-28", told.append), RunLog("train-cnn", "cnn")
+    tracker.start(log)
+    for epoch in (1, 2, 3):
+        tracker.log_epoch(log, {"epoch": epoch})
+    tracker.finish(log, {}, lambda path: None, 0)
+    assert Failing.last.calls == ["start", "log_epoch"]
+    assert told == [
+        "note: nobody thought of this; the work goes on, its result and record are kept, and "
+        "`cxr sync` tells MLflow later"
+    ]
+
+
+def test_a_store_that_can_not_be_opened_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(root: Path, experiment: str) -> None:
+        raise OSError("no such place")
+
+    monkeypatch.setattr(best_effort, "Tracker", closed)
+    told: list[str] = []
+    tracker, log = BestEffort(tmp_path, "phantom-28", told.append), RunLog("train-cnn", "cnn", "a")
+    tracker.start(log)
+    tracker.abandon(log, "FAILED", "why", tmp_path / "log.txt")
+    assert len(told) == 1 and log.run_id == "a"
+
+
+def test_a_signal_is_no_failure_of_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(root: Path, experiment: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(best_effort, "Tracker", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        BestEffort(tmp_path, "phantom-28", lambda line: None)

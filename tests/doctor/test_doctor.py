@@ -271,13 +271,16 @@ def test_git(clone: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_parameters(clone: Place, old: str, new: str, says: str) -> None:
     of(project.parameters, clone, OK)
     change(clone, "params.yaml", old, new)
-    assert says in of(project.parameters, clone, MISSING).found
+    answer = of(project.parameters, clone, MISSING)
+    assert says in f"{answer.found}; {answer.mend}"
 
 
 def test_pipeline(clone: Place) -> None:
     assert "8 stages" in of(project.pipeline, clone, OK).found
     (clone.root / "dvc.lock").write_text("schema: '2.0'\nstages: 5\n")
     assert "dvc.lock is damaged" in of(project.pipeline, clone, MISSING).found
+    (clone.root / "dvc.lock").write_text("<<<<<<< HEAD\n")
+    assert "git checkout --ours " in of(project.pipeline, clone, MISSING).mend
     (clone.root / "dvc.yaml").write_text("stages: [1]\n")
     assert "is no pipeline" in of(project.pipeline, clone, MISSING).found
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from cxr.doctor.context import Place, command_of
 from cxr.doctor.finding import Answer, missing, note, ok, some
+from cxr.errors import CxrError
 
 SCRATCH = ".scratch"
 QUEUED, FAILED = "refs/exps/celery/stash", "refs/exps/celery/failed"  # as DVC names them
@@ -50,30 +51,28 @@ def git_history(place: Place) -> Answer:
 
 
 def parameters(place: Place) -> Answer:
-    from cxr.errors import CxrError
     from cxr.params import PARAMS_FILE, load
 
     try:
         params = load(place.root / PARAMS_FILE)
     except CxrError as error:
-        return missing(str(error), f"edit {PARAMS_FILE}, or git checkout -- {PARAMS_FILE}")
+        return _refused(error, f"edit {PARAMS_FILE}, or git checkout -- {PARAMS_FILE}")
     return ok(f"{PARAMS_FILE} is valid; data from {params.download.source}")
 
 
 def pipeline(place: Place) -> Answer:
     """dvc.yaml, and dvc.lock where there is one."""
-    from cxr.errors import CxrError
     from cxr.lineage.facts import TO_LF, blobs_at, declarations, with_crlf
     from cxr.lineage.repository import Repository
 
     try:
         n_stages = len(declarations(place.root))
     except CxrError as error:
-        return missing(str(error), "git checkout -- dvc.yaml")
+        return _refused(error)
     try:
         lock = Repository(place.root).lock()
     except CxrError as error:
-        return missing(str(error), "git checkout -- dvc.lock, or delete it and run dvc repro")
+        return _refused(error)
     if crlf := with_crlf(place.root, blobs_at(place.root, "HEAD")):
         return missing(
             f"Windows line endings, unlike the commit, in {some(crlf)}; every stage that reads "
@@ -85,7 +84,6 @@ def pipeline(place: Place) -> Answer:
 
 def own_files(place: Place) -> Answer:
     """The user's own files that the parameters name."""
-    from cxr.errors import CxrError
     from cxr.params import named_file
 
     found = []
@@ -193,6 +191,12 @@ def queue(place: Place) -> Answer:
     if n_queued:
         return note(f"{n_queued} experiments wait or run", "dvc queue start")
     return ok("empty")
+
+
+def _refused(error: CxrError, otherwise: str = "") -> Answer:
+    """The problem and the fix of an error's sentence; `otherwise` is the fix where it has none."""
+    problem, _, fix = str(error).partition("; ")
+    return missing(problem, fix or otherwise)
 
 
 def _end(command: str) -> str:

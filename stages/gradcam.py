@@ -17,14 +17,13 @@ from cxr import cam, models, progress
 from cxr.cam import Method, examples, ground_truth, sanity, trust
 from cxr.cam.examples import Flags
 from cxr.cam.ground_truth import Truth
-from cxr.cam.trust import Look, Subject
+from cxr.cam.trust import CamTarget, Forward
 from cxr.data import boxes, splits
 from cxr.data.splits import Split
 from cxr.errors import CxrError
 from cxr.evaluation import decisions
 from cxr.evaluation.decisions import Decision
 from cxr.labels import LABELS
-from cxr.models.inputs import to_network_input
 from cxr.params import Params, flatten
 from cxr.paths import PROCESSED
 from cxr.plots.gradcam import Opinion, Shot, sheet, side_by_side, slide
@@ -53,18 +52,18 @@ def gradcam(run: stage.Stage) -> None:
         for name, log in run.logs.items():
             model = models.load(run.input(f"models/{name}"))
             log.params = flatten(model.params) | log.params  # its own seed and threads win
-            subject = subject_of(run, model, split)
+            target = target_of(run, model, split)
             decision = decisions.read(run.input(f"decisions/{name}.json"))
-            look = subject.look(searched)
-            called = decision.calibration.probs(look.logits) >= decision.thresholds
-            maps = explain(run, name, subject)
-            report[name] = {"method": subject.method, **describe(maps, wanted.indices)}
-            report[name] |= judge(run, subject, called, split, known)
+            forward = target.forward(searched)
+            called = decision.calibration.probs(forward.logits) >= decision.thresholds
+            maps = explain(run, name, target)
+            report[name] = {"method": target.method, **describe(maps, wanted.indices)}
+            report[name] |= judge(run, target, called, split, known)
             log.metrics |= flat_metrics(report[name], maps)
             step()
-            opinions[name] = opine(name, subject.method, maps, decision)
+            opinions[name] = opine(name, target.method, maps, decision)
             draw_sheets(run, name, split, opinions[name], step)
-            draw_examples(run, name, split, subject, decision, look, called, step)
+            draw_examples(run, name, split, target, decision, forward, called, step)
             tell(name, report[name], maps)
         draw_side_by_side(run, split, opinions)
         step()
@@ -81,20 +80,20 @@ def find_truth(run: stage.Stage, split: Split) -> Truth | None:
     return None
 
 
-def subject_of(run: stage.Stage, model: models.SavedModel, split: Split) -> Subject:
+def target_of(run: stage.Stage, model: models.SavedModel, split: Split) -> CamTarget:
     device = torch.device(run.device)
-    return Subject(
+    return CamTarget(
         model.network.to(device),
         run.params.gradcam.method[model.name],
         torch.from_numpy(split.images).to(device),
-        lambda images: to_network_input(images, model.input),
+        model.input,
     )
 
 
-def explain(run: stage.Stage, name: str, subject: Subject) -> cam.Cam:
+def explain(run: stage.Stage, name: str, target: CamTarget) -> cam.Cam:
     """Maps of the images that get a sheet, kept as they are."""
     index = np.array(run.params.gradcam.indices)
-    maps = subject.explain(index)
+    maps = target.explain(index)
     np.savez(
         run.output(f"reports/maps/{name}.npz"),
         indices=index,
@@ -121,7 +120,7 @@ def describe(maps: cam.Cam, indices: tuple[int, ...]) -> dict[str, Any]:
 
 
 def judge(
-    run: stage.Stage, subject: Subject, called: Flags, split: Split, known: Truth | None
+    run: stage.Stage, target: CamTarget, called: Flags, split: Split, known: Truth | None
 ) -> dict[str, Any]:
     """How far the maps can be trusted: on findings that the model has found; on boxes, on all.
 
@@ -137,13 +136,13 @@ def judge(
             pairs = set(zip(image.tolist(), label.tolist(), strict=True))
             theirs = zip(known.image.tolist(), known.label.tolist(), strict=True)
             known = known.only(np.array([pair in pairs for pair in theirs], np.bool_))
-        untrained = replace(subject, network=sanity.untrained(subject.network, seed))
-        for key, each in (("localisation", subject), ("localisation_untrained", untrained)):
+        untrained = replace(target, network=sanity.untrained(target.network, seed))
+        for key, each in (("localisation", target), ("localisation_untrained", untrained)):
             evidence = each.explain_pairs(known.image, known.label)
             told[key] = trust.localisation(evidence, known, seed)
     image, label = image[: wanted.probed], label[: wanted.probed]
-    told["faithfulness"] = trust.faithfulness(subject, image, label, seed)
-    told["sanity"] = trust.sanity(subject, image, label, seed)
+    told["faithfulness"] = trust.faithfulness(target, image, label, seed)
+    told["sanity"] = trust.sanity(target, image, label, seed)
     return told
 
 
@@ -216,9 +215,9 @@ def draw_examples(
     run: stage.Stage,
     name: str,
     split: Split,
-    subject: Subject,
+    target: CamTarget,
     decision: Decision,
-    look: Look,
+    forward: Forward,
     called: Flags,
     step: Callable[[], None],
 ) -> None:
@@ -226,7 +225,7 @@ def draw_examples(
     truth = split.labels[: len(called)] == 1
     for i, label in enumerate(LABELS):
         step()
-        chosen = examples.choose(look.pooled, truth[:, i], called[:, i])
+        chosen = examples.choose(forward.pooled, truth[:, i], called[:, i])
         rows = {
             "true positive": chosen.true_positives,
             "false positive": chosen.false_positives,
@@ -235,7 +234,7 @@ def draw_examples(
         index = np.concatenate(list(rows.values()))
         if not len(index):
             continue
-        opinions = opine(name, subject.method, subject.explain(index), decision)
+        opinions = opine(name, target.method, target.explain(index), decision)
         word = dict(zip(index.tolist(), opinions, strict=True))
         example_sheet(
             i,

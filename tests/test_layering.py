@@ -15,10 +15,10 @@ FLOORS = (
     {"params"},
     {"data"},
     {"evaluation", "lineage", "models"},
-    {"cam", "doctor", "scoring", "tracking", "training"},
-    {"pipeline", "plots"},
-    {"audit", "inference", "sweep"},
-    {"report"},
+    {"doctor", "scoring", "tracking", "training"},
+    {"cam", "pipeline"},
+    {"audit", "plots", "sweep"},
+    {"inference", "report"},
     {"cli"},
 )
 MOST_ROOMS = 30

@@ -2,60 +2,71 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 STOPPED = 130  # the exit status, as a shell has it of Ctrl-C
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
+Handler = Callable[[int, FrameType | None], None]
 
-class _Signals:
-    """What has come; a process has one set of signal handlers."""
+
+class _State:
+    """Which signals have come; a process has one set of signal handlers."""
 
     def __init__(self) -> None:
-        self.waits = False  # the work is at a point where it must not be broken off
+        self.delays = False  # the work must not be interrupted now
         self.came = False
 
     def handle(self, signum: int, frame: FrameType | None) -> None:
-        if not self.waits or self.came:  # a second one is in earnest
+        if not self.delays or self.came:  # a second signal is not delayed
             raise KeyboardInterrupt
         self.came = True
 
 
-_signals = _Signals()
+_state = _State()
 
 
 @contextmanager
-def heeded() -> Iterator[None]:
-    """Each signal raises KeyboardInterrupt; one that the process ignores stays ignored."""
+def handled(
+    handler: Handler = _state.handle, signals: Iterable[signal.Signals] = SIGNALS
+) -> Iterator[None]:
+    """Install a signal handler, and restore the earlier ones at the end.
+
+    A signal that the process ignores, as SIGHUP under nohup, stays ignored.
+
+    Parameters
+    ----------
+    handler : default: raise KeyboardInterrupt, or wait for `delayed`.
+    """
     earlier = {
-        each: signal.signal(each, _signals.handle)
-        for each in SIGNALS
+        each: signal.signal(each, handler)
+        for each in signals
         if signal.getsignal(each) != signal.SIG_IGN
     }
     try:
         yield
     finally:
-        for each, handler in earlier.items():
-            signal.signal(each, handler)
+        for each, before in earlier.items():
+            signal.signal(each, before)
 
 
 @contextmanager
-def deferred() -> Iterator[Callable[[], bool]]:
-    """Let work come to a point where it can stop; a second signal breaks it off all the same.
+def delayed() -> Iterator[Callable[[], bool]]:
+    """Let work reach a point where it can stop; a second signal interrupts it at once.
 
     Yields
     ------
-    Tells whether a signal has come. The work then raises KeyboardInterrupt as soon as it can;
-    where it ends first, leaving does.
+    Whether a signal has come, as a function. The work should then raise KeyboardInterrupt as soon
+    as it can; if it ends first, leaving this context does.
     """
-    _signals.waits, _signals.came = True, False
+    _state.delays, _state.came = True, False
     try:
-        yield lambda: _signals.came
+        yield lambda: _state.came
     finally:
-        _signals.waits = False
-    if _signals.came:
+        _state.delays = False
+    if _state.came:
         raise KeyboardInterrupt
 
 
@@ -77,15 +88,5 @@ def suspended_together(send: Callable[[signal.Signals], None]) -> Iterator[None]
     def resume(signum: int, frame: FrameType | None) -> None:
         send(signal.SIGCONT)
 
-    if signal.getsignal(signal.SIGTSTP) == signal.SIG_IGN:
+    with handled(suspend, [signal.SIGTSTP]), handled(resume, [signal.SIGCONT]):
         yield
-        return
-    earlier = {
-        signal.SIGTSTP: signal.signal(signal.SIGTSTP, suspend),
-        signal.SIGCONT: signal.signal(signal.SIGCONT, resume),
-    }
-    try:
-        yield
-    finally:
-        for each, handler in earlier.items():
-            signal.signal(each, handler)

@@ -5,20 +5,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from networks import images as inputs_of
 from networks import network
 from torch import Tensor, nn
 from torch.nn import functional
 
 from cxr.cam import explain, ground_truth, trust
 from cxr.cam.localisation import locate
-from cxr.cam.trust import Subject
+from cxr.cam.trust import CamTarget
 from cxr.data import phantom
 from cxr.data.boxes import Box
 from cxr.data.splits import Split
 from cxr.errors import CxrError
 from cxr.labels import LABELS
 from cxr.models import Network, inputs
+from cxr.models.inputs import InputSpec
 
 N = 150
 
@@ -137,36 +137,38 @@ def test_each_label_is_described_by_its_own_pairs(known: ground_truth.Truth) -> 
     assert told["labels"]["infiltration"]["energy"] == pytest.approx(located.energy.mean())
 
 
-def subject(n: int = 5) -> Subject:
-    """A CNN that takes its images as they are."""
-    made = inputs_of("cnn", n)[:, 0]
-    return Subject(network("cnn"), "gradcam", made, lambda images: images[:, None])
+def target(n: int = 5) -> CamTarget:
+    """A CNN and noise on the scale 0..1."""
+    images = np.random.default_rng(0).integers(0, 256, (n, 28, 28), np.uint8)
+    spec = InputSpec(28, "bicubic", 28, 1, (0.0,), (1.0,))
+    return CamTarget(network("cnn"), "gradcam", torch.from_numpy(images), spec)
 
 
 def test_pairs_get_the_map_of_their_image_and_label() -> None:
-    of = subject()
+    of = target()
     image, label = np.array([4, 1, 4, 0]), np.array([0, 5, 13, 5])
     found = of.explain_pairs(image, label)
-    every = explain(of.network, of.images[:, None]).evidence
+    x = of.inputs(np.arange(5))
+    every = explain(of.network, x).evidence
     np.testing.assert_allclose(found, every[image, label], atol=1e-5)
     with torch.no_grad():
-        expected = of.network.eval()(of.images[:, None]).numpy()
-    np.testing.assert_allclose(of.look(np.arange(5)).logits, expected, atol=1e-5)
+        expected = of.network.eval()(x).numpy()
+    np.testing.assert_allclose(of.forward(np.arange(5)).logits, expected, atol=1e-5)
 
 
 def test_what_the_head_reads_gives_the_logits(monkeypatch: pytest.MonkeyPatch) -> None:
-    of = subject()
+    of = target()
     monkeypatch.setattr(trust, "BATCH", 2)
-    look = of.look(np.arange(5))
+    forward = of.forward(np.arange(5))
     with torch.no_grad():
-        logits = of.network.head()(torch.from_numpy(look.pooled).float()).numpy()
-    assert look.pooled.shape == (5, of.network.head().in_features)
-    np.testing.assert_allclose(logits, look.logits, atol=1e-5)
+        logits = of.network.head()(torch.from_numpy(forward.pooled).float()).numpy()
+    assert forward.pooled.shape == (5, of.network.head().in_features)
+    np.testing.assert_allclose(logits, forward.logits, atol=1e-5)
     assert not of.network.head()._forward_pre_hooks
 
 
 def test_many_images_are_explained_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    of = subject()
+    of = target()
     whole = of.explain(np.arange(5)).evidence
     monkeypatch.setattr(trust, "BATCH", 2)
     np.testing.assert_allclose(of.explain(np.arange(5)).evidence, whole, atol=1e-5)
@@ -177,14 +179,14 @@ def test_many_images_are_explained_in_batches(monkeypatch: pytest.MonkeyPatch) -
 def test_large_images_go_through_the_network_one_at_a_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    of, pairs = subject(), (np.array([0, 1, 2, 4]), np.array([3, 3, 9, 0]))
+    of, pairs = target(), (np.array([0, 1, 2, 4]), np.array([3, 3, 9, 0]))
 
     def told() -> list[np.ndarray]:
         faithful = trust.faithfulness(of, *pairs, seed=0)
         sane = trust.sanity(of, *pairs, seed=0)
         return [
             of.explain(np.arange(5)).evidence,
-            of.look(np.arange(5)).logits,
+            of.forward(np.arange(5)).logits,
             np.array([faithful["deletion"]["map"]["mean"], faithful["insertion"]["map"]["mean"]]),
             np.array([step["mean"] for step in sane["randomised"]] + [sane["shifted"]["mean"]]),
         ]
@@ -200,12 +202,11 @@ def test_large_images_go_through_the_network_one_at_a_time(
 
 def test_no_pair_is_told_as_none() -> None:
     nothing = np.array([], np.int64)
-    told = trust.faithfulness(subject(), nothing, nothing, seed=0)
+    told = trust.faithfulness(target(), nothing, nothing, seed=0)
     assert told == {"n": 0, "deletion": {}, "insertion": {}}
-    told = trust.sanity(subject(), nothing, nothing, seed=0)
+    told = trust.sanity(target(), nothing, nothing, seed=0)
     assert told == {"n": 0, "randomised": [], "shifted": None}
-    assert subject().explain_pairs(nothing, nothing).shape == (0, 7, 7)
-    assert subject().look(nothing).logits.shape == (0, 14)
+    assert target().explain_pairs(nothing, nothing).shape == (0, 7, 7)
 
 
 class Additive(Network):
@@ -228,8 +229,8 @@ class Additive(Network):
 
 
 def test_maps_that_are_the_reasons_are_faithful() -> None:
-    of = replace(subject(20), network=Additive())
-    logits = of.look(np.arange(20)).logits
+    of = replace(target(20), network=Additive())
+    logits = of.forward(np.arange(20)).logits
     image, label = np.nonzero(logits > np.quantile(logits, 0.9))
     told = trust.faithfulness(of, image, label, seed=0)
     assert told["n"] == len(image)
@@ -240,7 +241,7 @@ def test_maps_that_are_the_reasons_are_faithful() -> None:
 
 
 def test_sanity_lists_the_layers_from_the_head_down() -> None:
-    told = trust.sanity(subject(), np.array([0, 1, 2]), np.array([3, 3, 9]), seed=0)
+    told = trust.sanity(target(), np.array([0, 1, 2]), np.array([3, 3, 9]), seed=0)
     assert told["randomised"][0]["down_to"] == "classifier"
     assert len(told["randomised"]) == 7
     assert all(-1 <= step["mean"] <= 1 for step in told["randomised"])

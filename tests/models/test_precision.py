@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from cxr import cam, models, params
-from cxr.cam.trust import Subject
+from cxr.cam.trust import CamTarget
 from cxr.data import phantom
 from cxr.data.images.picture import Picture
 from cxr.data.ood import Typical
@@ -18,7 +18,6 @@ from cxr.evaluation import decisions, metrics
 from cxr.inference import predict as inference
 from cxr.labels import LABELS
 from cxr.models import Network, SavedModel
-from cxr.models.inputs import to_network_input
 from cxr.training import features
 from cxr.training.feed import FeatureBatches, ImageBatches, predict
 
@@ -85,15 +84,11 @@ def test_evaluation_maps_and_predictions_agree_on_one_device(
         request.getfixturevalue("bf16")
     model, few = model_of(name), chests[:12]
     expected = logits_of_evaluation(model, few)
-
-    def prepare(images: torch.Tensor) -> torch.Tensor:
-        return to_network_input(images, model.input)
-
-    subject = Subject(model.network, "gradcam", torch.from_numpy(few), prepare)
+    target = CamTarget(model.network, "gradcam", torch.from_numpy(few), model.input)
     every = np.arange(len(few))
-    np.testing.assert_allclose(subject.look(every).logits, expected, atol=1e-6)
-    np.testing.assert_allclose(subject.explain(every).logits, expected, atol=1e-6)
-    maps = cam.explain(model.network, prepare(torch.from_numpy(few)), "hirescam")
+    np.testing.assert_allclose(target.forward(every).logits, expected, atol=1e-6)
+    np.testing.assert_allclose(target.explain(every).logits, expected, atol=1e-6)
+    maps = cam.explain(model.network, target.inputs(every), "hirescam")
     np.testing.assert_allclose(maps.logits, expected, atol=1e-6)
     decision = decisions.decide(
         name, np.eye(12, 14, dtype=np.uint8), expected, "none", "youden", 0.9, Typical.of(few, few)

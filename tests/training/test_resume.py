@@ -149,7 +149,7 @@ def test_a_signal_stops_after_the_batch_with_a_checkpoint(signum: int, tmp_path:
             os.kill(os.getpid(), signum)
 
     said: list[str] = []
-    with signals.heeded(), pytest.raises(KeyboardInterrupt):
+    with signals.handled(), pytest.raises(KeyboardInterrupt):
         fit("cnn", FileCheckpoint(tmp_path / "c.pt", said.append), on_batch)
     assert len(done_then) == BATCHES + 2
     again, same = fit("cnn", FileCheckpoint(tmp_path / "c.pt", said.append))
@@ -190,7 +190,7 @@ def test_a_signal_while_a_device_ends_an_epoch_keeps_it(
 
     said: list[str] = []
     monkeypatch.setattr(Tensor, "__float__", wait)
-    with signals.heeded(), pytest.raises(KeyboardInterrupt):
+    with signals.handled(), pytest.raises(KeyboardInterrupt):
         fit("cnn", FileCheckpoint(tmp_path / "c.pt", said.append))
     again, same = fit("cnn", FileCheckpoint(tmp_path / "c.pt", said.append))
     assert said == [f"goes on from batch {BATCHES} of {BATCHES} of epoch 1"]
@@ -283,14 +283,14 @@ def test_a_state_without_numbers_is_not_kept(
 
 
 def test_signals_interrupt_at_once_where_nothing_is_deferred() -> None:
-    with pytest.raises(KeyboardInterrupt), signals.heeded():
+    with pytest.raises(KeyboardInterrupt), signals.handled():
         os.kill(os.getpid(), signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_a_second_signal_breaks_off_deferred_work() -> None:
     went_on = False
-    with signals.heeded(), pytest.raises(KeyboardInterrupt), signals.deferred() as came:
+    with signals.handled(), pytest.raises(KeyboardInterrupt), signals.delayed() as came:
         os.kill(os.getpid(), signal.SIGINT)
         went_on = came()
         os.kill(os.getpid(), signal.SIGINT)
@@ -300,11 +300,11 @@ def test_a_second_signal_breaks_off_deferred_work() -> None:
 
 def test_work_that_ends_first_is_interrupted_at_its_end() -> None:
     ended = False
-    with signals.heeded(), pytest.raises(KeyboardInterrupt), signals.deferred():
+    with signals.handled(), pytest.raises(KeyboardInterrupt), signals.delayed():
         os.kill(os.getpid(), signal.SIGINT)
         ended = True
     assert ended
-    with signals.heeded(), signals.deferred() as came:
+    with signals.handled(), signals.delayed() as came:
         assert not came()
 
 
@@ -312,7 +312,7 @@ def test_an_ignored_signal_stays_ignored() -> None:
     """As `nohup` and shells' background jobs have it."""
     earlier = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with signals.heeded():
+        with signals.handled():
             os.kill(os.getpid(), signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, earlier)

@@ -100,7 +100,7 @@ def replay(root: Path, text: str, output: TextIO) -> Replay:
     found, run_id = find_run(text, project)
     facts = found.record.facts
     # Heeded, so that a replay which is stopped leaves neither its stage nor its folder.
-    with signals.heeded(), tempfile.TemporaryDirectory(prefix="cxr-replay-") as folder:
+    with signals.handled(), tempfile.TemporaryDirectory(prefix="cxr-replay-") as folder:
         place = Path(folder).resolve()
         _lay_code(facts.code, project, place)
         for path, md5 in facts.inputs.items():

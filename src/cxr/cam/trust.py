@@ -1,13 +1,13 @@
 """How far a model's maps can be trusted, in numbers beside their baselines."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cxr.arrays import Doubles
 from cxr.cam import Cam, Method, explain
@@ -18,27 +18,28 @@ from cxr.cam.sanity import randomised, similarity, stability
 from cxr.data.phantom import LOCAL_SIGNS
 from cxr.labels import LABELS
 from cxr.models import Network
-from cxr.models.inputs import micro_batches
+from cxr.models.inputs import InputSpec, to_network_input
+from cxr.training.feed import ImageBatches, predict
 
 BATCH = 64
 
 
 @dataclass(frozen=True)
-class Look:
-    """What a network makes of N images: what its head reads, (N, D), and logits, (N, L)."""
+class Forward:
+    """A network's pass over N images: what its head reads, (N, D), and logits, (N, L)."""
 
     pooled: Doubles
     logits: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A network, and how images of a split become its inputs."""
+class CamTarget:
+    """A network whose maps are looked at, and the images of a split."""
 
     network: Network
     method: Method
     images: Tensor  # uint8 (N, H, W), on the device
-    prepare: Callable[[Tensor], Tensor]  # images to inputs
+    spec: InputSpec
 
     def explain(self, index: Indices) -> Cam:
         """Maps of the images at `index`, a batch at a time."""
@@ -48,26 +49,21 @@ class Subject:
             np.concatenate([part.evidence for part in parts]),
         )
 
-    @torch.no_grad()
-    def look(self, index: Indices) -> Look:
-        """What the network makes of the images at `index`, without maps."""
-        self.network.eval()
+    def forward(self, index: Indices) -> Forward:
+        """Pooled features and logits of the images at `index`, without maps."""
         head = self.network.head()
-        read: list[Tensor] = []
-        # Whole from the start; `training.predict` says why.
         pooled = np.empty((len(index), head.in_features))
-        logits = np.empty((len(index), head.out_features), np.float32)
         done = 0
-        listening = head.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
-        try:
-            for images in _batches(index):
-                for part in micro_batches(self.inputs(images)):
-                    logits[done : done + len(part)] = self.network(part).cpu().numpy()
-                    pooled[done : done + len(part)] = read.pop().double().cpu().numpy()
-                    done += len(part)
-        finally:
-            listening.remove()
-        return Look(pooled, logits)
+
+        def keep(_: nn.Module, inputs: tuple[Tensor]) -> None:
+            nonlocal done
+            pooled[done : done + len(inputs[0])] = inputs[0].double().cpu().numpy()
+            done += len(inputs[0])
+
+        batches = ImageBatches(self._images(index), self.spec)
+        with head.register_forward_pre_hook(keep):
+            logits = predict(self.network, batches, self.images.device, BATCH)
+        return Forward(pooled, logits)
 
     def explain_pairs(self, image: Indices, label: Indices) -> Maps:
         """The map of each pair of image and label: (K, h, w)."""
@@ -82,7 +78,11 @@ class Subject:
         return np.concatenate(maps)[np.argsort(np.concatenate(pairs))]
 
     def inputs(self, index: Indices) -> Tensor:
-        return self.prepare(self.images[torch.from_numpy(index).to(self.images.device)])
+        """The images at `index` as the network takes them."""
+        return to_network_input(self._images(index), self.spec)
+
+    def _images(self, index: Indices) -> Tensor:
+        return self.images[torch.from_numpy(index).to(self.images.device)]
 
 
 def localisation(evidence: Maps, truth: Truth, seed: int) -> dict[str, Any]:
@@ -114,12 +114,12 @@ def localisation(evidence: Maps, truth: Truth, seed: int) -> dict[str, Any]:
     }
 
 
-def faithfulness(subject: Subject, image: Indices, label: Indices, seed: int) -> dict[str, Any]:
+def faithfulness(target: CamTarget, image: Indices, label: Indices, seed: int) -> dict[str, Any]:
     """Deletion and insertion by the map, at random and from the centre, of pairs image, label."""
     told: dict[str, Any] = {"n": len(image), "deletion": {}, "insertion": {}}
     if not len(image):
         return told
-    evidence = subject.explain_pairs(image, label)
+    evidence = target.explain_pairs(image, label)
     grid = evidence.shape[1:]
     orders = {
         "map": by_evidence(evidence),
@@ -127,23 +127,26 @@ def faithfulness(subject: Subject, image: Indices, label: Indices, seed: int) ->
         "centre": from_centre(len(image), grid),
     }
     for name, order in orders.items():
-        found = curves(subject.network, subject.inputs(image), label, order, grid)
+        found = curves(target.network, target.inputs(image), label, order, grid)
         told["deletion"][name] = _mean(found.deletion, seed)
         told["insertion"][name] = _mean(found.insertion, seed)
     return told
 
 
-def sanity(subject: Subject, image: Indices, label: Indices, seed: int) -> dict[str, Any]:
+def sanity(target: CamTarget, image: Indices, label: Indices, seed: int) -> dict[str, Any]:
     """How like a map stays once layers are random, and once the image has moved by a pixel."""
     told: dict[str, Any] = {"n": len(image), "randomised": [], "shifted": None}
     if not len(image):
         return told
-    before = subject.explain_pairs(image, label)
-    for step in randomised(subject.network, subject.inputs(image), subject.method, seed):
+    before = target.explain_pairs(image, label)
+    for step in randomised(target.network, target.inputs(image), target.method, seed):
         alike = similarity(before, _of_pairs(step.evidence, label))
         told["randomised"].append({"down_to": step.layer, **_mean(alike, seed)})
     moved = stability(
-        subject.network, subject.images[torch.from_numpy(image)], subject.prepare, subject.method
+        target.network,
+        target.images[torch.from_numpy(image)],
+        partial(to_network_input, spec=target.spec),
+        target.method,
     )
     told["shifted"] = _mean(_of_pairs(moved, label), seed)
     return told

@@ -76,12 +76,11 @@ def runs_and_revisions(incomplete: str) -> Completion:
     """The runs, and DVC's experiments and git's branches."""
     found: Completion = []
     with suppress(Exception):
-        refs = git.ask(_clone(), "for-each-ref", "--format=%(refname)", "refs/exps", "refs/heads")
-        for ref in (refs or "").splitlines():
-            kind, *_, name = ref.removeprefix("refs/").split("/")
-            # refs/exps/<two digits>/<the other 38>/<name>; the others there are DVC's own notes
-            if kind == "heads" or ref.count("/") == 4:
-                found.append((name, "branch" if kind == "heads" else "experiment"))
+        from cxr.lineage.repository import Repository
+
+        found += [(name, "experiment") for name, _ in Repository(_clone()).experiments()]
+        branches = git.ask(_clone(), "for-each-ref", "--format=%(refname:lstrip=2)", "refs/heads")
+        found += [(name, "branch") for name in (branches or "").splitlines()]
     return runs(incomplete) + [each for each in found if each[0].startswith(incomplete)]
 
 

@@ -27,9 +27,7 @@ CODE = ("src", "stages", PIPELINE_FILE)
 SOURCE_SUFFIX = ".py"
 TO_LF = f"git ls-files -z {' '.join(CODE)} | xargs -0 sed -i 's/\\r$//'"  # keeps uncommitted edits
 # Rooms of `cxr` whose code affects a result. All others only run, record, check or show.
-RESULT_AFFECTING = frozenset(
-    {"arrays", "cam", "data", "evaluation", "labels", "models", "training"}
-)
+RESULT_AFFECTING = frozenset({"cam", "data", "evaluation", "labels", "models", "training"})
 
 PACKAGES = (
     "cxr-pipeline", "numpy", "torch", "torchvision", "scipy", "scikit-learn", "safetensors",

@@ -19,7 +19,7 @@ from cxr.errors import CxrError, check_user
 from cxr.hashing import md5_of_file
 from cxr.lineage import records
 from cxr.lineage.facts import Declaration, declarations, inside
-from cxr.signals import SIGNALS, STOPPED, suspended_together
+from cxr.signals import STOPPED, handled, suspended_together
 
 METRICS = "reports/metrics.json"
 EVALUATE = "evaluate"
@@ -123,19 +123,10 @@ def _dvc_repro(project: Path, stages: list[str], printed: IO[str], own_store: bo
             asked_to_stop.append(signum)
             send(signal.SIGINT)
 
-        earlier = {
-            each: signal.signal(each, pass_on)
-            for each in SIGNALS
-            if signal.getsignal(each) != signal.SIG_IGN  # as under nohup
-        }
-        try:
-            with suspended_together(send):
-                # A signal that another thread receives interrupts no wait of this one.
-                while (status := process.poll()) is None:
-                    time.sleep(POLL_SECONDS)
-        finally:
-            for each, handler in earlier.items():
-                signal.signal(each, handler)
+        with handled(pass_on), suspended_together(send):
+            # A signal that another thread receives interrupts no wait of this one.
+            while (status := process.poll()) is None:
+                time.sleep(POLL_SECONDS)
     return STOPPED if asked_to_stop and status else status
 
 

@@ -134,7 +134,7 @@ def run(
     foreign : the user's own files that the parameters name, by parameters and project root.
     """
     try:
-        with signals.heeded():
+        with signals.handled():
             _live(name, work, models(Path.cwd()), prepare, foreign)
     except CxrError as error:
         _refuse(name, str(error))

@@ -55,7 +55,7 @@ def run(plan: Plan, root: Path, say: Say, advance: Advance) -> Answer:
     KeyboardInterrupt
         Once what ran has stopped, with its work kept.
     """
-    with signals.heeded(), _alone(root):
+    with signals.handled(), _alone(root):
         course = Course(plan, Queue(root), say, advance, done(plan, root))
         course.run()
         outcomes = results.outcomes(plan, root)

@@ -143,7 +143,7 @@ class Queue:
         env = os.environ | {"PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"}
         # A file, since workers outlive the command and would hold a pipe open. A session of its
         # own, and no signal before it is over: it moves the working copy's changes away and back.
-        with tempfile.TemporaryFile("w+") as output, signals.deferred():
+        with tempfile.TemporaryFile("w+") as output, signals.delayed():
             process = subprocess.Popen(
                 [python, "-m", "dvc", *arguments], cwd=self.root, env=env, text=True,
                 stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,

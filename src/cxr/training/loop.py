@@ -165,7 +165,7 @@ class Trainer:
             self._order = torch.randperm(len(inputs), generator=self._generator, device=device)
         batches = self._order.split(self._protocol.batch_size)
         before, started = self._seconds, time.perf_counter()
-        with signals.deferred() as is_asked_to_stop:
+        with signals.delayed() as is_asked_to_stop:
             for batch in batches[self._n_done :]:
                 self._losses[self._n_done] = self._run_step(batch)
                 self._lr = self._schedule.get_last_lr()[0]

@@ -75,7 +75,7 @@ def declared_code(stage: str) -> set[Path]:
         path = ROOT / dependency
         if dependency.startswith("src/"):
             files |= set(path.rglob("*.py")) if path.is_dir() else {path}
-    return files
+    return set(filter(has_code, files))
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -25,6 +25,7 @@ from cxr.evaluation.curves import Curve, precision_recall, roc
 from cxr.evaluation.description import BASELINES, Predicted
 from cxr.evaluation.evaluate import Evaluation
 from cxr.evaluation.hard_examples import most_surprising
+from cxr.formatting import comparison, number, signed, with_interval
 from cxr.labels import LABELS
 from cxr.lineage import records
 from cxr.params import flatten
@@ -257,28 +258,16 @@ def tell(test: Evaluation) -> None:
     """What a person who watches wants to know first."""
     for name, told in test.models.items():
         progress.say(
-            f"evaluate: {name:<12} test macro AUROC {shown(told, 'macro_auroc')}, "
-            f"macro AP {shown(told, 'macro_ap')}, accuracy {told['accuracy']:.4f} "
-            f"({told['accuracy_gain']:+.4f} against all-negative)"
+            f"evaluate: {name:<12} test macro AUROC {with_interval(told, 'macro_auroc')}, "
+            f"macro AP {with_interval(told, 'macro_ap')}, accuracy {number(told['accuracy'])} "
+            f"({signed(told['accuracy_gain'])} against all-negative)"
         )
     for each in test.comparisons:
         if each["metric"] == "macro_auroc" and each["p"] is not None:
-            low, high = each["ci"]
-            progress.say(
-                f"evaluate: {each['a']} minus {each['b']}: macro AUROC {each['difference']:+.4f} "
-                f"[{low:+.4f}, {high:+.4f}], p {each['p_holm']:.3g} after Holm's correction"
-            )
+            progress.say(f"evaluate: {each['a']} minus {each['b']}: macro AUROC {comparison(each)}")
     about = next(told["intervals"] for told in test.models.values() if "intervals" in told)
     if "note" in about:
         progress.say(f"evaluate: note: {about['note']}")
-
-
-def shown(told: dict[str, Any], key: str) -> str:
-    """A number with its interval, as far as there is one."""
-    if told[key] is None:
-        return "undefined"
-    ci = told.get(f"{key}_ci")
-    return f"{told[key]:.4f}" + (f" [{ci[0]:.4f}, {ci[1]:.4f}]" if ci else "")
 
 
 def runs(folder: Path) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ SRC = ROOT / "src" / "cxr"
 
 # From the ground up: packages, and modules beside them.
 FLOORS = (
-    {"arrays", "errors", "labels", "locks", "paths", "signals"},
+    {"arrays", "errors", "formatting", "labels", "locks", "paths", "signals"},
     {"documents", "git", "hashing", "progress"},
     {"params"},
     {"data"},

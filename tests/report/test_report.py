@@ -162,7 +162,7 @@ def test_every_finding_has_a_row_with_every_models_area(reported: Pipeline, page
     for label in LABELS:
         row = page.row(label)
         areas = [models[name]["test"]["labels"][label]["auroc"] for name in MODELS]
-        told = ["undefined" if area is None else f"{area:.3f}" for area in areas]
+        told = ["-" if area is None else f"{area:.3f}" for area in areas]
         assert [cell.split(" ")[0] for cell in row[3:]] == told
 
 

@@ -15,7 +15,7 @@ from cxr.evaluation import decisions
 from cxr.evaluation.description import BASELINES, TOO_NARROW, Predicted
 from cxr.evaluation.evaluate import evaluate
 from cxr.labels import LABELS
-from cxr.scoring import score
+from cxr.scoring import score as scoring
 
 PREDICTIONS = Path(__file__).parents[2].parent / "shared" / "data" / "predictions"
 TYPICAL = Typical(np.zeros((28, 28)), 0.0)
@@ -28,8 +28,8 @@ def score(
     project: Path | None = None,
     split: str = "test",
     **how: bool,
-) -> score.Score:
-    return score.score(
+) -> scoring.Score:
+    return scoring.score(
         predictions, labels, split, False, 200, 0, lambda done, total: None, project, **how
     )
 
@@ -227,7 +227,7 @@ def test_without_validation_there_is_no_threshold(project: Path, tmp_path: Path)
     done = score(write_theirs(tmp_path), write_labels(project, tmp_path))
     told = done.models["theirs"]
     assert told["labels"]["mass"]["threshold"] is None
-    assert {entry["why"] for entry in told["undefined"]} == {score.NO_VALIDATION}
+    assert {entry["why"] for entry in told["undefined"]} == {scoring.NO_VALIDATION}
 
 
 def cxr(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -14,6 +14,7 @@ from cxr.audit.replay import ABSOLUTE, RELATIVE, Replay
 from cxr.audit.sync import Sync
 from cxr.cli.terminal import console
 from cxr.errors import shown
+from cxr.formatting import comparison, number, signed, with_interval
 from cxr.labels import LABELS
 from cxr.lineage.records import SHORT_ID
 from cxr.lineage.repository import FETCH_PAST
@@ -125,11 +126,7 @@ def score(done: "Score") -> None:
     console.print(_labels(done.name, scored["labels"]))
     for each in done.comparisons:
         if each["metric"].startswith("macro") and each["p"] is not None:
-            low, high = each["ci"]
-            line = (
-                f"{each['a']} minus {each['b']}: {NAMES[each['metric']]} {each['difference']:+.4f} "
-                f"[{low:+.4f}, {high:+.4f}], p {each['p_holm']:.3g} after Holm's correction"
-            )
+            line = f"{each['a']} minus {each['b']}: {NAMES[each['metric']]} {comparison(each)}"
             console.print(Text(line))
     about = scored["intervals"]
     console.print(
@@ -170,10 +167,10 @@ def _models(models: dict[str, dict[str, Any]]) -> Table:
     for name, told in models.items():
         table.add_row(
             Text(shown(name)),
-            _with_interval(told, "macro_auroc"),
-            _with_interval(told, "macro_ap"),
-            *(_number(told[key]) for key in ("brier", "brier_skill", "ece", "accuracy")),
-            f"{told['accuracy_gain']:+.4f}",
+            with_interval(told, "macro_auroc"),
+            with_interval(told, "macro_ap"),
+            *(number(told[key]) for key in ("brier", "brier_skill", "ece", "accuracy")),
+            signed(told["accuracy_gain"]),
         )
     return table
 
@@ -197,10 +194,10 @@ def _labels(name: str, labels: dict[str, dict[str, Any]]) -> Table:
         table.add_row(
             label,
             f"{each['n_positive']:,}",
-            _number(each["prevalence"]),
-            _with_interval(each, "auroc"),
-            _with_interval(each, "ap"),
-            *(_number(each[key]) for key in keys),
+            number(each["prevalence"]),
+            with_interval(each, "auroc"),
+            with_interval(each, "ap"),
+            *(number(each[key]) for key in keys),
         )
     return table
 
@@ -219,15 +216,6 @@ def _undefined(entries: list[dict[str, str]]) -> list[str]:
         whose = "every label" if len(who) == len(LABELS) else ", ".join(who)
         lines.append(f"{what} undefined for {whose}: {why}")
     return lines
-
-
-def _with_interval(told: dict[str, Any], key: str) -> str:
-    ci = told.get(f"{key}_ci")
-    return _number(told[key]) + (f" [{ci[0]:.4f}, {ci[1]:.4f}]" if ci else "")
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
 
 
 def _tree(node: Node, path: str | None, shown: set[int]) -> Tree:

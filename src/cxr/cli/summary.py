@@ -6,6 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cxr.cli.terminal import console
+from cxr.formatting import number
 from cxr.pipeline.repro import Done, How, Summary
 
 # Where to look, and what is there.
@@ -62,9 +63,5 @@ def _scores(done: Summary) -> Table:
     for column in ("val macro AUROC", "test macro AUROC"):
         table.add_column(column, justify="right")
     for name, score in done.scores.items():
-        table.add_row(Text(name), *map(_number, (score.val, score.test)))
+        table.add_row(Text(name), *map(number, (score.val, score.test)))
     return table
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"

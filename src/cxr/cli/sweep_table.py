@@ -7,6 +7,7 @@ from rich.text import Text
 
 from cxr.cli.terminal import console
 from cxr.evaluation.intervals import LEVEL
+from cxr.formatting import interval, number, signed
 from cxr.sweep import FOLDER, Answer
 from cxr.sweep.plan import Plan
 from cxr.sweep.ranking import Best, Row
@@ -81,14 +82,8 @@ def answer(answer: Answer) -> None:
 
 def _numbers(row: Row) -> list[str]:
     val = row.val
-    mean = "-" if val.mean is None else f"{val.mean:.4f}"
-    sd = "" if val.sd is None else f" ± {val.sd:.4f}"
-    test = "-" if row.test is None else f"{row.test:.4f}"
-    return [mean + sd, _interval(val.ci), test, _interval(row.test_ci)]
-
-
-def _interval(ci: tuple[float, float] | None) -> str:
-    return f"[{ci[0]:.4f}, {ci[1]:.4f}]" if ci else "-"
+    sd = "" if val.sd is None else f" ± {number(val.sd)}"
+    return [number(val.mean) + sd, interval(val.ci), number(row.test), interval(row.test_ci)]
 
 
 def _experiments(row: Row, n_seeds: int) -> str:
@@ -107,8 +102,8 @@ def _verdict(best: Best) -> list[str]:
     if best.difference == 0:
         lines[0] += ", and the second is as good"
     elif best.difference is not None:
-        ci = f" [{best.ci[0]:+.4f}, {best.ci[1]:+.4f}]" if best.ci else ""
-        lines[0] += f", {best.difference:+.4f}{ci} against the second"
+        ci = f" [{signed(best.ci[0])}, {signed(best.ci[1])}]" if best.ci else ""
+        lines[0] += f", {signed(best.difference)}{ci} against the second"
         if best.doubt:
             lines[0] += f": {best.doubt}, so the second may be as good"
     lines.append(f"  take it with  dvc exp apply {best.experiment}")

@@ -1,13 +1,16 @@
 """Every result on one HTML page that opens offline."""
 
+from functools import partial
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 
+from cxr import formatting
 from cxr.errors import CxrError
 from cxr.report import content
 
 NAME = "index.html"
+DIGITS = 3
 
 
 def write(project: Path) -> Path:
@@ -40,32 +43,10 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {
-        "number": _number,
-        "percent": _percent,
-        "interval": _interval,
-        "signed": _signed,
-        "p": _p,
+        "number": partial(formatting.number, digits=DIGITS),
+        "percent": formatting.percent,
+        "interval": partial(formatting.interval, digits=DIGITS),
+        "signed": partial(formatting.signed, digits=DIGITS),
+        "p": formatting.p_value,
     }
     return made
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    return "undefined" if value is None else f"{value:,.{digits}f}"
-
-
-def _percent(value: float | None, digits: int = 2) -> str:
-    return "undefined" if value is None else f"{100 * value:.{digits}f} %"
-
-
-def _interval(value: list[float] | None, digits: int = 3) -> str:
-    return "" if value is None else f"[{value[0]:.{digits}f}, {value[1]:.{digits}f}]"
-
-
-def _signed(value: float | None, digits: int = 3) -> str:
-    return "undefined" if value is None else f"{value:+.{digits}f}"
-
-
-def _p(value: float | None) -> str:
-    if value is None:
-        return "undefined"
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"

@@ -231,13 +231,9 @@ def find_run(text: str, project: Project) -> tuple[Found, str]:
             "`cxr audit` alone lists all"
         )
     archive, store = project.archive, project.store
-    ids = {run_id for found in archive.current.values() for run_id in found.record.run_ids}
-    ids = {run_id for run_id in ids if run_id.startswith(text)}
     stored = {run.original_id: run for run in (store.starting_with(text) if store else [])}
-    ids |= stored.keys()
-    if not ids:
-        ids = {run_id for found in archive.past for run_id in found.record.run_ids}
-        ids = {run_id for run_id in ids if run_id.startswith(text)}
+    known = archive.find(text)
+    ids = known.keys() | stored.keys()
     if not ids:
         raise CxrError(
             f"no run {text} in MLflow or in the records; `{FETCH_PAST}` may bring its record"
@@ -246,11 +242,9 @@ def find_run(text: str, project: Project) -> tuple[Found, str]:
         raise CxrError(f"{text} is the start of {len(ids)} run ids; give more digits of one")
     run_id = ids.pop()
     run = stored.get(run_id)
-    named = archive.of_md5(run.tags.get(records.RECORD_TAG, "")) if run else None
-    found = next((f for f in archive.current.values() if run_id in f.record.run_ids), None)
-    if found is None and named is not None and run_id in named.record.run_ids:
-        found = named
-    found = found or archive.run(run_id)
+    found = known.get(run_id) or archive.find(run_id).get(run_id)
+    if found is None and run and (named := archive.of_md5(run.tags.get(records.RECORD_TAG, ""))):
+        found = named if run_id in named.record.run_ids else None
     if found is None:
         if run and run.status != FINISHED:
             why = run.tags.get("cxr.failure", "it did not come to its end")

@@ -53,9 +53,21 @@ class Archive:
         record = self._cached(md5)
         return Found(record, self._digest(md5), None, current=False) if record else None
 
-    def run(self, run_id: str) -> Found | None:
-        """The record of a run."""
-        return next((found for found in self._known() if run_id in found.record.run_ids), None)
+    def find(self, prefix: str) -> dict[str, Found]:
+        """Records by the id of a run that starts with `prefix`.
+
+        Those of the working copy; if there is none, earlier ones.
+        """
+        for known in (self.current.values(), self.past):
+            found = {
+                run_id: each
+                for each in reversed(list(known))  # the first that has a run wins
+                for run_id in each.record.run_ids
+                if run_id.startswith(prefix)
+            }
+            if found:
+                return found
+        return {}
 
     def lost(self, lock: Lock) -> dict[str, str]:
         """Records that a lock file names and the cache lacks or has damaged: stage -> MD5."""
@@ -89,10 +101,6 @@ class Archive:
         """The records of all commits and experiments and of DVC's run cache."""
         found = map(self.of_md5, sorted(self._repository.past_outputs(records.FOLDER)))
         return [one for one in found if one is not None]
-
-    def _known(self) -> Iterator[Found]:
-        yield from self.current.values()
-        yield from self.past
 
     def _named(self, lock: Lock) -> Iterator[Found]:
         for stage in lock.values():

@@ -11,8 +11,8 @@ SRC = ROOT / "src" / "cxr"
 # From the ground up: packages, and modules beside them.
 FLOORS = (
     {"arrays", "errors", "formatting", "labels", "locks", "paths", "signals"},
-    {"documents", "git", "hashing", "progress"},
-    {"params"},
+    {"documents", "git", "progress"},
+    {"hashing", "params"},
     {"data"},
     {"evaluation", "lineage", "models"},
     {"doctor", "scoring", "tracking", "training"},

@@ -1,16 +1,20 @@
-"""YAML and JSON, read within limits on size, depth and numbers, and never as code."""
+"""Files read within limits and never as code, and files written whole or not at all."""
 
 import json
 import math
+import os
 import re
 import shlex
+from collections.abc import Callable
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TypeVar
 
 from ruamel.yaml import YAML
 
-from cxr.errors import CxrError
+from cxr.errors import CxrError, one_line
+
+T = TypeVar("T")
 
 MOST_YAML_BYTES = 2**18  # ours have 20 kB, and the parser takes a second for 70 kB
 MOST_JSON_BYTES = 2**26  # a record of a thousand epochs has 1 MB, a list of 300,000 files 30 MB
@@ -52,6 +56,69 @@ def read_within(path: Path, most_bytes: int) -> bytes:
             if len(content) > most_bytes:
                 raise ValueError(f"it has more than {most_bytes:,} bytes")
     return bytes(content)
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises
+    ------
+    FileNotFoundError
+    ValueError
+        Where it is no JSON of finite numbers, or beyond the limits above.
+    """
+    return parse_json(read_within(path, MOST_JSON_BYTES))
+
+
+def read_made(path: Path, parse: Callable[[Any], T], read: Callable[[Path], Any] = read_json) -> T:
+    """What a file that the pipeline made holds, as `parse` makes it of the file's content.
+
+    Raises
+    ------
+    CxrError
+        With the remedy, where the file is missing or is not what the pipeline writes.
+    """
+    try:
+        return parse(read(path))
+    except FileNotFoundError:
+        raise missing(path) from None
+    except (ValueError, LookupError, TypeError, AttributeError, EOFError) as error:
+        raise damaged(path, one_line(error)) from None
+
+
+def missing(path: Path) -> CxrError:
+    """Of an output of a stage."""
+    return CxrError(f"{path} is missing; `dvc pull` brings it, or `dvc repro` makes it")
+
+
+def damaged(path: Path, cause: str) -> CxrError:
+    """Of an output of a stage, or of a file inside one."""
+    return CxrError(
+        f"{path} is damaged ({cause}); `dvc checkout --force {shlex.quote(str(path))}` restores "
+        "it, or `dvc repro` makes it again"
+    )
+
+
+def write_whole(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> None:
+    """Write a file that is whole or as it was before, also after a power failure.
+
+    Parameters
+    ----------
+    content : the bytes, or what writes them into the open file that it is given.
+    """
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with open(part, "wb") as file:
+            if callable(content):
+                content(file)
+            else:
+                file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -109,18 +176,6 @@ def parse_yaml(text: bytes | str) -> Any:
         raise ValueError(line) from None
     _check_extent(content, MOST_VALUES)
     return content
-
-
-def read_json(path: Path) -> Any:
-    """What a JSON file holds.
-
-    Raises
-    ------
-    FileNotFoundError
-    ValueError
-        Where it is no JSON of finite numbers, or beyond the limits above.
-    """
-    return parse_json(read_within(path, MOST_JSON_BYTES))
 
 
 def parse_json(text: bytes | str) -> Any:

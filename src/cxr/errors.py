@@ -48,6 +48,11 @@ def is_refused_by_disk(error: OSError) -> bool:
     return type(error) is OSError and WRITTEN_IN_PART.fullmatch(str(error)) is not None
 
 
+def one_line(error: BaseException) -> str:
+    """The first line of what an exception says; the name of its type where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def without_passwords(text: str) -> str:
     """A text with `***` for the password of every address in it."""
     return PASSWORD.sub(r"\1:***@", text)

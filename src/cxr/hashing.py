@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cxr.errors import CxrError
+from cxr.documents import missing
 
 IGNORED = "__pycache__"  # in .dvcignore, too
 
@@ -26,7 +26,7 @@ def digest(path: Path, md5_of: Callable[[Path], str] | None = None) -> Digest:
     if path.is_file():
         return Digest(md5_of(path), path.stat().st_size)
     if not path.is_dir():
-        raise CxrError(f"{path} is missing; `dvc repro` makes it, `dvc pull` brings it")
+        raise missing(path)
     files = files_below(path)
     size = sum(file.stat().st_size for file in files.values())
     return Digest(md5_of_folder({name: md5_of(p) for name, p in files.items()}), size, len(files))

@@ -244,7 +244,7 @@ def test_a_damaged_copy_in_the_clone_is_one_line(
     spoil(path)
     with pytest.raises(CxrError) as caught:
         raw.extract(path, Origin("mine", "file"), tmp_path)
-    assert str(caught.value) == f"{path} is damaged; `dvc checkout --force` restores it"
+    assert str(caught.value).startswith(f"{path} is damaged (it is not as")
 
 
 def test_the_stages_name_the_users_own_file_and_keep_its_bytes(tmp_path: Path) -> None:
@@ -267,7 +267,9 @@ def test_the_stages_name_the_users_own_file_and_keep_its_bytes(tmp_path: Path) -
     copied.write_bytes(mine.read_bytes()[:-100])
     done = pipeline.run("python", "stages/preprocess.py")
     assert (done.returncode, done.stderr) == (
-        2, f"preprocess: {copied} is damaged; `dvc checkout --force` restores it\n",
+        2,
+        f"preprocess: {copied} is damaged (it is not as download wrote it); `dvc checkout --force "
+        f"{copied}` restores it, or `dvc repro` makes it again\n",
     )  # fmt: skip
 
 

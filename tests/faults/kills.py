@@ -76,7 +76,7 @@ def moments(n: int, seed: int, expected: Undisturbed) -> list[tuple[str, str, Mo
             # The record comes last of the outputs, and right before they are published.
             planned.append((stage, "publishing", seen(f".scratch/*/outputs/records/{stage}.json")))
         elif turn % 4 == 2 and stage.startswith("train-"):
-            planned.append((stage, "a checkpoint", seen(".scratch/*/work/training.part")))
+            planned.append((stage, "a checkpoint", seen(".scratch/*/work/training.pt.part")))
         else:
             seconds = rng.uniform(0.3, 1.0) * expected.seconds[stage]
             planned.append((stage, f"{seconds:.1f} s", lambda _, gone, at=seconds: gone >= at))

@@ -113,13 +113,13 @@ BAD: dict[str, tuple[Spoil, list[str], str]] = {
     "a record of another stage": (
         write("records/train-vit.json", RECORD), ["audit"], "is the record of train-cnn"),
     "a record without end": (
-        write("records/train-cnn.json", "[" * 10**6), ["sync"], "is no record"),
+        write("records/train-cnn.json", "[" * 10**6), ["sync"], "is damaged"),
     "a record that runs a shell": (
         write("records/train-cnn.json", RECORD.replace("python stages/train.py", "sh -c x")),
         ["replay", MD5], "a command"),
     "a record of a query": (
         write("records/train-cnn.json", RECORD.replace(MD5, "' OR 1=1 -- ")), ["sync"],
-        "is no record"),
+        "is damaged"),
     "a pipeline without end": (write("dvc.yaml", "[" * 10**5), ["audit"], "nests too deeply"),
     "a pipeline of a list": (write("dvc.yaml", "- a\n"), ["audit"], "must hold a mapping"),
     "a store that is text": (write("mlflow.db", "x" * 5000), ["sync"], "is damaged"),

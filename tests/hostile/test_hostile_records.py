@@ -62,7 +62,7 @@ def test_no_path_of_a_record_leads_outside(
     tmp_path: Path, place: Callable[[dict[str, Any], str], object], path: str
 ) -> None:
     text = refused(tmp_path / "r.json", lambda r: place(r, path))
-    assert "is no record (a path outside of the project" in text
+    assert "is damaged (a path outside of the project" in text
 
 
 def put(*keys: Any) -> Spoil:
@@ -152,7 +152,7 @@ BYTES: dict[str, bytes] = {
 @pytest.mark.parametrize("content", BYTES.values(), ids=BYTES)
 def test_what_is_no_json_of_a_record_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "r.json").write_bytes(content)
-    assert "r.json is no record (not the JSON of one" in refusal(records.read, tmp_path / "r.json")
+    assert "r.json is damaged (" in refusal(records.read, tmp_path / "r.json")
 
 
 def test_a_record_of_a_gigabyte_is_not_read(tmp_path: Path) -> None:

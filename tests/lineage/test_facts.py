@@ -89,7 +89,7 @@ def test_digests_are_dvcs(tmp_path: Path) -> None:
 def test_a_missing_dependency_is_one_line(project: Path) -> None:
     (project / "data" / "one.txt").unlink()
     (project / "data").rmdir()
-    with pytest.raises(CxrError, match="data is missing; `dvc repro` makes it"):
+    with pytest.raises(CxrError, match="data is missing; `dvc pull`"):
         facts(project)
 
 

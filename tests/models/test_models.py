@@ -363,7 +363,7 @@ def test_sparse_weights_are_refused() -> None:
 
 
 def test_missing_model_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(CxrError, match=r"model\.json does not exist"):
+    with pytest.raises(CxrError, match=r"model\.json is missing"):
         models.load(tmp_path)
 
 

@@ -14,14 +14,15 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, NamedTuple, Self
+from typing import IO, Any, NamedTuple, Self, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from cxr.documents import check_is_no_lfs_pointer
+from cxr.documents import check_is_no_lfs_pointer, read_made
 from cxr.errors import CxrError
 
 Array = npt.NDArray[Any]
@@ -267,19 +268,8 @@ def load_npy(path: Path, mapped: bool = False) -> Array:
     CxrError
         Where the file is missing, or is not what its header says.
     """
-    try:
-        with open(path, "rb") as file:
-            shape, fortran_order, dtype = parse_header(file)
-            if dtype.hasobject or fortran_order or min(shape, default=-1) < 0:
-                raise ValueError("no array of rows of plain values")
-            if file.tell() + _n_bytes(shape, dtype) != path.stat().st_size:
-                raise ValueError("its size is not what its header says")
-        loaded: Array = np.load(path, mmap_mode="c" if mapped else None, allow_pickle=False)
-    except FileNotFoundError:
-        raise CxrError(f"{path} is missing; `dvc repro` makes it, `dvc pull` brings it") from None
-    except (ValueError, EOFError) as error:
-        raise CxrError(f"{path} is damaged ({error}); `dvc checkout --force` restores it") from None
-    return loaded
+    load = partial(np.load, mmap_mode="c" if mapped else None, allow_pickle=False)
+    return cast(Array, read_made(path, load, read=_checked))
 
 
 def write_npz_member(
@@ -294,6 +284,17 @@ def write_npz_member(
         writer = NpyWriter(member, shape, dtype)
         for rows in chunks:
             writer.append(rows)
+
+
+def _checked(path: Path) -> Path:
+    """The path itself; ValueError where the file is not what its header says."""
+    with open(path, "rb") as file:
+        shape, fortran_order, dtype = parse_header(file)
+        if dtype.hasobject or fortran_order or min(shape, default=-1) < 0:
+            raise ValueError("no array of rows of plain values")
+        if file.tell() + _n_bytes(shape, dtype) != path.stat().st_size:
+            raise ValueError("its size is not what its header says")
+    return path
 
 
 def _n_bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from cxr.data.npz import Array, NpyWriter, NpzReader
 from cxr.data.splits import SPLITS, Dataset, Origin, Statistics, write_dataset
+from cxr.documents import damaged
 from cxr.errors import CxrError
 from cxr.labels import LABELS
 
@@ -61,7 +62,7 @@ def extract(raw: Path, origin: Origin, folder: Path) -> tuple[Dataset, Statistic
             n = {split: reader.header(f"{split}_labels").shape[0] for split in SPLITS}
             histograms = {split: _write_split(reader, split, folder) for split in SPLITS}
     except CxrError:
-        raise CxrError(f"{raw} is damaged; `dvc checkout --force` restores it") from None
+        raise damaged(raw, "it is not as download wrote it") from None
     dataset = Dataset(origin, size, n, LABELS)
     write_dataset(dataset, folder)
     return dataset, _statistics(histograms["train"])

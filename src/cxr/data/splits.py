@@ -1,16 +1,15 @@
 """The three splits as arrays that can be memory-mapped, and what is known of them."""
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cxr.data.npz import load_npy
-from cxr.documents import read_json
+from cxr.documents import read_made
 from cxr.errors import CxrError
 
 SPLITS = ("train", "val", "test")
@@ -19,7 +18,6 @@ SOURCES = ("medmnist", "file", "phantom")
 MOST_NAME = 200  # characters of a data's name, which MLflow keeps up to 256
 
 Bytes = npt.NDArray[np.uint8]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ def write_origin(origin: Origin, folder: Path) -> None:
 
 def read_origin(folder: Path) -> Origin:
     """Where the raw file in `folder` came from."""
-    return _parsed(folder / "origin.json", _origin)
+    return read_made(folder / "origin.json", _origin)
 
 
 def write_dataset(dataset: Dataset, folder: Path) -> None:
@@ -88,11 +86,13 @@ def write_dataset(dataset: Dataset, folder: Path) -> None:
 
 def open_dataset(folder: Path) -> Dataset:
     """What the arrays in `folder` are."""
-    return _parsed(folder / "dataset.json", _dataset)
+    return read_made(folder / "dataset.json", _dataset)
 
 
 def open_statistics(path: Path) -> Statistics:
-    return _parsed(path, lambda content: Statistics(float(content["mean"]), float(content["std"])))
+    return read_made(
+        path, lambda content: Statistics(float(content["mean"]), float(content["std"]))
+    )
 
 
 def open_split(folder: Path, split: str) -> Split:
@@ -114,16 +114,6 @@ def _load_if_there(path: Path) -> npt.NDArray[Any] | None:
     if not path.exists():
         return None
     return load_npy(path)
-
-
-def _parsed(path: Path, parse: Callable[[Any], T]) -> T:
-    """A JSON file that the pipeline wrote, made into what it describes."""
-    try:
-        return parse(read_json(path))
-    except FileNotFoundError:
-        raise CxrError(f"{path} is missing; `dvc repro` makes it, `dvc pull` brings it") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise CxrError(f"{path} is damaged; `dvc checkout --force` mends it") from None
 
 
 def _origin(content: Any) -> Origin:

@@ -16,8 +16,7 @@ from sklearn.metrics import roc_curve
 
 from cxr.arrays import Doubles, Floats, Labels
 from cxr.data.ood import SIDE, Typical
-from cxr.documents import read_json
-from cxr.errors import CxrError
+from cxr.documents import read_made
 from cxr.evaluation.metrics import sigmoid
 from cxr.labels import LABELS
 
@@ -79,29 +78,7 @@ class Decision:
 
 def read(path: Path) -> Decision:
     """The decision that stands in a file; CxrError where it can't be read."""
-    try:
-        content = read_json(path)
-        calibration, typical = content["calibration"], content["typical"]
-        if calibration["method"] not in get_args(Method) or content["rule"] not in get_args(Rule):
-            raise ValueError("no such method or rule")
-        mean_image = np.array(typical["mean_image"], np.float64)
-        if mean_image.shape != (SIDE, SIDE):
-            raise ValueError("a mean image of another size")
-        return Decision(
-            model=str(content["model"]),
-            calibration=Calibration(
-                calibration["method"],
-                _in_order(calibration["slope"]),
-                _in_order(calibration["intercept"]),
-            ),
-            rule=content["rule"],
-            thresholds=_in_order(content["thresholds"]),
-            typical=Typical(mean_image, float(typical["least_likeness"])),
-        )
-    except FileNotFoundError:
-        raise CxrError(f"{path} does not exist; `dvc repro` makes it") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise CxrError(f"{path} is damaged, or of an older version; run `dvc repro`") from None
+    return read_made(path, _parse)
 
 
 def decide(
@@ -213,6 +190,26 @@ def _at_every_cut(y: Labels, probs: Floats) -> tuple[Floats, Counts, Counts]:
     true_positives = np.rint(true_rate[1:] * n_positive).astype(np.int64)
     false_positives = np.rint(false_rate[1:] * (len(y) - n_positive)).astype(np.int64)
     return cut[1:], true_positives, false_positives
+
+
+def _parse(content: Any) -> Decision:
+    calibration, typical = content["calibration"], content["typical"]
+    if calibration["method"] not in get_args(Method) or content["rule"] not in get_args(Rule):
+        raise ValueError("no such method or rule")
+    mean_image = np.array(typical["mean_image"], np.float64)
+    if mean_image.shape != (SIDE, SIDE):
+        raise ValueError("a mean image of another size")
+    return Decision(
+        model=str(content["model"]),
+        calibration=Calibration(
+            calibration["method"],
+            _in_order(calibration["slope"]),
+            _in_order(calibration["intercept"]),
+        ),
+        rule=content["rule"],
+        thresholds=_in_order(content["thresholds"]),
+        typical=Typical(mean_image, float(typical["least_likeness"])),
+    )
 
 
 def _named(values: Doubles) -> dict[str, float | None]:

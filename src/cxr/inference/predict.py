@@ -1,9 +1,11 @@
 """A user's own images through a model that the pipeline made."""
 
 import csv
+import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from cxr.data.ids import stem
 from cxr.data.images import files
 from cxr.data.images.find import Found
 from cxr.data.images.picture import Picture, Topic
+from cxr.documents import write_whole
 from cxr.errors import CxrError
 from cxr.evaluation import decisions
 from cxr.evaluation.decisions import Decision
@@ -235,9 +238,7 @@ def _draw(model: Model, picture: Picture, done: Prediction, evidence: Maps, plac
         for i in chosen
     ]
     title = f"{done.path.name}\n{model.saved.name}, {len(called)} called"
-    part = place.with_name(place.name + ".part")
-    overlays(picture.grey, evidence[chosen], titles, title, part)
-    part.replace(place)
+    write_whole(place, partial(overlays, picture.grey, evidence[chosen], titles, title))
 
 
 def write_table(done: list[Prediction | Refused], path: Path) -> None:
@@ -256,10 +257,9 @@ def write_table(done: list[Prediction | Refused], path: Path) -> None:
                     "; ".join(each.warnings),
                 ]
             )  # fmt: skip
-    part = path.with_name(path.name + ".part")
-    with open(part, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        csv.writer(file).writerows([columns, *rows])
-    part.replace(path)
+    text = io.StringIO()
+    csv.writer(text).writerows([columns, *rows])
+    write_whole(path, text.getvalue().encode(errors="surrogateescape"))
 
 
 def check_table(path: Path, paths: list[Path]) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from cxr import hashing
+from cxr.documents import damaged
 from cxr.errors import CxrError
 from cxr.hashing import Digest, md5_of_file
 from cxr.lineage import records
@@ -124,7 +125,7 @@ class Archive:
         if named and named.md5 != digest.md5 and cached:
             return Found(cached, self._digest(named.md5), entry, current=True)
         if on_disk.stage != stage:
-            raise CxrError(f"{path} is the record of {on_disk.stage}; {records.MEND}")
+            raise damaged(path, f"it is the record of {on_disk.stage}")
         if named and named.md5 != digest.md5 and self._cached(digest.md5) is None:
             return Found(on_disk, digest, entry, current=True, trusted=False)
         return Found(on_disk, digest, entry, current=True)

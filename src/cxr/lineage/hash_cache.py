@@ -4,7 +4,7 @@ import json
 import time
 from pathlib import Path
 
-from cxr.documents import read_json
+from cxr.documents import read_json, write_whole
 from cxr.hashing import md5_of_file
 
 BIG = 2**20  # bytes; a smaller file is hashed as fast as it is looked up
@@ -40,8 +40,6 @@ class HashMemory:
             return
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            part = self._path.with_suffix(".part")
-            part.write_text(json.dumps(self._known | self._used))
-            part.replace(self._path)
+            write_whole(self._path, json.dumps(self._known | self._used).encode())
         except OSError:
             pass

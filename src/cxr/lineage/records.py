@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from cxr.data.splits import Origin
-from cxr.documents import read_json
+from cxr.documents import read_made
 from cxr.errors import CxrError, shown
 from cxr.hashing import Digest
 from cxr.lineage.facts import DECIDING_PACKAGES, Facts
@@ -41,8 +41,6 @@ COMMAND = re.compile(r"(?:PYTHONPATH=src )?python stages/[\w/-]+\.py(?: [\w.-]+)
 MOST_THREADS = 1024  # as in params.yaml
 MARKDOWN = re.compile(r"[\\`*_{}\[\]()#+!|~]")
 PLAIN = re.compile(r"[\w./ @=:+-]+")  # as Markdown's code, also in a table
-
-MEND = "`dvc checkout --force` brings back the one that dvc.lock names"
 
 
 @dataclass(frozen=True)
@@ -86,26 +84,23 @@ def is_inside(path: str) -> bool:
 
 def read(path: Path) -> Record:
     """Read and check a record; CxrError with one line where it is none."""
-    try:
-        content = read_json(path)
+
+    def parse(content: Any) -> Record:
         schema = content.get("schema")
         if schema != SCHEMA:
             raise CxrError(
                 f"{path} has schema {schema!r} instead of {SCHEMA}; run `dvc repro --force`"
             )
-        record = _RECORD.validate_python(content)
+        try:
+            record = _RECORD.validate_python(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
         for what, value in _wrong(record):
-            raise CxrError(f"{path} is no record ({what}: {value!r}); {MEND}")
+            raise ValueError(f"{what}: {value!r}")
         return record
-    except FileNotFoundError:
-        raise CxrError(f"{path} is missing; {MEND}") from None
-    except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise CxrError(
-            f"{path} is no record ({where}: {error.errors()[0]['msg']}); {MEND}"
-        ) from None
-    except (ValueError, AttributeError) as error:
-        raise CxrError(f"{path} is no record (not the JSON of one: {error}); {MEND}") from None
+
+    return read_made(path, parse)
 
 
 def tags(record: Record, log: RunLog, md5: str) -> dict[str, str]:

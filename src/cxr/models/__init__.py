@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from cxr.data.splits import Statistics
-from cxr.documents import read_json
+from cxr.documents import read_made
 from cxr.errors import CxrError
 from cxr.models.inputs import InputSpec, _input_spec
 from cxr.models.weights import load_weights, write_weights
@@ -118,17 +118,14 @@ def save(model: SavedModel, folder: Path) -> None:
 
 def load(folder: Path) -> SavedModel:
     """A saved model, on the CPU and in evaluation mode."""
-    path = folder / "model.json"
-    try:
-        description = read_json(path)
-        name, params = str(description["name"]), dict(description["params"])
+
+    def parse(content: Any) -> tuple[str, dict[str, Any], ModelBlock, InputSpec, tuple[str, ...]]:
+        name, params = str(content["name"]), dict(content["params"])
         block = ModelBlock.model_validate(params["train"][name], strict=False)
-        spec = _input_spec(**description["input"])
-        labels = tuple(map(str, description["labels"]))
-    except FileNotFoundError:
-        raise CxrError(f"{path} does not exist; `dvc repro` makes it") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise CxrError(f"{path} is damaged; `dvc repro` makes it again") from None
+        labels = tuple(map(str, content["labels"]))
+        return name, params, block, _input_spec(**content["input"]), labels
+
+    name, params, block, spec, labels = read_made(folder / "model.json", parse)
     network = build(
         name, hyper_parameters(name, block), spec.image_size, spec.channels, len(labels)
     )

@@ -1,12 +1,13 @@
 """A training's state in one file, which is whole or as it was before."""
 
-import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from cxr.documents import write_whole
 from cxr.training.checkpoint import State
 
 EVERY = 15.0  # seconds of work that a power failure may cost
@@ -38,16 +39,10 @@ class FileCheckpoint:
         return time.monotonic() - self._since >= EVERY
 
     def save(self, state: State, named: str) -> None:
-        part = self._path.with_suffix(".part")
         try:
-            with open(part, "wb") as file:
-                torch.save({"state": state, "named": named}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(self._path)
+            write_whole(self._path, partial(torch.save, {"state": state, "named": named}))
             self._last = named
         except OSError as error:  # the training itself may still come to its end
-            part.unlink(missing_ok=True)
             if not self._fails:
                 self._tell(f"note: no checkpoint could be kept: {error}; the training goes on")
             self._fails = True

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import IO, Any
 
 from cxr import progress
-from cxr.documents import read_json
+from cxr.documents import read_made
 from cxr.errors import CxrError, check_user
 from cxr.hashing import md5_of_file
 from cxr.lineage import records
@@ -167,16 +167,13 @@ def _done(
 
 def _scores(project: Path) -> tuple[str | None, bool, dict[str, Score]]:
     """The evaluated data's name, whether it is the phantom, and every model's macro AUROC."""
-    try:
-        report = read_json(project / METRICS)
+
+    def parse(report: Any) -> tuple[str, bool, dict[str, Score]]:
         models = {
             str(name): Score(*(told[split]["macro_auroc"] for split in ("val", "test")))
             for name, told in report["models"].items()
         }
         return str(report["data"]["name"]), report["data"]["source"] == "phantom", models
-    except FileNotFoundError:
-        return None, False, {}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise CxrError(
-            f"{project / METRICS} is damaged; `dvc checkout --force {METRICS}` mends it"
-        ) from None
+
+    path = project / METRICS
+    return read_made(path, parse) if path.exists() else (None, False, {})

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cxr import hashing, locks
+from cxr.documents import write_whole
 from cxr.errors import CxrError
 from cxr.hashing import md5_of_file
 from cxr.lineage import records
@@ -179,9 +180,7 @@ def _attempt(folder: Path, workspace: Path, stage: str) -> str:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         known = {"attempt": uuid.uuid4().hex, "workspace": str(workspace), "stage": stage}
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(known) + "\n")
-        part.replace(path)
+        write_whole(path, json.dumps(known).encode() + b"\n")
     return known["attempt"]
 
 

@@ -1,6 +1,7 @@
 """A user's own image with a model's maps over it, at the image's own resolution."""
 
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ def overlays(
     evidence: npt.NDArray[np.float32],
     titles: list[str],
     title: str,
-    path: Path,
+    path: Path | IO[bytes],
 ) -> None:
     """The image, and beside it once for each map, all on one scale.
 

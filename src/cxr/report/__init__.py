@@ -6,6 +6,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 
 from cxr import formatting
+from cxr.documents import write_whole
 from cxr.errors import CxrError
 from cxr.report import content
 
@@ -27,9 +28,7 @@ def write(project: Path) -> Path:
             "`dvc repro` makes it again"
         ) from None
     path = project / content.REPORTS / NAME
-    part = path.with_suffix(".part")
-    part.write_text(page, encoding="utf-8")
-    part.replace(path)
+    write_whole(path, page.encode())
     return path
 
 

@@ -1,6 +1,7 @@
 """Everything that the report shows, read from what the stages have made."""
 
 import csv
+import io
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,8 +10,7 @@ from typing import Any
 from cxr.audit.audit import Audit, Auditor
 from cxr.audit.finding import Verdict
 from cxr.data.splits import Origin
-from cxr.documents import read_json
-from cxr.errors import CxrError
+from cxr.documents import read_made
 from cxr.evaluation.description import BASELINES
 from cxr.labels import LABELS
 from cxr.lineage.facts import Environment
@@ -73,7 +73,7 @@ def gather(project: Path) -> Report:
     LookupError, TypeError, ValueError, AttributeError
         Where it is not of the shape that the stages give it.
     """
-    metrics, data = (_read(project / path) for path in (METRICS, DATA))
+    metrics, data = (read_made(project / path, dict) for path in (METRICS, DATA))
     origin = Origin(metrics["data"]["name"], metrics["data"]["source"])
     models = tuple(name for name in metrics["models"] if name not in BASELINES)
     if not models:
@@ -82,7 +82,7 @@ def gather(project: Path) -> Report:
     has_maps = (project / MAPS).exists()
     audit = Auditor(project).output(project / (REPORTS if has_maps else METRICS))
     nodes = {node.record.stage: node for node in audit.results}
-    trust = _read(project / MAPS) if has_maps else None
+    trust = read_made(project / MAPS, dict) if has_maps else None
     # Maps of other models or images than those that stand here would tell of neither.
     are_ours = trust is not None and set(trust["models"]) == set(models)
     are_ours = are_ours and nodes[GRADCAM].verdict is not Verdict.FAILS
@@ -111,11 +111,8 @@ def gather(project: Path) -> Report:
 
 def _training(project: Path, name: str) -> Training:
     folder = project / REPORTS / name
-    told = _read(folder / "train.json")
+    told = read_made(folder / "train.json", dict)
     parameters = told["parameters"]
-    with open(folder / "history.csv", newline="") as file:
-        rows = csv.DictReader(file)
-        history = [{key: float(value) for key, value in row.items()} for row in rows]
     return Training(
         model=name,
         trained=parameters["trainable"],
@@ -125,12 +122,10 @@ def _training(project: Path, name: str) -> Training:
         stopped_early=told["stopped_early"],
         seconds_per_epoch=told["seconds"] / told["epochs"],
         device=told["device"],
-        history=history,
+        history=read_made(folder / "history.csv", _history, read=Path.read_text),
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return dict(read_json(path))
-    except FileNotFoundError:
-        raise CxrError(f"{path} is not there yet; `make repro` or `make demo` makes it") from None
+def _history(text: str) -> list[dict[str, float]]:
+    rows = csv.DictReader(io.StringIO(text))
+    return [{key: float(value) for key, value in row.items()} for row in rows]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from cxr.data import splits
 from cxr.data.npz import NpzReader
-from cxr.documents import read_json
+from cxr.documents import read_made
 from cxr.evaluation import decisions
 from cxr.labels import LABELS
 from cxr.plots.gradcam import UNITS, overlay
@@ -62,7 +62,7 @@ class Sheets:
 
 def gather(project: Path, models: tuple[str, ...]) -> Sheets:
     """The maps that gradcam has kept, over the images that they were made of."""
-    told = read_json(project / "reports/gradcam.json")
+    told = read_made(project / "reports/gradcam.json", dict)
     split = splits.open_split(project / PROCESSED, told["split"])
     maps: dict[str, dict[int, dict[str, Map]]] = {
         name: _maps(project, name, split.images) for name in models

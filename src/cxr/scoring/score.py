@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from cxr.arrays import Doubles
 from cxr.data import splits
-from cxr.documents import read_json
+from cxr.documents import read_made
 from cxr.errors import CxrError
 from cxr.evaluation import decisions, metrics
 from cxr.evaluation.decisions import CHOSEN_ON
@@ -182,9 +182,9 @@ def _order(theirs: Table, ours: splits.Split) -> npt.NDArray[np.int64] | None:
 
 def _reported(project: Path, split: str) -> dict[str, Any]:
     """What the project's own report says of its models on a split."""
-    path = project / METRICS
-    try:
-        told = read_json(path)["models"]
-        return {name: each[split] for name, each in told.items() if name not in BASELINES}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise CxrError(f"{path} is damaged; `dvc checkout --force {METRICS}` mends it") from None
+
+    def parse(report: Any) -> dict[str, Any]:
+        told = report["models"].items()
+        return {name: each[split] for name, each in told if name not in BASELINES}
+
+    return read_made(project / METRICS, parse)

@@ -3,11 +3,10 @@
 import csv
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-from cxr.documents import parse_yaml, read_json
+from cxr.documents import parse_yaml, read_json, write_whole
 from cxr.errors import CxrError
 from cxr.lineage.repository import Repository
 from cxr.params import PARAMS_FILE, flatten
@@ -43,8 +42,8 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(document, indent=2, allow_nan=False, default=str) + "\n"
     path = folder / f"{plan.name}.json"
-    _replace(path, text)
-    _replace(folder / f"{plan.name}.csv", _as_csv(plan, found))
+    write_whole(path, text.encode())
+    write_whole(folder / f"{plan.name}.csv", _as_csv(plan, found).encode())
     return path
 
 
@@ -100,12 +99,3 @@ def _as_csv(plan: Plan, found: dict[str, dict[str, Outcome]]) -> str:
             numbers = [outcome.val, outcome.test, *(outcome.test_ci or (None, None))]
             writer.writerow([each.name, each.seed, *settings, model, *numbers])
     return text.getvalue()
-
-
-def _replace(path: Path, text: str) -> None:
-    part = path.with_suffix(f"{path.suffix}.part")
-    with open(part, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)

@@ -5,8 +5,8 @@ A head that is linear in the mean of the feature map needs no more of an image t
 """
 
 import json
-import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import nn
 
 from cxr import models
 from cxr.data.npz import NpyWriter
+from cxr.documents import write_whole
 from cxr.models.inputs import InputSpec, to_network_input
 from cxr.models.weights import write_weights
 
@@ -96,7 +97,7 @@ def compute_in_parts(
                 progress(start + done, len(images))
 
             values = compute(backbone, images[start:stop], spec, device, mirror, advance)
-            _save_whole(values, part)
+            write_whole(part, partial(np.save, arr=values, allow_pickle=False))
         progress(stop, len(images))
         parts.append(part)
     return parts
@@ -111,12 +112,3 @@ def join(parts: list[Path], path: Path) -> int:
         for array in arrays:
             writer.append(array)
     return n
-
-
-def _save_whole(values: npt.NDArray[np.float32], path: Path) -> None:
-    part = path.with_suffix(".part")
-    with open(part, "wb") as file:
-        np.save(file, values, allow_pickle=False)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)

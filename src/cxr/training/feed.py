@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from cxr.data.npz import load_npy
 from cxr.data.splits import open_split
-from cxr.documents import read_json
-from cxr.errors import CxrError
+from cxr.documents import read_made
 from cxr.models import SavedModel
 from cxr.models.inputs import InputSpec, micro_batch_size, normalise, on_unit_scale
 from cxr.models.weights import read_weights
@@ -107,14 +106,10 @@ class FeatureStore:
 
 
 def open_store(folder: Path) -> FeatureStore:
-    path = folder / "features.json"
-    try:
-        content = read_json(path)
-        return FeatureStore(folder, str(content["model"]), bool(content["frozen"]))
-    except FileNotFoundError:
-        raise CxrError(f"{path} is missing; `dvc repro` makes it, `dvc pull` brings it") from None
-    except (ValueError, KeyError, TypeError):
-        raise CxrError(f"{path} is damaged; `dvc checkout --force` mends it") from None
+    return read_made(
+        folder / "features.json",
+        lambda content: FeatureStore(folder, str(content["model"]), bool(content["frozen"])),
+    )
 
 
 def open_feed(

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from pipeline import COMMITTER
 
-from cxr import models
+from cxr import models, params
 from cxr.data import npz, splits
 from cxr.documents import read_made, write_whole
 from cxr.errors import CxrError
 from cxr.evaluation import decisions
 from cxr.lineage import records
+from cxr.lineage.facts import declarations
+from cxr.lineage.repository import Repository
 from cxr.pipeline.repro import evaluated_data
 from cxr.training.feed import open_store
 
@@ -69,6 +71,29 @@ def test_what_the_pipeline_made_is_damaged(tmp_path: Path, name: str, text: str)
     assert message.endswith(
         f"); `dvc checkout --force {path}` restores it, or `dvc repro` makes it again"
     )
+
+
+COMMITTED: dict[str, Callable[[Path], object]] = {
+    "params.yaml": lambda clone: params.load(clone / "params.yaml"),
+    "dvc.yaml": declarations,
+    "dvc.lock": lambda clone: Repository(clone).lock(),
+}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "stages: [", "<<<<<<< HEAD\nseed: 1\n=======\nseed: 2\n>>>>>>> b\n", "- a", "stages: 5"],
+    ids=["empty", "cut short", "a merge conflict", "a list", "values of other types"],
+)
+@pytest.mark.parametrize("name", COMMITTED)
+def test_a_damaged_file_under_git_is_named_with_its_remedy(
+    tmp_path: Path, name: str, text: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    message = refusal(COMMITTED[name], tmp_path)
+    assert name in message
+    if not (name == "params.yaml" and text == "stages: 5"):  # its own schema says what is wrong
+        assert "`git checkout --" in message
 
 
 def test_the_advice_helps_also_for_a_file_inside_an_output(tmp_path: Path) -> None:

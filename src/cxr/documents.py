@@ -6,10 +6,11 @@ import os
 import re
 import shlex
 from collections.abc import Callable
-from itertools import accumulate
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 
 from cxr.errors import CxrError, one_line
@@ -20,12 +21,8 @@ MOST_YAML_BYTES = 2**18  # ours have 20 kB, and the parser takes a second for 70
 MOST_JSON_BYTES = 2**26  # a record of a thousand epochs has 1 MB, a list of 300,000 files 30 MB
 PIECE_BYTES = 2**16
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # an escape can make one, and no file can hold it
-BRACKETS = re.compile(rb"[\[\]{}]")
 CONFLICT = re.compile(rb"^<{7} ", re.MULTILINE)  # git's mark of a merge conflict
-# An alias stands for all below its anchor: ten lines can stand for more than any memory holds.
-MOST_VALUES = 100_000
-MOST_DEPTH = 32  # mappings and lists in each other; ours go down to seven
-MOST_BRACKETS = 200  # open at once in a text; the parser's time grows with their square
+MOST_DEPTH = 32  # of JSON, mappings and lists in each other; ours go down to seven
 MOST_INTEGER = 2**63  # beyond it other programs can't read a number
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # begins what stands for a file
@@ -99,6 +96,15 @@ def damaged(path: Path, cause: str) -> CxrError:
     )
 
 
+def validated(schema: TypeAdapter[T], content: Any) -> T:
+    """The content as its schema has it; ValueError with one line that names what is not so."""
+    try:
+        return schema.validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
 def write_whole(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> None:
     """Write a file that is whole or as it was before, also after a power failure.
 
@@ -155,27 +161,14 @@ def defect(path: Path, found: str) -> str:
 
 
 def parse_yaml(text: bytes | str) -> Any:
-    """What a YAML 1.2 text holds; ValueError with one line where it is none or beyond the limits.
-
-    Raises
-    ------
-    ValueError
-        Where it is no YAML or beyond the limits above, in one line.
-    """
+    """What a YAML 1.2 text holds; ValueError with one line where it is not YAML or too long."""
     if len(text) > MOST_YAML_BYTES:
         raise ValueError(f"it has more than {MOST_YAML_BYTES:,} bytes")
-    raw = text if isinstance(text, bytes) else text.encode(errors="replace")
-    steps = (1 if each in b"[{" else -1 for each in BRACKETS.findall(raw))
-    if max(accumulate(steps), default=0) > MOST_BRACKETS:
-        raise ValueError("it nests too deeply")
     try:
         # Not DVC's faster reader in C, which ends the process where a file nests too deeply.
-        content = YAML(typ="safe", pure=True).load(text)
+        return YAML(typ="safe", pure=True).load(text)
     except Exception as error:  # ruamel lets out whatever the bytes lead it to
-        line = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(line) from None
-    _check_extent(content, MOST_VALUES)
-    return content
+        raise ValueError(" ".join(str(error).split())) from None
 
 
 def parse_json(text: bytes | str) -> Any:
@@ -184,7 +177,7 @@ def parse_json(text: bytes | str) -> Any:
         content = json.loads(text, parse_constant=_finite, parse_float=_finite, parse_int=_bounded)
     except RecursionError:
         raise ValueError("it nests too deeply") from None
-    _check_extent(content, len(text))
+    _check_values(content)
     return content
 
 
@@ -203,22 +196,14 @@ def _bounded(text: str) -> int:
     return value
 
 
-def _check_extent(content: Any, most_values: int) -> None:
-    """ValueError where keys and values, each alias followed, nest too deeply or are too many."""
+def _check_values(content: Any) -> None:
+    """ValueError where values nest too deeply, or a text is not Unicode."""
     level = [content]
-    n_values = 0
     for _ in range(MOST_DEPTH):
-        below: list[Any] = []
-        for each in level:
-            if isinstance(each, str) and HALF_CHARACTER.search(each):
-                raise ValueError("it holds a text that is no Unicode")
-            if isinstance(each, dict):
-                below += [*each.keys(), *each.values()]
-            elif isinstance(each, list | tuple | set):
-                below += each
-            if len(below) + n_values > most_values:
-                raise ValueError(f"it holds more than {most_values:,} values")
-        n_values += len(below)
-        level = below
+        if any(isinstance(each, str) and HALF_CHARACTER.search(each) for each in level):
+            raise ValueError("it holds a text that is not Unicode")
+        mappings = [each for each in level if isinstance(each, dict)]
+        lists = [each for each in level if isinstance(each, list)]
+        level = [*chain(*mappings, *(each.values() for each in mappings), *lists)]
     if level:
         raise ValueError(f"it nests more than {MOST_DEPTH} deep")

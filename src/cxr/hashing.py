@@ -5,9 +5,14 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from cxr.documents import missing
 
+MD5 = r"^[0-9a-f]{32}(\.dir)?$"  # of a file, or of a folder's list
+Md5 = Annotated[str, Field(pattern=MD5)]
 IGNORED = "__pycache__"  # in .dvcignore, too
 
 
@@ -15,7 +20,7 @@ IGNORED = "__pycache__"  # in .dvcignore, too
 class Digest:
     """A file or folder under DVC's name for its content."""
 
-    md5: str
+    md5: Md5
     size: int  # bytes
     nfiles: int | None = None  # of a folder
 

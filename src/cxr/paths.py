@@ -1,5 +1,10 @@
 """Paths in the project that more than one file names, relative to its root."""
 
+from pathlib import PurePosixPath
+from typing import Annotated
+
+from pydantic import AfterValidator
+
 PIPELINE_FILE = "dvc.yaml"
 LOCK_FILE = "dvc.lock"
 
@@ -8,3 +13,21 @@ RAW = "data/raw"
 PROCESSED = "data/processed"
 STATISTICS = "data/statistics.json"
 FEATURES = "data/features"
+
+
+def is_inside(path: str) -> bool:
+    """Whether a path stays below the folder that it starts from: relative, in its shortest form."""
+    # A backslash separates folders on other systems, and what does not print can hide them.
+    parts = PurePosixPath(path).parts
+    plain = path.isprintable() and "\\" not in path and path == "/".join(parts)
+    # POSIX knows two roots, / and //.
+    return plain and bool(parts) and not path.startswith("/") and ".." not in parts
+
+
+def _inside(path: str) -> str:
+    if not is_inside(path):
+        raise ValueError(f"the path {path!r} leads out of the project")
+    return path
+
+
+ProjectPath = Annotated[str, AfterValidator(_inside)]

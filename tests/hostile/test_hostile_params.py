@@ -13,32 +13,14 @@ from cxr import models, params
 NETWORKS = [importlib.import_module(f"cxr.models.{name}") for name in params.model_names()]
 TEXT = (ROOT / "params.yaml").read_text()
 
-BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
-    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12)
-)
 BAD: dict[str, tuple[str | bytes, str]] = {
     "empty": ("", "must hold a mapping"),
     "a list": ("- a\n- b\n", "must hold a mapping"),
     "a word": ("word", "must hold a mapping"),
-    "aliases that stand for 10^12 values": (BOMB + TEXT, "more than 100,000 values"),
-    "an alias of itself": ("a: &a\n  b: *a\n", "not valid YAML"),
-    "brackets without end": ("a: " + "[" * 100_000, "it nests too deeply"),
-    "braces without end": ("{a: " * 50_000, "it nests too deeply"),
-    "dashes without end": ("- " * 100_000, "not valid YAML"),
-    "nested 40 deep": (TEXT + "x: " + "[" * 40 + "]" * 40, "nests more than 32 deep"),
     "a megabyte": (TEXT + "#" * 2**20, "has more than 262,144 bytes"),
     "a call of Python": (TEXT + "x: !!python/object/apply:os.system [ls]\n", "not valid YAML"),
-    "a tag of one's own": (TEXT + "x: !mine {a: 1}\n", "not valid YAML"),
-    "a byte of nothing": (TEXT + "x: a\x00b\n", "not valid YAML"),
-    "an escape": (TEXT + "x: \x1b[31m\n", "not valid YAML"),
-    "Latin-1": (TEXT.encode() + b"x: \xe9\n", "not valid YAML"),
-    "UTF-16 cut in half": (TEXT.encode("utf-16")[:-1], "not valid YAML"),
-    "a tab for a space": (TEXT + "x:\n\t- a\n", "not valid YAML"),
     "two documents": (TEXT + "---\nseed: 1\n", "not valid YAML"),
     "keys twice": (TEXT + "seed: 1\n", "not valid YAML"),
-    "a key that is a mapping": (TEXT + "? {a: b}\n: c\n", "params.yaml"),
-    "a key of NaN": (TEXT + ".nan: 1\n", "params.yaml"),
-    "a key that is null": (TEXT + "null: 1\n", "params.yaml"),
     "a seed of 5000 digits": (TEXT.replace("seed: 0", "seed: " + "9" * 5000), "params.yaml"),
     "a seed of 40 digits": (TEXT.replace("seed: 0", "seed: " + "9" * 40), "seed is 999"),
     "a seed that is a day": (TEXT.replace("seed: 0", "seed: 2001-01-01"), "seed is"),

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from cxr.data.npz import parse_header
 from cxr.documents import parse_json, parse_yaml
 from cxr.errors import MOST_SHOWN, CxrError, shown, without_passwords
-from cxr.lineage.records import _text, is_inside
+from cxr.lineage.records import _text
+from cxr.paths import is_inside
 
 ANYTHING = st.text(st.characters(exclude_categories=()))  # half characters, too
 COMPONENTS = st.lists(st.sampled_from(["..", ".", "", "a", "b.c", "ü", "..x", "\\", "\n"]))

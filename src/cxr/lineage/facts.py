@@ -12,16 +12,17 @@ import tempfile
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from typing_extensions import TypedDict
 
 from cxr import git
 from cxr.documents import read_yaml, restoring
 from cxr.errors import CxrError
-from cxr.hashing import Digest, digest
+from cxr.hashing import Digest, Md5, digest
 from cxr.params import PARAMS_FILE, flatten
-from cxr.paths import PIPELINE_FILE
+from cxr.paths import PIPELINE_FILE, ProjectPath
 
 CODE = ("src", "stages", PIPELINE_FILE)
 SOURCE_SUFFIX = ".py"
@@ -40,6 +41,7 @@ DIFF = (
     "--no-ext-diff", "--no-textconv", "--no-renames", "--src-prefix=a/", "--dst-prefix=b/",
     "--relative",
 )  # fmt: skip
+Commit = Annotated[str, Field(pattern="^[0-9a-f]{40}([0-9a-f]{24})?$")]
 DECIDING_PACKAGES = ("numpy", "torch", "torchvision", "scipy", "scikit-learn", "safetensors")
 
 
@@ -57,10 +59,10 @@ class Declaration:
 class Code(TypedDict):
     """The code of a working copy."""
 
-    commit: str | None
-    files: dict[str, str]  # path -> blob hash
-    deciding: list[str]  # those that the stage depends on
-    edited: list[str]  # those that differ from the commit
+    commit: Commit | None
+    files: dict[ProjectPath, str]  # path -> blob hash
+    deciding: list[ProjectPath]  # those that the stage depends on
+    edited: list[ProjectPath]  # those that differ from the commit
     patch: str | None  # that makes the commit's code and params.yaml those that ran
 
 
@@ -82,10 +84,10 @@ class Facts:
 
     stage: str
     command: str
-    dependencies: dict[str, Digest]
-    inputs: dict[str, str]  # path -> md5 of other stages' outputs in these dependencies
+    dependencies: dict[ProjectPath, Digest]
+    inputs: dict[ProjectPath, Md5]  # path -> md5 of other stages' outputs in these dependencies
     params: dict[str, Any]  # dotted names
-    foreign: dict[str, str]  # path -> md5 of the user's own files that params.yaml names
+    foreign: dict[str, Md5]  # path -> md5 of the user's own files that params.yaml names
     code: Code
     environment: Environment
 

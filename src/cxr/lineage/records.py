@@ -1,22 +1,20 @@
 """Records: what made a stage's outputs, written down by the stage itself and kept with them."""
 
 import html
-import math
 import re
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from datetime import datetime
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 
 from cxr.data.splits import Origin
-from cxr.documents import read_made
+from cxr.documents import read_made, validated
 from cxr.errors import CxrError, shown
 from cxr.hashing import Digest
-from cxr.lineage.facts import DECIDING_PACKAGES, Facts
+from cxr.lineage.facts import Facts
 from cxr.lineage.run_log import RunLog
+from cxr.paths import ProjectPath
 
 SCHEMA = 3
 FOLDER = "records"
@@ -30,15 +28,8 @@ ORIGINAL_TAG = "cxr.original_run_id"
 DESCRIPTION_TAG = "mlflow.note.content"
 READ_TAG, MADE_TAG = "cxr.md5.", "cxr.made."  # and a path: the MD5 of an input, of an output
 
-STAGE = re.compile(r"[\w-]+(@[\w.-]+)?")  # as DVC names stages
-FILE_MD5 = re.compile("[0-9a-f]{32}")
-MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")  # of a file, or of a folder's list
-RUN_ID = re.compile("[0-9a-f]{32}")
-SHA = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")  # of git
-FINGERPRINT = re.compile("[0-9a-f]{64}")
-# As dvc.yaml has it: what `cxr replay` runs, without a shell.
-COMMAND = re.compile(r"(?:PYTHONPATH=src )?python stages/[\w/-]+\.py(?: [\w.-]+)*")
-MOST_THREADS = 1024  # as in params.yaml
+# In UTC, ISO 8601.
+Time = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00$")]
 MARKDOWN = re.compile(r"[\\`*_{}\[\]()#+!|~]")
 PLAIN = re.compile(r"[\w./ @=:+-]+")  # as Markdown's code, also in a table
 
@@ -52,10 +43,10 @@ class Record:
     fingerprint: str
     data: Origin
     facts: Facts
-    outputs: dict[str, Digest]  # without the record itself
-    runs: list[RunLog]
-    started: str  # UTC, ISO 8601
-    finished: str
+    outputs: dict[ProjectPath, Digest]  # without the record itself
+    runs: Annotated[list[RunLog], Field(min_length=1)]
+    started: Time
+    finished: Time
     host: str
     dvc_experiment: str | None
     dvc_baseline: str | None
@@ -73,15 +64,6 @@ def path_of(stage: str) -> str:
     return f"{FOLDER}/{stage}.json"
 
 
-def is_inside(path: str) -> bool:
-    """Whether a path stays below the folder that it starts from: relative, in its shortest form."""
-    # A backslash separates folders on other systems, and what does not print can hide them.
-    parts = PurePosixPath(path).parts
-    plain = path.isprintable() and "\\" not in path and path == "/".join(parts)
-    # POSIX knows two roots, / and //.
-    return plain and bool(parts) and not path.startswith("/") and ".." not in parts
-
-
 def read(path: Path) -> Record:
     """Read and check a record; CxrError with one line where it is none."""
 
@@ -91,14 +73,7 @@ def read(path: Path) -> Record:
             raise CxrError(
                 f"{path} has schema {schema!r} instead of {SCHEMA}; run `dvc repro --force`"
             )
-        try:
-            record = _RECORD.validate_python(content)
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-        for what, value in _wrong(record):
-            raise ValueError(f"{what}: {value!r}")
-        return record
+        return validated(_RECORD, content)
 
     return read_made(path, parse)
 
@@ -136,61 +111,6 @@ def card(record: Record, run_id: str) -> str:
     lines = [f"**{record.stage}**: what made it, and whether that still holds:", ""]
     lines += [f"    cxr audit {run_id[:SHORT_ID]}", "", "| | |", "|---|---|"]
     return "\n".join(lines + [f"| {key} | {value} |" for key, value in rows])
-
-
-def _wrong(record: Record) -> Iterator[tuple[str, object]]:
-    """Whatever in a record could lead out of the project or is not of its kind.
-
-    Paths of a record are written to, its ids stand in queries, and git is given its commit.
-    """
-    facts, code = record.facts, record.facts.code
-    logs = record.runs
-    paths = [*record.outputs, *facts.dependencies, *facts.inputs]
-    paths += [*code["files"], *code["deciding"], *code["edited"]]
-    paths += [path for log in logs for path in log.artifacts]
-    paths += [slide.path for log in logs for slide in log.slides]
-    paths += [path for log in logs if log.registration for path in log.registration.files]
-    digests = [*record.outputs.values(), *facts.dependencies.values()]
-    md5s = [digest.md5 for digest in digests] + [*facts.inputs.values(), *facts.foreign.values()]
-    # A text can stand for a number, and `nan` for none.
-    numbers = [
-        value for log in logs for row in [log.metrics, *log.history] for value in row.values()
-    ]
-    numbers += [log.registration.score for log in logs if log.registration]
-    sizes = [digest.size for digest in digests] + [digest.nfiles or 0 for digest in digests]
-    shas = [*code["files"].values()] + ([code["commit"]] if code["commit"] is not None else [])
-    baseline = [] if record.dvc_baseline is None else [record.dvc_baseline]
-    yield from (("a path outside of the project", path) for path in paths if not is_inside(path))
-    yield from (("an md5", md5) for md5 in md5s if not MD5.fullmatch(md5))
-    yield from (("a size", size) for size in sizes if size < 0)
-    yield from (("a hash of git", sha) for sha in [*shas, *baseline] if not SHA.fullmatch(sha))
-    yield from (("a run id", log.run_id) for log in logs if not RUN_ID.fullmatch(log.run_id))
-    yield from (("a number", value) for value in numbers if not math.isfinite(value))
-    yield from (("a step", slide.step) for log in logs for slide in log.slides if slide.step < 0)
-    yield from (("an epoch", 0) for log in logs if not all("epoch" in row for row in log.history))
-    yield from (("a time", each) for each in (record.started, record.finished) if not _time(each))
-    for name in (record.stage, facts.stage):
-        if not STAGE.fullmatch(name):
-            yield "a stage", name
-    if not logs:
-        yield "runs", logs
-    if set(code["deciding"]) - code["files"].keys():
-        yield "deciding code without a hash", sorted(set(code["deciding"]) - code["files"].keys())
-    if not FINGERPRINT.fullmatch(record.fingerprint):
-        yield "a fingerprint", record.fingerprint
-    if not COMMAND.fullmatch(facts.command):
-        yield "a command", facts.command
-    if missing := set(DECIDING_PACKAGES) - facts.environment["packages"].keys():
-        yield "no version of packages", sorted(missing)
-    if not 1 <= facts.environment["threads"] <= MOST_THREADS:
-        yield "threads", facts.environment["threads"]
-
-
-def _time(text: str) -> bool:
-    try:
-        return datetime.fromisoformat(text).tzinfo is not None
-    except ValueError:
-        return False
 
 
 def _code(text: str) -> str:

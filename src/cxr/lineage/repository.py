@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dvc.config import Config, ConfigError
+from pydantic import BaseModel, TypeAdapter
+from typing_extensions import TypedDict
 
 from cxr import git
 from cxr.documents import (
@@ -17,12 +19,12 @@ from cxr.documents import (
     parse_json,
     parse_yaml,
     read_within,
+    validated,
 )
 from cxr.errors import CxrError
-from cxr.hashing import Digest
-from cxr.lineage.records import FILE_MD5, MD5, STAGE, is_inside
+from cxr.hashing import MD5, Digest, Md5
 from cxr.params import PARAMS_FILE, flatten
-from cxr.paths import LOCK_FILE
+from cxr.paths import LOCK_FILE, ProjectPath
 
 EXPERIMENTS = "refs/exps"
 # Without the second, DVC fetches nothing that an experiment alone has.
@@ -123,7 +125,7 @@ class Repository:
 
     def object(self, md5: str) -> Path:
         """Where the cache keeps a file, or the list of a folder's files."""
-        if not MD5.fullmatch(md5):  # it would lead anywhere
+        if not re.fullmatch(MD5, md5):  # it would lead anywhere
             raise CxrError(f"{md5!r} is no md5")
         return self.cache / "files" / "md5" / md5[:2] / md5[2:]
 
@@ -138,16 +140,10 @@ class Repository:
             listing = place.read_bytes()
             if hashlib.md5(listing, usedforsecurity=False).hexdigest() != md5.removesuffix(".dir"):
                 return None
-            entries = {str(each["relpath"]): str(each["md5"]) for each in parse_json(listing)}
-        except (OSError, ValueError, KeyError, TypeError):
+            entries = validated(_LIST, parse_json(listing))
+        except (OSError, ValueError):
             return None
-        for name, value in entries.items():
-            if not is_inside(name) or not FILE_MD5.fullmatch(value):
-                raise CxrError(
-                    f"{place}, DVC's list of {path}, leads out of it or names no file: {name!r} "
-                    f"(md5 {value!r})"
-                )
-        return {f"{path}/{name}": value for name, value in entries.items()}
+        return {f"{path}/{each['relpath']}": each["md5"] for each in entries}
 
     def past_outputs(self, folder: str) -> set[str]:
         """MD5 of every file below a folder that was an output once.
@@ -168,38 +164,50 @@ class Repository:
         return {md5 for text in texts for md5 in entry.findall(text)}
 
 
+class _Item(BaseModel):
+    """A dependency or an output in dvc.lock."""
+
+    path: ProjectPath
+    md5: Md5
+    size: int
+    nfiles: int | None = None
+
+
+class _Stage(BaseModel):
+    """A stage in dvc.lock."""
+
+    cmd: str
+    deps: list[_Item] = []
+    params: dict[str, dict[str, Any]] = {}
+    outs: list[_Item] = []
+
+
+class _LockFile(BaseModel):
+    stages: dict[str, _Stage]
+
+
+class _Listed(TypedDict):
+    """A file in DVC's list of a folder."""
+
+    relpath: ProjectPath
+    md5: Md5
+
+
+_LOCK_FILE = TypeAdapter(_LockFile)
+_LIST = TypeAdapter(list[_Listed])
+
+
 def _lock(text: bytes | str) -> Lock:
-    try:
-        stages = parse_yaml(text)["stages"]
-        return {_stage_name(name): _stage(entry) for name, entry in stages.items()}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(str(error)) from None
+    return {
+        name: LockedStage(
+            command=stage.cmd,
+            dependencies=_digests(stage.deps),
+            params=flatten(stage.params.get(PARAMS_FILE, {})),
+            outputs=_digests(stage.outs),
+        )
+        for name, stage in validated(_LOCK_FILE, parse_yaml(text)).stages.items()
+    }
 
 
-def _stage_name(name: object) -> str:
-    if not isinstance(name, str) or not STAGE.fullmatch(name):
-        raise ValueError(f"{name!r} is no stage's name")
-    return name
-
-
-def _stage(entry: dict[str, Any]) -> LockedStage:
-    if not isinstance(entry["cmd"], str):
-        raise TypeError("cmd")
-    return LockedStage(
-        command=entry["cmd"],
-        dependencies=dict(map(_item, entry.get("deps", []))),
-        params=flatten(entry.get("params", {}).get(PARAMS_FILE, {})),
-        outputs=dict(map(_item, entry.get("outs", []))),
-    )
-
-
-def _item(item: dict[str, Any]) -> tuple[str, Digest]:
-    path, md5, size, n_files = item["path"], item["md5"], item["size"], item.get("nfiles")
-    if not isinstance(path, str) or not is_inside(path):
-        raise ValueError(f"the path {path!r} leads out of the project")
-    if item["hash"] != "md5" or not isinstance(md5, str) or not MD5.fullmatch(md5):
-        raise ValueError(f"{md5!r} is no md5")
-    for count in (size, 0 if n_files is None else n_files):
-        if type(count) is not int or count < 0:
-            raise ValueError(f"{count!r} is no size")
-    return path, Digest(md5, size, n_files)
+def _digests(items: list[_Item]) -> dict[str, Digest]:
+    return {each.path: Digest(each.md5, each.size, each.nfiles) for each in items}

@@ -1,14 +1,20 @@
 """What one MLflow run holds, as a stage collects and records it."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from cxr.paths import ProjectPath
+
+RunId = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
 
 
 @dataclass(frozen=True)
 class Slide:
     """An output that MLflow shows as one step of a slider."""
 
-    path: str
+    path: ProjectPath
     key: str  # the slider's name
     step: int
 
@@ -17,7 +23,7 @@ class Slide:
 class Registration:
     """A model that MLflow registers with the run, and what it is ranked by."""
 
-    files: list[str]  # paths in the project
+    files: list[ProjectPath]
     score: float  # validation macro AUROC; the best one of the same data is the champion
     data: str  # md5 of the data
 
@@ -28,12 +34,12 @@ class RunLog:
 
     name: str
     model: str | None
-    run_id: str = ""
+    run_id: RunId = ""
     params: dict[str, Any] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     datasets: list[dict[str, str]] = field(default_factory=list)  # name, digest, context
     history: list[dict[str, float]] = field(default_factory=list)  # one mapping an epoch
     metrics: dict[str, float] = field(default_factory=dict)
-    artifacts: list[str] = field(default_factory=list)  # paths of outputs
+    artifacts: list[ProjectPath] = field(default_factory=list)  # paths of outputs
     slides: list[Slide] = field(default_factory=list)
     registration: Registration | None = None

@@ -16,7 +16,7 @@ from PIL import Image
 from pipeline import ROOT
 
 from cxr import cli
-from cxr.errors import CxrError, is_refused_by_disk, shown
+from cxr.errors import CxrError, is_refused_by_disk, one_line, shown
 from cxr.pipeline.scratch import Scratch
 
 
@@ -59,6 +59,18 @@ def test_real_refusals_are_known() -> None:
     with pytest.raises(OSError) as numpys, open("/dev/full", "wb") as file:
         np.arange(10**6).tofile(file)
     assert is_refused_by_disk(numpys.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("\n  a cause\n[SQL: SELECT 1]\n"), "a cause"),
+        (MemoryError(), "MemoryError"),
+        (ValueError(" \n"), "ValueError"),
+    ],
+)
+def test_an_exception_is_one_line(error: Exception, line: str) -> None:
+    assert one_line(error) == line
 
 
 def test_pillows_own_errors_are_no_refusals(tmp_path: Path) -> None:

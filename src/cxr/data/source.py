@@ -13,7 +13,7 @@ from urllib3.exceptions import ReadTimeoutError
 from cxr.data import phantom, raw
 from cxr.data.npz import Array, write_npz_member
 from cxr.data.splits import Origin
-from cxr.errors import CxrError
+from cxr.errors import CxrError, one_line
 from cxr.hashing import md5_of_file
 from cxr.labels import LABELS
 from cxr.params import Download, named_file
@@ -189,4 +189,4 @@ def _cause(error: requests.RequestException) -> str:
         return "it broke off on the way"
     if isinstance(error, requests.ConnectionError):
         return "no connection to the server"
-    return " ".join(str(error).split())
+    return one_line(error)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from cxr.errors import CxrError
+from cxr.errors import CxrError, one_line
 
 
 class TrackingError(CxrError):
@@ -51,5 +51,4 @@ def _cause(error: Exception) -> str | None:
 
 
 def _first_sentence(error: Exception) -> str:
-    line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-    return line.split(". ")[0].rstrip(".")
+    return one_line(error).split(". ")[0].rstrip(".")

@@ -6,11 +6,12 @@ from cxr import progress
 from cxr.data import source, splits
 from cxr.lineage.repository import Repository
 from cxr.params import Params
+from cxr.paths import RAW
 from cxr.pipeline import stage
 
 
 def download(run: stage.Stage) -> None:
-    raw = run.output("data/raw")
+    raw = run.output(RAW)
     raw.mkdir()
     title = f"download ({run.origin.source})"
     with progress.bar(title) as advance:

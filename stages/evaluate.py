@@ -13,7 +13,7 @@ from cxr.pipeline import stage  # before torch, whose import may lack memory
 import numpy as np
 import torch
 
-from cxr import models, progress
+from cxr import models, paths, progress
 from cxr.arrays import Floats, Labels
 from cxr.data import quality, splits
 from cxr.data.ood import Typical
@@ -29,7 +29,6 @@ from cxr.formatting import comparison, number, signed, with_interval
 from cxr.labels import LABELS
 from cxr.lineage import records
 from cxr.params import flatten
-from cxr.paths import FEATURES, PROCESSED
 from cxr.plots import evaluation as figures
 from cxr.plots.evaluation import Curves
 from cxr.training import feed
@@ -39,7 +38,6 @@ from cxr.training.feed import open_feed, open_store
 BATCH = 256
 HELD_OUT = ("val", "test")
 N_SURPRISES = 24
-FOLDER = "reports/evaluation"
 SUMS = (
     "macro_auroc", "macro_ap", "accuracy", "accuracy_all_negative", "accuracy_gain", "brier",
     "brier_skill", "ece", "n_labels",
@@ -49,13 +47,13 @@ BINS = ("mean_prob", "share_positive", "n")
 
 
 def evaluate(run: stage.Stage) -> None:
-    data = {name: splits.open_split(run.input(PROCESSED), name) for name in splits.SPLITS}
+    data = {name: splits.open_split(run.input(paths.PROCESSED), name) for name in splits.SPLITS}
     typical = Typical.of(data["train"].images, data["val"].images)
     predicted: dict[str, dict[str, Predicted]] = {split: {} for split in HELD_OUT}
     for name, log in run.logs.items():
         if name in BASELINES:
             continue
-        model = models.load(run.input(f"models/{name}"))
+        model = models.load(run.input(f"{paths.MODELS}/{name}"))
         log.params = flatten(model.params) | log.params  # its own seed and threads win
         log.metrics["parameters/trainable"] = models.n_parameters(model.network)["trainable"]
         log.metrics |= training_time(run, name)
@@ -65,7 +63,7 @@ def evaluate(run: stage.Stage) -> None:
             name, data["val"].labels, logits["val"],
             wanted.calibration, wanted.threshold_rule, wanted.sensitivity, typical,
         )  # fmt: skip
-        run.write_json(f"decisions/{name}.json", decision.as_json())
+        run.write_json(f"{paths.DECISIONS}/{name}.json", decision.as_json())
         for split in HELD_OUT:
             predicted[split][name] = Predicted.by(decision, logits[split])
     evaluated = {split: measure(run, split, data[split], predicted[split]) for split in HELD_OUT}
@@ -75,13 +73,13 @@ def evaluate(run: stage.Stage) -> None:
         log.metrics.update(flat_metrics({s: evaluated[s].models[name] for s in HELD_OUT}))
         score = evaluated["val"].models[name]["macro_auroc"]
         if name not in BASELINES and score is not None:
-            run.register(log, f"models/{name}", f"decisions/{name}.json", score)
+            run.register(log, f"{paths.MODELS}/{name}", f"{paths.DECISIONS}/{name}.json", score)
     tell(evaluated["test"])
 
 
 def training_time(run: stage.Stage, name: str) -> dict[str, float]:
     """What training took, where the record of this very model is at hand; it decides nothing."""
-    model = f"models/{name}"
+    model = f"{paths.MODELS}/{name}"
     try:
         record = records.read(run.folder / records.path_of(f"train-{name}"))
         seconds = sum(epoch["speed/seconds_per_epoch"] for epoch in record.runs[0].history)
@@ -95,13 +93,13 @@ def predict(run: stage.Stage, model: models.SavedModel) -> dict[str, np.ndarray[
     """Logits of validation and test, kept in `predictions/`."""
     device = torch.device(run.device)
     model.network.to(device)
-    store = open_store(run.input(FEATURES))
+    store = open_store(run.input(paths.FEATURES))
     logits = {}
     for split in HELD_OUT:
-        network, inputs = open_feed(model, split, run.input(PROCESSED), store, device)
+        network, inputs = open_feed(model, split, run.input(paths.PROCESSED), store, device)
         logits[split] = feed.predict(network, inputs, device, BATCH)
     np.savez(
-        run.output(f"predictions/{model.name}.npz"),
+        run.output(f"{paths.PREDICTIONS}/{model.name}.npz"),
         val_logits=logits["val"],
         test_logits=logits["test"],
     )
@@ -124,14 +122,14 @@ def write_reports(
     about = {
         "name": run.origin.name,
         "source": run.origin.source,
-        "size": splits.open_dataset(run.input(PROCESSED)).size,
-        "md5": run.facts.dependencies[PROCESSED].md5,
+        "size": splits.open_dataset(run.input(paths.PROCESSED)).size,
+        "md5": run.facts.dependencies[paths.PROCESSED].md5,
         "n": {split: len(data[split].labels) for split in HELD_OUT},
         "problems": quality.describe(data)["problems"],
     }
     told = {name: {s: evaluated[s].models[name] for s in HELD_OUT} for name in run.logs}
     run.write_json(
-        "reports/metrics.json",
+        paths.METRICS,
         {"data": about, "models": told, "comparisons": evaluated["test"].comparisons},
     )
     summary: dict[str, Any] = {
@@ -146,7 +144,7 @@ def write_reports(
     all_negative, prevalence = (told[name]["test"] for name in BASELINES)
     summary["all_negative_accuracy"] = all_negative["accuracy"]
     summary["prevalence_macro_ap"] = prevalence["macro_ap"]
-    run.write_json("reports/summary.json", summary)
+    run.write_json(paths.SUMMARY, summary)
 
 
 def draw(
@@ -155,18 +153,23 @@ def draw(
     """The pictures, which MLflow shows, too."""
     tests = {name: evaluated.models[name] for name in predicted}
     for metric in ("auroc", "ap"):
-        figures.forest(tests, metric, run.origin, run.picture(f"{FOLDER}/{metric}.png"))
+        figures.forest(tests, metric, run.origin, run.picture(f"{paths.EVALUATION}/{metric}.png"))
     curves = {
         "roc": curves_of(roc, test, predicted),
         "precision_recall": curves_of(precision_recall, test, predicted),
     }
-    figures.roc(curves["roc"], tests, run.origin, run.picture(f"{FOLDER}/roc.png"))
+    figures.roc(curves["roc"], tests, run.origin, run.picture(f"{paths.EVALUATION}/roc.png"))
     figures.precision_recall(
-        curves["precision_recall"], tests, run.origin, run.picture(f"{FOLDER}/precision_recall.png")
+        curves["precision_recall"],
+        tests,
+        run.origin,
+        run.picture(f"{paths.EVALUATION}/precision_recall.png"),
     )
-    figures.reliability(tests, run.origin, run.picture(f"{FOLDER}/reliability.png"))
+    figures.reliability(tests, run.origin, run.picture(f"{paths.EVALUATION}/reliability.png"))
     called = {name: each.probs >= each.thresholds for name, each in predicted.items()}
-    figures.label_pairs(test.labels, called, run.origin, run.picture(f"{FOLDER}/label_pairs.png"))
+    figures.label_pairs(
+        test.labels, called, run.origin, run.picture(f"{paths.EVALUATION}/label_pairs.png")
+    )
     probs = {name: each.probs for name, each in predicted.items()}
     found = most_surprising(test.labels, list(probs.values()), N_SURPRISES)
     names = [f"#{i}" if test.ids is None else f"#{i} {test.ids[i]}" for i in found.index]
@@ -177,7 +180,7 @@ def draw(
         {name: each[found.index] for name, each in probs.items()},
         names,
         run.origin,
-        run.picture(f"{FOLDER}/surprises.png"),
+        run.picture(f"{paths.EVALUATION}/surprises.png"),
     )
     write_tables(run, evaluated, tests, curves)
 
@@ -237,7 +240,7 @@ def macro(test: dict[str, Any]) -> dict[str, Any]:
 def write_table(
     run: stage.Stage, name: str, columns: tuple[str, ...], rows: list[list[Any]]
 ) -> None:
-    with open(run.output(f"reports/curves/{name}.csv"), "w", newline="") as file:
+    with open(run.output(f"{paths.CURVES}/{name}.csv"), "w", newline="") as file:
         csv.writer(file).writerows([["label", "model", *columns], *rows])
 
 

@@ -14,7 +14,7 @@ from cxr import models, progress
 from cxr.data import splits
 from cxr.models import squeezenet
 from cxr.params import Params
-from cxr.paths import PROCESSED, STATISTICS
+from cxr.paths import FEATURES, PROCESSED, STATISTICS
 from cxr.training import features
 from cxr.training.device import set_up_device
 
@@ -26,7 +26,7 @@ def compute(run: stage.Stage) -> None:
     dataset = splits.open_dataset(run.input(PROCESSED))
     spec = squeezenet.input_spec(hyper, dataset.size, splits.open_statistics(run.input(STATISTICS)))
     backbone = squeezenet.backbone(hyper.weights, run.project)
-    store = run.output("data/features")
+    store = run.output(FEATURES)
     features.create_store(store, MODEL, hyper.freeze, backbone)
     if not hyper.freeze:
         progress.say("features: none, since train.squeezenet.freeze is false")

@@ -25,7 +25,7 @@ from cxr.evaluation import decisions
 from cxr.evaluation.decisions import Decision
 from cxr.labels import LABELS
 from cxr.params import Params, flatten
-from cxr.paths import PROCESSED
+from cxr.paths import DECISIONS, MAPS, MAPS_REPORT, MODELS, PROCESSED, SHEETS, SIDE_BY_SIDE
 from cxr.plots.gradcam import Opinion, Shot, sheet, side_by_side, slide
 from cxr.plots.gradcam import examples as example_sheet
 from cxr.training.device import set_up_device
@@ -50,10 +50,10 @@ def gradcam(run: stage.Stage) -> None:
     n_sheets = len(wanted.indices) + len(LABELS)  # of a model
     with progress.steps("gradcam", len(run.logs) * (1 + n_sheets) + 1) as step:
         for name, log in run.logs.items():
-            model = models.load(run.input(f"models/{name}"))
+            model = models.load(run.input(f"{MODELS}/{name}"))
             log.params = flatten(model.params) | log.params  # its own seed and threads win
             target = target_of(run, model, split)
-            decision = decisions.read(run.input(f"decisions/{name}.json"))
+            decision = decisions.read(run.input(f"{DECISIONS}/{name}.json"))
             forward = target.forward(searched)
             called = decision.calibration.probs(forward.logits) >= decision.thresholds
             maps = explain(run, name, target)
@@ -67,7 +67,7 @@ def gradcam(run: stage.Stage) -> None:
             tell(name, report[name], maps)
         draw_side_by_side(run, split, opinions)
         step()
-    run.write_json("reports/gradcam.json", {"split": wanted.split, "models": report})
+    run.write_json(MAPS_REPORT, {"split": wanted.split, "models": report})
 
 
 def find_truth(run: stage.Stage, split: Split) -> Truth | None:
@@ -95,7 +95,7 @@ def explain(run: stage.Stage, name: str, target: CamTarget) -> cam.Cam:
     index = np.array(run.params.gradcam.indices)
     maps = target.explain(index)
     np.savez(
-        run.output(f"reports/maps/{name}.npz"),
+        run.output(f"{MAPS}/{name}.npz"),
         indices=index,
         logits=maps.logits,
         evidence=maps.evidence,
@@ -201,7 +201,7 @@ def draw_sheets(
     """For each image a sheet of its labels, and a picture of each for MLflow's slider."""
     log = run.logs[name]
     for index, opinion in zip(run.params.gradcam.indices, opinions, strict=True):
-        shot, place = shot_of(run, split, index), f"reports/gradcam/{name}"
+        shot, place = shot_of(run, split, index), f"{SHEETS}/{name}"
         labels = labels_shown(run, shot, [opinion])
         sheet(shot, opinion, labels, run.origin, run.picture(f"{place}/{index}.png", log))
         for label in labels:
@@ -243,7 +243,7 @@ def draw_examples(
                 for group, members in rows.items()
             },
             run.origin,
-            run.picture(f"reports/gradcam/{name}/labels/{label}.png", run.logs[name]),
+            run.picture(f"{SHEETS}/{name}/labels/{label}.png", run.logs[name]),
         )
 
 
@@ -252,7 +252,7 @@ def draw_side_by_side(run: stage.Stage, split: Split, opinions: dict[str, list[O
     for i, index in enumerate(run.params.gradcam.indices):
         shot, words = shot_of(run, split, index), [each[i] for each in opinions.values()]
         labels = labels_shown(run, shot, words)
-        path = run.picture(f"reports/gradcam/side-by-side/{index}.png")
+        path = run.picture(f"{SIDE_BY_SIDE}/{index}.png")
         side_by_side(shot, words, labels, run.origin, path)
 
 

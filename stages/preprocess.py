@@ -5,22 +5,23 @@ from dataclasses import asdict
 from cxr import progress
 from cxr.data import quality, raw, splits
 from cxr.hashing import md5_of_file
+from cxr.paths import DATA_REPORT, PROCESSED, RAW, SAMPLES, STATISTICS
 from cxr.pipeline import stage
 from cxr.plots.data import label_counts, sample_images
 
 
 def preprocess(run: stage.Stage) -> None:
-    folder = run.output("data/processed")
+    folder = run.output(PROCESSED)
     folder.mkdir()
-    raw_file = run.input("data/raw") / splits.RAW_FILE
+    raw_file = run.input(RAW) / splits.RAW_FILE
     with progress.bar(f"preprocess: {run.origin.name}"):
         dataset, statistics = raw.extract(raw_file, run.origin, folder)
         opened = {name: splits.open_split(folder, name) for name in splits.SPLITS}
         report = quality.describe(opened)
 
-    run.write_json("data/statistics.json", asdict(statistics))
+    run.write_json(STATISTICS, asdict(statistics))
     run.write_json(
-        "reports/data.json",
+        DATA_REPORT,
         {
             "data": {
                 "name": dataset.origin.name,
@@ -35,7 +36,7 @@ def preprocess(run: stage.Stage) -> None:
         },
     )
     label_counts(report["splits"], run.origin, run.picture("reports/data/labels.png"))
-    sample_images(opened["train"], run.origin, run.picture("reports/data/samples.png"))
+    sample_images(opened["train"], run.origin, run.picture(SAMPLES))
 
     run.log.metrics.update(
         {f"n/{name}": n for name, n in dataset.n.items()}

@@ -18,7 +18,7 @@ from cxr.data import splits
 from cxr.labels import LABELS
 from cxr.models.weights import fill
 from cxr.params import ModelParams
-from cxr.paths import FEATURES, PROCESSED, STATISTICS
+from cxr.paths import FEATURES, MODELS, PROCESSED, REPORTS, STATISTICS
 from cxr.pipeline.checkpoint import FileCheckpoint
 from cxr.plots.training import learning_curves
 from cxr.training import feed, loop
@@ -64,7 +64,7 @@ def train(run: stage.Stage, name: str) -> None:
             on_batch=over_all_epochs(run, advance),
             checkpoint=FileCheckpoint(run.work / "training.pt", run.say),
         )
-    models.save(model, run.output(f"models/{name}"))
+    models.save(model, run.output(f"{MODELS}/{name}"))
     report(run, name, fit, n_parameters)
 
 
@@ -123,12 +123,12 @@ def show_epoch(run: stage.Stage, epoch: loop.Epoch) -> None:
 def report(run: stage.Stage, name: str, fit: loop.Fit, n_parameters: dict[str, int]) -> None:
     best = fit.history[fit.best_epoch - 1]
     rows = [asdict(epoch) for epoch in fit.history]
-    with open(run.output(f"reports/{name}/history.csv"), "w", newline="") as file:
+    with open(run.output(f"{REPORTS}/{name}/history.csv"), "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
         writer.writerows(rows)
     run.write_json(
-        f"reports/{name}/train.json",
+        f"{REPORTS}/{name}/train.json",
         {
             "model": name,
             "data": run.origin.name,
@@ -143,7 +143,7 @@ def report(run: stage.Stage, name: str, fit: loop.Fit, n_parameters: dict[str, i
         },
     )
     learning_curves(
-        fit.history, fit.best_epoch, name, run.origin, run.picture(f"reports/{name}/curves.png")
+        fit.history, fit.best_epoch, name, run.origin, run.picture(f"{REPORTS}/{name}/curves.png")
     )
     run.log.metrics.update(
         {

@@ -14,8 +14,8 @@ from ruamel.yaml import YAML
 
 from cxr.documents import check_is_no_lfs_pointer, read_yaml, restoring
 from cxr.errors import CxrError
+from cxr.paths import PARAMS_FILE as PARAMS_FILE
 
-PARAMS_FILE = "params.yaml"
 WHOLE = "the file"  # what a message calls all of it
 
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]

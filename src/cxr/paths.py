@@ -5,14 +5,29 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
+PARAMS_FILE = "params.yaml"
 PIPELINE_FILE = "dvc.yaml"
 LOCK_FILE = "dvc.lock"
-
 
 RAW = "data/raw"
 PROCESSED = "data/processed"
 STATISTICS = "data/statistics.json"
 FEATURES = "data/features"
+MODELS = "models"
+PREDICTIONS = "predictions"
+DECISIONS = "decisions"
+RECORDS = "records"
+REPORTS = "reports"
+DATA_REPORT = f"{REPORTS}/data.json"
+SAMPLES = f"{REPORTS}/data/samples.png"
+METRICS = f"{REPORTS}/metrics.json"
+SUMMARY = f"{REPORTS}/summary.json"
+CURVES = f"{REPORTS}/curves"
+EVALUATION = f"{REPORTS}/evaluation"
+MAPS = f"{REPORTS}/maps"
+MAPS_REPORT = f"{REPORTS}/gradcam.json"
+SHEETS = f"{REPORTS}/gradcam"
+SIDE_BY_SIDE = f"{SHEETS}/side-by-side"
 
 
 def is_inside(path: str) -> bool:

@@ -12,8 +12,7 @@ from cxr.hashing import files_below
 from cxr.lineage import facts
 from cxr.lineage.archive import Found
 from cxr.lineage.facts import CODE, DECIDING_PACKAGES, TO_LF, inside, select, with_crlf
-from cxr.params import PARAMS_FILE
-from cxr.paths import PIPELINE_FILE, RAW
+from cxr.paths import PARAMS_FILE, PIPELINE_FILE, RAW
 
 REPRO = "dvc repro"
 

@@ -12,7 +12,7 @@ from cxr.lineage.archive import Archive, Found
 from cxr.lineage.facts import Declaration, code_files, declarations, inside
 from cxr.lineage.hash_cache import HashMemory
 from cxr.lineage.repository import Lock, Repository
-from cxr.params import PARAMS_FILE
+from cxr.paths import PARAMS_FILE
 from cxr.pipeline import scratch
 from cxr.tracking.store import Store
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from cxr import git, hashing, params, signals
+from cxr import git, hashing, params, paths, signals
 from cxr.audit.audit import find_run
 from cxr.audit.project import Project
 from cxr.errors import CxrError
@@ -19,14 +19,13 @@ from cxr.lineage.archive import Found
 from cxr.lineage.facts import Code, code_files, inside
 from cxr.lineage.records import Record
 from cxr.lineage.repository import FETCH_PAST
-from cxr.params import PARAMS_FILE
 from cxr.pipeline import scratch
 from cxr.tracking.format import shown_metrics
 
 # What a stage's fingerprint decides byte for byte: all but pictures and what has times in it.
 DECIDED = (
-    "data", "models", "predictions", "decisions", "reports/data.json", "reports/metrics.json",
-    "reports/summary.json", "reports/curves", "reports/maps", "reports/gradcam.json",
+    "data", paths.MODELS, paths.PREDICTIONS, paths.DECISIONS, paths.DATA_REPORT, paths.METRICS,
+    paths.SUMMARY, paths.CURVES, paths.MAPS, paths.MAPS_REPORT,
 )  # fmt: skip
 OF_MACHINE = ("speed/", "system/")  # metrics that are not of the result
 
@@ -107,7 +106,7 @@ def replay(root: Path, text: str, output: TextIO) -> Replay:
             _lay_input(path, md5, project, place)
         for path, md5 in facts.foreign.items():
             _check_users_file(path, md5, project)
-        params.change(place / PARAMS_FILE, facts.params)
+        params.change(place / paths.PARAMS_FILE, facts.params)
         _run(facts.command, place, project.root, output)
         return _compare(found, run_id, place)
 
@@ -119,8 +118,8 @@ def _lay_code(code: Code, project: Project, place: Path) -> None:
     if not project.repository.has_commit(commit):
         fetch = project.repository.fetching_commits()
         raise Gone(f"commit {commit} is not in this clone; `{fetch}` may bring it")
-    if project.repository.text_at(commit, PARAMS_FILE) is None:
-        raise Gone(f"commit {commit} has no {PARAMS_FILE} in this folder of the repository")
+    if project.repository.text_at(commit, paths.PARAMS_FILE) is None:
+        raise Gone(f"commit {commit} has no {paths.PARAMS_FILE} in this folder of the repository")
     if code["edited"] and not code["patch"]:
         raise Gone(f"the patch of {', '.join(code['edited'])} is not in the record")
     tar = place / "code.tar"

@@ -11,7 +11,7 @@ from cxr import progress
 from cxr.cli import completion
 from cxr.cli.terminal import is_plain
 from cxr.errors import CxrError, without_passwords
-from cxr.params import PARAMS_FILE
+from cxr.paths import PARAMS_FILE, RECORDS
 from cxr.pipeline import demo as demo_clone
 
 app = typer.Typer(
@@ -70,7 +70,6 @@ def project_or_demo(of_demo: bool) -> Path:
 
 def with_runs(of_demo: bool) -> Path:
     """The project, or its demo; CxrError where MLflow has no runs of it."""
-    from cxr.lineage.records import FOLDER as RECORDS
     from cxr.tracking import database  # takes two seconds, and the other commands do without
 
     folder = project_or_demo(of_demo)

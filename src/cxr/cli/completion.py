@@ -10,6 +10,7 @@ from typing import Any
 from typer.core import TyperGroup
 
 from cxr import git
+from cxr.paths import MODELS, RECORDS
 
 RUN, ASK, SHARE = "Run", "Ask", "Share"
 PANELS = (RUN, ASK, SHARE)  # in the order of the work
@@ -44,7 +45,7 @@ class Commands(TyperGroup):
 
 def models(incomplete: str) -> Completion:
     """The models of this clone."""
-    names = sorted(path.parent.name for path in _clone().glob("models/*/model.json"))
+    names = sorted(path.parent.name for path in _clone().glob(f"{MODELS}/*/model.json"))
     return [(name, "model") for name in names if name.startswith(incomplete)]
 
 
@@ -85,7 +86,7 @@ def runs_and_revisions(incomplete: str) -> Completion:
 
 
 def _runs() -> Iterator[dict[str, Any]]:
-    for path in sorted(_clone().glob("records/*.json")):
+    for path in sorted(_clone().glob(f"{RECORDS}/*.json")):
         with suppress(Exception):
             yield from json.loads(path.read_text())["runs"]
 

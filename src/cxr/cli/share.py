@@ -11,7 +11,7 @@ from cxr import progress
 from cxr.cli.app import Json, app, print_json, project, project_or_demo, with_runs
 from cxr.cli.completion import SHARE
 from cxr.errors import CxrError, shown
-from cxr.params import PARAMS_FILE
+from cxr.paths import PARAMS_FILE
 
 # MLflow's page opens in a mode for language models unless it is told otherwise.
 UI_VIEW = "#/experiments?workflowType=machine_learning"

@@ -7,14 +7,15 @@ from rich.text import Text
 
 from cxr.cli.terminal import console
 from cxr.formatting import number
+from cxr.paths import EVALUATION, METRICS, SAMPLES, SIDE_BY_SIDE
 from cxr.pipeline.repro import Done, How, Summary
 
 # Where to look, and what is there.
 PLACES = {
-    "reports/evaluation/auroc.png": "the models over each other, finding by finding",
-    "reports/gradcam/side-by-side/": "where they look",
-    "reports/metrics.json": 'every number, beside what "no" for everything scores',
-    "reports/data/samples.png": "the images",
+    f"{EVALUATION}/auroc.png": "the models over each other, finding by finding",
+    f"{SIDE_BY_SIDE}/": "where they look",
+    METRICS: 'every number, beside what "no" for everything scores',
+    SAMPLES: "the images",
 }
 
 

@@ -26,6 +26,7 @@ from cxr.evaluation.decisions import Decision
 from cxr.labels import LABELS
 from cxr.models import SavedModel
 from cxr.models.inputs import to_network_input
+from cxr.paths import DECISIONS, MODELS
 
 NOTICE = "Not a medical device: a research model's opinion, not a diagnosis."
 VERDICTS = {True: "yes", False: "no", None: "?"}
@@ -96,7 +97,7 @@ def load(name: str, project: Path | None) -> Model:
             f"{folder} tells other labels than these: {', '.join(LABELS)}; give a model of this "
             "pipeline"
         )
-    path = folder.resolve().parents[1] / "decisions" / f"{saved.name}.json"
+    path = folder.resolve().parents[1] / DECISIONS / f"{saved.name}.json"
     return Model(saved, decisions.read(path))
 
 
@@ -106,7 +107,7 @@ def _find(name: str, project: Path | None) -> Path:
         from cxr.tracking.store import fetch_model
 
         return folder_of(fetch_model(name, project or Path.cwd()), name)
-    in_project = (project or Path()) / "models" / name
+    in_project = (project or Path()) / MODELS / name
     for folder in (Path(name), in_project):
         if (folder / "model.json").is_file():
             return folder
@@ -119,7 +120,7 @@ def _find(name: str, project: Path | None) -> Path:
 
 def folder_of(registered: Path, name: str) -> Path:
     """Where the weights are in the folder of a registered model; `name` is for the message."""
-    folders = [path.parent for path in registered.glob("models/*/model.json")]
+    folders = [path.parent for path in registered.glob(f"{MODELS}/*/model.json")]
     if len(folders) != 1:
         raise CxrError(f"{name} is no model of this pipeline; `cxr ui` shows which it has")
     return folders[0]

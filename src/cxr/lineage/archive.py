@@ -12,6 +12,7 @@ from cxr.lineage import records
 from cxr.lineage.facts import declarations
 from cxr.lineage.records import Record
 from cxr.lineage.repository import Lock, LockedStage, Repository
+from cxr.paths import RECORDS
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Archive:
 
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
-        self._folder = repository.root / records.FOLDER
+        self._folder = repository.root / RECORDS
         self._read: dict[str, Record | None] = {}
 
     @cached_property
@@ -100,13 +101,13 @@ class Archive:
     @cached_property
     def past(self) -> list[Found]:
         """The records of all commits and experiments and of DVC's run cache."""
-        found = map(self.of_md5, sorted(self._repository.past_outputs(records.FOLDER)))
+        found = map(self.of_md5, sorted(self._repository.past_outputs(RECORDS)))
         return [one for one in found if one is not None]
 
     def _named(self, lock: Lock) -> Iterator[Found]:
         for stage in lock.values():
             for path, digest in stage.outputs.items():
-                if path.startswith(f"{records.FOLDER}/"):
+                if path.startswith(f"{RECORDS}/"):
                     record = self._cached(digest.md5)
                     if record is not None:
                         yield Found(record, self._digest(digest.md5), stage, current=False)

@@ -21,8 +21,8 @@ from cxr import git
 from cxr.documents import read_yaml, restoring
 from cxr.errors import CxrError
 from cxr.hashing import Digest, Md5, digest
-from cxr.params import PARAMS_FILE, flatten
-from cxr.paths import PIPELINE_FILE, ProjectPath
+from cxr.params import flatten
+from cxr.paths import PARAMS_FILE, PIPELINE_FILE, ProjectPath
 
 CODE = ("src", "stages", PIPELINE_FILE)
 SOURCE_SUFFIX = ".py"

@@ -14,10 +14,9 @@ from cxr.errors import CxrError, shown
 from cxr.hashing import Digest
 from cxr.lineage.facts import Facts
 from cxr.lineage.run_log import RunLog
-from cxr.paths import ProjectPath
+from cxr.paths import RECORDS, ProjectPath
 
 SCHEMA = 3
-FOLDER = "records"
 
 STAGE_TAG = "cxr.stage"
 RECORD_TAG = "cxr.record"
@@ -61,7 +60,7 @@ class Record:
 
 def path_of(stage: str) -> str:
     """Where a stage's record stands: an output of the stage, which no stage depends on."""
-    return f"{FOLDER}/{stage}.json"
+    return f"{RECORDS}/{stage}.json"
 
 
 def read(path: Path) -> Record:

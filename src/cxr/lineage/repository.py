@@ -23,8 +23,8 @@ from cxr.documents import (
 )
 from cxr.errors import CxrError
 from cxr.hashing import MD5, Digest, Md5
-from cxr.params import PARAMS_FILE, flatten
-from cxr.paths import LOCK_FILE, ProjectPath
+from cxr.params import flatten
+from cxr.paths import LOCK_FILE, PARAMS_FILE, ProjectPath
 
 EXPERIMENTS = "refs/exps"
 # Without the second, DVC fetches nothing that an experiment alone has.

@@ -20,7 +20,8 @@ from cxr.documents import read_made
 from cxr.errors import CxrError
 from cxr.models.inputs import InputSpec, _input_spec
 from cxr.models.weights import load_weights, write_weights
-from cxr.params import PARAMS_FILE, ModelBlock, ModelParams, model_names, validate
+from cxr.params import ModelBlock, ModelParams, model_names, validate
+from cxr.paths import PARAMS_FILE
 
 MOST_PARAMETERS = 2**28  # of a network: as float32 what such a file holds
 

@@ -7,8 +7,7 @@ from typing import Any
 from cxr import git, params
 from cxr.errors import CxrError
 from cxr.lineage.facts import code_files
-from cxr.params import PARAMS_FILE
-from cxr.paths import LOCK_FILE
+from cxr.paths import LOCK_FILE, PARAMS_FILE
 
 FOLDER = ".demo"
 # Author of the commits in that repository, so that the user's git settings need not name one.

@@ -19,9 +19,9 @@ from cxr.errors import CxrError, check_user
 from cxr.hashing import md5_of_file
 from cxr.lineage import records
 from cxr.lineage.facts import Declaration, declarations, inside
+from cxr.paths import METRICS, RECORDS
 from cxr.signals import STOPPED, handled, suspended_together
 
-METRICS = "reports/metrics.json"
 EVALUATE = "evaluate"
 POLL_SECONDS = 0.1
 
@@ -147,7 +147,7 @@ def _makes(stage: Declaration, needs: tuple[str, ...]) -> bool:
 
 def _records(project: Path) -> dict[str, str]:
     """MD5 of each stage's record, by stage."""
-    folder = project / records.FOLDER
+    folder = project / RECORDS
     return {path.stem: md5_of_file(path) for path in folder.glob("*.json")}
 
 

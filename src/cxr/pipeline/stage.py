@@ -22,14 +22,14 @@ from cxr import hashing, progress, signals
 from cxr.data import source, splits
 from cxr.data.splits import Origin
 from cxr.documents import write_whole
-from cxr.errors import CxrError, is_out_of_memory, is_refused_by_disk, shown
+from cxr.errors import CxrError, is_out_of_memory, is_refused_by_disk, one_line, shown
 from cxr.hashing import files_below, md5_of_file
 from cxr.lineage import facts, records
 from cxr.lineage.facts import Declaration, Facts, changed, declaration, declarations, take_facts
 from cxr.lineage.records import Record
 from cxr.lineage.run_log import Registration, RunLog, Slide
-from cxr.params import PARAMS_FILE, Params, load
-from cxr.paths import PROCESSED, RAW
+from cxr.params import Params, load
+from cxr.paths import PARAMS_FILE, PROCESSED, RAW
 from cxr.pipeline import scratch
 from cxr.pipeline.resources import Meter
 from cxr.pipeline.scratch import Scratch
@@ -260,7 +260,7 @@ def _accounted_for(runs: Iterable[RunLog], tracker: BestEffort, kept: Scratch) -
     except BaseException as error:
         progress.log.info("stopped", exc_info=True)
         is_asked = isinstance(error, KeyboardInterrupt)
-        reason = "stopped by a signal" if is_asked else str(error) or type(error).__name__
+        reason = "stopped by a signal" if is_asked else one_line(error)
         for log in runs:
             tracker.abandon(log, KILLED if is_asked else FAILED, reason, kept.log)
         if not is_asked:

@@ -8,6 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 from cxr import formatting
 from cxr.documents import write_whole
 from cxr.errors import CxrError
+from cxr.paths import REPORTS
 from cxr.report import content
 
 NAME = "index.html"
@@ -23,11 +24,11 @@ def write(project: Path) -> Path:
         page = _environment().get_template("page.html.j2").render(report=content.gather(project))
     except (LookupError, TypeError, ValueError, AttributeError, UndefinedError) as error:
         raise CxrError(
-            f"what stands in {project / content.REPORTS} can't be shown "
+            f"what stands in {project / REPORTS} can't be shown "
             f"({type(error).__name__}: {error}); `cxr audit` names what was changed, "
             "`dvc repro` makes it again"
         ) from None
-    path = project / content.REPORTS / NAME
+    path = project / REPORTS / NAME
     write_whole(path, page.encode())
     return path
 

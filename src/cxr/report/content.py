@@ -14,12 +14,11 @@ from cxr.documents import read_made
 from cxr.evaluation.description import BASELINES
 from cxr.labels import LABELS
 from cxr.lineage.facts import Environment
+from cxr.paths import DATA_REPORT, MAPS_REPORT, METRICS, REPORTS
 from cxr.report import charts, sheets
 from cxr.report.background import FINDINGS, REPORTED, STARTED_FROM, Reported
 from cxr.report.sheets import Sheets
 
-REPORTS = "reports"
-METRICS, DATA, MAPS = (f"{REPORTS}/{name}.json" for name in ("metrics", "data", "gradcam"))
 EVALUATE, GRADCAM = "evaluate", "gradcam"
 CHEST_MNIST = "medmnist"  # the source on which others' numbers were reached
 
@@ -73,16 +72,16 @@ def gather(project: Path) -> Report:
     LookupError, TypeError, ValueError, AttributeError
         Where it is not of the shape that the stages give it.
     """
-    metrics, data = (read_made(project / path, dict) for path in (METRICS, DATA))
+    metrics, data = (read_made(project / path, dict) for path in (METRICS, DATA_REPORT))
     origin = Origin(metrics["data"]["name"], metrics["data"]["source"])
     models = tuple(name for name in metrics["models"] if name not in BASELINES)
     if not models:
         raise ValueError(f"{METRICS} has no model")
     trainings = {name: _training(project, name) for name in models}
-    has_maps = (project / MAPS).exists()
+    has_maps = (project / MAPS_REPORT).exists()
     audit = Auditor(project).output(project / (REPORTS if has_maps else METRICS))
     nodes = {node.record.stage: node for node in audit.results}
-    trust = read_made(project / MAPS, dict) if has_maps else None
+    trust = read_made(project / MAPS_REPORT, dict) if has_maps else None
     # Maps of other models or images than those that stand here would tell of neither.
     are_ours = trust is not None and set(trust["models"]) == set(models)
     are_ours = are_ours and nodes[GRADCAM].verdict is not Verdict.FAILS

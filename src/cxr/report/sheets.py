@@ -15,14 +15,14 @@ from cxr.data.npz import NpzReader
 from cxr.documents import read_made
 from cxr.evaluation import decisions
 from cxr.labels import LABELS
+from cxr.paths import DECISIONS, EVALUATION, MAPS, MAPS_REPORT, PROCESSED, SAMPLES
 from cxr.plots.gradcam import UNITS, overlay
 
-PROCESSED = "data/processed"
 QUALITY = 88  # of JPEG: a map has no sharp edges but the image's own pixels
 PICTURES = {
-    "samples": "reports/data/samples.png",
-    "surprises": "reports/evaluation/surprises.png",
-    "label_pairs": "reports/evaluation/label_pairs.png",
+    "samples": SAMPLES,
+    "surprises": f"{EVALUATION}/surprises.png",
+    "label_pairs": f"{EVALUATION}/label_pairs.png",
 }
 
 
@@ -62,7 +62,7 @@ class Sheets:
 
 def gather(project: Path, models: tuple[str, ...]) -> Sheets:
     """The maps that gradcam has kept, over the images that they were made of."""
-    told = read_made(project / "reports/gradcam.json", dict)
+    told = read_made(project / MAPS_REPORT, dict)
     split = splits.open_split(project / PROCESSED, told["split"])
     maps: dict[str, dict[int, dict[str, Map]]] = {
         name: _maps(project, name, split.images) for name in models
@@ -92,8 +92,8 @@ def pictures(project: Path) -> dict[str, str]:
 
 
 def _maps(project: Path, model: str, images: npt.NDArray[np.uint8]) -> dict[int, dict[str, Map]]:
-    decision = decisions.read(project / f"decisions/{model}.json")
-    with NpzReader(project / f"reports/maps/{model}.npz") as kept:
+    decision = decisions.read(project / DECISIONS / f"{model}.json")
+    with NpzReader(project / MAPS / f"{model}.npz") as kept:
         indices, logits, evidence = (kept.read(key) for key in ("indices", "logits", "evidence"))
     probs = decision.calibration.probs(logits)
     found = {}

@@ -17,6 +17,7 @@ from cxr.evaluation.description import BASELINES, Predicted
 from cxr.evaluation.evaluate import evaluate
 from cxr.evaluation.intervals import Progress
 from cxr.labels import LABELS
+from cxr.paths import DECISIONS, METRICS, PREDICTIONS, PROCESSED
 from cxr.scoring.submissions import (
     By,
     Matched,
@@ -28,8 +29,6 @@ from cxr.scoring.submissions import (
     read_predictions,
 )
 
-PROCESSED = Path("data/processed")
-METRICS = Path("reports/metrics.json")
 MEASURED = ("val", "test")
 NO_VALIDATION = f"no predictions and labels of {CHOSEN_ON} to choose it on"
 
@@ -161,8 +160,8 @@ def _ours(project: Path, matched: Matched, split: str) -> dict[str, Predicted]:
     if order is None:
         return {}
     models = {}
-    for path in sorted((project / "predictions").glob("*.npz")):
-        decision = decisions.read(project / "decisions" / f"{path.stem}.json")
+    for path in sorted((project / PREDICTIONS).glob("*.npz")):
+        decision = decisions.read(project / DECISIONS / f"{path.stem}.json")
         logits = read_predictions(path, split, False).values[order]
         models[path.stem] = Predicted.by(decision, logits)
     return models

@@ -18,7 +18,8 @@ from cxr.documents import read_yaml
 from cxr.errors import CxrError, check_user
 from cxr.hashing import digest
 from cxr.lineage.facts import CODE, Declaration, code_files, declarations, inside, select
-from cxr.params import PARAMS_FILE, Params, model_names, validate
+from cxr.params import Params, model_names, validate
+from cxr.paths import PARAMS_FILE
 from cxr.sweep.space import Configuration
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from cxr.documents import parse_yaml, read_json, write_whole
-from cxr.errors import CxrError
+from cxr.errors import CxrError, one_line
 from cxr.lineage.repository import Repository
-from cxr.params import PARAMS_FILE, flatten
+from cxr.params import flatten
+from cxr.paths import METRICS, PARAMS_FILE, REPORTS
 from cxr.sweep.plan import Experiment, Plan
 from cxr.sweep.ranking import Outcome
 
-FOLDER = "reports/sweeps"
-METRICS = "reports/metrics.json"
+FOLDER = f"{REPORTS}/sweeps"
 
 
 def done(plan: Plan, root: Path) -> set[str]:
@@ -75,7 +75,9 @@ def _outcome(
     except FileNotFoundError:
         raise CxrError(f"DVC's cache lacks {METRICS} of experiment {name}; {mend}") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise CxrError(f"{METRICS} of experiment {name} is damaged ({error}); {mend}") from None
+        raise CxrError(
+            f"{METRICS} of experiment {name} is damaged ({one_line(error)}); {mend}"
+        ) from None
 
 
 def _of_model(told: dict[str, Any]) -> Outcome:

@@ -1,6 +1,7 @@
 """A run's log as MLflow shows it: its status, parameters, metrics and artifacts."""
 
 from cxr.lineage.run_log import RunLog
+from cxr.paths import REPORTS
 
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
 PARAM_LENGTH = 6000  # MLflow refuses longer values
@@ -25,4 +26,4 @@ def shown_metrics(log: RunLog) -> dict[str, list[tuple[int, float]]]:
 
 def artifact_place(path: str) -> str:
     """Where an output stands among a run's artifacts: its own folders below `reports/`."""
-    return path.removeprefix("reports/")
+    return path.removeprefix(f"{REPORTS}/")

@@ -13,11 +13,12 @@ from mlflow.exceptions import MlflowException
 
 from cxr.lineage.records import READ_TAG
 from cxr.lineage.run_log import Registration
+from cxr.paths import PROCESSED
 from cxr.tracking import mlmodel
 
 FOLDER = "model"  # among a run's artifacts
 CHAMPION = "champion"
-SCORE_TAG, DATA_TAG = "val_macro_auroc", READ_TAG + "data/processed"
+SCORE_TAG, DATA_TAG = "val_macro_auroc", READ_TAG + PROCESSED
 EXISTS = "RESOURCE_ALREADY_EXISTS"
 
 

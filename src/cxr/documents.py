@@ -161,9 +161,7 @@ def defect(path: Path, found: str) -> str:
 
 
 def parse_yaml(text: bytes | str) -> Any:
-    """What a YAML 1.2 text holds; ValueError with one line where it is not YAML or too long."""
-    if len(text) > MOST_YAML_BYTES:
-        raise ValueError(f"it has more than {MOST_YAML_BYTES:,} bytes")
+    """What a YAML 1.2 text holds; ValueError with one line where it is not YAML."""
     try:
         # Not DVC's faster reader in C, which ends the process where a file nests too deeply.
         return YAML(typ="safe", pure=True).load(text)

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from cxr.data.splits import Statistics
-from cxr.documents import read_made
+from cxr.documents import read_made, validated
 from cxr.errors import CxrError
 from cxr.models.inputs import InputSpec, _input_spec
 from cxr.models.weights import load_weights, write_weights
@@ -120,16 +121,14 @@ def save(model: SavedModel, folder: Path) -> None:
 def load(folder: Path) -> SavedModel:
     """A saved model, on the CPU and in evaluation mode."""
 
-    def parse(content: Any) -> tuple[str, dict[str, Any], ModelBlock, InputSpec, tuple[str, ...]]:
+    def parse(content: Any) -> tuple[str, dict[str, Any], ModelParams, InputSpec, tuple[str, ...]]:
         name, params = str(content["name"]), dict(content["params"])
-        block = ModelBlock.model_validate(params["train"][name], strict=False)
+        hyper = validated(TypeAdapter(_module(name).Hyper), params["train"][name])
         labels = tuple(map(str, content["labels"]))
-        return name, params, block, _input_spec(**content["input"]), labels
+        return name, params, hyper, _input_spec(**content["input"]), labels
 
-    name, params, block, spec, labels = read_made(folder / "model.json", parse)
-    network = build(
-        name, hyper_parameters(name, block), spec.image_size, spec.channels, len(labels)
-    )
+    name, params, hyper, spec, labels = read_made(folder / "model.json", parse)
+    network = build(name, hyper, spec.image_size, spec.channels, len(labels))
     load_weights(network, folder / "weights.safetensors")
     return SavedModel(name, network.eval(), spec, labels, params)
 

@@ -21,7 +21,7 @@ from cxr.evaluation import decisions
 from cxr.labels import LABELS
 from cxr.models import SavedModel
 from cxr.models.inputs import InputSpec
-from cxr.models.weights import read_weights
+from cxr.models.weights import load_weights, read_weights
 from cxr.training.feed import open_store
 
 NETWORKS = [importlib.import_module(f"cxr.models.{name}") for name in params.model_names()]
@@ -72,6 +72,11 @@ def old_and_lying(path: Path) -> None:
     path.write_bytes(content.replace(b"K\x06N", b"\x8a\x06" + (2**40).to_bytes(6, "little") + b"N"))
 
 
+def cut_short(path: Path) -> None:
+    torch.save({"w": torch.zeros(1000)}, path)
+    os.truncate(path, 2000)
+
+
 def hole(n_bytes: int) -> Make:
     def make(path: Path) -> None:
         with open(path, "wb") as file:
@@ -93,36 +98,30 @@ def text(content: bytes) -> Make:
     return lambda path: path.write_bytes(content) and None
 
 
-STORAGE_CALL = b"\x80\x02ctorch.storage\nUntypedStorage\nJ\x00\x00\x00\x40\x85R."
+PLAIN, DAMAGED = "is not a file of plain tensors", "holds no weights that can be read"
 TORCH: dict[str, tuple[Make, str]] = {
-    "a call of bytearray": (saved({"w": Call(bytearray, 2**40)}), "builtin"),
-    "a call of Tensor": (saved({"w": Call(torch.Tensor, 2**40)}), "since it calls torch"),
-    "a call of a storage": (pickled(STORAGE_CALL), "calls torch.storage UntypedStorage"),
-    "a call of a storage by another name": (
-        pickled(STORAGE_CALL.replace(b"torch.storage\nU", b"torch\nstorage.U")), "since it calls"),
-    "a call of the system": (saved({"w": Call(os.system, "true")}), "since it calls"),
+    "a call of the system": (saved({"w": Call(os.system, "true")}), PLAIN),
     "a call by a made up name": (
-        pickled(b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x04true\x85R."), "a name that it makes"),
-    "a sparse tensor": (saved({"w": torch.eye(3).to_sparse()}), "since it calls torch._utils"),
-    "a whole network": (saved(torch.nn.Linear(2, 2)), "no file of plain tensors"),
+        pickled(b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x04true\x85R."), PLAIN),
+    "a call of the system in an old file": (
+        saved({"w": Call(os.system, "true")}, _use_new_zipfile_serialization=False), PLAIN),
+    "a call for a terabyte": (saved({"w": Call(bytearray, 2**40)}), "w.pt"),
+    "a sparse tensor": (saved({"w": torch.eye(3).to_sparse()}), "weights of another network"),
+    "a whole network": (saved(torch.nn.Linear(2, 2)), PLAIN),
     "deflated": (repacked(same, zipfile.ZIP_DEFLATED), "is not packed as torch.save packs"),
     "packed by bzip2": (repacked(same, zipfile.ZIP_BZIP2), "is not packed as torch.save packs"),
     "a storage longer than the file": (repacked(more_numbers), "not resizable"),
-    "a pickle of 5 MB": (pickled(b"\x80\x02" + b"N0" * 2_500_000 + b"."), "names more tensors"),
-    "a pickle cut short": (pickled(b"\x80\x02}q\x00X"), "no weights that can be read"),
-    "a pickle of brackets": (pickled(b"(" * 30_000 + b"."), "w.pt"),
+    "cut short": (cut_short, DAMAGED),
+    "a pickle cut short": (pickled(b"\x80\x02}q\x00X"), DAMAGED),
     "a zip of nothing": (text(b"PK\x05\x06" + bytes(18)), "w.pt"),
-    "half a zip": (text(b"PK\x03\x04" + bytes(50)), "no weights that can be read"),
-    "old and lying": (old_and_lying, "states more numbers than it holds"),
-    "old and calling": (
-        saved({"w": Call(bytearray, 2**40)}, _use_new_zipfile_serialization=False), "since it"),
+    "half a zip": (text(b"PK\x03\x04" + bytes(50)), DAMAGED),
+    "old and lying": (old_and_lying, DAMAGED),
     "a bare pickle": (text(pickle.dumps({"w": 1}, 2)), "w.pt"),
-    "a pickle of endless text": (text(b"\x80\x02X\xff\xff\xff\x7fabc"), "no weights that can be"),
     "words": (text(b"these are words\n"), "w.pt"),
     "nothing": (text(b" "), "w.pt"),
     "a gigabyte and a byte": (hole(2**30 + 1), "more than 1,073,741,824 bytes"),
-    "a folder": (Path.mkdir, "is no file of weights"),
-    "a pipe": (os.mkfifo, "is no file of weights"),
+    "a folder": (Path.mkdir, "is not a file of weights"),
+    "a pipe": (os.mkfifo, "is not a file of weights"),
 }  # fmt: skip
 
 
@@ -155,8 +154,8 @@ TENSORS: dict[str, bytes] = {
 }
 
 
-def read(path: Path) -> object:
-    return read_weights(path)
+def load(path: Path) -> None:
+    load_weights(torch.nn.Linear(2, 2), path)
 
 
 @pytest.mark.parametrize(("make", "words"), TORCH.values(), ids=TORCH)
@@ -166,7 +165,7 @@ def test_hostile_torch_files_are_refused(
     path = tmp_path / "w.pt"
     make(path)
     monkeypatch.chdir(tmp_path)
-    text = refusal(read, path)
+    text = refusal(load, path)
     assert words in text and "w.pt" in text
     assert list(tmp_path.iterdir()) == [path]
 
@@ -175,19 +174,19 @@ def test_hostile_torch_files_are_refused(
 def test_hostile_safetensors_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "w.safetensors"
     path.write_bytes(content)
-    assert "w.safetensors holds no weights that can be read" in refusal(read, path)
+    assert "w.safetensors holds no weights that can be read" in refusal(load, path)
 
 
 def test_a_storage_longer_than_the_file_is_one(tmp_path: Path) -> None:
     """Else its refusal would mean nothing."""
     repacked(same)(tmp_path / "good.pt")
-    assert torch.equal(read(tmp_path / "good.pt")["weight"], torch.arange(6.0))  # type: ignore[index]
+    assert torch.equal(read_weights(tmp_path / "good.pt")["weight"], torch.arange(6.0))  # type: ignore[index]
     repacked(more_numbers)(tmp_path / "bad.pt")
     assert (tmp_path / "bad.pt").read_bytes() != (tmp_path / "good.pt").read_bytes()
 
 
 @pytest.mark.parametrize("new", [True, False])
-def test_plain_tensors_of_either_kind_of_file_are_read(tmp_path: Path, new: bool) -> None:
+def test_plain_tensors_of_either_kind_of_file_are_read_weights(tmp_path: Path, new: bool) -> None:
     state = {
         "a": torch.nn.Parameter(torch.arange(4.0)),
         "b": torch.tensor(3),
@@ -195,7 +194,7 @@ def test_plain_tensors_of_either_kind_of_file_are_read(tmp_path: Path, new: bool
         "d": torch.zeros(0),
     }
     torch.save(state, tmp_path / "w.pt", _use_new_zipfile_serialization=new)
-    found = read(tmp_path / "w.pt")
+    found = read_weights(tmp_path / "w.pt")
     assert isinstance(found, dict)
     assert all(torch.equal(found[key], value) for key, value in state.items())
 

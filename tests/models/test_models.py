@@ -314,7 +314,7 @@ def test_code_in_a_weights_file_is_refused_and_never_run(how: str, tmp_path: Pat
         marker.unlink()
     else:
         path.write_bytes(pickle.dumps(content, protocol=2))
-    with pytest.raises(CxrError, match=r"evil\.pt is no file of plain tensors and is not loaded"):
+    with pytest.raises(CxrError, match=r"evil\.pt is not a file of plain tensors"):
         load_weights(network("cnn"), path)
     assert not marker.exists()
 
@@ -328,7 +328,7 @@ def test_file_without_weights_is_one_sentence(
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(
-        CxrError, match=rf"w\{suffix} (does not exist|holds|is no file of plain tensors)"
+        CxrError, match=rf"w\{suffix} (does not exist|holds|is not a file of plain tensors)"
     ) as caught:
         load_weights(network("cnn"), path)
     assert "\n" not in str(caught.value)
@@ -337,7 +337,7 @@ def test_file_without_weights_is_one_sentence(
 @pytest.mark.parametrize("content", [b"G", b"K", b"eC1", b"X{X\n", b"q*|0!SvUH"])
 def test_short_text_that_reads_like_pickle_is_one_sentence(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "w.pt").write_bytes(content)
-    with pytest.raises(CxrError, match=r"w\.pt (holds|is no file of plain tensors)"):
+    with pytest.raises(CxrError, match=r"w\.pt (holds|is not a file of plain tensors)"):
         load_weights(network("cnn"), tmp_path / "w.pt")
 
 

@@ -1,8 +1,6 @@
 """Files of weights: written, read and checked."""
 
-import io
-import pickletools
-import re
+import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,16 +13,6 @@ from torch import Tensor, nn
 from cxr.errors import CxrError
 
 MOST_WEIGHTS_BYTES = 2**30  # of a file; SqueezeNet's have 5 MB
-MOST_PICKLE_BYTES = 2**22  # of the names and shapes in a torch file; SqueezeNet's have 5 kB
-# All that a pickle of plain tensors calls; others that torch allows take memory for the asking.
-PLAIN = frozenset(
-    {
-        "collections OrderedDict",
-        "torch._utils _rebuild_tensor_v2",
-        "torch._utils _rebuild_parameter",
-    }
-)
-STORAGE = re.compile("torch [A-Z][A-Za-z0-9]*Storage")  # of one type: torch FloatStorage
 ZIP = b"PK\x03\x04"
 
 
@@ -40,25 +28,30 @@ def load_weights(network: nn.Module, path: Path) -> None:
 
 
 def read_weights(path: Path) -> object:
-    """What a file of weights holds; CxrError where it can't be read or would run code."""
+    """Read a file of weights; CxrError where it can't be read or would run code."""
     try:
-        n_bytes = path.stat().st_size
-        if not path.is_file() or n_bytes > MOST_WEIGHTS_BYTES:
-            raise CxrError(
-                f"{path} is no file of weights, or has more than {MOST_WEIGHTS_BYTES:,} bytes"
-            )
+        if not path.is_file() and path.exists():
+            raise CxrError(f"{path} is not a file of weights")
+        if path.stat().st_size > MOST_WEIGHTS_BYTES:
+            raise CxrError(f"{path} has more than {MOST_WEIGHTS_BYTES:,} bytes")
         if path.suffix == ".safetensors":
             return load_file(path)
         with open(path, "rb") as file:
             is_zip = file.read(len(ZIP)) == ZIP  # as torch tells its two kinds of file apart
-        (_check_zip if is_zip else _check_old)(path, n_bytes)
-        # Mapped: a storage that says it is longer than the file's is refused, and not read beyond.
+        if is_zip and _is_compressed(path):
+            raise CxrError(f"{path} is not packed as torch.save packs; save it with torch.save")
+        # Mapped: without mmap, torch reads beyond the end of a storage that states a wrong length.
         return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except CxrError:
         raise
     except FileNotFoundError:
         raise CxrError(f"{path} does not exist") from None
-    except Exception as error:  # a file that is no such thing raises whatever its bytes lead to
+    except pickle.UnpicklingError:  # torch's own text advises to load the file all the same
+        raise CxrError(
+            f"{path} is not a file of plain tensors and is not loaded; save the network's "
+            "state_dict alone"
+        ) from None
+    except Exception as error:  # a damaged file raises whatever its bytes lead to
         raise CxrError(f"{path} holds no weights that can be read: {_short(error)}") from None
 
 
@@ -75,51 +68,10 @@ def fill(network: nn.Module, state: object, where: str) -> None:
     network.load_state_dict(state)
 
 
-def _check_zip(path: Path, n_bytes: int) -> None:
-    """CxrError where unpacking a torch file would take more memory than it, or call anything."""
+def _is_compressed(path: Path) -> bool:
+    """Whether a zip file must be unpacked, which mmap does not do and which may fill the memory."""
     with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-        packed = any(each.compress_type != zipfile.ZIP_STORED for each in members)
-        pickles = [each for each in members if each.filename.endswith(".pkl")]
-        if packed or sum(each.file_size for each in members) > n_bytes or not pickles:
-            raise CxrError(f"{path} is not packed as torch.save packs; save it with torch.save")
-        if any(each.file_size > MOST_PICKLE_BYTES for each in pickles):
-            raise CxrError(f"{path} names more tensors than any network has")
-        for each in pickles:
-            _check_pickle(path, io.BytesIO(archive.read(each)))
-
-
-def _check_old(path: Path, n_bytes: int) -> None:
-    """The same for a file from before torch 1.6: a row of pickles, and then the numbers."""
-    with open(path, "rb") as file:
-        head = io.BytesIO(file.read(MOST_PICKLE_BYTES))
-    for _ in ("magic number", "protocol", "system"):
-        _check_pickle(path, head)
-    for _ in ("tensors", "names of the storages"):
-        # A storage is laid out as long as it says, before its numbers are read.
-        if _check_pickle(path, head) > n_bytes:
-            raise CxrError(f"{path} states more numbers than it holds; get the file again")
-
-
-def _check_pickle(path: Path, content: io.BytesIO) -> int:
-    """CxrError where it calls more than plain tensors need; the greatest number in it.
-
-    It is read, and not run.
-    """
-    greatest = 0
-    for operation, argument, _ in pickletools.genops(content):
-        name = operation.name
-        if name == "STACK_GLOBAL":
-            argument = "a name that it makes up"
-        elif name not in ("GLOBAL", "INST"):
-            greatest = max(greatest, argument) if isinstance(argument, int) else greatest
-            continue
-        if argument not in PLAIN and not STORAGE.fullmatch(str(argument)):
-            raise CxrError(
-                f"{path} is no file of plain tensors and is not loaded, since it calls "
-                f"{argument}; save the network's state_dict alone"
-            )
-    return greatest
+        return any(each.compress_type != zipfile.ZIP_STORED for each in archive.infolist())
 
 
 def _short(error: Exception) -> str:

@@ -15,10 +15,9 @@ import torch
 
 from cxr import models, paths, progress
 from cxr.arrays import Floats, Labels
-from cxr.data import quality, splits
+from cxr.data import splits
 from cxr.data.ood import Typical
 from cxr.data.splits import Split
-from cxr.errors import CxrError
 from cxr.evaluation import decisions
 from cxr.evaluation import evaluate as evaluation
 from cxr.evaluation.curves import Curve, precision_recall, roc
@@ -27,7 +26,6 @@ from cxr.evaluation.evaluate import Evaluation
 from cxr.evaluation.hard_examples import most_surprising
 from cxr.formatting import comparison, number, signed, with_interval
 from cxr.labels import LABELS
-from cxr.lineage import records
 from cxr.params import flatten
 from cxr.plots import evaluation as figures
 from cxr.plots.evaluation import Curves
@@ -56,7 +54,6 @@ def evaluate(run: stage.Stage) -> None:
         model = models.load(run.input(f"{paths.MODELS}/{name}"))
         log.params = flatten(model.params) | log.params  # its own seed and threads win
         log.metrics["parameters/trainable"] = models.n_parameters(model.network)["trainable"]
-        log.metrics |= training_time(run, name)
         logits = predict(run, model)
         wanted = run.params.evaluate
         decision = decisions.decide(
@@ -75,18 +72,6 @@ def evaluate(run: stage.Stage) -> None:
         if name not in BASELINES and score is not None:
             run.register(log, f"{paths.MODELS}/{name}", f"{paths.DECISIONS}/{name}.json", score)
     tell(evaluated["test"])
-
-
-def training_time(run: stage.Stage, name: str) -> dict[str, float]:
-    """What training took, where the record of this very model is at hand; it decides nothing."""
-    model = f"{paths.MODELS}/{name}"
-    try:
-        record = records.read(run.folder / records.path_of(f"train-{name}"))
-        seconds = sum(epoch["speed/seconds_per_epoch"] for epoch in record.runs[0].history)
-        is_its = record.outputs[model].md5 == run.facts.inputs[model]
-    except (CxrError, KeyError):
-        return {}
-    return {"speed/training_seconds": seconds} if is_its else {}
 
 
 def predict(run: stage.Stage, model: models.SavedModel) -> dict[str, np.ndarray[Any, Any]]:
@@ -125,7 +110,6 @@ def write_reports(
         "size": splits.open_dataset(run.input(paths.PROCESSED)).size,
         "md5": run.facts.dependencies[paths.PROCESSED].md5,
         "n": {split: len(data[split].labels) for split in HELD_OUT},
-        "problems": quality.describe(data)["problems"],
     }
     told = {name: {s: evaluated[s].models[name] for s in HELD_OUT} for name in run.logs}
     run.write_json(

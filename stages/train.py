@@ -122,6 +122,7 @@ def show_epoch(run: stage.Stage, epoch: loop.Epoch) -> None:
 
 def report(run: stage.Stage, name: str, fit: loop.Fit, n_parameters: dict[str, int]) -> None:
     best = fit.history[fit.best_epoch - 1]
+    seconds = sum(epoch.seconds for epoch in fit.history)
     rows = [asdict(epoch) for epoch in fit.history]
     with open(run.output(f"{REPORTS}/{name}/history.csv"), "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys())
@@ -138,7 +139,7 @@ def report(run: stage.Stage, name: str, fit: loop.Fit, n_parameters: dict[str, i
             "stopped_early": fit.stopped_early,
             "val_macro_auroc": best.val_macro_auroc,
             "val_macro_ap": best.val_macro_ap,
-            "seconds": sum(epoch.seconds for epoch in fit.history),
+            "seconds": seconds,
             "device": run.device,
         },
     )
@@ -152,6 +153,7 @@ def report(run: stage.Stage, name: str, fit: loop.Fit, n_parameters: dict[str, i
             "best/val_macro_ap": best.val_macro_ap,
             "parameters/total": n_parameters["total"],
             "parameters/trainable": n_parameters["trainable"],
+            "speed/training_seconds": seconds,
         }
     )
     progress.say(

@@ -85,7 +85,6 @@ def test_the_models_table_opens_with_what_tells_them_apart(views, tmp_path) -> N
     models = ["evaluate-cnn", "evaluate-squeezenet", "evaluate-vit", "evaluate-all-negative"]
     columns = ["cxr.model", "val/macro_auroc", "test/macro_auroc_low", "test/macro_auroc_high"]
     columns += ["test/macro_ap", "test/accuracy_gain", "parameters/trainable"]
-    columns += ["speed/training_seconds"]
     # Wide, since columns beyond the window are not drawn.
     wide = "--window-size=3200,1200"
     shown = chromium.dom(views[VIEWS[0]], tmp_path, models + columns, wide)

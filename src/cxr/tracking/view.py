@@ -27,7 +27,6 @@ COLUMNS = {
     "metrics.`test/macro_ap`": 120,
     "metrics.`test/accuracy_gain`": 150,
     "metrics.`parameters/trainable`": 155,
-    "metrics.`speed/training_seconds`": 165,
     "params.`seed`": 60,
     "tags.`cxr.experiment`": 120,
     "attributes.`Dataset`": 200,

@@ -42,6 +42,7 @@ from cxr import cli
 from cxr.errors import CxrError
 from cxr.inference import predict, server
 from cxr.inference.pyfunc import MOST_IMAGES, Refused
+from cxr.inference.server import UNREADABLE
 from cxr.labels import LABELS
 from cxr.tracking import mlmodel
 
@@ -210,7 +211,7 @@ def test_what_is_logged_is_all_that_an_environment_without_the_package_needs(
     registered: Path, expected: np.ndarray, tmp_path: Path
 ) -> None:
     # -S leaves out the link to the installed package, -I PYTHONPATH.
-    packages = str(Path(np.__file__).parents[2])
+    packages = str(Path(np.__file__).parents[1])
     command = [sys.executable, "-I", "-S", "-B", "-c", ALONE, packages, str(registered)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -278,39 +279,37 @@ BAD: dict[str, tuple[Any, str]] = {
     "a broken DICOM": (
         {"inputs": [encoded(b"\0" * 128 + b"DICM" + b"x" * 99)]}, "image 0 is",
     ),
-    "a missing column": (
-        {"dataframe_records": [{"picture": "a"}]}, "the request is no table with a column `image`",
-    ),
+    "a missing column": ({"dataframe_records": [{"picture": "a"}]}, "with a column `image`"),
     "a number": ({"dataframe_records": [{"image": 5}]}, "image"),
     "a null": ({"dataframe_records": [{"image": None}]}, "image 0 is not valid base64"),
     "a list": ({"dataframe_records": [{"image": ["a"]}]}, "image"),
     "an object": ({"inputs": [{"image": {"a": 1}}]}, "image"),
-    "a text for a table": ({"dataframe_split": "a"}, "must be a dictionary"),
+    "a text for a table": ({"dataframe_split": "a"}, UNREADABLE),
     "a number for a table": ({"inputs": 5}, "image"),
     "a row too long": (
-        {"dataframe_split": {"columns": ["image"], "data": [["a", "b"]]}}, "no table",
+        {"dataframe_split": {"columns": ["image"], "data": [["a", "b"]]}}, UNREADABLE,
     ),
     "twice the column": (
-        {"dataframe_split": {"columns": ["image", "image"], "data": [["a", "b"]]}}, "no table",
+        {"dataframe_split": {"columns": ["image", "image"], "data": [["a", "b"]]}}, UNREADABLE,
     ),
-    "an empty batch": ({"inputs": []}, "there is no image in `inputs`"),
+    "an empty batch": ({"inputs": []}, "there are 0 images"),
     "an empty column": ({"inputs": {"image": []}}, "there are 0 images"),
     "an empty table": ({"dataframe_split": {"columns": ["image"], "data": []}}, "0 images"),
     "too many": ({"inputs": ["a"] * (MOST_IMAGES + 1)}, f"takes 1 to {MOST_IMAGES}"),
-    "no form": ({"image": "a"}, "must be a JSON object with one of dataframe_records"),
-    "two forms": ({"inputs": ["a"], "instances": ["a"]}, "must be a JSON object with one of"),
-    "a language model's": ({"messages": [{"role": "user", "content": "a"}]}, "with one of"),
+    "no form": ({"image": "a"}, UNREADABLE),
+    "two forms": ({"inputs": ["a"], "instances": ["a"]}, UNREADABLE),
+    "a language model's": ({"messages": [{"role": "user", "content": "a"}]}, UNREADABLE),
     "two and a language model's": ({"inputs": ["a"], "messages": ["b"]}, "image"),
-    "a list of images": (["a"], "must be a JSON object"),
-    "a text for a list": ({"inputs": {"image": "a", "params": {}}}, "no table"),
+    "a list of images": (["a"], UNREADABLE),
+    "a text for a list": ({"inputs": {"image": "a", "params": {}}}, UNREADABLE),
     "unknown parameters": ({"inputs": ["?"], "params": {"b": 1}}, "not valid base64"),
-    "no JSON": (b'{"inputs": [', "is not valid JSON"),
-    "nothing": (b"", "is not valid JSON"),
-    "no text": (b"\xff\xfe", "is not valid JSON"),
-    "half a character": (b'{"inputs": ["\\ud800"]}', "no Unicode"),
-    "not a number": (b'{"inputs": [NaN]}', "no finite number"),
-    "a long number": (b'{"inputs": [' + b"9" * 10_000 + b"]}", "is not valid JSON"),
-    "a deep text": (b'{"inputs": ' + b"[" * 100_000, "nests too deeply"),
+    "no JSON": (b'{"inputs": [', UNREADABLE),
+    "nothing": (b"", UNREADABLE),
+    "no text": (b"\xff\xfe", UNREADABLE),
+    "half a character": (b'{"inputs": ["\\ud800"]}', UNREADABLE),
+    "not a number": (b'{"inputs": [NaN]}', "image 0 is not valid base64"),
+    "a long number": (b'{"inputs": [' + b"9" * 10_000 + b"]}", UNREADABLE),
+    "a deep text": (b'{"inputs": ' + b"[" * 100_000, UNREADABLE),
 }  # fmt: skip
 
 
@@ -330,20 +329,13 @@ def check_refusal(status: int, text: str, words: str) -> None:
     assert "Traceback" not in text and "site-packages" not in text
 
 
-@pytest.mark.parametrize(
-    ("headers", "words"),
-    [
-        ({"Content-Type": "text/csv"}, "the request is text/csv; send JSON"),
-        ({"Content-Type": None}, "the request is of no type; send JSON"),
-        ({"Content-Type": "application/json; charset=latin-1"}, "charset=latin-1; send JSON as"),
-        ({"Content-Type": "application/json; a=b"}, "a=b; send JSON as"),
-    ],
-)
-def test_a_request_of_a_kind_that_is_not_read(
-    port: int, headers: dict[str, str], words: str
-) -> None:
-    reply = ask(port, b'{"inputs": ["a"]}', headers)
-    check_refusal(reply.status_code, reply.text, words)
+def test_a_table_of_another_kind_is_not_read(port: int) -> None:
+    reply = ask(port, b"image\nYQ==\n", {"Content-Type": "text/csv"})
+    check_refusal(reply.status_code, reply.text, UNREADABLE)
+
+
+def test_ping_answers(port: int) -> None:
+    assert requests.get(f"http://127.0.0.1:{port}/ping", timeout=60).status_code == 200
 
 
 def test_a_request_of_unknown_length_is_not_read(port: int) -> None:

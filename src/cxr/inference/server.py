@@ -1,15 +1,14 @@
-"""MLflow's scoring server around one model, in this process and behind a door of ours.
+"""MLflow's scoring server around one model, in this process, with answers of ours to bad requests.
 
-`mlflow models serve` starts the same server, through a shell and in a child, and tells who sends
-what it can't read with a copy of it, with MLflow's own traceback, or with status 500.
+`mlflow models serve` starts the same server through a shell and in a child; its refusals may hold
+a copy of the request or a traceback.
 """
 
-import json
+import asyncio
 import logging
 import shlex
 import socket
 from pathlib import Path
-from typing import Any
 
 import torch
 import uvicorn
@@ -17,23 +16,23 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from mlflow.models import Model
 from mlflow.pyfunc import PyFuncModel, scoring_server
-from starlette.concurrency import run_in_threadpool
-from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 
-from cxr import documents
-from cxr.errors import CxrError, shown
+from cxr.errors import CxrError
 from cxr.inference import predict, pyfunc
+from cxr.inference.pyfunc import Refused
 from cxr.tracking import mlmodel
 from cxr.tracking.mlmodel import COLUMN
 from cxr.tracking.store import open_for
 
 PATH = "/invocations"
-FORMS = ("dataframe_records", "dataframe_split", "inputs", "instances")  # MLflow's protocol
 JSON = "application/json"
 MOST_REQUEST_BYTES = 2**26  # as text; an X-ray of 3000 x 3000 pixels of 16 bits has 24 million
 PATIENCE = 10  # seconds that a signal gives to what is being answered
-BAD_REQUEST = "BAD_REQUEST"  # as MLflow calls it
 EXAMPLE = "serving_input_example.json"  # beside MLmodel
+UNREADABLE = (
+    f"the request can't be read as a table with a column `{COLUMN}`; send JSON such as "
+    '{"inputs": [FILE, …]}, each file base64-encoded'
+)
 
 log = logging.getLogger(__name__)
 
@@ -68,69 +67,38 @@ def load(folder: Path) -> PyFuncModel:
 
 
 def application(model: PyFuncModel) -> FastAPI:
-    """MLflow's scoring server, whose every refusal is a status and one sentence."""
-    app: FastAPI = scoring_server.init(model)
-    app.add_middleware(BaseHTTPMiddleware, dispatch=_door)
+    """MLflow's scoring server, except that every refusal of images is a status and one sentence."""
+    app = FastAPI(openapi_url=None)
+    schema = model.metadata.get_input_schema()  # type: ignore[no-untyped-call]
+
+    @app.post(PATH)
+    async def answer(request: Request) -> Response:
+        try:
+            _check_length(request.headers.get("content-length", ""))
+            body = await request.body()
+            said = await asyncio.to_thread(scoring_server.invocations, body, JSON, model, schema)
+        except Refused as error:
+            return _refusal(error)
+        except Exception as error:  # MLflow's reader lets out whatever a request leads it to
+            log.info("a request could not be read: %s", type(error).__name__)
+            return _refusal(Refused(UNREADABLE))
+        return Response(said.response, said.status, media_type=said.mimetype)
+
+    app.mount("/", scoring_server.init(model))  # /ping, /health and /version
     return app
 
 
-async def _door(request: Request, handler: RequestResponseEndpoint) -> Response:
-    if request.url.path != PATH or request.method != "POST":
-        return await handler(request)
-    try:
-        _check_head(request)
-        await run_in_threadpool(_check, await request.body())
-    except CxrError as error:
-        return _refusal(400, BAD_REQUEST, str(error))
-    try:
-        answer = await handler(request)
-    except Exception:  # MLflow's own reader lets out whatever a request leads it to
-        log.exception("a request could not be read")
-        return _refusal(400, BAD_REQUEST, "the request can't be read as a table of images")
-    if answer.status_code < 400:
-        return answer
-    said = b"".join([part async for part in answer.body_iterator])  # type: ignore[attr-defined]
-    return _refusal(answer.status_code, *_in_one_sentence(said.decode(errors="replace")))
-
-
-def _check_head(request: Request) -> None:
-    kind = request.headers.get("content-type", "")
-    if kind.replace(" ", "").lower() not in (JSON, f"{JSON};charset=utf-8"):
-        raise CxrError(f"the request is {kind or 'of no type'}; send JSON as Content-Type: {JSON}")
-    length = request.headers.get("content-length", "")
+def _check_length(length: str) -> None:
     if not length.isdecimal():
-        raise CxrError("the request does not say its Content-Length; send it in one piece")
+        raise Refused("the request does not state its Content-Length; send it in one piece")
     if int(length) > MOST_REQUEST_BYTES:
-        raise CxrError(f"the request is too big; at most {MOST_REQUEST_BYTES:,} bytes are read")
+        raise Refused(f"the request is too big; at most {MOST_REQUEST_BYTES:,} bytes are read")
 
 
-def _check(body: bytes) -> None:
-    """That a request is of one of the forms that MLflow reads."""
-    try:
-        content = documents.parse_json(body)
-    except ValueError as error:
-        raise CxrError(f"the request is not valid JSON: {error}") from None
-    asked = [form for form in FORMS if form in content] if isinstance(content, dict) else []
-    if len(asked) != 1:
-        raise CxrError(f"the request must be a JSON object with one of {', '.join(FORMS)}")
-    if not content[asked[0]]:
-        raise CxrError(f"there is no image in `{asked[0]}`")
-
-
-def _in_one_sentence(said: str) -> tuple[str, str]:
-    """Code and reason of what MLflow says, which may repeat the request and hold a traceback."""
-    try:
-        told: dict[str, Any] = json.loads(said)
-        code, message = str(told["error_code"]), str(told["message"])
-    except (ValueError, KeyError, TypeError):
-        code, message = "INTERNAL_ERROR", said
-    _, its_own, reason = message.rpartition("Error: ")
-    sentence = reason.strip().split("\n")[0]
-    return code, f"the request is no table with a column `{COLUMN}`: " * bool(its_own) + sentence
-
-
-def _refusal(status: int, code: str, sentence: str) -> Response:
-    return JSONResponse({"error_code": code, "message": shown(sentence)}, status)
+def _refusal(error: Refused) -> Response:
+    content = {"error_code": error.error_code, "message": error.message}
+    status: int = error.get_http_status_code()  # type: ignore[no-untyped-call]
+    return JSONResponse(content, status)
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -1,27 +1,25 @@
 """What is missing on this machine and in this clone, and how to fix it.
 
-Nothing but Python's own library is imported before a check needs it, and what a check runs into is
+Only Python's own library is imported before a check needs more, and whatever a check runs into is
 its finding: this works with a broken environment, and before there is one.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cxr.doctor import machine, project, services
-from cxr.doctor.context import Place
-from cxr.doctor.finding import MISSING, NOTE, OK, Answer, Finding, missing, note
+from cxr.doctor.context import Place, started
+from cxr.doctor.finding import MISSING, NOTE, OK, Finding, missing, note
 from cxr.errors import CxrError
 
-__all__ = ["MISSING", "NOTE", "OK", "Finding", "as_json", "examine", "find_project", "hinders"]
-
-Check = Callable[[Place], Answer]
-
+# They wait for others, so they wait at once.
+WAITING = ("gpu", "data source", "weights")
 # In the order in which people meet what they need.
-CHECKS: dict[str, Check] = {
+CHECKS: dict[str, Callable[[Place], Finding]] = {
     "python": machine.python,
     "packages": machine.packages,
     "disk": machine.disk,
@@ -41,12 +39,10 @@ CHECKS: dict[str, Check] = {
     "mlflow": services.store,
     "port": services.port,
 }
-# They wait for others, so they wait at once.
-WAITING = ("gpu", "data source", "weights", "mlflow", "port")
 
 
 def find_project(here: Path) -> Path:
-    """The nearest folder, from a place upwards, that holds the pipeline, or what is left of it."""
+    """The nearest folder, from a path upwards, that holds the pipeline, or what is left of it."""
     for folder in (here.resolve(), *here.resolve().parents):
         if any((folder / name).exists() for name in ("dvc.yaml", "params.yaml", ".dvc")):
             return folder
@@ -56,8 +52,9 @@ def find_project(here: Path) -> Path:
 def examine(root: Path) -> list[Finding]:
     """Every check of one clone, in order."""
     place = Place(root)
-    waiting = {name: _started(name, place) for name in WAITING}
-    return [waiting[name]() if name in waiting else _finding(name, place) for name in CHECKS]
+    waiting = {name: started(partial(_finding, name, place)) for name in WAITING}
+    found = {name: _finding(name, place) for name in CHECKS if name not in WAITING}
+    return [found[name] if name in found else waiting[name](None) for name in CHECKS]
 
 
 def hinders(findings: list[Finding]) -> bool:
@@ -72,25 +69,14 @@ def as_json(findings: list[Finding]) -> dict[str, Any]:
     return {"verdict": worst, "checks": [each.as_json() for each in findings]}
 
 
-def _started(name: str, place: Place) -> Callable[[], Finding]:
-    found: list[Finding] = []
-    thread = threading.Thread(target=lambda: found.append(_finding(name, place)), daemon=True)
-    thread.start()
-
-    def wait() -> Finding:
-        thread.join()
-        return found[0]
-
-    return wait
-
-
 def _finding(name: str, place: Place) -> Finding:
     try:
-        answer = CHECKS[name](place)
+        found = CHECKS[name](place)
     except ImportError as error:
-        answer = note(f"can't be looked at without the package {error.name}", "")
-    except CxrError as error:
-        answer = missing(str(error), "")
+        found = note(f"not checked without the package {error.name}")
+    except CxrError as error:  # its sentence is the problem and the fix
+        problem, _, fix = str(error).partition("; ")
+        found = missing(problem, fix)
     except Exception as error:  # whatever is broken, the other checks go on
-        answer = note(f"can't be looked at: {type(error).__name__}: {error}", "")
-    return Finding(name, *answer)
+        found = note(f"not checked: {type(error).__name__}: {error}")
+    return found._replace(check=name)

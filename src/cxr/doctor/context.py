@@ -1,4 +1,4 @@
-"""One clone on this machine: its parameters, read once, and which processes still live."""
+"""One clone on this machine, its parameters, and how long anything outside is waited for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-LIMIT = 3.0  # seconds that anything outside of this process is waited for
+LIMIT = 3.0  # seconds that a server is waited for
 
 T = TypeVar("T")
 
@@ -21,23 +21,23 @@ class Place:
 
     @cached_property
     def _params(self) -> dict[str, Any]:
-        """As they stand in params.yaml; nothing where it can't be read, which `params` tells."""
+        """The parameters as params.yaml has them; none where it can't be read."""
         try:
             from cxr.documents import read_yaml
             from cxr.params import PARAMS_FILE, flatten
 
             return flatten(read_yaml(self.root / PARAMS_FILE))
-        except Exception:
+        except Exception:  # the check `params` reports it
             return {}
 
-    def param(self, name: str, otherwise: Any) -> Any:
-        """A parameter by its dotted name; `otherwise` where it is none of that kind."""
-        value = self._params.get(name, otherwise)
-        return value if isinstance(value, type(otherwise)) else otherwise
+    def param(self, name: str, default: Any) -> Any:
+        """A parameter by its dotted name; `default` where it is missing or of another type."""
+        value = self._params.get(name, default)
+        return value if isinstance(value, type(default)) else default
 
 
-def within(work: Callable[[], T]) -> T:
-    """What `work` gives; TimeoutError where it takes too long, and is left to itself."""
+def started(work: Callable[[], T]) -> Callable[[float | None], T]:
+    """Start work in a thread; the function returned waits, and raises what the work raised."""
     done: list[T] = []
     failed: list[Exception] = []
 
@@ -49,18 +49,13 @@ def within(work: Callable[[], T]) -> T:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(LIMIT)
-    if failed:
-        raise failed[0]
-    if not done:
-        raise TimeoutError(f"no answer within {LIMIT:g} s")
-    return done[0]
 
+    def wait(seconds: float | None) -> T:
+        thread.join(seconds)
+        if failed:
+            raise failed[0]
+        if not done:
+            raise TimeoutError(f"no answer within {seconds:g} s")
+        return done[0]
 
-def command_of(pid: int) -> str | None:
-    """What a process was started with; None where there is no such process."""
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return None
-    return b" ".join(words).decode(errors="replace").strip() or "?"
+    return wait

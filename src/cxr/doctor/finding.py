@@ -1,10 +1,9 @@
-"""What one check has found, and the lines that tell it."""
+"""What one check has found, and how it is printed."""
 
 from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from cxr.errors import shown
@@ -15,57 +14,45 @@ WIDTH = 12  # of a check's name
 MOST_NAMED = 4
 
 
-class Answer(NamedTuple):
-    """Whether something stands in the way, what was found, and how to mend it."""
+class Finding(NamedTuple):
+    """The answer of one check; `fix` is empty where nothing is to be done."""
 
     verdict: str
     found: str
-    mend: str
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The answer of one check; `mend` is empty where nothing is to be done."""
-
-    check: str
-    verdict: str
-    found: str
-    mend: str
+    fix: str = ""
+    check: str = ""
 
     def as_json(self) -> dict[str, str | None]:
         return {
             "check": self.check,
             "verdict": self.verdict,
             "found": self.found,
-            "try": self.mend or None,
+            "try": self.fix or None,
         }
 
 
-def ok(found: str) -> Answer:
-    return Answer(OK, found, "")
+def ok(found: str) -> Finding:
+    return Finding(OK, found)
 
 
-def note(found: str, mend: str = "") -> Answer:
+def note(found: str, fix: str = "") -> Finding:
     """Something to know, with which everything works."""
-    return Answer(NOTE, found, mend)
+    return Finding(NOTE, found, fix)
 
 
-def missing(found: str, mend: str) -> Answer:
-    """Something that stands in the way."""
-    return Answer(MISSING, found, mend)
+def missing(found: str, fix: str = "") -> Finding:
+    """Something without which a stage or a command fails."""
+    return Finding(MISSING, found, fix)
 
 
 def some(names: list[str]) -> str:
-    """The first of a list, and how many more there are."""
+    """The first names of a list, and how many more there are."""
     more = len(names) - MOST_NAMED
     return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def tell(findings: list[Finding], quietly: bool = False) -> None:
-    """A line a check, and one more for what is to be done; quietly, what stands in the way alone.
-
-    Without rich, which may be what is missing.
-    """
+    """Print a line per check and one per fix, without rich; quietly, only what is missing."""
     is_coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     for each in findings:
         if quietly and each.verdict != MISSING:
@@ -73,11 +60,8 @@ def tell(findings: list[Finding], quietly: bool = False) -> None:
         mark, colour = MARKS[each.verdict]
         mark = f"\033[{colour}m{mark}\033[0m" if is_coloured else mark
         print(f"{mark} {each.check:<{WIDTH}}{shown(each.found)}")
-        if each.mend:
-            print(f"  {'':<{WIDTH}}try: {shown(each.mend)}")
+        if each.fix:
+            print(f"  {'':<{WIDTH}}try: {shown(each.fix)}")
     n = sum(each.verdict == MISSING for each in findings)
     if n or not quietly:
-        many = (
-            "1 thing stands" if n == 1 else f"{n or 'nothing'} {'things stand' if n else 'stands'}"
-        )
-        print(f"{many} in the way")
+        print(f"{n or 'no'} problem{'s' * (n != 1)} to fix")

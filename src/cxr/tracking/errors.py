@@ -35,7 +35,8 @@ SERVER = "start the server, or correct or unset MLFLOW_TRACKING_URI"
 CAUSES = {
     "filesystem tracking backend": f"MLflow no longer accepts a folder; {OTHER_URI}",
     "out-of-date database schema": (
-        "its schema is that of another MLflow; `cxr doctor` prints the commands that fix it"
+        "its schema is that of another MLflow; copy it and run `mlflow db upgrade URI`, or move it "
+        "away and run `cxr sync`, which rebuilds it"
     ),
     "unsupported URI": f"MLflow does not support this kind of URI; {OTHER_URI}",
     "Connection refused": f"no server answers there; {SERVER}",

@@ -1,9 +1,14 @@
 """dvc.yaml declares exactly the result-affecting modules that each stage imports."""
 
 import ast
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from cxr.lineage import facts
 from cxr.lineage.facts import RESULT_AFFECTING, declarations
@@ -118,3 +123,28 @@ def test_our_reading_of_dvc_yaml_is_dvcs() -> None:
 def test_whatever_makes_a_networks_input_has_the_statistics(name: str) -> None:
     """A model that reads features and normalises by the data's own mean needs them, too."""
     assert "data/statistics.json" in declarations(ROOT)[name].dependencies
+
+
+def test_every_package_that_is_imported_is_declared() -> None:
+    """An import that another package happens to bring fails once that package drops it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {canonicalize_name(Requirement(each).name) for each in project["dependencies"]}
+    brought_by = packages_distributions()
+    missing = {
+        (name, path.relative_to(ROOT).as_posix())
+        for path in [*SRC.rglob("*.py"), *(ROOT / "stages").glob("*.py")]
+        for name in top_names(path) - sys.stdlib_module_names - {"cxr"}
+        if not declared & set(map(canonicalize_name, brought_by[name]))
+    }
+    assert missing == set()
+
+
+def top_names(path: Path) -> set[str]:
+    """The first part of every name that a file imports, also inside its functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.split(".")[0])
+    return found

@@ -66,6 +66,8 @@ def test_outside_of_a_clone_the_command_says_so(tmp_path: Path) -> None:
 
 def test_answers_of_the_audit_need_neither_torch_nor_sklearn() -> None:
     """They take seconds to import."""
-    code = "import sys, cxr.printing; print({'torch', 'sklearn', 'matplotlib'} & set(sys.modules))"
+    code = (
+        "import sys, cxr.cli.printing; print({'torch', 'sklearn', 'matplotlib'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cxr import params
+from cxr.paths import PARAMS_FILE
 from cxr.pipeline import demo
 
 PROJECT = Path(__file__).parents[1]
@@ -32,7 +33,7 @@ class Cost:
 def clone(folder: Path, changes: dict[str, Any]) -> None:
     """A copy of the project in a repository of its own, with other parameters."""
     demo.lay(PROJECT, folder)
-    params.change(folder / params.PARAMS_FILE, changes)
+    params.change(folder / PARAMS_FILE, changes)
 
 
 def run(stage: str, folder: Path) -> Cost:

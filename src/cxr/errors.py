@@ -16,9 +16,9 @@ MOST_SHOWN = 1000  # characters of one message; a file may hold a name of a giga
 DISK_ERRNOS = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
 )
-# numpy's own words for a full disk, which come without an errno.
 # The words of the dynamic linker, the system and torch.
 OUT_OF_MEMORY = ("failed to map segment", "annot allocate memory", "can't allocate memory")
+# numpy's own words for a full disk, which come without an errno.
 WRITTEN_IN_PART = re.compile(r"\d+ requested and \d+ written")
 
 

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from cxr.documents import check_is_no_lfs_pointer, read_yaml, restoring
 from cxr.errors import CxrError
-from cxr.paths import PARAMS_FILE as PARAMS_FILE
+from cxr.paths import PARAMS_FILE
 
 WHOLE = "the file"  # what a message calls all of it
 

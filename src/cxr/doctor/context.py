@@ -24,7 +24,8 @@ class Place:
         """The parameters as params.yaml has them; none where it can't be read."""
         try:
             from cxr.documents import read_yaml
-            from cxr.params import PARAMS_FILE, flatten
+            from cxr.params import flatten
+            from cxr.paths import PARAMS_FILE
 
             return flatten(read_yaml(self.root / PARAMS_FILE))
         except Exception:  # the check `params` reports it

@@ -45,7 +45,8 @@ def git_history(place: Place) -> Finding:
 
 def parameters(place: Place) -> Finding:
     from cxr.errors import CxrError
-    from cxr.params import PARAMS_FILE, load
+    from cxr.params import load
+    from cxr.paths import PARAMS_FILE
 
     try:
         params = load(place.root / PARAMS_FILE)

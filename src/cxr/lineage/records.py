@@ -17,6 +17,7 @@ from cxr.lineage.run_log import RunLog
 from cxr.paths import RECORDS, ProjectPath
 
 SCHEMA = 3
+SHORT_ID = 8  # digits of a run id that people are shown
 
 STAGE_TAG = "cxr.stage"
 RECORD_TAG = "cxr.record"
@@ -123,6 +124,3 @@ def _text(text: str) -> str:
 
 
 _RECORD: TypeAdapter[Record] = TypeAdapter(Record)
-
-
-SHORT_ID = 8  # digits of a run id that people are shown

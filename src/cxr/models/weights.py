@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from cxr.errors import CxrError
+from cxr.errors import CxrError, one_line
 
 MOST_WEIGHTS_BYTES = 2**30  # of a file; SqueezeNet's have 5 MB
 ZIP = b"PK\x03\x04"
@@ -52,7 +52,7 @@ def read_weights(path: Path) -> object:
             "state_dict alone"
         ) from None
     except Exception as error:  # a damaged file raises whatever its bytes lead to
-        raise CxrError(f"{path} holds no weights that can be read: {_short(error)}") from None
+        raise CxrError(f"{path} holds no weights that can be read: {one_line(error)}") from None
 
 
 def fill(network: nn.Module, state: object, where: str) -> None:
@@ -72,10 +72,6 @@ def _is_compressed(path: Path) -> bool:
     """Whether a zip file must be unpacked, which mmap does not do and which may fill the memory."""
     with zipfile.ZipFile(path) as archive:
         return any(each.compress_type != zipfile.ZIP_STORED for each in archive.infolist())
-
-
-def _short(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
 
 
 def _is_finite(value: Tensor) -> bool:

@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := $(CURDIR)/.venv
 export PATH := $(VENV)/bin:$(PATH)
 READY := .venv/.ready
+UV := .venv/bin/python tools/run_uv.py
 
 .DEFAULT_GOAL := help
 .PHONY: help setup doctor demo test test-all repro ui report serve faults bench lint \
@@ -16,9 +17,11 @@ setup: $(READY) ## install the locked environment into .venv
 
 $(READY): requirements.lock pyproject.toml
 	@echo "Installing the locked environment into .venv (about 6 GB; once)."
-	test -d .venv || $(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@test -d .venv || $(PYTHON) -m venv .venv
+	@sed -n '/^uv==/,/^    # via/p' requirements.lock | .venv/bin/python -m pip install --quiet \
+	  --disable-pip-version-check --no-cache-dir --require-hashes -r /dev/stdin
+	@$(UV) pip install --python .venv --require-hashes -r requirements.lock
+	@$(UV) pip install --python .venv --no-deps --no-build-isolation -e .
 	@touch $(READY)
 
 doctor: ## what is missing on this machine, before or after setup
@@ -60,15 +63,15 @@ lint: $(READY) ## ruff, mypy and bandit
 	mypy
 	bandit --quiet --configfile pyproject.toml --recursive src stages bench
 
-audit-deps: ## known vulnerabilities of what requirements.lock names (needs uv and a network)
-	uvx pip-audit --disable-pip --require-hashes -r requirements.lock
+audit-deps: $(READY) ## known vulnerabilities of what requirements.lock names (needs a network)
+	$(UV) tool run pip-audit --disable-pip --require-hashes -r requirements.lock
 
 format: $(READY) ## format the code
 	ruff check --fix .
 	ruff format .
 
-lock: $(READY) ## resolve pyproject.toml into requirements.lock anew (needs uv)
-	uv pip compile --universal --python-version 3.11 --generate-hashes --all-extras --no-header \
+lock: $(READY) ## resolve pyproject.toml into requirements.lock anew (needs a network)
+	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --all-extras --no-header \
 	  pyproject.toml -o requirements.lock
 
 clean: ## remove .venv and the demo; results stay

@@ -1,0 +1,80 @@
+"""uv is run with pip's index and certificates."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tools import run_uv
+
+CONFIG = """
+[global]
+index-url = https://user:secret@index.example/simple
+timeout = 7
+cert = /certificates of/ours.crt
+[install]
+extra-index-url = https://a.example/simple
+    https://b.example/simple
+find-links = /wheels
+    /more
+[list]
+format = columns
+"""
+
+
+def listing(config: Path, **variables: str) -> str:
+    """What pip itself says that it is configured with."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("PIP_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True,
+        env=env | {"PIP_CONFIG_FILE": str(config)} | variables,
+    )  # fmt: skip
+    return done.stdout
+
+
+def test_pips_settings_become_uvs(tmp_path: Path) -> None:
+    config = tmp_path / "pip.conf"
+    config.write_text(CONFIG)
+    settings = run_uv.pip_settings(listing(config, PIP_TIMEOUT="9", PIP_PROXY="http://p.example"))
+    found = run_uv.uv_environment(settings, {"PATH": "/bin", "SSL_CERT_FILE": "/other.crt"})
+    expected = {
+        "UV_DEFAULT_INDEX": "https://user:secret@index.example/simple",
+        "UV_INDEX": "https://a.example/simple https://b.example/simple",
+        "UV_FIND_LINKS": "/wheels,/more",
+        "UV_HTTP_TIMEOUT": "9",
+        "SSL_CERT_FILE": "/certificates of/ours.crt",
+        "HTTP_PROXY": "http://p.example",
+        "HTTPS_PROXY": "http://p.example",
+        "PATH": "/bin",
+    }
+    assert found.items() >= expected.items()
+
+
+def test_uvs_own_variables_win() -> None:
+    found = run_uv.uv_environment({"index-url": "https://a.example"}, {"UV_DEFAULT_INDEX": "b"})
+    assert found["UV_DEFAULT_INDEX"] == "b"
+
+
+def test_nothing_is_set_that_pip_does_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_uv, "has_system_certificates", lambda: False)
+    assert run_uv.uv_environment({}, {}) == {"UV_INDEX_STRATEGY": "unsafe-best-match"}
+
+
+def test_without_a_home_the_cache_is_not_in_the_working_folder(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(run_uv, "has_home", lambda: False)
+    assert Path(run_uv.uv_environment({}, {})["UV_CACHE_DIR"]).parent == run_uv.VENV
+
+
+def test_no_index_becomes_an_argument(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    uv = tmp_path / "bin" / "uv"
+    uv.parent.mkdir()
+    uv.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/arguments\nexit 3\n')
+    uv.chmod(0o755)
+    monkeypatch.setattr(run_uv, "VENV", tmp_path)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setattr(sys, "argv", ["run_uv.py", "pip", "sync"])
+    assert run_uv.main() == 3
+    assert (tmp_path / "arguments").read_text() == "pip sync --no-index\n"

@@ -1,35 +1,82 @@
 """What more than one module of tests needs."""
 
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 from pipeline import create
 
+from cxr import cli
+
+Cxr = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def cxr(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cxr:
+    """`cxr(*arguments, cwd=folder)` in this process, since a new one imports for seconds."""
+
+    def call(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+        monkeypatch.chdir(cwd)
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        monkeypatch.setattr(sys, "argv", ["cxr", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        status = ended.value.code
+        assert isinstance(status, int)
+        return subprocess.CompletedProcess(arguments, status, *capsys.readouterr())
+
+    return call
+
 
 @pytest.fixture(scope="session")
-def kept(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """A pipeline that has run, committed and pushed, with an experiment `fast` beside it.
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's database without any run. Tests copy it: MLflow takes seconds to create one."""
+    from cxr.tracking import database
 
-    Tests copy it and leave it as it is.
-    """
+    path = tmp_path_factory.mktemp("store") / database.STORE_FILE
+    database.create(f"{database.SQLITE}{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def pipelines(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """The folder of `once` and `kept`, which all workers share: they take minutes to make."""
     if worker_id == "master":
-        return make(tmp_path_factory.mktemp("kept"))
-    shared = tmp_path_factory.getbasetemp().parent  # of all of xdist's workers
-    with FileLock(shared / "kept.lock"):
-        if not (shared / "kept.done").exists():
-            shutil.rmtree(shared / "kept", ignore_errors=True)  # of a worker that has failed
-            (shared / "kept").mkdir()
-            make(shared / "kept")
-            (shared / "kept.done").touch()
-    return shared / "kept"
+        return make(tmp_path_factory.mktemp("pipelines"))
+    folder = tmp_path_factory.getbasetemp().parent / "pipelines"  # of all of xdist's workers
+    with FileLock(folder.with_name("pipelines.lock")):
+        done = folder.with_name("pipelines.done")
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a worker that has failed
+            folder.mkdir()
+            make(folder)
+            done.touch()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def once(pipelines: Path) -> Path:
+    """A pipeline that has run once, with nothing committed since. Tests copy it."""
+    return pipelines / "once"
+
+
+@pytest.fixture(scope="session")
+def kept(pipelines: Path) -> Path:
+    """The same pipeline, committed and pushed, with an experiment `fast`. Tests copy it."""
+    return pipelines / "kept"
 
 
 def make(folder: Path) -> Path:
-    pipeline = create(folder)
-    pipeline.dvc("remote", "add", "--default", "store", str(folder.with_name("remote")))
-    pipeline.repro()
+    """Both pipelines, and a remote of the second."""
+    pipeline = create(folder / "kept")
+    assert len(pipeline.repro()) == 8
+    pipeline.copy(folder / "once")
+    pipeline.dvc("remote", "add", "--default", "store", str(folder / "remote"))
     pipeline.git("add", "-A")
     pipeline.git("commit", "-qm", "made")
     pipeline.dvc("push")
@@ -37,4 +84,4 @@ def make(folder: Path) -> Path:
     pipeline.git("checkout", "--", ".")
     pipeline.dvc("checkout")
     assert pipeline.repro() == []
-    return pipeline.folder
+    return folder

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from pipeline import ROOT, Pipeline, create
+from pipeline import ROOT, Pipeline
 
 PAGE = (ROOT / "docs" / "adding-a-model.md").read_text()
 TRAIN = "\n  vit:\n    lr:"  # in params.yaml, in front of which a model's block can stand
@@ -26,8 +26,9 @@ def insert(path: Path, before: str, text: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def followed(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    pipeline = create(tmp_path_factory.mktemp("fourth"))
+def followed(once: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    pipeline = Pipeline(once).copy(tmp_path_factory.mktemp("fourth") / "p")
+    assert pipeline.run("cxr", "sync").returncode == 0
     folder = pipeline.folder
     (folder / "src/cxr/models/resnet.py").write_text(block("python", "class ResNet"))
     insert(folder / "params.yaml", TRAIN, block("yaml", "  resnet:"))

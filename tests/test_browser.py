@@ -9,7 +9,7 @@ from pathlib import Path
 import chromium
 import pytest
 from mlflow import MlflowClient
-from pipeline import Pipeline, create
+from pipeline import Pipeline
 from servers import free_port, wait_for
 
 pytestmark = [
@@ -22,9 +22,9 @@ VIEWS = ["phantom-28, its models, best first:", "phantom-28, their learning curv
 
 
 @pytest.fixture(scope="module")
-def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    made = create(tmp_path_factory.mktemp("browser"))
-    made.repro()
+def pipeline(once: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    made = Pipeline(once).copy(tmp_path_factory.mktemp("browser") / "p")
+    assert made.run("cxr", "sync").returncode == 0
     return made
 
 

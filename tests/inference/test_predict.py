@@ -2,13 +2,12 @@
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import Cxr
 from image_files import dicom, text, truncated
 from matplotlib import image as png
 from PIL import Image
@@ -142,17 +141,12 @@ def test_a_model_of_other_labels_is_refused(project: Path, tmp_path: Path) -> No
         predict.load(str(folder), None)
 
 
-def cxr(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from cxr.cli import main; main()", "predict", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
-
-
-def test_the_command_writes_table_json_and_maps(project: Path, tmp_path: Path) -> None:
+def test_the_command_writes_table_json_and_maps(cxr: Cxr, project: Path, tmp_path: Path) -> None:
     big = np.asarray(Image.fromarray(CHESTS[0]).resize((400, 320)))
     Image.fromarray(big).save(tmp_path / "a.png")
     dicom(tmp_path / "b.dcm", CHESTS[1])
     out = [str(tmp_path), "--model", "cnn", "--cam", str(tmp_path / "maps")]
-    done = cxr(*out, "--csv", str(tmp_path / "t.csv"), "--json", cwd=project)
+    done = cxr("predict", *out, "--csv", str(tmp_path / "t.csv"), "--json", cwd=project)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["model"] == "cnn" and told["calibration"] == "platt"
@@ -190,10 +184,10 @@ def test_the_image_stands_in_the_picture_pixel_by_pixel(project: Path, tmp_path:
     assert np.abs(drawn[48:348, :300].astype(int) - given).max() <= 1
 
 
-def test_the_command_tells_people_what_is_called(project: Path, tmp_path: Path) -> None:
+def test_the_command_tells_people_what_is_called(cxr: Cxr, project: Path, tmp_path: Path) -> None:
     write(tmp_path, 2)
     text(tmp_path / "z.png")
-    done = cxr(str(tmp_path / "*.png"), "--model", "cnn", cwd=project)
+    done = cxr("predict", str(tmp_path / "*.png"), "--model", "cnn", cwd=project)
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         f"cxr: {tmp_path / 'z.png'} is not an image that can be read, or is far too large; "
@@ -213,11 +207,11 @@ def test_the_command_tells_people_what_is_called(project: Path, tmp_path: Path) 
     ],
 )
 def test_a_wrong_call_is_one_line(
-    project: Path, tmp_path: Path, arguments: list[str], sentence: str
+    cxr: Cxr, project: Path, tmp_path: Path, arguments: list[str], sentence: str
 ) -> None:
     given = [each.format(tmp_path) for each in arguments]
     model = [] if "--model" in given else ["--model", "cnn"]
-    done = cxr(*given, *model, cwd=project)
+    done = cxr("predict", *given, *model, cwd=project)
     assert done.returncode == 2 and done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert line.startswith("cxr: ") and sentence in line
@@ -228,35 +222,37 @@ def test_pictures_keep_their_shape_when_they_are_not_square() -> None:
     assert tall.square(30, "bicubic")[:, 12:18].min() > 190
 
 
-def test_maps_overwrite_neither_images_nor_each_other(project: Path, tmp_path: Path) -> None:
+def test_maps_overwrite_neither_images_nor_each_other(
+    cxr: Cxr, project: Path, tmp_path: Path
+) -> None:
     (path, other) = write(tmp_path, 2)
     before = path.read_bytes()
-    done = cxr(str(path), "--model", "cnn", "--cam", str(tmp_path), cwd=project)
+    done = cxr("predict", str(path), "--model", "cnn", "--cam", str(tmp_path), cwd=project)
     assert done.returncode == 0, done.stderr
     assert path.read_bytes() == before
     assert (tmp_path / "chest00.maps.png").read_bytes()[:4] == b"\x89PNG"
     called_so = other.rename(tmp_path / "chest00.maps.png")
     before = called_so.read_bytes()
     both = [str(path), str(called_so)]
-    done = cxr(*both, "--model", "cnn", "--cam", str(tmp_path), cwd=project)
+    done = cxr("predict", *both, "--model", "cnn", "--cam", str(tmp_path), cwd=project)
     assert done.returncode == 2 and f"would overwrite {called_so}" in done.stderr
     assert called_so.read_bytes() == before
     dicom(tmp_path / "chest00.dcm", CHESTS[3])
     both = [str(path), str(tmp_path / "chest00.dcm")]
-    done = cxr(*both, "--model", "cnn", "--cam", str(tmp_path / "maps"), cwd=project)
+    done = cxr("predict", *both, "--model", "cnn", "--cam", str(tmp_path / "maps"), cwd=project)
     assert done.returncode == 2 and "two images are called" in done.stderr
     assert not (tmp_path / "maps").exists()
 
 
 def test_images_of_one_name_keep_their_folders_below_the_maps(
-    project: Path, tmp_path: Path
+    cxr: Cxr, project: Path, tmp_path: Path
 ) -> None:
     for i, study in enumerate(("ST1/SE1", "ST2/SE1")):
         (tmp_path / "disc" / study).mkdir(parents=True)
         dicom(tmp_path / "disc" / study / "IM0", CHESTS[i])
     (tmp_path / "disc/._IM0").touch()
     out = ["--model", "cnn", "--cam", str(tmp_path / "maps"), "--json"]
-    done = cxr(str(tmp_path / "disc"), *out, cwd=project)
+    done = cxr("predict", str(tmp_path / "disc"), *out, cwd=project)
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines() == ["predict: took 2 DICOM, skipped 1 hidden"]
     folders = {"taken": {"DICOM": 2}, "skipped": {"hidden": 1}}
@@ -277,22 +273,22 @@ def test_images_of_one_name_keep_their_folders_below_the_maps(
     ],
 )
 def test_places_that_can_not_be_written_are_told_first(
-    project: Path, tmp_path: Path, option: str, place: str, sentence: str
+    cxr: Cxr, project: Path, tmp_path: Path, option: str, place: str, sentence: str
 ) -> None:
     (path,) = write(tmp_path, 1)
     (tmp_path / "file").touch()
     before = path.read_bytes()
-    done = cxr(str(path), "--model", "cnn", option, str(tmp_path / place), cwd=project)
+    done = cxr("predict", str(path), "--model", "cnn", option, str(tmp_path / place), cwd=project)
     assert done.returncode == 2 and done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert sentence in line
     assert path.read_bytes() == before
 
 
-def test_a_name_may_hold_any_character(project: Path, tmp_path: Path) -> None:
+def test_a_name_may_hold_any_character(cxr: Cxr, project: Path, tmp_path: Path) -> None:
     path = tmp_path / "a$_$b[red].png"
     Image.fromarray(CHESTS[0]).save(path)
-    done = cxr(str(path), "--model", "cnn", "--cam", str(tmp_path / "maps"), cwd=project)
+    done = cxr("predict", str(path), "--model", "cnn", "--cam", str(tmp_path / "maps"), cwd=project)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(str(path))
     assert (tmp_path / "maps" / f"{path.stem}.maps.png").is_file()

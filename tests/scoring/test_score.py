@@ -1,13 +1,12 @@
 """Anybody's predictions: measured as ours are, beside ours, and refused in one line."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Cxr
 from sklearn.metrics import roc_auc_score
 
 from cxr.data.ood import Typical
@@ -22,7 +21,7 @@ TYPICAL = Typical(np.zeros((28, 28)), 0.0)
 PUBLISHED = {"densenet121_seed0": 0.7025, "vit_small_seed0": 0.6755}
 
 
-def score(
+def scored(
     predictions: Path,
     labels: Path,
     project: Path | None = None,
@@ -95,7 +94,7 @@ def write_labels(project: Path, folder: Path) -> Path:
 
 
 def test_theirs_are_measured_on_the_images_they_are_of(project: Path, tmp_path: Path) -> None:
-    done = score(write_theirs(tmp_path), write_labels(project, tmp_path))
+    done = scored(write_theirs(tmp_path), write_labels(project, tmp_path))
     labels, logits = images()
     assert done.matched_by == "stem"
     assert done.notes == [
@@ -111,7 +110,7 @@ def test_theirs_are_measured_on_the_images_they_are_of(project: Path, tmp_path: 
 
 def test_our_own_predictions_score_as_evaluate_says(project: Path, tmp_path: Path) -> None:
     """All but what hangs on our calibration; thresholds here are on raw probabilities."""
-    done = score(project / "predictions/cnn.npz", write_labels(project, tmp_path), by_order=True)
+    done = scored(project / "predictions/cnn.npz", write_labels(project, tmp_path), by_order=True)
     found, expected = done.models["cnn"], ours(project)["cnn"]["test"]
     for key in ("n", "n_labels", "macro_auroc", "macro_auroc_ci", "macro_ap", "macro_ap_ci"):
         assert found[key] == expected[key]
@@ -124,7 +123,7 @@ def test_our_own_predictions_score_as_evaluate_says(project: Path, tmp_path: Pat
 
 
 def test_compared_on_our_images_every_two_models_are_paired(project: Path, tmp_path: Path) -> None:
-    done = score(write_theirs(tmp_path), write_labels(project, tmp_path), project)
+    done = scored(write_theirs(tmp_path), write_labels(project, tmp_path), project)
     assert list(done.models) == ["theirs", "cnn", "vit", *BASELINES]
     for name in ("cnn", "vit"):
         assert done.models[name]["labels"] == ours(project)[name]["test"]["labels"]
@@ -141,7 +140,7 @@ def test_compared_in_their_order_of_our_images(project: Path, tmp_path: Path) ->
     path = tmp_path / "labels.npz"
     ids = np.load(project / "data/processed/test_ids.npy")
     np.savez(path, test_labels=images()[0][order], test_ids=ids[order])
-    done = score(write_theirs(tmp_path), path, project)
+    done = scored(write_theirs(tmp_path), path, project)
     assert done.comparisons and not any("other images" in note for note in done.notes)
     assert done.models["cnn"]["macro_auroc"] == pytest.approx(
         ours(project)["cnn"]["test"]["macro_auroc"]
@@ -151,7 +150,7 @@ def test_compared_in_their_order_of_our_images(project: Path, tmp_path: Path) ->
 def test_without_ids_equal_labels_are_the_same_images(project: Path, tmp_path: Path) -> None:
     labels, logits = images()
     np.savez(tmp_path / "theirs.npz", test_logits=logits, test_labels=labels)
-    done = score(tmp_path / "theirs.npz", tmp_path / "theirs.npz", project)
+    done = scored(tmp_path / "theirs.npz", tmp_path / "theirs.npz", project)
     assert done.models["cnn"]["labels"] == ours(project)["cnn"]["test"]["labels"]
     assert done.notes == []  # one file is in one order
 
@@ -159,7 +158,7 @@ def test_without_ids_equal_labels_are_the_same_images(project: Path, tmp_path: P
 def test_other_images_are_set_beside_and_not_compared(project: Path, tmp_path: Path) -> None:
     labels, logits = images(90, seed=3)
     np.savez(tmp_path / "theirs.npz", test_logits=logits, test_labels=labels)
-    done = score(tmp_path / "theirs.npz", tmp_path / "theirs.npz", project)
+    done = scored(tmp_path / "theirs.npz", tmp_path / "theirs.npz", project)
     assert list(done.models) == ["theirs", "cnn", "vit", *BASELINES]
     assert done.models["cnn"] == ours(project)["cnn"]["test"]
     assert done.comparisons == []
@@ -170,32 +169,32 @@ def test_other_labels_or_other_ids_are_other_images(project: Path, tmp_path: Pat
     """As many images, once with other labels and no ids, once with our labels and other ids."""
     labels, logits = images(120, seed=3)
     np.savez(tmp_path / "labels.npz", test_logits=logits, test_labels=labels)
-    done = score(tmp_path / "labels.npz", tmp_path / "labels.npz", project)
+    done = scored(tmp_path / "labels.npz", tmp_path / "labels.npz", project)
     assert done.comparisons == [] and "measured on other images" in done.notes[0]
     labels, logits = images()
     ids = np.array([f"another{i:04}" for i in range(120)])
     np.savez(tmp_path / "ids.npz", test_logits=logits, test_labels=labels, test_ids=ids)
-    done = score(tmp_path / "ids.npz", tmp_path / "ids.npz", project)
+    done = scored(tmp_path / "ids.npz", tmp_path / "ids.npz", project)
     assert done.comparisons == [] and "measured on other images" in done.notes[0]
 
 
 def test_a_name_that_we_have_too_is_kept_apart(project: Path, tmp_path: Path) -> None:
     theirs = write_theirs(tmp_path).rename(tmp_path / "cnn.npz")
-    done = score(theirs, write_labels(project, tmp_path), project)
+    done = scored(theirs, write_labels(project, tmp_path), project)
     assert list(done.models) == ["cnn", "cnn (here)", "vit", *BASELINES]
 
 
 def test_models_of_ours_are_kept_apart_when_images_differ(project: Path, tmp_path: Path) -> None:
     labels, logits = images(90, seed=3)
     np.savez(tmp_path / "cnn.npz", test_logits=logits, test_labels=labels)
-    done = score(tmp_path / "cnn.npz", tmp_path / "cnn.npz", project)
+    done = scored(tmp_path / "cnn.npz", tmp_path / "cnn.npz", project)
     assert list(done.models) == ["cnn", "cnn (here)", "vit", *BASELINES]
     assert done.models["cnn"]["n"] == 90
 
 
 def test_a_file_may_be_called_like_a_baseline(project: Path, tmp_path: Path) -> None:
     theirs = write_theirs(tmp_path).rename(tmp_path / "prevalence.npz")
-    done = score(theirs, write_labels(project, tmp_path))
+    done = scored(theirs, write_labels(project, tmp_path))
     assert list(done.models) == ["prevalence (given)", *BASELINES]
     assert done.models[done.name]["labels"]
 
@@ -206,11 +205,11 @@ def test_validation_of_one_side_alone_gives_no_threshold(project: Path, tmp_path
     ids = np.array([str(i) for i in range(120)])
     np.savez(tmp_path / "a.npz", test_logits=logits, test_labels=labels, ids=ids,
              val_logits=logits[:50])  # fmt: skip
-    told = score(tmp_path / "a.npz", tmp_path / "a.npz").models["a"]
+    told = scored(tmp_path / "a.npz", tmp_path / "a.npz").models["a"]
     assert told["labels"]["mass"]["threshold"] is None
     np.savez(tmp_path / "b.npz", test_logits=logits, test_labels=labels, ids=ids,
              val_logits=logits[:50], val_labels=labels[:50])  # fmt: skip
-    told = score(tmp_path / "b.npz", tmp_path / "b.npz").models["b"]
+    told = scored(tmp_path / "b.npz", tmp_path / "b.npz").models["b"]
     assert told["labels"]["mass"]["threshold"] is not None
 
 
@@ -219,23 +218,20 @@ def test_repeated_ids_are_other_images(project: Path, tmp_path: Path) -> None:
     ids = np.load(project / "data/processed/test_ids.npy")
     np.savez(tmp_path / "l.npz", test_labels=np.vstack([labels, labels]), test_ids=[*ids, *ids])
     np.savez(tmp_path / "p.npz", test_logits=np.vstack([logits, logits]))
-    done = score(tmp_path / "p.npz", tmp_path / "l.npz", project, by_order=True)
+    done = scored(tmp_path / "p.npz", tmp_path / "l.npz", project, by_order=True)
     assert done.comparisons == []
 
 
 def test_without_validation_there_is_no_threshold(project: Path, tmp_path: Path) -> None:
-    done = score(write_theirs(tmp_path), write_labels(project, tmp_path))
+    done = scored(write_theirs(tmp_path), write_labels(project, tmp_path))
     told = done.models["theirs"]
     assert told["labels"]["mass"]["threshold"] is None
     assert {entry["why"] for entry in told["undefined"]} == {scoring.NO_VALIDATION}
 
 
-def cxr(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from cxr.cli import main; main()", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
-
-
-def test_the_command_prints_a_table_or_one_test_object(project: Path, tmp_path: Path) -> None:
+def test_the_command_prints_a_table_or_one_test_object(
+    cxr: Cxr, project: Path, tmp_path: Path
+) -> None:
     theirs, labels = str(write_theirs(tmp_path)), str(write_labels(project, tmp_path))
     call = ["score", theirs, "--labels", labels, "--resamples", "200"]
     told = json.loads(cxr(*call, "--json", cwd=tmp_path).stdout)
@@ -252,7 +248,7 @@ def test_the_command_prints_a_table_or_one_test_object(project: Path, tmp_path: 
     assert list(together["models"]) == ["theirs", "cnn", "vit", *BASELINES]
 
 
-def test_the_answer_says_how_images_were_matched(project: Path, tmp_path: Path) -> None:
+def test_the_answer_says_how_images_were_matched(cxr: Cxr, project: Path, tmp_path: Path) -> None:
     """In a printed line and in the JSON."""
     _, logits = images()
     ids = np.load(project / "data/processed/test_ids.npy")
@@ -283,12 +279,12 @@ def test_validation_that_does_not_match_gives_no_threshold(project: Path, tmp_pa
     theirs = write_theirs(tmp_path)
     with np.load(theirs) as file:
         np.savez(theirs, **file, val_logits=logits[:50])
-    done = score(theirs, write_labels(project, tmp_path))
+    done = scored(theirs, write_labels(project, tmp_path))
     assert done.models["theirs"]["labels"]["mass"]["threshold"] is None
     assert any("no thresholds from the split val: " in note for note in done.notes)
 
 
-def test_labels_without_any_finding_are_named_as_undefined(tmp_path: Path) -> None:
+def test_labels_without_any_finding_are_named_as_undefined(cxr: Cxr, tmp_path: Path) -> None:
     labels, logits = images()
     np.savez(tmp_path / "p.npz", logits=logits, labels=0 * labels)
     call = ["score", "p.npz", "--resamples", "100"]
@@ -318,7 +314,7 @@ def test_labels_without_any_finding_are_named_as_undefined(tmp_path: Path) -> No
     ],
 )
 def test_what_is_wrong_is_one_line_and_status_2(
-    project: Path, tmp_path: Path, arguments: list[str], sentence: str
+    cxr: Cxr, project: Path, tmp_path: Path, arguments: list[str], sentence: str
 ) -> None:
     write_theirs(tmp_path)
     labels, _ = images()
@@ -333,7 +329,7 @@ def test_what_is_wrong_is_one_line_and_status_2(
     assert line.startswith("cxr: ") and sentence in line
 
 
-def test_our_models_were_measured_on_two_splits(project: Path, tmp_path: Path) -> None:
+def test_our_models_were_measured_on_two_splits(cxr: Cxr, project: Path, tmp_path: Path) -> None:
     labels, logits = images()
     np.savez(tmp_path / "a.npz", train_logits=logits, train_labels=labels)
     done = cxr("score", str(tmp_path / "a.npz"), "--split", "train", "--compare", cwd=project)
@@ -341,7 +337,9 @@ def test_our_models_were_measured_on_two_splits(project: Path, tmp_path: Path) -
     assert "were measured on val and test alone" in done.stderr
 
 
-def test_a_project_without_results_can_not_be_compared_with(project: Path, tmp_path: Path) -> None:
+def test_a_project_without_results_can_not_be_compared_with(
+    cxr: Cxr, project: Path, tmp_path: Path
+) -> None:
     (project / "reports/metrics.json").unlink()
     theirs, labels = str(write_theirs(tmp_path)), str(write_labels(project, tmp_path))
     done = cxr("score", theirs, "--labels", labels, "--compare", cwd=project)
@@ -351,7 +349,9 @@ def test_a_project_without_results_can_not_be_compared_with(project: Path, tmp_p
 
 @pytest.mark.skipif(not PREDICTIONS.is_dir(), reason=f"{PREDICTIONS} is not here")
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_published_predictions_give_their_authors_numbers(name: str, tmp_path: Path) -> None:
+def test_published_predictions_give_their_authors_numbers(
+    cxr: Cxr, name: str, tmp_path: Path
+) -> None:
     path = PREDICTIONS / f"{name}.npz"
     told = json.loads(cxr("score", str(path), "--json", cwd=tmp_path).stdout)
     assert round(told["macro_auroc"], 4) == PUBLISHED[name]

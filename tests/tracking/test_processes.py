@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import uuid
@@ -33,9 +34,10 @@ IN_A_NAMESPACE = ["unshare", "--pid", "--fork", "--mount-proc"]
 
 
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> Path:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
+    shutil.copy2(empty_store, tmp_path)
     Tracker(tmp_path, "data")
     return tmp_path
 

@@ -1,6 +1,7 @@
 """Models in MLflow's registry: weights and decision together, and which is the champion."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,9 @@ class Registry:
 
 
 @pytest.fixture
-def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> Registry:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy2(empty_store, tmp_path)
     return Registry(tmp_path)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from pipeline import Pipeline, create
+from pipeline import ROOT, Pipeline, create
 
 WORK = """
 import time
@@ -51,6 +51,14 @@ def nothing_is_published(project: Pipeline) -> bool:
     scratch = project.folder / ".scratch"
     left = [path.name for path in scratch.iterdir() if path.suffix != ".lock"]
     return not (project.folder / "data").exists() and left == []
+
+
+def test_code_of_another_copy_is_refused(project: Pipeline) -> None:
+    """The record would name code that did not run."""
+    done = project.run("env", f"PYTHONPATH={ROOT / 'src'}", "python", "stages/download.py")
+    assert done.returncode == 2
+    assert f"the code of {ROOT / 'src'} would run instead of" in done.stderr
+    assert not (project.folder / "data").exists()
 
 
 def test_a_parameter_edited_meanwhile_is_refused(project: Pipeline) -> None:

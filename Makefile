@@ -4,10 +4,12 @@ PYTHON ?= python3
 VENV := $(CURDIR)/.venv
 export PATH := $(VENV)/bin:$(PATH)
 READY := .venv/.ready
+# Two files of tests at once, begun in the order that tests/conftest.py gives.
+PYTEST := python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 UV := .venv/bin/python tools/run_uv.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor demo test test-all repro ui report serve faults bench lint \
+.PHONY: help setup doctor demo test test-slow test-all repro ui report serve faults bench lint \
 	audit-deps plots-page format lock clean
 
 help: ## show this list
@@ -43,10 +45,12 @@ serve: $(READY) ## answer HTTP requests with the champion; DEMO=1 for the demo's
 	cxr serve $(if $(DEMO),--demo) --port $(or $(PORT),5001)
 
 test: $(READY) ## the fast tests
-	python -m pytest
+	$(PYTEST)
 
-test-all: $(READY) ## all tests: the pipeline, the README's commands and a browser too
-	python -m pytest -m "slow or not slow"
+test-slow: $(READY) ## the slow tests: the pipeline, the README's commands, a browser
+	$(PYTEST) -m slow
+
+test-all: test test-slow ## all tests
 
 faults: $(READY) ## kill stages, break stores and disks: what is lost (half an hour); ARGS=--help
 	PYTHONPATH=src:tests python -m faults $(ARGS)

@@ -12,7 +12,40 @@ from pipeline import create
 
 from cxr import cli
 
+# Files that take minutes, the longest first. Those before test_clean_results.py do not need `kept`,
+# so that one worker makes it while the other is at them.
+LONG = (
+    "sweep/test_queue.py",
+    "faults/test_faults.py",
+    "hostile/test_fuzz.py",
+    "evaluation/test_coverage.py",
+    "test_clean_results.py",
+    "test_pipeline.py",
+    "test_readme_commands.py",
+    "audit/test_replay.py",
+    "audit/test_audit.py",
+    "report/test_report.py",
+    "inference/test_serving.py",
+    "pipeline/test_stage.py",
+    "pipeline/test_many_at_once.py",
+    "tracking/test_registry.py",
+    "test_adding_a_model.py",
+    "audit/test_sync.py",
+    "cli/test_manners.py",
+    "pipeline/test_scratch.py",
+    "pipeline/test_repro.py",
+    "test_larger_repository.py",
+    "test_bad_input.py",
+    "test_browser.py",
+)
+
 Cxr = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, so that in the end no worker waits for one that the other has begun."""
+    order = {Path(__file__).parent / name: n for n, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path, len(LONG)))
 
 
 @pytest.fixture

@@ -533,7 +533,7 @@ def test_a_port_that_is_taken_and_a_model_that_is_not_there_are_one_line(running
     serve = ("cxr", "serve", "--port")
     for command, words in (
         ((*serve, str(running.port)), f"port {running.port} of 127.0.0.1 can't be listened on"),
-        ((*serve, str(free_port()), "--model", "models:/none@champion"), "`dvc repro` registers"),
+        ((*serve, str(free_port()), "--model", "models:/none@champion"), "`cxr sync` registers"),
         ((*serve, str(free_port()), "--model", "none"), "none is no model's address"),
     ):
         done = running.pipeline.run(*command)

@@ -1,6 +1,6 @@
 """Files of weights: written, read and checked."""
 
-import pickle
+import pickle  # for the name of its error alone  # nosec B403
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path

@@ -77,7 +77,7 @@ def test_an_orphan_is_named_and_what_it_made_is_taken(made: Pipeline) -> None:
     assert store.get_run(run.info.run_id).info.status == "KILLED"
     third = made.run("dvc", "repro", "--single-item", "train-cnn")
     assert third.returncode == 0, third.stderr
-    assert "train-cnn: goes on from batch" in third.stdout
+    assert "train-cnn: goes on from " in third.stdout  # a batch, or an epoch that has just ended
     done = store.get_run(run.info.run_id)
     assert done.info.status == "FINISHED"
     assert "cxr.failure" not in done.data.tags

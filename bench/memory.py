@@ -18,15 +18,15 @@ ONE_PASS: dict[str, Any] = {
     "gradcam.indices": [0],
     "gradcam.labels": "findings",
 }
-FULL_SIZE = ONE_PASS | {"train.squeezenet.image_size": 32, "gradcam.searched": 1000}
+FULL_SIZE = ONE_PASS | {"train.squeezenet.image_size": 32, "gradcam.max_images": 1000}
 LARGE_IMAGES = ONE_PASS | {
     "download.size": 224,
     "download.phantom.train": 600,
     "download.phantom.val": 400,
     "download.phantom.test": 5000,
     "train.vit.patch": 16,
-    "gradcam.searched": 100,
-    "gradcam.probed": 4,
+    "gradcam.max_images": 100,
+    "gradcam.max_findings": 4,
 }
 SETTINGS = (
     ("full size", FULL_SIZE, 1500),

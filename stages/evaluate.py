@@ -16,7 +16,7 @@ import torch
 from cxr import models, paths, progress
 from cxr.arrays import Floats, Labels
 from cxr.data import splits
-from cxr.data.ood import Typical
+from cxr.data.ood import OodReference
 from cxr.data.splits import Split
 from cxr.evaluation import decisions
 from cxr.evaluation import evaluate as evaluation
@@ -46,7 +46,7 @@ BINS = ("mean_prob", "share_positive", "n")
 
 def evaluate(run: stage.Stage) -> None:
     data = {name: splits.open_split(run.input(paths.PROCESSED), name) for name in splits.SPLITS}
-    typical = Typical.of(data["train"].images, data["val"].images)
+    ood = OodReference.of(data["train"].images, data["val"].images)
     predicted: dict[str, dict[str, Predicted]] = {split: {} for split in HELD_OUT}
     for name, log in run.logs.items():
         if name in BASELINES:
@@ -58,7 +58,7 @@ def evaluate(run: stage.Stage) -> None:
         wanted = run.params.evaluate
         decision = decisions.decide(
             name, data["val"].labels, logits["val"],
-            wanted.calibration, wanted.threshold_rule, wanted.sensitivity, typical,
+            wanted.calibration, wanted.threshold_rule, wanted.sensitivity, ood,
         )  # fmt: skip
         run.write_json(f"{paths.DECISIONS}/{name}.json", decision.as_json())
         for split in HELD_OUT:
@@ -150,21 +150,24 @@ def draw(
         run.picture(f"{paths.EVALUATION}/precision_recall.png"),
     )
     figures.reliability(tests, run.origin, run.picture(f"{paths.EVALUATION}/reliability.png"))
-    called = {name: each.probs >= each.thresholds for name, each in predicted.items()}
+    predicted_positive = {name: each.probs >= each.thresholds for name, each in predicted.items()}
     figures.label_pairs(
-        test.labels, called, run.origin, run.picture(f"{paths.EVALUATION}/label_pairs.png")
+        test.labels,
+        predicted_positive,
+        run.origin,
+        run.picture(f"{paths.EVALUATION}/label_pairs.png"),
     )
     probs = {name: each.probs for name, each in predicted.items()}
     found = most_surprising(test.labels, list(probs.values()), N_SURPRISES)
     names = [f"#{i}" if test.ids is None else f"#{i} {test.ids[i]}" for i in found.index]
-    figures.surprises(
+    figures.hard_examples(
         found,
         test.images[found.index],
         test.labels[found.index],
         {name: each[found.index] for name, each in probs.items()},
         names,
         run.origin,
-        run.picture(f"{paths.EVALUATION}/surprises.png"),
+        run.picture(f"{paths.EVALUATION}/hard_examples.png"),
     )
     write_tables(run, evaluated, tests, curves)
 

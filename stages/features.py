@@ -32,13 +32,13 @@ def compute(run: stage.Stage) -> None:
         progress.say("features: none, since train.squeezenet.freeze is false")
         return
     views = [(name, False) for name in splits.SPLITS]
-    views += [("train", True)] if hyper.augment.mirror else []
-    for name, mirror in views:
+    views += [("train", True)] if hyper.augment.hflip else []
+    for name, hflip in views:
         split = splits.open_split(run.input(PROCESSED), name)
-        title = f"{name}_mirrored" if mirror else name
+        title = f"{name}_hflip" if hflip else name
         with progress.bar(f"features: {title}") as advance:
             parts = features.compute_in_parts(
-                backbone, split.images, spec, torch.device(run.device), mirror,
+                backbone, split.images, spec, torch.device(run.device), hflip,
                 run.work / title, advance,
             )  # fmt: skip
             n = features.join(parts, store / f"{title}.npy")

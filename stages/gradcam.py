@@ -22,11 +22,11 @@ from cxr.data import boxes, splits
 from cxr.data.splits import Split
 from cxr.errors import CxrError
 from cxr.evaluation import decisions
-from cxr.evaluation.decisions import Decision
+from cxr.evaluation.decisions import OperatingPoint
 from cxr.labels import LABELS
 from cxr.params import Params, flatten
 from cxr.paths import DECISIONS, MAPS, MAPS_REPORT, MODELS, PROCESSED, SHEETS, SIDE_BY_SIDE
-from cxr.plots.gradcam import Opinion, Shot, sheet, side_by_side, slide
+from cxr.plots.gradcam import ImageCase, ModelOutput, sheet, side_by_side, slide
 from cxr.plots.gradcam import examples as example_sheet
 from cxr.training.device import set_up_device
 
@@ -44,9 +44,9 @@ def gradcam(run: stage.Stage) -> None:
             f"{len(split.labels)} images; give indices below that"
         )
     known = find_truth(run, split)
-    searched = np.arange(min(wanted.searched, len(split.labels)))
+    searched = np.arange(min(wanted.max_images, len(split.labels)))
     report: dict[str, Any] = {}
-    opinions: dict[str, list[Opinion]] = {}
+    model_outputs: dict[str, list[ModelOutput]] = {}
     n_sheets = len(wanted.indices) + len(LABELS)  # of a model
     with progress.steps("gradcam", len(run.logs) * (1 + n_sheets) + 1) as step:
         for name, log in run.logs.items():
@@ -55,17 +55,17 @@ def gradcam(run: stage.Stage) -> None:
             target = target_of(run, model, split)
             decision = decisions.read(run.input(f"{DECISIONS}/{name}.json"))
             forward = target.forward(searched)
-            called = decision.calibration.probs(forward.logits) >= decision.thresholds
+            predicted_positive = decision.calibration.probs(forward.logits) >= decision.thresholds
             maps = explain(run, name, target)
             report[name] = {"method": target.method, **describe(maps, wanted.indices)}
-            report[name] |= judge(run, target, called, split, known)
+            report[name] |= assess_maps(run, target, predicted_positive, split, known)
             log.metrics |= flat_metrics(report[name], maps)
             step()
-            opinions[name] = opine(name, target.method, maps, decision)
-            draw_sheets(run, name, split, opinions[name], step)
-            draw_examples(run, name, split, target, decision, forward, called, step)
+            model_outputs[name] = explain_images(name, target.method, maps, decision)
+            draw_sheets(run, name, split, model_outputs[name], step)
+            draw_examples(run, name, split, target, decision, forward, predicted_positive, step)
             tell(name, report[name], maps)
-        draw_side_by_side(run, split, opinions)
+        draw_side_by_side(run, split, model_outputs)
         step()
     run.write_json(MAPS_REPORT, {"split": wanted.split, "models": report})
 
@@ -76,7 +76,7 @@ def find_truth(run: stage.Stage, split: Split) -> Truth | None:
     if wanted.boxes is not None:
         return ground_truth.of_boxes(split, boxes.read(boxes.find(wanted.boxes, run.project)))
     if run.origin.is_phantom:
-        return ground_truth.of_phantom(split, wanted.split, wanted.searched, run.params.seed)
+        return ground_truth.of_phantom(split, wanted.split, wanted.max_images, run.params.seed)
     return None
 
 
@@ -98,16 +98,16 @@ def explain(run: stage.Stage, name: str, target: CamTarget) -> cam.Cam:
         run.output(f"{MAPS}/{name}.npz"),
         indices=index,
         logits=maps.logits,
-        evidence=maps.evidence,
+        attribution=maps.attribution,
     )
     return maps
 
 
 def describe(maps: cam.Cam, indices: tuple[int, ...]) -> dict[str, Any]:
-    """Per image and label, the range of the evidence: what is empty is told, not stretched."""
-    low, high = maps.evidence.min(axis=(2, 3)), maps.evidence.max(axis=(2, 3))
+    """Per image and label, the range of the attribution: what is empty is told, not stretched."""
+    low, high = maps.attribution.min(axis=(2, 3)), maps.attribution.max(axis=(2, 3))
     return {
-        "grid": list(maps.evidence.shape[2:]),
+        "grid": list(maps.attribution.shape[2:]),
         "empty": int((high <= 0).sum()),
         "images": {
             str(index): {
@@ -119,17 +119,21 @@ def describe(maps: cam.Cam, indices: tuple[int, ...]) -> dict[str, Any]:
     }
 
 
-def judge(
-    run: stage.Stage, target: CamTarget, called: Flags, split: Split, known: Truth | None
+def assess_maps(
+    run: stage.Stage,
+    target: CamTarget,
+    predicted_positive: Flags,
+    split: Split,
+    known: Truth | None,
 ) -> dict[str, Any]:
     """How far the maps can be trusted: on findings that the model has found; on boxes, on all.
 
     Parameters
     ----------
-    called : (N, L), what the model calls in the split's first N images.
+    predicted_positive : (N, L), what the model calls in the split's first N images.
     """
     wanted, seed = run.params.gradcam, run.params.seed
-    image, label = np.nonzero(called & (split.labels[: len(called)] == 1))
+    image, label = np.nonzero(predicted_positive & (split.labels[: len(predicted_positive)] == 1))
     told: dict[str, Any] = {}
     if known is not None:
         if run.origin.is_phantom:
@@ -138,9 +142,9 @@ def judge(
             known = known.only(np.array([pair in pairs for pair in theirs], np.bool_))
         untrained = replace(target, network=sanity.untrained(target.network, seed))
         for key, each in (("localisation", target), ("localisation_untrained", untrained)):
-            evidence = each.explain_pairs(known.image, known.label)
-            told[key] = trust.localisation(evidence, known, seed)
-    image, label = image[: wanted.probed], label[: wanted.probed]
+            attribution = each.explain_pairs(known.image, known.label)
+            told[key] = trust.localisation(attribution, known, seed)
+    image, label = image[: wanted.max_findings], label[: wanted.max_findings]
     told["faithfulness"] = trust.faithfulness(target, image, label, seed)
     told["sanity"] = trust.sanity(target, image, label, seed)
     return told
@@ -150,7 +154,7 @@ def flat_metrics(report: dict[str, Any], maps: cam.Cam) -> dict[str, float]:
     """One model's numbers under MLflow's names; what is undefined is left out."""
     values: dict[str, float | None] = {
         "gradcam/maps": maps.logits.size,
-        "gradcam/without_positive_evidence": report["empty"],
+        "gradcam/without_positive_attribution": report["empty"],
     }
     if "localisation" in report:
         pooled = report["localisation"]["pooled"]
@@ -167,47 +171,53 @@ def flat_metrics(report: dict[str, Any], maps: cam.Cam) -> dict[str, float]:
     return {key: float(value) for key, value in values.items() if value is not None}
 
 
-def opine(name: str, method: Method, maps: cam.Cam, decision: Decision) -> list[Opinion]:
+def explain_images(
+    name: str, method: Method, maps: cam.Cam, decision: OperatingPoint
+) -> list[ModelOutput]:
     """The model's word on each image of some maps."""
     probs = decision.calibration.probs(maps.logits)
     return [
-        Opinion(name, method, probs[i], decision.thresholds, maps.evidence[i])
+        ModelOutput(name, method, probs[i], decision.thresholds, maps.attribution[i])
         for i in range(len(probs))
     ]
 
 
-def shot_of(run: stage.Stage, split: Split, index: int) -> Shot:
+def image_case(run: stage.Stage, split: Split, index: int) -> ImageCase:
     name = f"{run.params.gradcam.split} image {index}"
-    return Shot(name, np.array(split.images[index]), np.array(split.labels[index]))
+    return ImageCase(name, np.array(split.images[index]), np.array(split.labels[index]))
 
 
-def labels_shown(run: stage.Stage, shot: Shot, opinions: list[Opinion]) -> list[int]:
+def labels_shown(run: stage.Stage, case: ImageCase, model_outputs: list[ModelOutput]) -> list[int]:
     """All labels; or what is there and, of what is not, what lies furthest above its threshold.
 
-    Where that is nothing, the label that came nearest to being called.
+    Where that is nothing, the label that came nearest to being predicted_positive.
     """
     if run.params.gradcam.labels == "all":
         return list(range(len(LABELS)))
-    times_threshold = np.max([each.probs / each.thresholds for each in opinions], axis=0)
+    times_threshold = np.max([each.probs / each.thresholds for each in model_outputs], axis=0)
     times_threshold = np.nan_to_num(times_threshold, nan=-1)  # without one nothing is called
     highest = np.argsort(-times_threshold, kind="stable").tolist()
-    wrong = [i for i in highest if shot.truth[i] == 0 and times_threshold[i] >= 1]
-    return sorted({*np.flatnonzero(shot.truth).tolist(), *wrong[:MOST_ERRORS]}) or highest[:1]
+    wrong = [i for i in highest if case.truth[i] == 0 and times_threshold[i] >= 1]
+    return sorted({*np.flatnonzero(case.truth).tolist(), *wrong[:MOST_ERRORS]}) or highest[:1]
 
 
 def draw_sheets(
-    run: stage.Stage, name: str, split: Split, opinions: list[Opinion], step: Callable[[], None]
+    run: stage.Stage,
+    name: str,
+    split: Split,
+    model_outputs: list[ModelOutput],
+    step: Callable[[], None],
 ) -> None:
     """For each image a sheet of its labels, and a picture of each for MLflow's slider."""
     log = run.logs[name]
-    for index, opinion in zip(run.params.gradcam.indices, opinions, strict=True):
-        shot, place = shot_of(run, split, index), f"{SHEETS}/{name}"
-        labels = labels_shown(run, shot, [opinion])
-        sheet(shot, opinion, labels, run.origin, run.picture(f"{place}/{index}.png", log))
+    for index, output in zip(run.params.gradcam.indices, model_outputs, strict=True):
+        case, place = image_case(run, split, index), f"{SHEETS}/{name}"
+        labels = labels_shown(run, case, [output])
+        sheet(case, output, labels, run.origin, run.picture(f"{place}/{index}.png", log))
         for label in labels:
             path = f"{place}/{index}/{LABELS[label]}.png"
-            picture = run.slide(path, log, f"{SLIDERS}/{shot.name}", step=label)
-            slide(shot, opinion, label, run.origin, picture)
+            picture = run.slide(path, log, f"{SLIDERS}/{case.name}", step=label)
+            slide(case, output, label, run.origin, picture)
         step()
 
 
@@ -216,16 +226,16 @@ def draw_examples(
     name: str,
     split: Split,
     target: CamTarget,
-    decision: Decision,
+    decision: OperatingPoint,
     forward: Forward,
-    called: Flags,
+    predicted_positive: Flags,
     step: Callable[[], None],
 ) -> None:
     """For each label a sheet of what the model typically finds, invents and misses."""
-    truth = split.labels[: len(called)] == 1
+    truth = split.labels[: len(predicted_positive)] == 1
     for i, label in enumerate(LABELS):
         step()
-        chosen = examples.choose(forward.pooled, truth[:, i], called[:, i])
+        chosen = examples.choose(forward.pooled, truth[:, i], predicted_positive[:, i])
         rows = {
             "true positive": chosen.true_positives,
             "false positive": chosen.false_positives,
@@ -234,12 +244,12 @@ def draw_examples(
         index = np.concatenate(list(rows.values()))
         if not len(index):
             continue
-        opinions = opine(name, target.method, target.explain(index), decision)
-        word = dict(zip(index.tolist(), opinions, strict=True))
+        model_outputs = explain_images(name, target.method, target.explain(index), decision)
+        word = dict(zip(index.tolist(), model_outputs, strict=True))
         example_sheet(
             i,
             {
-                group: [(shot_of(run, split, row), word[row]) for row in members.tolist()]
+                group: [(image_case(run, split, row), word[row]) for row in members.tolist()]
                 for group, members in rows.items()
             },
             run.origin,
@@ -247,21 +257,23 @@ def draw_examples(
         )
 
 
-def draw_side_by_side(run: stage.Stage, split: Split, opinions: dict[str, list[Opinion]]) -> None:
+def draw_side_by_side(
+    run: stage.Stage, split: Split, model_outputs: dict[str, list[ModelOutput]]
+) -> None:
     """For each image one sheet of all models, which every model's run shows."""
     for i, index in enumerate(run.params.gradcam.indices):
-        shot, words = shot_of(run, split, index), [each[i] for each in opinions.values()]
-        labels = labels_shown(run, shot, words)
+        case, words = image_case(run, split, index), [each[i] for each in model_outputs.values()]
+        labels = labels_shown(run, case, words)
         path = run.picture(f"{SIDE_BY_SIDE}/{index}.png")
-        side_by_side(shot, words, labels, run.origin, path)
+        side_by_side(case, words, labels, run.origin, path)
 
 
 def tell(name: str, report: dict[str, Any], maps: cam.Cam) -> None:
     """What a person who watches wants to know first."""
-    n, n_labels, height, width = maps.evidence.shape
+    n, n_labels, height, width = maps.attribution.shape
     progress.say(
         f"gradcam: {name:<12} {n} images x {n_labels} labels on a grid of {height}x{width}, "
-        f"{report['empty']} maps without positive evidence"
+        f"{report['empty']} maps without positive attribution"
     )
     pooled = report.get("localisation", {}).get("pooled")
     if pooled and pooled["n"]:

@@ -29,7 +29,7 @@ TINY: dict[str, Any] = {
     "train.vit.depth": 1,
     "gradcam.indices": [0, 3],
     "gradcam.labels": "findings",
-    "gradcam.probed": 4,
+    "gradcam.max_findings": 4,
 }
 
 LIMIT = 600  # seconds: no command takes so long

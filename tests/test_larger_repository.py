@@ -147,7 +147,7 @@ def test_a_commit_from_before_the_project_moved_is_named(nested: Path, tmp_path:
     made, moved = code(nested), nested.parents[1] / "moved"
     run(nested.parents[1], "mv", "apps/x ray", "moved")
     commit(moved)
-    with pytest.raises(replay.Gone, match=r"has no params\.yaml in this folder"):
+    with pytest.raises(replay.MissingInput, match=r"has no params\.yaml in this folder"):
         replay._lay_code(made, Project(moved), tmp_path)
 
 

@@ -112,7 +112,7 @@ def test_values_are_yaml_1_2_as_dvcs_are(
         ("download.sise", "size"),
         ("download.phantom.trian", "train"),
         ("train.protocol.epoch", "epochs"),
-        ("train.cnn.augment.shfit", "shift"),
+        ("train.cnn.augment.tranlsate", "translate"),
         ("train.cnn.chanels", "channels"),
         ("train.squeezenet.weight", "weights"),
         ("train.vit.haeds", "heads"),
@@ -129,7 +129,7 @@ def test_a_mistyped_key_is_named_with_the_right_one(copy: Path, wrong: str, righ
     [
         ("seed", "sed"),
         ("train.protocol.epochs", "train.protocol.epoch"),
-        ("train.cnn.augment.shift", "train.cnn.augment.shfit"),
+        ("train.cnn.augment.translate", "train.cnn.augment.tranlsate"),
         ("train.vit.heads", "train.vit.haeds"),
     ],
 )
@@ -173,9 +173,9 @@ NAN, INF = float("nan"), float("inf")
         ("train.cnn.lr", True),
         ("train.cnn.lr", None),
         ("train.vit.weight_decay", -INF),
-        ("train.cnn.augment.mirror", 1),
-        ("train.cnn.augment.shift", 0.6),
-        ("train.cnn.augment.rotate", NAN),
+        ("train.cnn.augment.hflip", 1),
+        ("train.cnn.augment.translate", 0.6),
+        ("train.cnn.augment.degrees", NAN),
         ("train.cnn.augment.scale", 1),
         ("train.cnn.channels", 3),
         ("train.cnn.dropout", 1),
@@ -189,9 +189,9 @@ NAN, INF = float("nan"), float("inf")
         ("gradcam.split", "dev"),
         ("gradcam.method.cnn", "saliency"),
         ("gradcam.boxes", ""),
-        ("gradcam.searched", 0),
+        ("gradcam.max_images", 0),
         ("gradcam.labels", "some"),
-        ("gradcam.probed", 1.5),
+        ("gradcam.max_findings", 1.5),
         ("gradcam.indices", []),
     ],
 )
@@ -266,8 +266,8 @@ def test_maps_that_can_not_be_made_are_refused_before_any_training(
     assert refusal(copy) == f"params.yaml: {sentence}"
 
 
-def test_frozen_features_can_only_be_mirrored(copy: Path) -> None:
-    change(copy, {"train.squeezenet.augment.shift": 0.1})
+def test_frozen_features_can_only_be_hflip(copy: Path) -> None:
+    change(copy, {"train.squeezenet.augment.translate": 0.1})
     assert refusal(copy).startswith("params.yaml: train.squeezenet: with freeze: true")
     change(copy, {"train.squeezenet.freeze": False})
     params.load(copy)
@@ -308,7 +308,7 @@ def test_params_are_frozen() -> None:
         (loaded.train.protocol, "epochs"),
         (loaded.train.block("cnn"), "lr"),
         (hyper, "lr"),
-        (hyper.augment, "shift"),
+        (hyper.augment, "translate"),
     ):
         with pytest.raises(ValidationError, match="frozen"):
             setattr(section, key, 1)

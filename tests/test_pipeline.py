@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 from cxr import hashing
 from cxr.data import splits
-from cxr.data.ood import Typical
+from cxr.data.ood import OodReference
 from cxr.evaluation import decisions
 from cxr.evaluation.description import BASELINES
 from cxr.labels import LABELS
@@ -100,8 +100,8 @@ def test_thresholds_come_from_validation(made: Pipeline) -> None:
     logits = np.load(made.folder / "predictions/cnn.npz")["val_logits"]
     decision = decisions.read(made.folder / "decisions/cnn.json")
     train, val = (splits.open_split(made.folder / "data/processed", s) for s in ("train", "val"))
-    typical = Typical.of(train.images, val.images)
-    again = decisions.decide("cnn", labels, logits, "temperature", "youden", 0.9, typical)
+    ood = OodReference.of(train.images, val.images)
+    again = decisions.decide("cnn", labels, logits, "temperature", "youden", 0.9, ood)
     assert decision.as_json() == again.as_json()
     missing = [i for i in range(14) if not labels[:, i].any()]
     assert np.flatnonzero(np.isnan(decision.thresholds)).tolist() == missing
@@ -109,8 +109,8 @@ def test_thresholds_come_from_validation(made: Pipeline) -> None:
 
 def test_every_map_is_alive_and_changes_with_the_label(made: Pipeline) -> None:
     for model in MODELS:
-        evidence = np.load(made.folder / f"reports/maps/{model}.npz")["evidence"]
-        flat = evidence.reshape(*evidence.shape[:2], -1)
+        attribution = np.load(made.folder / f"reports/maps/{model}.npz")["attribution"]
+        flat = attribution.reshape(*attribution.shape[:2], -1)
         assert (np.abs(flat).max(axis=2) > 0).all()
         for image in flat:
             assert len(np.unique(image, axis=0)) == len(LABELS)

@@ -77,15 +77,15 @@ class TrainingRecipe(Section):
 class Augment(Section):
     """Random changes of a training image; each is drawn anew for every image of every epoch."""
 
-    mirror: bool
-    shift: Annotated[float, Field(ge=0, le=0.5)]
-    rotate: Annotated[float, Field(ge=0, le=180)]
+    hflip: bool
+    translate: Annotated[float, Field(ge=0, le=0.5)]
+    degrees: Annotated[float, Field(ge=0, le=180)]
     scale: Fraction
     contrast: Fraction
 
     @property
     def is_only_mirror(self) -> bool:
-        return not (self.shift or self.rotate or self.scale or self.contrast)
+        return not (self.translate or self.degrees or self.scale or self.contrast)
 
 
 class ModelParams(Section):
@@ -145,8 +145,8 @@ class GradCam(Section):
     ]
     labels: Literal["all", "findings"]
     boxes: Annotated[str, Field(min_length=1)] | None
-    searched: Count
-    probed: Count
+    max_images: Count
+    max_findings: Count
 
 
 class Params(Section):

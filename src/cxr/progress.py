@@ -33,7 +33,7 @@ class _Unheard(Console):
 QUIET = "CXR_QUIET"  # tells the stages that a command starts, too
 
 console = _Unheard(soft_wrap=True, highlight=False)
-beside = _Unheard(stderr=True, highlight=False)  # where stdout is for an answer
+stderr_console = _Unheard(stderr=True, highlight=False)  # where stdout is for an answer
 log = logging.getLogger("cxr")
 
 

@@ -140,7 +140,7 @@ def test_a_commit_that_is_gone_is_named(made: Pipeline, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_maps_are_compared_too(made: Pipeline) -> None:
-    edit(made, "stages/gradcam.py", "evidence=", "evidence=np.random.rand(1) + ")
+    edit(made, "stages/gradcam.py", "attribution=", "attribution=np.random.rand(1) + ")
     made.dvc("repro", "--single-item", "gradcam")
     done = made.run("cxr", "replay", made.run_id("gradcam"))
     assert done.returncode == 1, done.stdout + done.stderr

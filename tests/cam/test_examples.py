@@ -1,4 +1,4 @@
-"""Typical examples, chosen by hand."""
+"""OodReference examples, chosen by hand."""
 
 import numpy as np
 
@@ -23,8 +23,8 @@ def test_nothing_stands_for_an_empty_group() -> None:
 
 def test_groups_are_what_is_found_invented_and_missed() -> None:
     labels = np.array([1, 1, 0, 0, 1, 0], bool)
-    called = np.array([1, 0, 1, 0, 1, 1], bool)
-    chosen = choose(np.arange(6.0)[:, None] ** 2, labels, called)
+    predicted_positive = np.array([1, 0, 1, 0, 1, 1], bool)
+    chosen = choose(np.arange(6.0)[:, None] ** 2, labels, predicted_positive)
     assert sorted(chosen.true_positives) == [0, 4]
     assert sorted(chosen.false_positives) == [2, 5]
     assert chosen.misses.tolist() == [1]

@@ -99,8 +99,8 @@ def test_both_curves_start_and_end_with_the_image_and_the_blank() -> None:
 
 
 def test_orders() -> None:
-    evidence = np.array([[[1, 3], [3, -1]]], np.float32)
-    assert faithfulness.by_evidence(evidence).tolist() == [[1, 2, 0, 3]]
+    attribution = np.array([[[1, 3], [3, -1]]], np.float32)
+    assert faithfulness.by_attribution(attribution).tolist() == [[1, 2, 0, 3]]
     centre = faithfulness.from_centre(2, (3, 3))
     assert centre[0, 0] == 4 and set(centre[0, 5:]) == {0, 2, 6, 8}
     random = faithfulness.by_chance(50, (3, 3), seed=0)
@@ -111,7 +111,7 @@ def test_orders() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_random_layers_change_the_map_and_leave_the_network(name: str) -> None:
     net, x = network(name), images(name, 2)
-    before = cam.explain(net, x).evidence
+    before = cam.explain(net, x).attribution
     state = {key: value.clone() for key, value in net.state_dict().items()}
     steps = list(sanity.randomised(net, x, "gradcam", seed=0))
     assert steps[0].layer == "classifier"
@@ -123,12 +123,12 @@ def test_random_layers_change_the_map_and_leave_the_network(name: str) -> None:
     assert norms == set()  # nothing learnt stays
     assert [step.layer for step in steps] == with_weights[::-1]
     assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
-    assert np.array_equal(cam.explain(net, x).evidence, before)
-    assert np.abs(sanity.similarity(before, steps[0].evidence)).mean() < 0.9
+    assert np.array_equal(cam.explain(net, x).attribution, before)
+    assert np.abs(sanity.similarity(before, steps[0].attribution)).mean() < 0.9
     again = list(sanity.randomised(net, x, "gradcam", seed=0))
-    assert np.array_equal(steps[-1].evidence, again[-1].evidence)
+    assert np.array_equal(steps[-1].attribution, again[-1].attribution)
     other = list(sanity.randomised(net, x, "gradcam", seed=1))
-    assert not np.array_equal(steps[-1].evidence, other[-1].evidence)
+    assert not np.array_equal(steps[-1].attribution, other[-1].attribution)
 
 
 def test_similarity_is_scipys() -> None:

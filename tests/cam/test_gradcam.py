@@ -19,7 +19,7 @@ def close(a: np.ndarray, b: np.ndarray) -> bool:
     return np.allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
 
 
-def hooked_evidence(net: Network, image: Tensor, label: int) -> np.ndarray:
+def hooked_attribution(net: Network, image: Tensor, label: int) -> np.ndarray:
     """The paper's recipe for one image and one label: a full forward pass and one backward."""
     kept: dict[str, Tensor] = {}
     original = net.feature_map
@@ -34,33 +34,36 @@ def hooked_evidence(net: Network, image: Tensor, label: int) -> np.ndarray:
     net(image[None])[0, label].backward()
     net.feature_map = original
     activations, gradient = kept["map"].detach()[0].numpy(), kept["map"].grad[0].numpy()
-    evidence = np.zeros(activations.shape[1:])
+    attribution = np.zeros(activations.shape[1:])
     for channel, slope in zip(activations, gradient, strict=True):
-        evidence += slope.sum() / slope.size * channel
-    return evidence
+        attribution += slope.sum() / slope.size * channel
+    return attribution
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_evidence_equals_one_backward_pass_per_image_and_label(name: str) -> None:
+def test_attribution_equals_one_backward_pass_per_image_and_label(name: str) -> None:
     net, x = network(name), images(name, 2)
     maps = cam.explain(net, x)
-    assert maps.evidence.shape == (2, 14, *GRIDS[name])
+    assert maps.attribution.shape == (2, 14, *GRIDS[name])
     for i in range(2):
         for label in range(14):
-            assert close(maps.evidence[i, label], hooked_evidence(net, x[i], label)), (i, label)
+            assert close(maps.attribution[i, label], hooked_attribution(net, x[i], label)), (
+                i,
+                label,
+            )
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_evidence_of_a_linear_head_is_its_weights_over_the_feature_map(name: str) -> None:
+def test_attribution_of_a_linear_head_is_its_weights_over_the_feature_map(name: str) -> None:
     net, x = network(name), images(name)
     maps = cam.explain(net, x)
     with torch.no_grad():
         feature_map = net.eval().feature_map(x).numpy()
     weight, bias = (p.detach().numpy() for p in (net.head().weight, net.head().bias))
     h, w = GRIDS[name]
-    assert close(maps.evidence, np.einsum("ld,ndhw->nlhw", weight, feature_map) / (h * w))
+    assert close(maps.attribution, np.einsum("ld,ndhw->nlhw", weight, feature_map) / (h * w))
     if name != "cnn":  # its head reads no mean
-        assert np.allclose(maps.evidence.sum(axis=(2, 3)) + bias, maps.logits, atol=1e-4)
+        assert np.allclose(maps.attribution.sum(axis=(2, 3)) + bias, maps.logits, atol=1e-4)
 
 
 def test_hirescam_of_a_soft_maximum_follows_the_places_that_decide() -> None:
@@ -72,7 +75,7 @@ def test_hirescam_of_a_soft_maximum_follows_the_places_that_decide() -> None:
     share = np.exp(5 * feature_map)
     share /= share.sum(axis=(2, 3), keepdims=True)
     expected = np.einsum("ld,ndhw,ndhw->nlhw", weight, share, feature_map)
-    assert close(cam.explain(net, x, "hirescam").evidence, expected)
+    assert close(cam.explain(net, x, "hirescam").attribution, expected)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -85,21 +88,21 @@ def test_logits_are_those_of_the_network_in_evaluation_mode(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_label_has_a_map_of_its_own(name: str) -> None:
-    evidence = cam.explain(network(name), images(name)).evidence
-    assert (np.abs(evidence).max(axis=(2, 3)) > 1e-6).all()
-    for i in range(len(evidence)):
-        shapes = evidence[i].reshape(14, -1)
+    attribution = cam.explain(network(name), images(name)).attribution
+    assert (np.abs(attribution).max(axis=(2, 3)) > 1e-6).all()
+    for i in range(len(attribution)):
+        shapes = attribution[i].reshape(14, -1)
         shapes = shapes / np.linalg.norm(shapes, axis=1, keepdims=True)
         alike = shapes @ shapes.T - np.eye(14)
         assert alike.max() < 1 - 1e-6
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_maps_are_the_evidence_above_zero(name: str) -> None:
+def test_maps_are_the_attribution_above_zero(name: str) -> None:
     maps = cam.explain(network(name), images(name))
-    assert maps.evidence.min() < 0 < maps.evidence.max()
+    assert maps.attribution.min() < 0 < maps.attribution.max()
     assert maps.maps.min() == 0
-    assert np.array_equal(maps.maps, np.where(maps.evidence > 0, maps.evidence, 0))
+    assert np.array_equal(maps.maps, np.where(maps.attribution > 0, maps.attribution, 0))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -108,7 +111,7 @@ def test_batch_gives_what_each_image_gives_alone(name: str) -> None:
     together = cam.explain(net, x)
     for i in range(len(x)):
         alone = cam.explain(net, x[i : i + 1])
-        assert close(alone.evidence[0], together.evidence[i])
+        assert close(alone.attribution[0], together.attribution[i])
         assert np.allclose(alone.logits[0], together.logits[i], atol=1e-5)
 
 
@@ -118,6 +121,6 @@ def test_no_gradient_is_left_behind_and_none_is_needed_around_it(name: str) -> N
     frozen = [p.requires_grad for p in net.parameters()]
     with torch.no_grad():
         maps = cam.explain(net, x)
-    assert np.abs(maps.evidence).max() > 0
+    assert np.abs(maps.attribution).max() > 0
     assert all(p.grad is None for p in net.parameters())
     assert [p.requires_grad for p in net.parameters()] == frozen

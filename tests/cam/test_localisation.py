@@ -47,14 +47,14 @@ def test_a_box_beyond_the_image_covers_what_is_inside() -> None:
 
 def three_maps() -> tuple[np.ndarray, np.ndarray]:
     """A hit with half of its energy inside, a miss, and a map that speaks against the label."""
-    evidence = np.zeros((3, 3, 3), np.float32)
-    evidence[0] = [[4, 2, 0], [2, 0, -9], [0, 0, 0]]
-    evidence[1, 2, 2] = 1
-    evidence[2] = -1
+    attribution = np.zeros((3, 3, 3), np.float32)
+    attribution[0] = [[4, 2, 0], [2, 0, -9], [0, 0, 0]]
+    attribution[1, 2, 2] = 1
+    attribution[2] = -1
     cover = np.zeros((3, 3, 3))
     cover[:, 0, 0] = 1
     cover[:, 1, 1] = [0.0, 0.5, 0.5]
-    return evidence, cover
+    return attribution, cover
 
 
 def test_maps_are_located_by_hand() -> None:
@@ -73,13 +73,13 @@ def test_rounding_is_no_touch() -> None:
 
 
 def test_a_hit_counts_wherever_the_sign_touches_the_cell() -> None:
-    evidence = np.zeros((1, 7, 7), np.float32)
-    evidence[0, 6, 6] = 1
+    attribution = np.zeros((1, 7, 7), np.float32)
+    attribution[0, 6, 6] = 1
     mask = np.zeros((1, 28, 28), bool)
     mask[0, 24, 24] = True  # one pixel of the last cell's sixteen
-    assert locate(evidence, cover_of_masks(mask, (7, 7))).hit.all()
+    assert locate(attribution, cover_of_masks(mask, (7, 7))).hit.all()
     mask = np.roll(mask, -1, axis=1)  # a pixel further up is another cell
-    assert not locate(evidence, cover_of_masks(mask, (7, 7))).hit.any()
+    assert not locate(attribution, cover_of_masks(mask, (7, 7))).hit.any()
 
 
 def test_described_beside_the_baselines() -> None:

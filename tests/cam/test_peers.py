@@ -53,7 +53,7 @@ def of_peer(name: str, method: str, x: Tensor, label: int) -> np.ndarray:
 @pytest.mark.parametrize("name", NAMES)
 def test_maps_are_those_of_pytorch_grad_cam(name: str, method: cam.Method) -> None:
     x = images(name)
-    ours = cam.explain(network(name), x, method).evidence
+    ours = cam.explain(network(name), x, method).attribution
     for label in LABELS:
         theirs = of_peer(name, method, x, label)
         np.testing.assert_allclose(
@@ -65,7 +65,7 @@ def test_maps_are_those_of_pytorch_grad_cam(name: str, method: cam.Method) -> No
 def test_maps_are_those_of_captum(name: str) -> None:
     """It knows channels in front alone, so it can't take a ViT's tokens."""
     x, net = images(name), network(name).eval()
-    ours = cam.explain(net, x).evidence
+    ours = cam.explain(net, x).attribution
     peer = LayerGradCam(net, last_map(net, name))
     for label in LABELS:
         theirs = peer.attribute(x, target=label, relu_attributions=False)[:, 0].detach().numpy()
@@ -78,7 +78,7 @@ def test_maps_are_those_of_captum(name: str) -> None:
 def test_on_a_head_that_is_linear_in_the_mean_two_methods_are_one(name: str) -> None:
     """All gradients of a channel are equal there, so that their mean is each of them."""
     x = images(name)
-    maps = {method: cam.explain(network(name), x, method).evidence for method in PEERS}
+    maps = {method: cam.explain(network(name), x, method).attribution for method in PEERS}
     np.testing.assert_allclose(maps["gradcam"], maps["hirescam"], rtol=1e-4, atol=1e-6)
     assert np.abs(maps["gradcam"] - maps["gradcam++"]).max() > 0.01
 
@@ -94,8 +94,8 @@ def test_hirescam_is_not_the_mean_where_gradients_differ() -> None:
         feature_map = net.eval().feature_map(x).numpy()
     weight = head.weight.detach().numpy()
     exact = np.einsum("ld,ndhw->nlhw", weight, feature_map * places.numpy()) / 49
-    np.testing.assert_allclose(cam.explain(net, x, "hirescam").evidence, exact, atol=1e-5)
-    assert np.abs(cam.explain(net, x, "gradcam").evidence - exact).max() > 0.01
+    np.testing.assert_allclose(cam.explain(net, x, "hirescam").attribution, exact, atol=1e-5)
+    assert np.abs(cam.explain(net, x, "gradcam").attribution - exact).max() > 0.01
 
 
 def test_attention_is_torchs_own() -> None:
@@ -126,8 +126,8 @@ def test_rollout_is_the_product_of_the_blocks() -> None:
             product = mixed / mixed.sum(axis=1, keepdims=True) @ product
         expected = product.mean(axis=0).reshape(7, 7)
         for label in range(14):
-            np.testing.assert_allclose(found.evidence[i, label], expected, rtol=1e-4)
-    np.testing.assert_allclose(found.evidence.sum(axis=(2, 3)), 1, rtol=1e-5)
+            np.testing.assert_allclose(found.attribution[i, label], expected, rtol=1e-4)
+    np.testing.assert_allclose(found.attribution.sum(axis=(2, 3)), 1, rtol=1e-5)
     with torch.no_grad():
         np.testing.assert_allclose(found.logits, net(x), atol=1e-5)
 

@@ -128,10 +128,10 @@ def test_signs_that_fill_the_chest_are_not_pooled(known: ground_truth.Truth) -> 
 
 
 def test_each_label_is_described_by_its_own_pairs(known: ground_truth.Truth) -> None:
-    evidence = np.random.default_rng(0).normal(size=(len(known.image), 7, 7)).astype(np.float32)
-    told = trust.localisation(evidence, known, seed=0)
+    attribution = np.random.default_rng(0).normal(size=(len(known.image), 7, 7)).astype(np.float32)
+    told = trust.localisation(attribution, known, seed=0)
     mine = known.label == LABELS.index("infiltration")
-    located = locate(evidence[mine], known.cover((7, 7))[mine])
+    located = locate(attribution[mine], known.cover((7, 7))[mine])
     assert told["labels"]["infiltration"]["n"] == mine.sum()
     assert told["labels"]["infiltration"]["pointing"] == located.hit.mean()
     assert told["labels"]["infiltration"]["energy"] == pytest.approx(located.energy.mean())
@@ -149,7 +149,7 @@ def test_pairs_get_the_map_of_their_image_and_label() -> None:
     image, label = np.array([4, 1, 4, 0]), np.array([0, 5, 13, 5])
     found = of.explain_pairs(image, label)
     x = of.inputs(np.arange(5))
-    every = explain(of.network, x).evidence
+    every = explain(of.network, x).attribution
     np.testing.assert_allclose(found, every[image, label], atol=1e-5)
     with torch.no_grad():
         expected = of.network.eval()(x).numpy()
@@ -169,9 +169,9 @@ def test_what_the_head_reads_gives_the_logits(monkeypatch: pytest.MonkeyPatch) -
 
 def test_many_images_are_explained_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     of = target()
-    whole = of.explain(np.arange(5)).evidence
+    whole = of.explain(np.arange(5)).attribution
     monkeypatch.setattr(trust, "BATCH", 2)
-    np.testing.assert_allclose(of.explain(np.arange(5)).evidence, whole, atol=1e-5)
+    np.testing.assert_allclose(of.explain(np.arange(5)).attribution, whole, atol=1e-5)
     image, label = np.array([3, 0, 4, 3, 1, 0]), np.array([2, 5, 13, 0, 2, 5])
     np.testing.assert_allclose(of.explain_pairs(image, label), whole[image, label], atol=1e-5)
 
@@ -185,7 +185,7 @@ def test_large_images_go_through_the_network_one_at_a_time(
         faithful = trust.faithfulness(of, *pairs, seed=0)
         sane = trust.sanity(of, *pairs, seed=0)
         return [
-            of.explain(np.arange(5)).evidence,
+            of.explain(np.arange(5)).attribution,
             of.forward(np.arange(5)).logits,
             np.array([faithful["deletion"]["map"]["mean"], faithful["insertion"]["map"]["mean"]]),
             np.array([step["mean"] for step in sane["randomised"]] + [sane["shifted"]["mean"]]),

@@ -208,7 +208,7 @@ def test_a_bar_is_for_a_terminal_that_wants_it(of: str, arguments: str, shows: s
 
 
 def test_a_bar_beside_an_answer_is_not_on_stdout() -> None:
-    code = BAR.format(of="bar('work', progress.beside)", arguments="3, 12")
+    code = BAR.format(of="bar('work', progress.stderr_console)", arguments="3, 12")
     sent = at_a_terminal("sh", "-c", '"$0" -c "$1" | tr d D', sys.executable, code)
     assert "3/12" in ESCAPES.sub("", sent)
     assert sent.endswith("Done\r\n")

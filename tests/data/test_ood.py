@@ -4,41 +4,41 @@ import numpy as np
 import pytest
 
 from cxr.data import phantom
-from cxr.data.ood import Typical
+from cxr.data.ood import OodReference
 
 
 def chests(split: str, n: int = 300, size: int = 28) -> np.ndarray:
     return phantom.render(0, split, 0, n, size).images
 
 
-def test_likeness_is_pearsons_with_the_mean_image() -> None:
+def test_similarity_is_pearsons_with_the_mean_image() -> None:
     train, val, test = (chests(split) for split in ("train", "val", "test"))
-    typical = Typical.of(train, val)
+    ood = OodReference.of(train, val)
     mean = train.astype(float).mean(axis=0)
-    np.testing.assert_allclose(typical.mean_image, mean)
+    np.testing.assert_allclose(ood.mean_image, mean)
     expected = [np.corrcoef(image.ravel(), mean.ravel())[0, 1] for image in test]
-    np.testing.assert_allclose(typical.likeness(test), expected)
+    np.testing.assert_allclose(ood.similarity(test), expected)
     of_val = [np.corrcoef(image.ravel(), mean.ravel())[0, 1] for image in val]
-    assert typical.least == pytest.approx(np.quantile(of_val, 0.01))
+    assert ood.threshold == pytest.approx(np.quantile(of_val, 0.01))
 
 
 def test_larger_images_are_brought_to_28_by_areas() -> None:
     train = chests("train", 50, 56)
-    typical = Typical.of(train, train)
+    ood = OodReference.of(train, train)
     small = train.reshape(50, 28, 2, 28, 2).mean(axis=(2, 4))
-    np.testing.assert_allclose(typical.mean_image, small.mean(axis=0))
+    np.testing.assert_allclose(ood.mean_image, small.mean(axis=0))
 
 
 def test_what_is_no_chest_is_told_from_one() -> None:
-    typical = Typical.of(chests("train"), chests("val"))
+    ood = OodReference.of(chests("train"), chests("val"))
     test = chests("test")
-    assert (typical.likeness(test) >= typical.least).mean() > 0.95
+    assert (ood.similarity(test) >= ood.threshold).mean() > 0.95
     rng = np.random.default_rng(0)
     for strange in (255 - test, test[:, ::-1], rng.integers(0, 256, test.shape, np.uint8)):
-        assert (typical.likeness(strange) < typical.least).mean() > 0.95
+        assert (ood.similarity(strange) < ood.threshold).mean() > 0.95
 
 
 def test_one_grey_value_is_like_nothing() -> None:
-    typical = Typical.of(chests("train", 20), chests("val", 20))
-    assert typical.likeness(np.full((2, 28, 28), 90, np.uint8)).tolist() == [0, 0]
-    assert typical.likeness(np.empty((0, 28, 28), np.uint8)).shape == (0,)
+    ood = OodReference.of(chests("train", 20), chests("val", 20))
+    assert ood.similarity(np.full((2, 28, 28), 90, np.uint8)).tolist() == [0, 0]
+    assert ood.similarity(np.empty((0, 28, 28), np.uint8)).shape == (0,)

@@ -12,14 +12,14 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
-from cxr.data.ood import Typical
+from cxr.data.ood import OodReference
 from cxr.evaluation import decisions
 from cxr.evaluation.decisions import Rule
 from cxr.evaluation.metrics import sigmoid
 from cxr.labels import LABELS
 
 RULES = ("youden", "f1", "sensitivity")
-TYPICAL = Typical(np.arange(784.0).reshape(28, 28) / 3, 0.25)
+OOD = OodReference(np.arange(784.0).reshape(28, 28) / 3, 0.25)
 
 
 def cases(n: int, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -175,8 +175,8 @@ def test_separable_labels_get_a_finite_calibration() -> None:
 
 def test_thresholds_are_chosen_on_calibrated_probabilities() -> None:
     labels, logits = miscalibrated()
-    decision = decisions.decide("cnn", labels, logits, "platt", "youden", 0.9, TYPICAL)
-    raw = decisions.decide("cnn", labels, logits, "none", "youden", 0.9, TYPICAL)
+    decision = decisions.decide("cnn", labels, logits, "platt", "youden", 0.9, OOD)
+    raw = decisions.decide("cnn", labels, logits, "none", "youden", 0.9, OOD)
     called = decision.calibration.probs(logits) >= decision.thresholds
     assert (called == (sigmoid(logits) >= raw.thresholds)).all()  # the same images, other numbers
     assert (decision.thresholds != raw.thresholds).all()
@@ -187,15 +187,15 @@ def test_a_decision_comes_back_from_its_file(tmp_path: Path) -> None:
     labels = (rng.random((60, 14)) < 0.3).astype(np.uint8)
     labels[:, LABELS.index("hernia")] = 0
     logits = rng.normal(size=(60, 14)).astype(np.float32)
-    decision = decisions.decide("vit", labels, logits, "platt", "f1", 0.9, TYPICAL)
+    decision = decisions.decide("vit", labels, logits, "platt", "f1", 0.9, OOD)
     path = tmp_path / "vit.json"
     path.write_text(json.dumps(decision.as_json(), allow_nan=False))
     again = decisions.read(path)
     assert (again.model, again.rule, again.calibration.method) == ("vit", "f1", "platt")
     assert json.loads(path.read_text())["thresholds"]["hernia"] is None
     np.testing.assert_array_equal(again.thresholds, decision.thresholds)
-    np.testing.assert_array_equal(again.typical.mean_image, TYPICAL.mean_image)
-    assert again.typical.least == 0.25
+    np.testing.assert_array_equal(again.ood.mean_image, OOD.mean_image)
+    assert again.ood.threshold == 0.25
     np.testing.assert_array_equal(
         again.calibration.probs(logits), decision.calibration.probs(logits)
     )

@@ -14,7 +14,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from cxr.data.ood import Typical
+from cxr.data.ood import OodReference
 from cxr.evaluation import decisions
 from cxr.evaluation import evaluate as evaluation
 from cxr.evaluation.description import (
@@ -31,7 +31,7 @@ from cxr.evaluation.metrics import sigmoid
 from cxr.labels import LABELS
 
 CHESTXRAY14 = Path(__file__).parents[3] / "shared" / "data" / "chestxray14_labels.npz"
-TYPICAL = Typical(np.zeros((28, 28)), 0.0)
+TYPICAL = OodReference(np.zeros((28, 28)), 0.0)
 NUMBERS_AT_THRESHOLD = ("sensitivity", "specificity", "ppv", "npv")
 
 

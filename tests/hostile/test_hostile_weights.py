@@ -274,11 +274,11 @@ DECISIONS: dict[str, tuple[tuple[str, ...], Any]] = {
     "a threshold of text": (("thresholds", "mass"), "high"),
     "a threshold that is a list": (("thresholds", "mass"), [1]),
     "no thresholds": (("thresholds",), {}),
-    "a mean image of one row": (("typical", "mean_image"), [[0] * 28]),
-    "a ragged mean image": (("typical", "mean_image"), [[0] * 28] * 27 + [[0]]),
-    "a mean image of text": (("typical", "mean_image"), [["a"] * 28] * 28),
-    "a likeness of null": (("typical", "least_likeness"), None),
-    "typical of nothing": (("typical",), 5),
+    "a mean image of one row": (("ood", "mean_image"), [[0] * 28]),
+    "a ragged mean image": (("ood", "mean_image"), [[0] * 28] * 27 + [[0]]),
+    "a mean image of text": (("ood", "mean_image"), [["a"] * 28] * 28),
+    "a similarity of null": (("ood", "threshold"), None),
+    "ood of nothing": (("ood",), 5),
 }
 
 

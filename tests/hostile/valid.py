@@ -124,7 +124,7 @@ def decision() -> dict[str, Any]:
         "calibration": {"method": "platt", "slope": named, "intercept": dict(named)},
         "rule": "youden",
         "thresholds": dict(named) | {"mass": None},
-        "typical": {"mean_image": np.zeros((28, 28)).tolist(), "least_likeness": 0.1},
+        "ood": {"mean_image": np.zeros((28, 28)).tolist(), "threshold": 0.1},
     }
 
 

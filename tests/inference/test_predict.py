@@ -15,7 +15,7 @@ from PIL import Image
 from cxr import models, params
 from cxr.data import phantom
 from cxr.data.images.picture import Picture
-from cxr.data.ood import Typical
+from cxr.data.ood import OodReference
 from cxr.data.splits import Statistics
 from cxr.errors import CxrError
 from cxr.evaluation import decisions
@@ -48,7 +48,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     logits = pipelines_logits(network, spec)
     train, val = (phantom.render(0, split, 0, 200, 28).images for split in ("train", "val"))
     decision = decisions.decide(
-        "cnn", labels, logits, "platt", "youden", 0.9, Typical.of(train, val)
+        "cnn", labels, logits, "platt", "youden", 0.9, OodReference.of(train, val)
     )
     (folder / "decisions").mkdir()
     (folder / "decisions/cnn.json").write_text(json.dumps(decision.as_json()))
@@ -87,7 +87,9 @@ def test_probabilities_are_the_pipelines(project: Path, tmp_path: Path, with_map
     for each, probs in zip(done, expected, strict=True):
         for i, cut in enumerate(model.decision.thresholds):
             if abs(probs[i] - cut) > 1e-6:  # a threshold is some image's own probability
-                assert each.called[i] == (None if i == HERNIA else bool(probs[i] >= cut))
+                assert each.predicted_positive[i] == (
+                    None if i == HERNIA else bool(probs[i] >= cut)
+                )
         assert (tmp_path / f"maps/{each.path.stem}.maps.png").is_file() == with_maps
 
 
@@ -111,8 +113,8 @@ def test_what_is_no_chest_is_warned_of_with_its_number(project: Path, tmp_path: 
     strange, chest = predictions(project, [tmp_path / "a.png", tmp_path / "b.png"])
     (warning,) = strange.warnings
     assert "does not look like a chest X-ray" in warning
-    assert f"likeness {strange.likeness:.2f}" in warning
-    assert chest.warnings == [] and chest.likeness > strange.likeness
+    assert f"similarity {strange.similarity:.2f}" in warning
+    assert chest.warnings == [] and chest.similarity > strange.similarity
 
 
 def test_a_model_is_found_by_name_or_folder(project: Path, tmp_path: Path) -> None:
@@ -163,8 +165,10 @@ def test_the_command_writes_table_json_and_maps(cxr: Cxr, project: Path, tmp_pat
         for label in LABELS:
             prob = image["labels"][label]["probability"]
             assert float(row[f"prob_{label}"]) == prob
-            called = image["labels"][label]["called"]
-            assert row[f"called_{label}"] == ("" if called is None else str(int(called)))
+            predicted_positive = image["labels"][label]["predicted_positive"]
+            assert row[f"predicted_positive_{label}"] == (
+                "" if predicted_positive is None else str(int(predicted_positive))
+            )
     table = read_predictions(tmp_path / "t.csv", "test", are_logits=False)
     np.testing.assert_array_equal(
         table.values, [[float(row[f"prob_{label}"]) for label in LABELS] for row in rows]

@@ -12,7 +12,7 @@ from cxr import cam, models, params
 from cxr.cam.trust import CamTarget
 from cxr.data import phantom
 from cxr.data.images.picture import Picture
-from cxr.data.ood import Typical
+from cxr.data.ood import OodReference
 from cxr.data.splits import Statistics
 from cxr.evaluation import decisions, metrics
 from cxr.inference import predict as inference
@@ -91,7 +91,13 @@ def test_evaluation_maps_and_predictions_agree_on_one_device(
     maps = cam.explain(model.network, target.inputs(every), "hirescam")
     np.testing.assert_allclose(maps.logits, expected, atol=1e-6)
     decision = decisions.decide(
-        name, np.eye(12, 14, dtype=np.uint8), expected, "none", "youden", 0.9, Typical.of(few, few)
+        name,
+        np.eye(12, 14, dtype=np.uint8),
+        expected,
+        "none",
+        "youden",
+        0.9,
+        OodReference.of(few, few),
     )
     pictures = [Picture(Path(f"{i}.png"), grey) for i, grey in enumerate(few)]
     done = inference.predict_pictures(inference.Model(model, decision), pictures, {})

@@ -155,10 +155,10 @@ def test_surplus_tensor_is_named_although_a_classifier_stands_beside_it(tmp_path
         squeezenet.backbone("extra.pt", tmp_path)
 
 
-@pytest.mark.parametrize("key", ["shift", "rotate", "scale", "contrast"])
+@pytest.mark.parametrize("key", ["translate", "degrees", "scale", "contrast"])
 def test_frozen_backbone_refuses_augmentation_other_than_the_mirror(key: str) -> None:
     block = PARAMS.train.block("squeezenet")
-    moved = block.augment.model_copy(update={key: 0.1, "mirror": True})
+    moved = block.augment.model_copy(update={key: 0.1, "hflip": True})
     with pytest.raises(CxrError, match="freeze: true"):
         models.hyper_parameters("squeezenet", block.model_copy(update={"augment": moved}))
     free = block.model_copy(update={"augment": moved, "freeze": False})

@@ -19,8 +19,8 @@ from cxr.plots.gradcam import (
     HEAD,
     MARGIN,
     PANEL,
-    Opinion,
-    Shot,
+    ImageCase,
+    ModelOutput,
     examples,
     overlay,
     raw,
@@ -36,20 +36,20 @@ EDEMA, HERNIA = LABELS.index("edema"), LABELS.index("hernia")
 INFERNO, REDS_AND_BLUES = colormaps["inferno"], colormaps["RdBu_r"]
 
 
-def shot(index: int = 5) -> Shot:
+def case(index: int = 5) -> ImageCase:
     grey = np.random.default_rng(index).integers(0, 256, (28, 28), dtype=np.uint8)
-    return Shot(f"test image {index}", grey, np.eye(14, dtype=np.uint8)[EDEMA])
+    return ImageCase(f"test image {index}", grey, np.eye(14, dtype=np.uint8)[EDEMA])
 
 
-def opinion(model: str = "cnn", cells: int = 7, largest: float = 8) -> Opinion:
-    """Evidence up to `largest`, none for the first label."""
-    evidence = np.random.default_rng(cells).uniform(-1, 1, (14, cells, cells))
-    evidence[0] = -0.5
-    evidence[3, 2, 1] = largest
+def output(model: str = "cnn", cells: int = 7, largest: float = 8) -> ModelOutput:
+    """Attribution up to `largest`, none for the first label."""
+    attribution = np.random.default_rng(cells).uniform(-1, 1, (14, cells, cells))
+    attribution[0] = -0.5
+    attribution[3, 2, 1] = largest
     thresholds = np.full(14, 0.25)
     thresholds[HERNIA] = np.nan
     probs = np.full(14, 0.125)
-    return Opinion(model, "gradcam", probs, thresholds, evidence.astype(np.float32))
+    return ModelOutput(model, "gradcam", probs, thresholds, attribution.astype(np.float32))
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def panels(figure: Figure) -> list[np.ndarray]:
     return found[:-1]
 
 
-def test_no_evidence_leaves_the_image_as_it_is() -> None:
+def test_no_attribution_leaves_the_image_as_it_is() -> None:
     grey = np.arange(25, dtype=np.uint8).reshape(5, 5) * 10
     picture = overlay(grey, np.full((7, 7), -3, np.float32), 2.0)
     assert picture.shape == (PANEL, PANEL, 3)
@@ -100,7 +100,7 @@ def test_no_evidence_leaves_the_image_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("share", [0.25, 1.0])
-def test_evidence_is_laid_over_by_its_share_of_the_scale(share: float) -> None:
+def test_attribution_is_laid_over_by_its_share_of_the_scale(share: float) -> None:
     picture = overlay(np.full((28, 28), 100, np.uint8), np.full((3, 3), 6 * share, np.float32), 6.0)
     opacity = 0.8 * share**0.5
     colour = 255 * np.array(INFERNO(share)[:3])
@@ -109,21 +109,21 @@ def test_evidence_is_laid_over_by_its_share_of_the_scale(share: float) -> None:
 
 
 def test_a_map_stands_where_its_cell_is() -> None:
-    evidence = np.zeros((5, 5), np.float32)
-    evidence[1, 3] = 1
-    picture = overlay(np.zeros((28, 28), np.uint8), evidence, 1.0).sum(axis=2)
+    attribution = np.zeros((5, 5), np.float32)
+    attribution[1, 3] = 1
+    picture = overlay(np.zeros((28, 28), np.uint8), attribution, 1.0).sum(axis=2)
     lit = np.argwhere(picture == picture.max()).mean(axis=0)
     np.testing.assert_allclose(lit, [1.5 * PANEL / 5, 3.5 * PANEL / 5], atol=1)
 
 
-def test_raw_evidence_keeps_its_grid_and_its_sign() -> None:
-    evidence = np.array([[2, -2], [0, 1]], np.float32)
-    picture = raw(evidence, 2.0)
+def test_raw_attribution_keeps_its_grid_and_its_sign() -> None:
+    attribution = np.array([[2, -2], [0, 1]], np.float32)
+    picture = raw(attribution, 2.0)
     half = PANEL // 2
     for row in range(2):
         for column in range(2):
             cell = picture[row * half : (row + 1) * half, column * half : (column + 1) * half]
-            shade = 0.5 + evidence[row, column] / 4
+            shade = 0.5 + attribution[row, column] / 4
             assert (cell == cell[0, 0]).all()
             np.testing.assert_allclose(
                 cell[0, 0], 255 * np.array(REDS_AND_BLUES(shade)[:3]), atol=1
@@ -131,8 +131,8 @@ def test_raw_evidence_keeps_its_grid_and_its_sign() -> None:
 
 
 def test_a_sheet_has_all_its_labels_on_one_scale(seen: list[Figure]) -> None:
-    told = opinion()
-    sheet(shot(), told, range(14), REAL, NOWHERE)
+    told = output()
+    sheet(case(), told, range(14), REAL, NOWHERE)
     (figure,) = seen
     words, pictures = captions(figure), panels(figure)
     assert words[0] == "the image\nedema"
@@ -140,19 +140,19 @@ def test_a_sheet_has_all_its_labels_on_one_scale(seen: list[Figure]) -> None:
     for i, label in enumerate(LABELS):
         cut = "no threshold" if i == HERNIA else "cut 0.250"
         assert words[1 + 2 * i] == f"{label}: {'yes' if i == EDEMA else 'no'}\np = 0.125, {cut}"
-        assert ("no positive evidence" in words[2 + 2 * i]) == (i == 0)
+        assert ("no positive attribution" in words[2 + 2 * i]) == (i == 0)
         np.testing.assert_array_equal(
-            pictures[1 + 2 * i], overlay(shot().grey, told.evidence[i], 8.0)
+            pictures[1 + 2 * i], overlay(case().grey, told.attribution[i], 8.0)
         )
-        np.testing.assert_array_equal(pictures[2 + 2 * i], raw(told.evidence[i], 8.0))
+        np.testing.assert_array_equal(pictures[2 + 2 * i], raw(told.attribution[i], 8.0))
     assert scales(figure) == [
-        "0 to 8: evidence for it (logit)",
-        "-8 to 8: raw evidence (logit)",
+        "0 to 8: attribution for it (logit)",
+        "-8 to 8: raw attribution (logit)",
     ]
 
 
 def test_a_sheet_may_show_some_labels(seen: list[Figure]) -> None:
-    sheet(shot(), opinion(), [3, EDEMA], REAL, NOWHERE)
+    sheet(case(), output(), [3, EDEMA], REAL, NOWHERE)
     words = captions(seen[0])
     assert [line.splitlines()[0] for line in words[1:]] == [
         f"{LABELS[3]}: no", f"{LABELS[3]}, raw", "edema: yes", "edema, raw",
@@ -160,33 +160,33 @@ def test_a_sheet_may_show_some_labels(seen: list[Figure]) -> None:
 
 
 def test_a_slide_is_a_label_of_the_sheet_on_the_scale_of_all(seen: list[Figure]) -> None:
-    told = opinion()
-    slide(shot(), told, EDEMA, REAL, NOWHERE)
+    told = output()
+    slide(case(), told, EDEMA, REAL, NOWHERE)
     assert captions(seen[0])[1] == "edema: yes\np = 0.125, cut 0.250"
     _, over, beside = panels(seen[0])
-    np.testing.assert_array_equal(over, overlay(shot().grey, told.evidence[EDEMA], 8.0))
-    np.testing.assert_array_equal(beside, raw(told.evidence[EDEMA], 8.0))
+    np.testing.assert_array_equal(over, overlay(case().grey, told.attribution[EDEMA], 8.0))
+    np.testing.assert_array_equal(beside, raw(told.attribution[EDEMA], 8.0))
 
 
 def test_models_stand_side_by_side_each_on_its_own_scale(seen: list[Figure]) -> None:
-    told = [opinion("cnn", 7, 8), opinion("squeezenet", 13, 3), opinion("vit", 7, 2)]
-    side_by_side(shot(), told, range(14), REAL, NOWHERE)
+    told = [output("cnn", 7, 8), output("squeezenet", 13, 3), output("vit", 7, 2)]
+    side_by_side(case(), told, range(14), REAL, NOWHERE)
     words, pictures = captions(seen[0]), panels(seen[0])
     assert len(words) == 14 * 4
     row = slice(4 * EDEMA, 4 * EDEMA + 4)
     assert [each.splitlines()[0] for each in words[row]] == ["edema", "cnn", "squeezenet", "vit"]
     for each, scale, picture in zip(told, (8, 3, 2), pictures[row][1:], strict=True):
-        expected = overlay(shot().grey, each.evidence[EDEMA], float(scale))
+        expected = overlay(case().grey, each.attribution[EDEMA], float(scale))
         np.testing.assert_array_equal(picture, expected)
-    assert words[1].endswith("no positive evidence")
+    assert words[1].endswith("no positive attribution")
     told_below = seen[0].texts[-1].get_text() + "".join(t.get_text() for t in seen[0].texts[-3:])
     assert "cnn 8 (logit), squeezenet 3 (logit), vit 2 (logit)" in told_below
 
 
 def test_examples_have_a_row_a_group_and_name_what_is_none(seen: list[Figure]) -> None:
     groups = {
-        "true positive": [(shot(i), opinion("cnn", 7, i)) for i in (1, 2, 4)],
-        "false positive": [(shot(9), opinion())],
+        "true positive": [(case(i), output("cnn", 7, i)) for i in (1, 2, 4)],
+        "false positive": [(case(9), output())],
         "miss": [],
     }
     examples(3, groups, REAL, NOWHERE)
@@ -195,15 +195,15 @@ def test_examples_have_a_row_a_group_and_name_what_is_none(seen: list[Figure]) -
         "true positive\ntest image 1\nedema", "true positive\ntest image 2\nedema",
         "true positive\ntest image 4\nedema", "false positive\ntest image 9\nedema", "miss: none",
     ]  # fmt: skip
-    evidence = opinion("cnn", 7, 2).evidence[3]
-    np.testing.assert_array_equal(pictures[3], overlay(shot(2).grey, evidence, 8.0))
-    assert scales(seen[0]) == ["0 to 8: evidence for it (logit)"]
+    attribution = output("cnn", 7, 2).attribution[3]
+    np.testing.assert_array_equal(pictures[3], overlay(case(2).grey, attribution, 8.0))
+    assert scales(seen[0]) == ["0 to 8: attribution for it (logit)"]
     assert f"cnn, {LABELS[3]}" in seen[0].get_suptitle()
 
 
 def test_many_findings_are_cut_to_two_lines(seen: list[Figure]) -> None:
-    full = Shot("test image 1", shot().grey, np.ones(14, np.uint8))
-    slide(full, opinion(), 0, REAL, NOWHERE)
+    full = ImageCase("test image 1", case().grey, np.ones(14, np.uint8))
+    slide(full, output(), 0, REAL, NOWHERE)
     lines = captions(seen[0])[0].splitlines()
     assert len(lines) == 3
     assert lines[2].endswith("…")
@@ -211,13 +211,13 @@ def test_many_findings_are_cut_to_two_lines(seen: list[Figure]) -> None:
 
 Draw = Callable[[Origin, Path], None]
 DRAWINGS: dict[str, Draw] = {
-    "sheet": lambda origin, path: sheet(shot(), opinion(), range(14), origin, path),
-    "slide": lambda origin, path: slide(shot(), opinion(), 3, origin, path),
+    "sheet": lambda origin, path: sheet(case(), output(), range(14), origin, path),
+    "slide": lambda origin, path: slide(case(), output(), 3, origin, path),
     "side by side": lambda origin, path: side_by_side(
-        shot(), [opinion(), opinion("vit")], [3], origin, path
+        case(), [output(), output("vit")], [3], origin, path
     ),
     "examples": lambda origin, path: examples(
-        3, {"true positive": [(shot(), opinion())], "miss": []}, origin, path
+        3, {"true positive": [(case(), output())], "miss": []}, origin, path
     ),
 }
 
@@ -232,8 +232,8 @@ def test_a_sheet_names_its_image_its_model_and_its_data(draw: Draw, seen: list[F
     assert phantom[1] == "PHANTOM: synthetic images, no patients (phantom-28)"
 
 
-FULL = Shot("train image 78467", shot().grey, np.ones(14, np.uint8))
-LOUD = replace(opinion("squeezenet", 13, 123456.789), method="rollout", probs=np.full(14, 0.999))
+FULL = ImageCase("train image 78467", case().grey, np.ones(14, np.uint8))
+LOUD = replace(output("squeezenet", 13, 123456.789), method="rollout", probs=np.full(14, 0.999))
 WIDEST: dict[str, Draw] = {
     "sheet": lambda origin, path: sheet(FULL, LOUD, [3], origin, path),
     "slide": lambda origin, path: slide(FULL, LOUD, HERNIA, origin, path),
@@ -266,4 +266,4 @@ def test_a_written_sheet_shows_its_panels(draw: Draw, tmp_path: Path) -> None:
     top = HEAD + CAPTION
     shown = pixels[top : top + PANEL, MARGIN : MARGIN + PANEL, 0]
     middles = [int((i + 0.5) * PANEL / 28) for i in range(28)]
-    np.testing.assert_array_equal(shown[np.ix_(middles, middles)], shot().grey)
+    np.testing.assert_array_equal(shown[np.ix_(middles, middles)], case().grey)

@@ -99,11 +99,11 @@ def draw_reliability(origin: Origin, path: Path) -> None:
 
 def draw_pairs(origin: Origin, path: Path) -> None:
     labels, models, _ = evaluated()
-    called = {name: model.probs >= 0.5 for name, model in models.items()}
-    figures.label_pairs(labels, called, origin, path)
+    predicted_positive = {name: model.probs >= 0.5 for name, model in models.items()}
+    figures.label_pairs(labels, predicted_positive, origin, path)
 
 
-def show_surprises(origin: Origin, path: Path) -> None:
+def show_hard_examples(origin: Origin, path: Path) -> None:
     labels, models, _ = evaluated()
     probs = {name: model.probs for name, model in models.items()}
     found = most_surprising(labels, list(probs.values()), 20)
@@ -111,7 +111,7 @@ def show_surprises(origin: Origin, path: Path) -> None:
     at = found.index
     names = [f"#{i}" for i in at]
     those = {name: each[at] for name, each in probs.items()}
-    figures.surprises(found, images[at], labels[at], those, names, origin, path)
+    figures.hard_examples(found, images[at], labels[at], those, names, origin, path)
 
 
 Draw = Callable[[Origin, Path], None]
@@ -126,7 +126,7 @@ FIGURES: list[tuple[Draw, int, int, int]] = [
     (draw_precision_recall, 1500, 960, 15),
     (draw_reliability, 1500, 960, 15),
     (draw_pairs, 1300, 1240, 5),
-    (show_surprises, 1450, 1260, 24),
+    (show_hard_examples, 1450, 1260, 24),
 ]
 DRAWINGS = [draw for draw, *_ in FIGURES]
 
@@ -335,8 +335,8 @@ def test_label_pairs_are_shares_of_the_row(seen: Seen) -> None:
         assert cnn[14, mass] == pytest.approx((models["cnn"].probs[without, mass] >= 0.5).mean())
 
 
-def test_surprises_name_image_labels_and_probabilities(seen: Seen) -> None:
-    show_surprises(REAL, Path("unused.png"))
+def test_hard_examples_name_image_labels_and_probabilities(seen: Seen) -> None:
+    show_hard_examples(REAL, Path("unused.png"))
     assert seen.figure is not None
     labels, models, _ = evaluated()
     assert len(seen.texts) == 20

@@ -282,18 +282,18 @@ def replace(path: Path, content: Any) -> None:
 
 
 @pytest.mark.slow
-def test_maps_show_the_image_alone_where_there_is_no_evidence(reported: Pipeline) -> None:
+def test_maps_show_the_image_alone_where_there_is_no_attribution(reported: Pipeline) -> None:
     made = sheets.gather(reported.folder, ("cnn", "vit"))
     images = np.load(reported.folder / "data/processed/test_images.npy")
     for name in ("cnn", "vit"):
         kept = np.load(reported.folder / f"reports/maps/{name}.npz")
-        for shot, index, evidence in zip(
-            made.shots, kept["indices"], kept["evidence"], strict=True
+        for case, index, attribution in zip(
+            made.cases, kept["indices"], kept["attribution"], strict=True
         ):
-            scale = np.abs(evidence).max()
+            scale = np.abs(attribution).max()
             for i, label in enumerate(LABELS):
-                told = shot.maps[name][label]
-                assert told.strongest == pytest.approx(float(evidence[i].max()))
+                told = case.maps[name][label]
+                assert told.strongest == pytest.approx(float(attribution[i].max()))
                 colours = decoded(told.picture)
                 most_colour = (colours.max(axis=2) - colours.min(axis=2)).max()
                 if told.strongest <= 0:

@@ -9,7 +9,7 @@ import pytest
 from conftest import Cxr
 from sklearn.metrics import roc_auc_score
 
-from cxr.data.ood import Typical
+from cxr.data.ood import OodReference
 from cxr.evaluation import decisions
 from cxr.evaluation.description import BASELINES, TOO_NARROW, Predicted
 from cxr.evaluation.evaluate import evaluate
@@ -17,7 +17,7 @@ from cxr.labels import LABELS
 from cxr.scoring import score as scoring
 
 PREDICTIONS = Path(__file__).parents[2].parent / "shared" / "data" / "predictions"
-TYPICAL = Typical(np.zeros((28, 28)), 0.0)
+TYPICAL = OodReference(np.zeros((28, 28)), 0.0)
 PUBLISHED = {"densenet121_seed0": 0.7025, "vit_small_seed0": 0.6755}
 
 

@@ -301,7 +301,7 @@ def test_our_own_table_is_read_without_the_images_that_were_refused(tmp_path: Pa
         for i, p in zip(IDS, P.tolist(), strict=True)
     ]
     rows[0] = ["scans/b.png", *[""] * 29, "scans/b.png is not an image"]
-    path = write(tmp_path / "p.csv", [[*header, "likeness", "warnings"], *rows])
+    path = write(tmp_path / "p.csv", [[*header, "similarity", "warnings"], *rows])
     done = matched(path, labels_of(tmp_path))
     assert list(done.labels.ids) == ["a", "c"] and done.n_left_out == (1, 1)
     assert np.array_equal(done.predictions.values, P[[2, 1]])

@@ -224,7 +224,7 @@ def test_jobs_share_the_cores_and_get_no_more_threads_than_params_yaml_has(
     ("assignment", "models"),
     [
         ("train.cnn.lr=1e-3,2e-3", ["cnn"]),
-        ("train.vit.augment.shift=0.0,0.1", ["vit"]),
+        ("train.vit.augment.translate=0.0,0.1", ["vit"]),
         ("train.protocol.epochs=1,2", ["cnn", "squeezenet", "vit"]),
     ],
 )
@@ -243,7 +243,7 @@ def test_the_models_that_a_parameter_changes_are_compared(
         ("train.cnn.lr=fast", "-S train.cnn.lr is 'fast': input should be a valid number"),
         ("train.cnn.dropout=0.5,1.0", "-S train.cnn.dropout is 1.0: input should be less than 1"),
         ("train.vit.heads=4,3", "heads (3) must divide width (64)"),
-        ("train.squeezenet.augment.shift=0.1", "with freeze: true"),
+        ("train.squeezenet.augment.translate=0.1", "with freeze: true"),
         ("train.resnet.lr=1e-3", "-S train.resnet.lr: params.yaml has no place for it"),
         ("train.cnn.lr.x=1", "params.yaml has no place for it"),
         ("train.cnn.augment=1", "-S train.cnn.augment is a section"),

@@ -17,7 +17,7 @@ from cxr.training.feed import FeatureBatches, ImageBatches
 
 GREY = InputSpec(28, "bicubic", 28, 1, (0.4,), (0.2,))
 RGB = InputSpec(28, "bicubic", 28, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-ALL = {"mirror": True, "shift": 0.1, "rotate": 20.0, "scale": 0.2, "contrast": 0.3}
+ALL = {"hflip": True, "translate": 0.1, "degrees": 20.0, "scale": 0.2, "contrast": 0.3}
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,7 @@ def one_thread() -> None:
 
 
 def asked(**changes: float) -> Augment:
-    nothing = {"mirror": False, "shift": 0.0, "rotate": 0.0, "scale": 0.0, "contrast": 0.0}
+    nothing = {"hflip": False, "translate": 0.0, "degrees": 0.0, "scale": 0.0, "contrast": 0.0}
     return Augment.model_validate(nothing | changes)
 
 
@@ -39,14 +39,14 @@ def noise(n: int, size: int = 28) -> Tensor:
 
 
 def drawn(
-    monkeypatch: pytest.MonkeyPatch, turn: float, zoom: float, shift: tuple[float, float]
+    monkeypatch: pytest.MonkeyPatch, turn: float, zoom: float, translate: tuple[float, float]
 ) -> None:
     """Let chance draw these shares of what is allowed, for every image."""
     single = iter([turn, zoom])
 
     def uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         if len(shape) == 2:
-            return torch.tensor([shift]).expand(shape)
+            return torch.tensor([translate]).expand(shape)
         return torch.full(shape, next(single))
 
     monkeypatch.setattr("cxr.training.augment._uniform", uniform)
@@ -110,11 +110,11 @@ def test_nothing_asked_changes_nothing() -> None:
 
 
 def test_resampling_that_moves_nothing_changes_nothing() -> None:
-    almost = asked(shift=1e-9, rotate=1e-7, scale=1e-9)
+    almost = asked(translate=1e-9, degrees=1e-7, scale=1e-9)
     assert torch.allclose(augment(noise(5), almost, seeded()), noise(5), atol=1e-5)
 
 
-def assert_half_is_mirrored(changed: Tensor, images: Tensor, atol: float) -> None:
+def assert_half_is_hflip(changed: Tensor, images: Tensor, atol: float) -> None:
     """Every image is the one or the other, and about as many are (within 4 standard deviations)."""
     mirrored = (changed - images.flip(3)).abs().amax(dim=(1, 2, 3)) <= atol
     kept = (changed - images).abs().amax(dim=(1, 2, 3)) <= atol
@@ -125,20 +125,20 @@ def assert_half_is_mirrored(changed: Tensor, images: Tensor, atol: float) -> Non
 
 def test_mirror_alone_flips_half_of_the_images_exactly() -> None:
     images = noise(2000, 8)
-    assert_half_is_mirrored(augment(images, asked(mirror=True), seeded()), images, atol=0)
+    assert_half_is_hflip(augment(images, asked(hflip=True), seeded()), images, atol=0)
 
 
-@pytest.mark.parametrize("other", ["shift", "rotate", "scale"])
+@pytest.mark.parametrize("other", ["translate", "degrees", "scale"])
 def test_mirror_flips_half_of_the_images_whatever_else_is_asked(other: str) -> None:
     images = noise(2000, 8)
-    both = asked(mirror=True, **{other: 1e-6})
-    assert_half_is_mirrored(augment(images, both, seeded()), images, atol=1e-4)
+    both = asked(hflip=True, **{other: 1e-6})
+    assert_half_is_hflip(augment(images, both, seeded()), images, atol=1e-4)
 
 
 def test_mirror_flips_half_of_the_images_beside_contrast() -> None:
     images = noise(2000, 8)
-    changed = augment(images, asked(mirror=True, contrast=1e-6), seeded())
-    assert_half_is_mirrored(changed, images, atol=1e-4)
+    changed = augment(images, asked(hflip=True, contrast=1e-6), seeded())
+    assert_half_is_hflip(changed, images, atol=1e-4)
 
 
 @pytest.mark.parametrize(("dx", "dy"), [(2, 0), (0, 3), (-3, 1)])
@@ -147,7 +147,7 @@ def test_shift_by_whole_pixels_is_a_roll_with_black_behind_it(
 ) -> None:
     images = noise(4, 20)
     drawn(monkeypatch, 0, 0, (-dx / 4, -dy / 4))  # the map leads from the new place to the old one
-    moved = augment(images, asked(shift=4 / 20), seeded())
+    moved = augment(images, asked(translate=4 / 20), seeded())
     rolled = np.roll(images.numpy(), (dy, dx), axis=(2, 3))
     inside = np.zeros((20, 20), bool)
     inside[max(dy, 0) : 20 + min(dy, 0), max(dx, 0) : 20 + min(dx, 0)] = True
@@ -155,7 +155,7 @@ def test_shift_by_whole_pixels_is_a_roll_with_black_behind_it(
 
 
 @pytest.mark.parametrize(
-    ("turn", "zoom", "shift"),
+    ("turn", "zoom", "translate"),
     [
         (1.0, 0.0, (0.0, 0.0)),
         (0.0, -1.0, (0.0, 0.0)),
@@ -167,21 +167,21 @@ def test_shift_by_whole_pixels_is_a_roll_with_black_behind_it(
 def test_turn_zoom_and_shift_equal_scipys_affine_transform(
     turn: float,
     zoom: float,
-    shift: tuple[float, float],
+    translate: tuple[float, float],
     mirrored: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    drawn(monkeypatch, turn, zoom, shift)
+    drawn(monkeypatch, turn, zoom, translate)
     monkeypatch.setattr(
         "cxr.training.augment.coin", lambda n, generator: torch.tensor([mirrored] * n)
     )
     image = noise(1, 21)
-    out = augment(image, asked(mirror=True, rotate=30.0, scale=0.2, shift=0.1), seeded())
+    out = augment(image, asked(hflip=True, degrees=30.0, scale=0.2, translate=0.1), seeded())
     angle, factor = np.deg2rad(30 * turn), 1 + 0.2 * zoom
     # From the new place (row, column) to the old one, about the centre at pixel 10.
     matrix = factor * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     centre = np.array([10.0, 10.0])
-    offset = centre - matrix @ centre + 21 * 0.1 * np.array([shift[1], shift[0]])
+    offset = centre - matrix @ centre + 21 * 0.1 * np.array([translate[1], translate[0]])
     peer = ndimage.affine_transform(
         image[0, 0].numpy(), matrix, offset, order=1, mode="grid-constant"
     )
@@ -191,7 +191,7 @@ def test_turn_zoom_and_shift_equal_scipys_affine_transform(
 def test_shift_moves_the_centre_of_mass_within_the_bound_and_up_to_it() -> None:
     x = torch.arange(41.0) - 20
     blob = torch.exp(-(x[:, None] ** 2 + x[None, :] ** 2) / 8).expand(500, 1, 41, 41)
-    moved = augment(blob, asked(shift=0.2), seeded())[:, 0]
+    moved = augment(blob, asked(translate=0.2), seeded())[:, 0]
     total = moved.sum(dim=(1, 2))
     for axis in (1, 2):
         place = (moved.sum(dim=axis) * x).sum(dim=1) / total
@@ -204,7 +204,7 @@ def test_shift_moves_the_centre_of_mass_within_the_bound_and_up_to_it() -> None:
 def test_turn_keeps_the_centre_and_stays_within_its_degrees() -> None:
     x = torch.arange(41.0) - 20
     bar = torch.exp(-(x[:, None] ** 2) / 4 - x[None, :] ** 2 / 60).expand(500, 1, 41, 41)
-    turned = augment(bar, asked(rotate=30.0), seeded())[:, 0]
+    turned = augment(bar, asked(degrees=30.0), seeded())[:, 0]
     total = turned.sum(dim=(1, 2))
     row, column = x[:, None], x[None, :]
     for axis in (row, column):
@@ -263,12 +263,12 @@ def test_feature_batches_take_the_mirrored_view_half_of_the_time() -> None:
     assert abs(int(picked.sum()) - 1000) < 4 * np.sqrt(500)
 
 
-@pytest.mark.parametrize("has_mirrored", [True, False])
+@pytest.mark.parametrize("has_hflip", [True, False])
 def test_feature_batches_are_plain_without_a_generator_or_a_mirrored_view(
-    has_mirrored: bool,
+    has_hflip: bool,
 ) -> None:
     plain, mirrored = features(10)
-    batches = FeatureBatches(plain, mirrored if has_mirrored else None)
+    batches = FeatureBatches(plain, mirrored if has_hflip else None)
     index = torch.tensor([3, 9, 3])
-    assert torch.equal(batches.batch(index, None if has_mirrored else seeded()), plain[index])
+    assert torch.equal(batches.batch(index, None if has_hflip else seeded()), plain[index])
     assert len(batches) == 10

@@ -39,20 +39,20 @@ def model() -> SavedModel:
     return SavedModel("squeezenet", network, SPEC, LABELS, {})
 
 
-def computed(model: SavedModel, images: np.ndarray, mirror: bool = False) -> np.ndarray:
+def computed(model: SavedModel, images: np.ndarray, hflip: bool = False) -> np.ndarray:
     backbone = model.network.get_submodule("features")
-    return features.compute(backbone, images, model.input, CPU, mirror, lambda done, of: None)
+    return features.compute(backbone, images, model.input, CPU, hflip, lambda done, of: None)
 
 
-@pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize("hflip", [False, True])
 def test_features_are_the_mean_of_the_feature_map(
-    mirror: bool, images: np.ndarray, model: SavedModel
+    hflip: bool, images: np.ndarray, model: SavedModel
 ) -> None:
-    seen = np.ascontiguousarray(images[:, :, ::-1]) if mirror else images
+    seen = np.ascontiguousarray(images[:, :, ::-1]) if hflip else images
     grey = torch.from_numpy(seen / np.float32(255)).unsqueeze(1)
     with torch.inference_mode():
         plain = model.network.eval().feature_map(normalise(grey, SPEC)).mean(dim=(2, 3)).numpy()
-    values = computed(model, images, mirror)
+    values = computed(model, images, hflip)
     assert values.shape == (N, 512) and values.dtype == np.float32
     assert np.linalg.norm(values - plain) < 1e-4 * np.linalg.norm(plain)
     assert np.allclose(values, plain, rtol=1e-4, atol=1e-5 * plain.max())
@@ -92,12 +92,12 @@ def test_store_is_read_back_as_it_was_made(frozen: bool, tmp_path: Path, model: 
         assert torch.equal(stored[key], value), key
 
 
-@pytest.mark.parametrize("has_mirrored", [True, False])
-def test_store_gives_each_split_its_own_features(has_mirrored: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_hflip", [True, False])
+def test_store_gives_each_split_its_own_features(has_hflip: bool, tmp_path: Path) -> None:
     for i, name in enumerate(("train", "val", "test")):
         np.save(tmp_path / f"{name}.npy", np.full((i + 2, 3), i, np.float32))
-    if has_mirrored:
-        np.save(tmp_path / "train_mirrored.npy", np.full((2, 3), 9, np.float32))
+    if has_hflip:
+        np.save(tmp_path / "train_hflip.npy", np.full((2, 3), 9, np.float32))
     store = FeatureStore(tmp_path, "squeezenet", True)
     for i, name in enumerate(("train", "val", "test")):
         batches = store.batches(name, CPU)
@@ -105,7 +105,7 @@ def test_store_gives_each_split_its_own_features(has_mirrored: bool, tmp_path: P
         assert (batches.batch(torch.arange(i + 2), None) == i).all()
     index, generator = torch.zeros(100, dtype=torch.long), torch.Generator().manual_seed(0)
     drawn = store.batches("train", CPU).batch(index, generator)
-    assert set(drawn.unique().tolist()) == ({0.0, 9.0} if has_mirrored else {0.0})
+    assert set(drawn.unique().tolist()) == ({0.0, 9.0} if has_hflip else {0.0})
 
 
 def processed_folder(folder: Path, images: np.ndarray) -> Path:
@@ -160,13 +160,13 @@ def test_images_are_fed_with_the_asked_for_augmentation(
     tmp_path: Path, images: np.ndarray, model: SavedModel
 ) -> None:
     processed = processed_folder(tmp_path, images)
-    mirror = params.Augment(mirror=True, shift=0.0, rotate=0.0, scale=0.0, contrast=0.0)
+    hflip = params.Augment(hflip=True, translate=0.0, degrees=0.0, scale=0.0, contrast=0.0)
     index = torch.arange(N)
     plain = ImageBatches(torch.from_numpy(images), SPEC).batch(index, None)
-    for augment, n_mirrored in ((None, {0}), (mirror, set(range(3, N - 2)))):
+    for augment, n_hflip in ((None, {0}), (hflip, set(range(3, N - 2)))):
         _, inputs = open_feed(model, "val", processed, None, CPU, augment)
         out = inputs.batch(index, torch.Generator().manual_seed(0))
-        assert int((out != plain).flatten(1).any(dim=1).sum()) in n_mirrored
+        assert int((out != plain).flatten(1).any(dim=1).sum()) in n_hflip
 
 
 def anonymous_memory() -> int:

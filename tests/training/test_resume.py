@@ -58,7 +58,7 @@ def examples(n: int, seed: int, name: str) -> Examples:
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (n, 28, 28), dtype=torch.uint8, generator=generator)
     labels = torch.rand(n, len(LABELS), generator=generator).round()
-    augment = PARAMS.train.block("cnn").augment.model_copy(update={"mirror": True})
+    augment = PARAMS.train.block("cnn").augment.model_copy(update={"hflip": True})
     return Examples(ImageBatches(images, SPECS[name], augment), labels)
 
 

@@ -33,7 +33,7 @@ RGB = InputSpec(28, "bicubic", 33, 3, (0.5,) * 3, (0.25,) * 3)
 HYPER = ModelParams(
     lr=0.01,
     weight_decay=0.05,
-    augment=params.Augment(mirror=False, shift=0.0, rotate=0.0, scale=0.0, contrast=0.0),
+    augment=params.Augment(hflip=False, translate=0.0, degrees=0.0, scale=0.0, contrast=0.0),
 )
 
 

@@ -172,7 +172,7 @@ class Auditor:
         if store is None:
             says = "MLflow's database is not there; the records hold all it had"
             findings = [*findings, note(Where.MLFLOW, says, mlflow_runs.SYNC)]
-        elif store.strays(self._project.root):
+        elif store.is_stale_location(self._project.root):
             says = "MLflow looks for its pictures where this folder was before"
             findings = [*findings, note(Where.MLFLOW, says, mlflow_runs.SYNC)]
         known = (*asked, *self._project.archive.current.values())

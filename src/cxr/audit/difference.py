@@ -19,7 +19,7 @@ from cxr.tracking.format import shown_metrics
 
 WORKSPACE = "workspace"
 # Metrics of the machine and of the rate, not of the result.
-BESIDE = ("speed/", "system/", "schedule/")
+NOT_RESULTS = ("speed/", "system/", "schedule/")
 NAMED = 4  # causes in the sentence; more are counted
 
 
@@ -70,7 +70,7 @@ class Side:
             for log in logs
             if self.run in (None, log.name)
             for name, points in shown_metrics(log).items()
-            if not name.startswith(BESIDE)
+            if not name.startswith(NOT_RESULTS)
         }
 
 

@@ -51,7 +51,7 @@ def _run(log: RunLog, found: Found, project: Project, store: Store) -> list[Find
     if stored.experiment != found.record.data.name:
         says = f"{title} stands in experiment {stored.experiment}, not {found.record.data.name}"
         findings.append(note(Where.MLFLOW, says))
-    if not store.strays(project.root):
+    if not store.is_stale_location(project.root):
         findings += _pictures(title, log, stored, found, project, store)
     if findings:
         return findings

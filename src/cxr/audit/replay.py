@@ -33,7 +33,7 @@ OF_MACHINE = ("speed/", "system/")  # metrics that are not of the result
 ABSOLUTE = RELATIVE = 0.02
 
 
-class Gone(Exception):
+class MissingInput(Exception):
     """Something that the run was made from is no longer here; the text names it."""
 
 
@@ -92,7 +92,7 @@ def replay(root: Path, text: str, output: TextIO) -> Replay:
 
     Raises
     ------
-    Gone
+    MissingInput
         Where something that it needs is no longer here.
     """
     project = Project(root)
@@ -114,14 +114,16 @@ def replay(root: Path, text: str, output: TextIO) -> Replay:
 def _lay_code(code: Code, project: Project, place: Path) -> None:
     commit = code["commit"]
     if commit is None:
-        raise Gone("it was made outside of git, so its code was not kept")
+        raise MissingInput("it was made outside of git, so its code was not kept")
     if not project.repository.has_commit(commit):
         fetch = project.repository.fetching_commits()
-        raise Gone(f"commit {commit} is not in this clone; `{fetch}` may bring it")
+        raise MissingInput(f"commit {commit} is not in this clone; `{fetch}` may bring it")
     if project.repository.text_at(commit, paths.PARAMS_FILE) is None:
-        raise Gone(f"commit {commit} has no {paths.PARAMS_FILE} in this folder of the repository")
+        raise MissingInput(
+            f"commit {commit} has no {paths.PARAMS_FILE} in this folder of the repository"
+        )
     if code["edited"] and not code["patch"]:
-        raise Gone(f"the patch of {', '.join(code['edited'])} is not in the record")
+        raise MissingInput(f"the patch of {', '.join(code['edited'])} is not in the record")
     tar = place / "code.tar"
     as_committed = ("-c", "core.autocrlf=false", "-c", "core.eol=lf")
     git.run(project.root, *as_committed, "archive", "--format=tar", f"--output={tar}", commit)
@@ -129,7 +131,7 @@ def _lay_code(code: Code, project: Project, place: Path) -> None:
         with tarfile.open(tar) as archive:
             archive.extractall(place, filter="data")
     except tarfile.TarError as error:
-        raise Gone(f"the commit's files can't be laid out: {error}") from None
+        raise MissingInput(f"the commit's files can't be laid out: {error}") from None
     tar.unlink()
     if code["patch"]:
         # So that git does not take a repository around the temporary place for its own.
@@ -137,11 +139,13 @@ def _lay_code(code: Code, project: Project, place: Path) -> None:
         try:
             git.run(place, "apply", "--whitespace=nowarn", env=apart, stdin=code["patch"])
         except CxrError as error:
-            raise Gone(f"the recorded patch does not apply: {error}") from None
+            raise MissingInput(f"the recorded patch does not apply: {error}") from None
     laid = code_files(place)
     other = [path for path, blob in code["files"].items() if laid.get(path) != blob]
     if other:
-        raise Gone(f"{', '.join(other)} can't be had again from the commit and the recorded patch")
+        raise MissingInput(
+            f"{', '.join(other)} can't be had again from the commit and the recorded patch"
+        )
 
 
 def _lay_input(path: str, md5: str, project: Project, place: Path) -> None:
@@ -150,16 +154,16 @@ def _lay_input(path: str, md5: str, project: Project, place: Path) -> None:
     if content is None and (project.root / path).exists() and project.digest(path).md5 == md5:
         content = project.md5s(path)
     if content is None:
-        raise Gone(f"{path} (md5 {md5}) is not in DVC's cache; `{FETCH_PAST}` may bring it")
+        raise MissingInput(f"{path} (md5 {md5}) is not in DVC's cache; `{FETCH_PAST}` may bring it")
     for name, expected in content.items():
         source = project.find(name, expected)
         if source is None:
-            raise Gone(
+            raise MissingInput(
                 f"{name} (md5 {expected}) is not in DVC's cache; `{FETCH_PAST}` may bring it"
             )
         folder = (place / name).parent
         if not folder.resolve().is_relative_to(place):  # by a link that the patch has laid
-            raise Gone(f"{name} would lie outside of the temporary place")
+            raise MissingInput(f"{name} would lie outside of the temporary place")
         folder.mkdir(parents=True, exist_ok=True)
         (place / name).symlink_to(source)
 
@@ -168,7 +172,7 @@ def _check_users_file(path: str, md5: str, project: Project) -> None:
     """A file that the parameters name; it is read where it is."""
     place = project.root / path
     if not place.is_file() or project.memory.md5(place) != md5:
-        raise Gone(f"{path} (md5 {md5}) is no longer there or has changed")
+        raise MissingInput(f"{path} (md5 {md5}) is no longer there or has changed")
 
 
 def _run(command: str, place: Path, root: Path, output: TextIO) -> None:
@@ -188,7 +192,7 @@ def _run(command: str, place: Path, root: Path, output: TextIO) -> None:
         [sys.executable, *arguments], cwd=place, env=env, stdout=output, check=False
     )
     if done.returncode != 0:
-        raise Gone(f"`{command}` ended with {done.returncode}; its own line says why")
+        raise MissingInput(f"`{command}` ended with {done.returncode}; its own line says why")
 
 
 def _compare(found: Found, run_id: str, place: Path) -> Replay:

@@ -15,7 +15,7 @@ from cxr.models import Network
 from cxr.models.inputs import micro_batches
 
 Method = Literal["gradcam", "gradcam++", "hirescam", "rollout"]
-Evidence = Callable[
+Attribution = Callable[
     [Tensor, Tensor], Tensor
 ]  # feature map, its gradient: (N, D, h, w) -> (N, h, w)
 
@@ -24,17 +24,17 @@ Evidence = Callable[
 class Cam:
     """Maps of N images and L labels on the network's own grid.
 
-    `evidence` is what a method finds before its ReLU: above zero it speaks for the label, below
-    zero against it. A map with nothing above zero shows no positive evidence, and is empty.
+    `attribution` is what a method finds before its ReLU: above zero it speaks for the label, below
+    zero against it. A map with nothing above zero shows no positive attribution, and is empty.
     """
 
     logits: npt.NDArray[np.float32]  # (N, L)
-    evidence: npt.NDArray[np.float32]  # (N, L, h, w), signed
+    attribution: npt.NDArray[np.float32]  # (N, L, h, w), signed
 
     @property
     def maps(self) -> npt.NDArray[np.float32]:
-        """The evidence for the label, (N, L, h, w), zero and above."""
-        return np.maximum(self.evidence, 0)
+        """The attribution for the label, (N, L, h, w), zero and above."""
+        return np.maximum(self.attribution, 0)
 
 
 @runtime_checkable
@@ -69,7 +69,7 @@ def explain(network: Network, inputs: Tensor, method: Method = "gradcam") -> Cam
     parts = [find(network, part) for part in micro_batches(inputs)]
     return Cam(
         np.concatenate([part.logits for part in parts]),
-        np.concatenate([part.evidence for part in parts]),
+        np.concatenate([part.attribution for part in parts]),
     )
 
 
@@ -77,13 +77,13 @@ def _by_gradient(network: Network, inputs: Tensor, method: Method) -> Cam:
     with torch.no_grad():
         feature_map = network.encode(inputs)  # (N, D, h, w)
     feature_map.requires_grad_(True)
-    evidence = []
+    attribution = []
     with torch.enable_grad():
         logits = network.classify(feature_map)  # (N, L)
         for logit in logits.unbind(dim=1):
             (gradient,) = torch.autograd.grad(logit.sum(), feature_map, retain_graph=True)
-            evidence.append(EVIDENCE[method](feature_map.detach(), gradient))
-    return _cam(logits.detach(), torch.stack(evidence, dim=1))
+            attribution.append(ATTRIBUTION[method](feature_map.detach(), gradient))
+    return _cam(logits.detach(), torch.stack(attribution, dim=1))
 
 
 def _grad_cam(feature_map: Tensor, gradient: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ def _hirescam(feature_map: Tensor, gradient: Tensor) -> Tensor:
     return (gradient * feature_map).sum(dim=1)
 
 
-EVIDENCE: dict[Method, Evidence] = {
+ATTRIBUTION: dict[Method, Attribution] = {
     "gradcam": _grad_cam,
     "gradcam++": _grad_cam_plus_plus,
     "hirescam": _hirescam,
@@ -116,7 +116,7 @@ def _rollout(network: Network, inputs: Tensor) -> Cam:
     if not isinstance(network, Attentive):
         raise CxrError(
             f"rollout follows attention, and {type(network).__name__} has none; "
-            f"choose one of {', '.join(EVIDENCE)}"
+            f"choose one of {', '.join(ATTRIBUTION)}"
         )
     feature_map = network.encode(inputs)
     logits = network.classify(feature_map)
@@ -130,5 +130,5 @@ def _rollout(network: Network, inputs: Tensor) -> Cam:
     return _cam(logits, grid.unsqueeze(1).expand(-1, logits.shape[1], -1, -1))
 
 
-def _cam(logits: Tensor, evidence: Tensor) -> Cam:
-    return Cam(logits.cpu().numpy(), evidence.cpu().numpy())
+def _cam(logits: Tensor, attribution: Tensor) -> Cam:
+    return Cam(logits.cpu().numpy(), attribution.cpu().numpy())

@@ -22,18 +22,18 @@ class Examples:
     misses: Indices  # false negatives
 
 
-def choose(pooled: Doubles, labels: Flags, called: Flags) -> Examples:
+def choose(pooled: Doubles, labels: Flags, predicted_positive: Flags) -> Examples:
     """The most typical true positives, false positives and misses of one label.
 
     Parameters
     ----------
     pooled : (N, D), what the head reads of each image.
-    labels, called : (N,), the data's word and the model's.
+    labels, predicted_positive : (N,), the data's word and the model's.
     """
     return Examples(
-        true_positives=most_typical(pooled, labels & called),
-        false_positives=most_typical(pooled, ~labels & called),
-        misses=most_typical(pooled, labels & ~called),
+        true_positives=most_typical(pooled, labels & predicted_positive),
+        false_positives=most_typical(pooled, ~labels & predicted_positive),
+        misses=most_typical(pooled, labels & ~predicted_positive),
     )
 
 

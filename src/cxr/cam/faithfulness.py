@@ -31,9 +31,9 @@ class Curves:
     insertion: Doubles  # high is good
 
 
-def by_evidence(evidence: Maps) -> Order:
-    """Cells of maps (N, h, w) from the strongest evidence down; equal ones as they lie."""
-    return np.argsort(-evidence.reshape(len(evidence), -1), axis=1, kind="stable")
+def by_attribution(attribution: Maps) -> Order:
+    """Cells of maps (N, h, w) from the strongest attribution down; equal ones as they lie."""
+    return np.argsort(-attribution.reshape(len(attribution), -1), axis=1, kind="stable")
 
 
 def by_chance(n: int, grid: tuple[int, int], seed: int) -> Order:

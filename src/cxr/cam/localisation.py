@@ -22,7 +22,7 @@ class Located:
     """Maps held against the truth: (N,) each. The baselines see no image."""
 
     hit: npt.NDArray[np.bool_]  # the highest cell touches the sign
-    energy: Doubles  # share of the evidence that lies inside it
+    energy: Doubles  # share of the attribution that lies inside it
     centre_hit: npt.NDArray[np.bool_]  # of the middle cell
     chance_hit: Doubles  # of a cell at random
     chance_energy: Doubles  # of a map that is equal everywhere: the sign's share of the image
@@ -54,11 +54,11 @@ def cover_of_boxes(boxes: Doubles, side: float, grid: tuple[int, int]) -> Double
     return np.asarray(np.einsum("hn,wn->nhw", rows, columns), np.float64)
 
 
-def locate(evidence: Maps, cover: Doubles) -> Located:
+def locate(attribution: Maps, cover: Doubles) -> Located:
     """Hold maps (N, h, w) against the share of each cell that the sign covers (N, h, w)."""
-    n, height, width = evidence.shape
+    n, height, width = attribution.shape
     flat, inside = (
-        np.maximum(evidence, 0).reshape(n, height * width),
+        np.maximum(attribution, 0).reshape(n, height * width),
         cover.reshape(n, height * width),
     )
     highest, total = flat.argmax(axis=1), flat.sum(axis=1)

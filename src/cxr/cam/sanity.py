@@ -27,7 +27,7 @@ class Randomised:
     """Maps once a layer and all above it are random."""
 
     layer: str
-    evidence: Maps  # (N, L, h, w)
+    attribution: Maps  # (N, L, h, w)
 
 
 def randomised(network: Network, inputs: Tensor, method: Method, seed: int) -> Iterator[Randomised]:
@@ -38,7 +38,7 @@ def randomised(network: Network, inputs: Tensor, method: Method, seed: int) -> I
         for name, layer in reversed(list(broken.named_modules())):
             if _draw_anew(layer):
                 yield Randomised(
-                    name or type(layer).__name__, explain(broken, inputs, method).evidence
+                    name or type(layer).__name__, explain(broken, inputs, method).attribution
                 )
 
 
@@ -78,11 +78,11 @@ def stability(
     """
     size = images.shape[1:]
     inner = (..., slice(1, -1), slice(1, -1))  # what the shift brought in is left out
-    before = explain(network, prepare(images), method).evidence
+    before = explain(network, prepare(images), method).attribution
     found = []
     for down, right in SHIFTS:
         moved = _shifted(images, down, right)
-        after = explain(network, prepare(moved), method).evidence
+        after = explain(network, prepare(moved), method).attribution
         alike = []
         for there, here in zip(_each(before), _each(after), strict=True):
             back = torch.roll(_enlarged(here, size), (-down, -right), dims=(-2, -1))
@@ -112,8 +112,8 @@ def _each(maps: Maps) -> list[Maps]:
     return np.split(maps, len(maps))
 
 
-def _enlarged(evidence: Maps, size: torch.Size) -> Tensor:
-    maps = torch.from_numpy(evidence).double()
+def _enlarged(attribution: Maps, size: torch.Size) -> Tensor:
+    maps = torch.from_numpy(attribution).double()
     return F.interpolate(maps, tuple(size), mode="bilinear", align_corners=False)
 
 

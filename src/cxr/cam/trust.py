@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cxr.arrays import Doubles
 from cxr.cam import Cam, Method, explain
-from cxr.cam.faithfulness import by_chance, by_evidence, curves, from_centre
+from cxr.cam.faithfulness import by_attribution, by_chance, curves, from_centre
 from cxr.cam.ground_truth import Indices, Truth
 from cxr.cam.localisation import Maps, describe, locate, mean_interval
 from cxr.cam.sanity import randomised, similarity, stability
@@ -46,7 +46,7 @@ class CamTarget:
         parts = [explain(self.network, self.inputs(part), self.method) for part in _batches(index)]
         return Cam(
             np.concatenate([part.logits for part in parts]),
-            np.concatenate([part.evidence for part in parts]),
+            np.concatenate([part.attribution for part in parts]),
         )
 
     def forward(self, index: Indices) -> Forward:
@@ -73,7 +73,7 @@ class CamTarget:
         for part in _batches(np.arange(len(index))):
             mine = np.flatnonzero(np.isin(place, part))
             # Of all labels' maps only those that are asked for are kept: at 224 px these are large.
-            maps.append(self.explain(index[part]).evidence[place[mine] - part[:1], label[mine]])
+            maps.append(self.explain(index[part]).attribution[place[mine] - part[:1], label[mine]])
             pairs.append(mine)
         return np.concatenate(maps)[np.argsort(np.concatenate(pairs))]
 
@@ -85,7 +85,7 @@ class CamTarget:
         return self.images[torch.from_numpy(index).to(self.images.device)]
 
 
-def localisation(evidence: Maps, truth: Truth, seed: int) -> dict[str, Any]:
+def localisation(attribution: Maps, truth: Truth, seed: int) -> dict[str, Any]:
     """Pointing game and energy inside, by label and pooled over findings with a local sign.
 
     A phantom's cardiomegaly is the whole heart, its emphysema both lungs and its edema everywhere:
@@ -93,9 +93,9 @@ def localisation(evidence: Maps, truth: Truth, seed: int) -> dict[str, Any]:
 
     Parameters
     ----------
-    evidence : (K, h, w), the map of each pair of the truth.
+    attribution : (K, h, w), the map of each pair of the truth.
     """
-    located = locate(evidence, truth.cover(evidence.shape[1:]))
+    located = locate(attribution, truth.cover(attribution.shape[1:]))
     share = truth.cover((1, 1))[:, 0, 0]
     by_label = {}
     for i, label in enumerate(LABELS):
@@ -119,10 +119,10 @@ def faithfulness(target: CamTarget, image: Indices, label: Indices, seed: int) -
     told: dict[str, Any] = {"n": len(image), "deletion": {}, "insertion": {}}
     if not len(image):
         return told
-    evidence = target.explain_pairs(image, label)
-    grid = evidence.shape[1:]
+    attribution = target.explain_pairs(image, label)
+    grid = attribution.shape[1:]
     orders = {
-        "map": by_evidence(evidence),
+        "map": by_attribution(attribution),
         "random": by_chance(len(image), grid, seed),
         "centre": from_centre(len(image), grid),
     }
@@ -140,7 +140,7 @@ def sanity(target: CamTarget, image: Indices, label: Indices, seed: int) -> dict
         return told
     before = target.explain_pairs(image, label)
     for step in randomised(target.network, target.inputs(image), target.method, seed):
-        alike = similarity(before, _of_pairs(step.evidence, label))
+        alike = similarity(before, _of_pairs(step.attribution, label))
         told["randomised"].append({"down_to": step.layer, **_mean(alike, seed)})
     moved = stability(
         target.network,

@@ -35,7 +35,7 @@ def audit(
     from cxr.audit.finding import Verdict
     from cxr.cli import printing  # this and the next take seconds, and --help does without
 
-    with progress.bar("audit", progress.beside) as advance:
+    with progress.bar("audit", progress.stderr_console) as advance:
         if target is None:
             answer = Auditor(project(), advance).everything()
         elif RUN_ID.fullmatch(target) and not Path(target).exists():
@@ -105,7 +105,7 @@ def replay(
     try:
         out = sys.stderr if as_json or progress.is_quiet() else sys.stdout
         done = replaying.replay(project(), run, out)
-    except replaying.Gone as gone:
+    except replaying.MissingInput as gone:
         print(shown(f"cxr: run {run} can't be made again: {gone}"), file=sys.stderr)
         raise typer.Exit(1) from None
     if as_json:
@@ -159,7 +159,7 @@ def score(
     from cxr.cli import printing
     from cxr.scoring import score as scoring
 
-    with progress.bar("score: resamples", progress.beside) as advance:
+    with progress.bar("score: resamples", progress.stderr_console) as advance:
         done = scoring.score(
             predictions,
             labels or predictions,
@@ -214,7 +214,7 @@ def predict(
     if csv is not None:
         predict.check_table(csv, paths)
     done: list[predict.Prediction | predict.Refused] = []
-    with progress.bar("predict", progress.beside) as advance:
+    with progress.bar("predict", progress.stderr_console) as advance:
         for each in predict.predict(chosen, paths, maps):
             done.append(each)
             advance(len(done), len(paths))

@@ -142,16 +142,16 @@ def score(done: "Score") -> None:
 
 
 def predictions(done: "list[Prediction | Refused]", model: "Model") -> None:
-    """A line an image with what is called, likeliest for its threshold first; then what is odd."""
+    """One line per image: predicted findings, largest p-to-threshold ratio first; then warnings."""
     from cxr.inference.predict import NOTICE, Refused
 
     cuts = model.decision.thresholds
     for each in done:
         if isinstance(each, Refused):
             continue
-        called = [i for i, verdict in enumerate(each.called) if verdict]
-        called.sort(key=lambda i, probs=each.probs: -probs[i] / cuts[i])  # type: ignore[misc]
-        told = ", ".join(f"{LABELS[i]} {each.probs[i]:.3f}" for i in called)
+        predicted_positive = [i for i, verdict in enumerate(each.predicted_positive) if verdict]
+        predicted_positive.sort(key=lambda i, probs=each.probs: -probs[i] / cuts[i])  # type: ignore[misc]
+        told = ", ".join(f"{LABELS[i]} {each.probs[i]:.3f}" for i in predicted_positive)
         console.print(Text(f"{shown(str(each.path))}: {told or 'nothing called'}"))
         for warning in each.warnings:
             console.print(_marked(Verdict.NOTE, warning))

@@ -90,7 +90,7 @@ def sweep(
         return
     say = progress.note if as_json else progress.say
     say(f"sweep: {sweep_table.headline(plan, done)}")
-    with progress.bar("sweep", progress.beside) as advance:
+    with progress.bar("sweep", progress.stderr_console) as advance:
         answer = sweeping.run(plan, root, say, advance)
     if as_json:
         print_json(answer.as_json())
@@ -115,7 +115,7 @@ def doctor(as_json: Json = False) -> None:
         print_json(examination.as_json(findings))
     else:
         tell(findings, progress.is_quiet())
-    raise typer.Exit(int(examination.hinders(findings)))
+    raise typer.Exit(int(examination.has_blockers(findings)))
 
 
 def _reproduce(

@@ -125,7 +125,7 @@ def sync(as_json: Json = False) -> None:
     from cxr.audit import sync as syncing
     from cxr.cli import printing
 
-    with progress.bar("sync", progress.beside) as advance:
+    with progress.bar("sync", progress.stderr_console) as advance:
         done = syncing.sync(project(), advance)
     if as_json:
         print_json(asdict(done))

@@ -17,29 +17,29 @@ Images = npt.NDArray[np.uint8]
 
 SIDE = 28
 BATCH = 256  # images: at 224 pixels 100 MB in double precision
-SHARE = 0.01  # of the validation images that are less like the mean than `least`
+SHARE = 0.01  # of the validation images have a similarity below `threshold`
 
 
 @dataclass(frozen=True)
-class Typical:
-    """The mean training image, (SIDE, SIDE), and the likeness that 99 % of validation reach."""
+class OodReference:
+    """The mean training image, (SIDE, SIDE), and the similarity that 99 % of validation reach."""
 
     mean_image: Doubles
-    least: float
+    threshold: float
 
     @classmethod
-    def of(cls, train: Images, val: Images) -> "Typical":
+    def of(cls, train: Images, val: Images) -> "OodReference":
         """Learn from images uint8 (N, H, W)."""
         total = sum(_small(train[i : i + BATCH]).sum(axis=0) for i in range(0, len(train), BATCH))
         mean = np.asarray(total / len(train), np.float64)
-        return cls(mean, float(np.quantile(cls(mean, 0.0).likeness(val), SHARE)))
+        return cls(mean, float(np.quantile(cls(mean, 0.0).similarity(val), SHARE)))
 
-    def likeness(self, images: Images) -> Doubles:
+    def similarity(self, images: Images) -> Doubles:
         """Correlation of each image (N, H, W) with the mean, -1 to 1; 0 of one grey value."""
-        parts = [self._likeness(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
+        parts = [self._similarity(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
         return np.concatenate(parts) if parts else np.empty(0)
 
-    def _likeness(self, images: Images) -> Doubles:
+    def _similarity(self, images: Images) -> Doubles:
         small = _small(images).reshape(len(images), -1)
         small -= small.mean(axis=1, keepdims=True)
         mean = (self.mean_image - self.mean_image.mean()).ravel()

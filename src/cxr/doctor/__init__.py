@@ -57,7 +57,7 @@ def examine(root: Path) -> list[Finding]:
     return [found[name] if name in found else waiting[name](None) for name in CHECKS]
 
 
-def hinders(findings: list[Finding]) -> bool:
+def has_blockers(findings: list[Finding]) -> bool:
     """Whether something stands in the way."""
     return any(each.verdict == MISSING for each in findings)
 

@@ -4,7 +4,7 @@ import io
 import sys
 from pathlib import Path
 
-from cxr.doctor import examine, find_project, hinders
+from cxr.doctor import examine, find_project, has_blockers
 from cxr.doctor.finding import tell
 from cxr.errors import CxrError
 
@@ -17,4 +17,4 @@ if __name__ == "__main__":
         print(f"cxr: {error}", file=sys.stderr)
         sys.exit(2)
     tell(findings)
-    sys.exit(int(hinders(findings)))
+    sys.exit(int(has_blockers(findings)))

@@ -15,7 +15,7 @@ from scipy.special import expit
 from sklearn.metrics import roc_curve
 
 from cxr.arrays import Doubles, Floats, Labels
-from cxr.data.ood import SIDE, Typical
+from cxr.data.ood import SIDE, OodReference
 from cxr.documents import read_made
 from cxr.evaluation.metrics import sigmoid
 from cxr.labels import LABELS
@@ -48,14 +48,14 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class Decision:
+class OperatingPoint:
     """Calibration, from which probability on a label counts as there (NaN: none), and for what."""
 
     model: str
     calibration: Calibration
     rule: Rule
     thresholds: Doubles  # (L,)
-    typical: Typical
+    ood: OodReference
 
     def as_json(self) -> dict[str, Any]:
         """As `decisions/<model>.json` holds it; a threshold that isn't there is None."""
@@ -69,14 +69,14 @@ class Decision:
             },
             "rule": self.rule,
             "thresholds": _named(self.thresholds),
-            "typical": {
-                "least_likeness": self.typical.least,
-                "mean_image": self.typical.mean_image.tolist(),
+            "ood": {
+                "threshold": self.ood.threshold,
+                "mean_image": self.ood.mean_image.tolist(),
             },
         }
 
 
-def read(path: Path) -> Decision:
+def read(path: Path) -> OperatingPoint:
     """The decision that stands in a file; CxrError where it can't be read."""
     return read_made(path, _parse)
 
@@ -88,8 +88,8 @@ def decide(
     method: Method,
     rule: Rule,
     sensitivity: float,
-    typical: Typical,
-) -> Decision:
+    ood: OodReference,
+) -> OperatingPoint:
     """Fit a calibration, and choose thresholds on what it makes of these same images.
 
     Parameters
@@ -97,11 +97,11 @@ def decide(
     labels : (N, L) of 0 and 1, of the validation split.
     logits : (N, L).
     sensitivity : what the rule of that name asks for at least.
-    typical : what images of the training data look like.
+    ood : what images of the training data look like.
     """
     calibration = calibrate(labels, logits, method)
     cuts = thresholds(labels, calibration.probs(logits), rule, sensitivity)
-    return Decision(model, calibration, rule, cuts, typical)
+    return OperatingPoint(model, calibration, rule, cuts, ood)
 
 
 def calibrate(labels: Labels, logits: Floats, method: Method) -> Calibration:
@@ -192,14 +192,14 @@ def _at_every_cut(y: Labels, probs: Floats) -> tuple[Floats, Counts, Counts]:
     return cut[1:], true_positives, false_positives
 
 
-def _parse(content: Any) -> Decision:
-    calibration, typical = content["calibration"], content["typical"]
+def _parse(content: Any) -> OperatingPoint:
+    calibration, ood = content["calibration"], content["ood"]
     if calibration["method"] not in get_args(Method) or content["rule"] not in get_args(Rule):
         raise ValueError("no such method or rule")
-    mean_image = np.array(typical["mean_image"], np.float64)
+    mean_image = np.array(ood["mean_image"], np.float64)
     if mean_image.shape != (SIDE, SIDE):
         raise ValueError("a mean image of another size")
-    return Decision(
+    return OperatingPoint(
         model=str(content["model"]),
         calibration=Calibration(
             calibration["method"],
@@ -208,7 +208,7 @@ def _parse(content: Any) -> Decision:
         ),
         rule=content["rule"],
         thresholds=_in_order(content["thresholds"]),
-        typical=Typical(mean_image, float(typical["least_likeness"])),
+        ood=OodReference(mean_image, float(ood["threshold"])),
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from cxr.arrays import Doubles, Floats, Labels
 from cxr.evaluation import metrics
 from cxr.evaluation.calibration import brier, brier_of_prevalence, reliability
-from cxr.evaluation.decisions import CHOSEN_ON, Decision, has_both_classes
+from cxr.evaluation.decisions import CHOSEN_ON, OperatingPoint, has_both_classes
 from cxr.evaluation.intervals import LEVEL, Estimate, Resamples, delong, delong_interval, interval
 from cxr.labels import LABELS
 
@@ -56,7 +56,7 @@ class Predicted:
     uncalibrated: Floats | None = None
 
     @classmethod
-    def by(cls, decision: Decision, logits: Floats) -> "Predicted":
+    def by(cls, decision: OperatingPoint, logits: Floats) -> "Predicted":
         """What a model says by its decision, of logits (N, L)."""
         calibration = decision.calibration
         return cls(
@@ -196,14 +196,14 @@ def _at_threshold(y: Labels, probs: Floats, threshold: float) -> dict[str, float
     """What yes and no are worth; a probability at the threshold is a yes."""
     if np.isnan(threshold):
         return dict.fromkeys(("threshold", *AT_THRESHOLD), np.nan)
-    called, there = probs >= threshold, y == 1
-    right = called == there
+    predicted_positive, there = probs >= threshold, y == 1
+    right = predicted_positive == there
     return {
         "threshold": threshold,
         "sensitivity": _ratio(int((right & there).sum()), int(there.sum())),
         "specificity": _ratio(int((right & ~there).sum()), int((~there).sum())),
-        "ppv": _ratio(int((right & called).sum()), int(called.sum())),
-        "npv": _ratio(int((right & ~called).sum()), int((~called).sum())),
+        "ppv": _ratio(int((right & predicted_positive).sum()), int(predicted_positive.sum())),
+        "npv": _ratio(int((right & ~predicted_positive).sum()), int((~predicted_positive).sum())),
     }
 
 

@@ -22,8 +22,8 @@ class Surprises:
 def most_surprising(labels: Labels, probs: list[Floats], n: int) -> Surprises:
     """The `n` images of highest loss, of the first ones where losses are equal.
 
-    The mean of several models is taken, since what surprises all of them is less likely a fault of
-    one.
+    The mean of several models is taken, since an image that is hard for all of them is
+    less likely the fault of one.
 
     Parameters
     ----------

@@ -171,12 +171,18 @@ class _Counter:
         # Counts stay whole and below 2 ** 24, so single precision is exact.
         before = np.cumsum(ties + above, axis=0) - ties
         true = np.cumsum(positives, axis=0)
-        called = true + before + ties
+        predicted_positive = true + before + ties
         with np.errstate(invalid="ignore", divide="ignore"):
             lost = np.einsum("kb,kb->b", positives, before + ties / 2, dtype=np.float64)
             areas = 1 - lost / (positive.astype(np.float64) * negative)
             precision = np.zeros(true.shape)
-            np.divide(true, called, out=precision, where=called > 0, dtype=np.float64)
+            np.divide(
+                true,
+                predicted_positive,
+                out=precision,
+                where=predicted_positive > 0,
+                dtype=np.float64,
+            )
             precisions = np.einsum("kb,kb->b", positives, precision, dtype=np.float64) / positive
         undefined = (positive == 0) | (negative == 0)
         areas[undefined] = precisions[undefined] = np.nan

@@ -22,13 +22,13 @@ from cxr.data.images.picture import Picture, Topic
 from cxr.documents import write_whole
 from cxr.errors import CxrError
 from cxr.evaluation import decisions
-from cxr.evaluation.decisions import Decision
+from cxr.evaluation.decisions import OperatingPoint
 from cxr.labels import LABELS
 from cxr.models import SavedModel
 from cxr.models.inputs import to_network_input
 from cxr.paths import DECISIONS, MODELS
 
-NOTICE = "Not a medical device: a research model's opinion, not a diagnosis."
+NOTICE = "Not a medical device: a research model's output, not a diagnosis."
 VERDICTS = {True: "yes", False: "no", None: "?"}
 ADDRESSES = ("models:/", "runs:/")  # of MLflow's models
 MOST_MAPS = 3  # beside an image
@@ -41,7 +41,7 @@ class Model:
     """A network, and what turns its logits into probabilities and into yes or no."""
 
     saved: SavedModel
-    decision: Decision
+    decision: OperatingPoint
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class Prediction:
     path: Path
     size: tuple[int, int]  # height and width in pixels
     probs: Doubles  # (L,)
-    called: tuple[bool | None, ...]  # (L,), None where the label has no threshold
-    likeness: float
+    predicted_positive: tuple[bool | None, ...]  # (L,), None where the label has no threshold
+    similarity: float
     assumed: dict[Topic, str]  # what was assumed to read the file
     warnings: list[str]
 
@@ -63,12 +63,14 @@ class Prediction:
             "image": str(self.path),
             "width": width,
             "height": height,
-            "likeness": self.likeness,
+            "similarity": self.similarity,
             "assumed": self.assumed,
             "warnings": self.warnings,
             "labels": {
-                label: {"probability": float(prob), "called": called}
-                for label, prob, called in zip(LABELS, self.probs, self.called, strict=True)
+                label: {"probability": float(prob), "predicted_positive": positive}
+                for label, prob, positive in zip(
+                    LABELS, self.probs, self.predicted_positive, strict=True
+                )
             },
         }
 
@@ -198,63 +200,71 @@ def predict_pictures(
     else:
         logits = explained.logits
     probs = model.decision.calibration.probs(logits)
-    typical = model.decision.typical
-    likeness = typical.likeness(small)
+    ood = model.decision.ood
+    similarity = ood.similarity(small)
     for i, picture in enumerate(pictures):
         warnings = [*picture.notes.warnings]
-        if likeness[i] < typical.least:
+        if similarity[i] < ood.threshold:
             warnings.append(
-                "does not look like a chest X-ray of the training data: likeness "
-                f"{likeness[i]:.2f}, 99 % of those have {typical.least:.2f} or more"
+                "does not look like a chest X-ray of the training data: similarity "
+                f"{similarity[i]:.2f}, 99 % of those have {ood.threshold:.2f} or more"
             )
         height, width = picture.grey.shape
         done = Prediction(
             path=picture.path,
             size=(height, width),
             probs=probs[i],
-            called=tuple(
+            predicted_positive=tuple(
                 None if np.isnan(cut) else bool(p >= cut)
                 for p, cut in zip(probs[i], model.decision.thresholds, strict=True)
             ),
-            likeness=float(likeness[i]),
+            similarity=float(similarity[i]),
             assumed=picture.notes.assumed,
             warnings=warnings,
         )
         if explained is not None:
-            _draw(model, picture, done, explained.evidence[i], maps[picture.path])
+            _draw(model, picture, done, explained.attribution[i], maps[picture.path])
         yield done
 
 
-def _draw(model: Model, picture: Picture, done: Prediction, evidence: Maps, place: Path) -> None:
-    """The image and the maps of what is called, or of the likeliest label where nothing is."""
+def _draw(model: Model, picture: Picture, done: Prediction, attribution: Maps, place: Path) -> None:
+    """Draw the image, and a map per predicted finding, or of the most likely one."""
     from cxr.plots.prediction import overlays  # a served model does without matplotlib
 
     cuts = model.decision.thresholds
-    called = [i for i, verdict in enumerate(done.called) if verdict]
+    predicted_positive = [i for i, verdict in enumerate(done.predicted_positive) if verdict]
     by_odds = np.argsort(-np.nan_to_num(done.probs / cuts), kind="stable").tolist()
-    chosen = [i for i in by_odds if i in called][:MOST_MAPS] or by_odds[:1]
+    chosen = [i for i in by_odds if i in predicted_positive][:MOST_MAPS] or by_odds[:1]
     titles = [
-        f"{LABELS[i]}: {VERDICTS[done.called[i]]}\np = {done.probs[i]:.3f}, "
+        f"{LABELS[i]}: {VERDICTS[done.predicted_positive[i]]}\np = {done.probs[i]:.3f}, "
         + ("no threshold" if np.isnan(cuts[i]) else f"cut {cuts[i]:.3f}")
         for i in chosen
     ]
-    title = f"{done.path.name}\n{model.saved.name}, {len(called)} called"
-    write_whole(place, partial(overlays, picture.grey, evidence[chosen], titles, title))
+    title = f"{done.path.name}\n{model.saved.name}, {len(predicted_positive)} called"
+    write_whole(place, partial(overlays, picture.grey, attribution[chosen], titles, title))
 
 
 def write_table(done: list[Prediction | Refused], path: Path) -> None:
-    """A row an image: probabilities, verdicts, likeness, warnings; what failed has its reason."""
+    """A row an image: probabilities, verdicts, similarity, warnings; what failed has its reason."""
     columns = ["image", *(f"prob_{label}" for label in LABELS)]
-    columns += [*(f"called_{label}" for label in LABELS), "likeness", "assumed", "warnings"]
+    columns += [
+        *(f"predicted_positive_{label}" for label in LABELS),
+        "similarity",
+        "assumed",
+        "warnings",
+    ]
     rows: list[list[Any]] = []
     for each in done:
         if isinstance(each, Refused):
             rows.append([each.path, *[""] * (len(columns) - 2), each.reason])
         else:
-            verdicts = ["" if called is None else int(called) for called in each.called]
+            verdicts = [
+                "" if predicted_positive is None else int(predicted_positive)
+                for predicted_positive in each.predicted_positive
+            ]
             rows.append(
                 [
-                    each.path, *each.probs, *verdicts, each.likeness, each.assumed_as_text(),
+                    each.path, *each.probs, *verdicts, each.similarity, each.assumed_as_text(),
                     "; ".join(each.warnings),
                 ]
             )  # fmt: skip

@@ -18,7 +18,7 @@ from cxr.models import Network
 from cxr.models.inputs import InputSpec
 from cxr.params import Count, Fraction, ModelParams
 
-SHARPNESS = 5.0  # of log-sum-exp: the mean at 0, the maximum from far above
+R = 5.0  # of log-sum-exp: the mean at 0, the maximum from far above
 
 
 class Hyper(ModelParams):
@@ -56,17 +56,17 @@ class Cnn(Network):
         return features
 
     def classify(self, feature_map: Tensor) -> Tensor:  # (N, D, h, w) -> (N, L)
-        logits: Tensor = self.classifier(self.dropout(soft_maximum(feature_map)))
+        logits: Tensor = self.classifier(self.dropout(lse_pool(feature_map)))
         return logits
 
     def head(self) -> nn.Linear:
         return self.classifier
 
 
-def soft_maximum(feature_map: Tensor) -> Tensor:  # (N, D, h, w) -> (N, D)
+def lse_pool(feature_map: Tensor) -> Tensor:  # (N, D, h, w) -> (N, D)
     """log(mean(exp(r x))) / r over all places, r the sharpness."""
     cells = feature_map.flatten(2).float()
-    return (torch.logsumexp(SHARPNESS * cells, dim=2) - math.log(cells.shape[2])) / SHARPNESS
+    return (torch.logsumexp(R * cells, dim=2) - math.log(cells.shape[2])) / R
 
 
 def build(hyper: Hyper, image_size: int, channels: int, n_labels: int) -> Cnn:

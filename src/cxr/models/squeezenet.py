@@ -39,7 +39,7 @@ class Hyper(ModelParams):
         if self.freeze and not self.augment.is_only_mirror:
             raise ValueError(
                 "with freeze: true the features are computed once, so that augment can only "
-                "mirror; set shift, rotate, scale and contrast to 0, or freeze: false"
+                "hflip; set translate, degrees, scale and contrast to 0, or freeze: false"
             )
         return self
 

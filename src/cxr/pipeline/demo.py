@@ -28,7 +28,7 @@ CHANGES: dict[str, Any] = {
     "train.squeezenet.weights": "none",
     "train.squeezenet.image_size": 112,
     "gradcam.indices": [5, 6, 8, 13],
-    "gradcam.probed": 8,
+    "gradcam.max_findings": 8,
 }
 
 

@@ -136,7 +136,7 @@ def run(
     """
     try:
         with signals.handled():
-            _live(name, work, models(Path.cwd()), prepare, foreign)
+            _run_stage(name, work, models(Path.cwd()), prepare, foreign)
     except CxrError as error:
         _refuse(name, str(error))
     except OSError as error:
@@ -172,7 +172,7 @@ def trained_models(folder: Path) -> tuple[str, ...]:
     return tuple(name.removeprefix("train-") for name in stages if name.startswith("train-"))
 
 
-def _live(
+def _run_stage(
     name: str,
     work: Callable[[Stage], None],
     models: tuple[str, ...],

@@ -114,24 +114,26 @@ def reliability(tests: dict[str, Any], origin: Origin, path: Path) -> None:
 
 
 def label_pairs(
-    labels: Labels, called: dict[str, npt.NDArray[np.bool_]], origin: Origin, path: Path
+    labels: Labels, predicted_positive: dict[str, npt.NDArray[np.bool_]], origin: Origin, path: Path
 ) -> None:
     """Of the test images with one finding, the share that has and is called each other.
 
     Parameters
     ----------
     labels : (N, L) of 0 and 1.
-    called : of each model, (N, L).
+    predicted_positive : of each model, (N, L).
     """
     columns = 2
-    rows = (len(called) + 2) // columns
+    rows = (len(predicted_positive) + 2) // columns
     figure = Figure(figsize=(13, 6.2 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     given = np.hstack([labels, ~labels.any(axis=1, keepdims=True)]).astype(float)
     n_given = given.sum(axis=0)
     for axes in panels:
         axes.axis("off")
-    for axes, (title, marked) in zip(panels, {"the data": labels, **called}.items(), strict=False):
+    for axes, (title, marked) in zip(
+        panels, {"the data": labels, **predicted_positive}.items(), strict=False
+    ):
         axes.axis("on")
         with np.errstate(invalid="ignore"):
             share = (given.T @ marked.astype(float)) / n_given[:, None]
@@ -152,7 +154,7 @@ def label_pairs(
     finish(figure, "Of the test images with the row's finding, how many …", origin, path)
 
 
-def surprises(
+def hard_examples(
     found: Surprises,
     images: npt.NDArray[np.uint8],
     labels: Labels,

@@ -21,14 +21,14 @@ from cxr.plots.figure import COLOURS, DPI, GREY, finish
 
 Grey = npt.NDArray[np.uint8]  # (H, W)
 Rgb = npt.NDArray[np.uint8]  # (PANEL, PANEL, 3)
-Evidence = npt.NDArray[np.float32]
+Attribution = npt.NDArray[np.float32]
 
 PANEL, CAPTION, GAP, MARGIN = 150, 54, 8, 14  # pixels
 NARROWEST = 480  # of a sheet: its title and notice need so much
 HEAD, FOOT, BAR = 46, 66, 210  # the title, and the scales below
 WORDS = 7.5  # points
 LINE = 30  # letters over a panel
-OPAQUE = 0.8  # of the strongest evidence
+OPAQUE = 0.8  # of the strongest attribution
 SHEET_COLUMNS, SIDE_COLUMNS = 3, 2  # labels beside each other
 NAMES: dict[Method, str] = {
     "gradcam": "Grad-CAM",
@@ -38,13 +38,13 @@ NAMES: dict[Method, str] = {
 }
 UNITS: dict[Method, str] = dict.fromkeys(NAMES, "logit")
 UNITS["rollout"] = "attention"
-LEGEND = "Left: map over the image. Right: raw evidence on the network's own grid"
+LEGEND = "Left: map over the image. Right: raw attribution on the network's own grid"
 SIGNS = ", red for the label, blue against it"
 NOTICE = "yes / no: the data's label. p: the model's probability. Not a medical device."
 
 
 @dataclass(frozen=True)
-class Shot:
+class ImageCase:
     """An image of the data."""
 
     name: str  # as in "test image 5"
@@ -53,19 +53,19 @@ class Shot:
 
 
 @dataclass(frozen=True)
-class Opinion:
+class ModelOutput:
     """What one model says of one image, and where it sees it."""
 
     model: str
     method: Method
     probs: Doubles  # (L,)
     thresholds: Doubles  # (L,), NaN where there is none
-    evidence: Evidence  # (L, h, w), signed
+    attribution: Attribution  # (L, h, w), signed
 
     @property
     def scale(self) -> float:
-        """The strongest evidence of all labels, for or against: what full colour stands for."""
-        return float(np.abs(self.evidence).max()) or 1.0
+        """The strongest attribution of all labels, for or against: what full colour stands for."""
+        return float(np.abs(self.attribution).max()) or 1.0
 
     def says(self, label: int) -> str:
         cut = self.thresholds[label]
@@ -74,8 +74,8 @@ class Opinion:
         )
 
     def finds(self, label: int) -> str:
-        highest = float(self.evidence[label].max())
-        return "no positive evidence" if highest <= 0 else f"up to {highest:+.2g}"
+        highest = float(self.attribution[label].max())
+        return "no positive attribution" if highest <= 0 else f"up to {highest:+.2g}"
 
 
 @dataclass(frozen=True)
@@ -96,77 +96,81 @@ class _Bar:
     label: str
 
 
-def sheet(shot: Shot, opinion: Opinion, labels: Iterable[int], origin: Origin, path: Path) -> None:
-    """One model, one image: for each label the map over it beside the raw evidence.
+def sheet(
+    case: ImageCase, output: ModelOutput, labels: Iterable[int], origin: Origin, path: Path
+) -> None:
+    """One model, one image: for each label the map over it beside the raw attribution.
 
     All labels share one scale, so that a strong map looks stronger than a weak one.
     """
-    blocks: Rows = [[_image(shot), None]]
-    blocks += [list(_pair(shot, opinion, label)) for label in labels]
+    blocks: Rows = [[_image(case), None]]
+    blocks += [list(_pair(case, output, label)) for label in labels]
     rows = _in_columns(blocks, SHEET_COLUMNS)
-    title = f"{NAMES[opinion.method]}: {opinion.model}, {shot.name}"
-    signs = "" if opinion.method == "rollout" else SIGNS  # it knows no label and is never negative
-    _draw(rows, title, _bars(opinion), f"{LEGEND}{signs}. {NOTICE}", origin, path)
+    title = f"{NAMES[output.method]}: {output.model}, {case.name}"
+    signs = "" if output.method == "rollout" else SIGNS  # it knows no label and is never negative
+    _draw(rows, title, _bars(output), f"{LEGEND}{signs}. {NOTICE}", origin, path)
 
 
-def slide(shot: Shot, opinion: Opinion, label: int, origin: Origin, path: Path) -> None:
+def slide(case: ImageCase, output: ModelOutput, label: int, origin: Origin, path: Path) -> None:
     """One label of a sheet by itself, on the scale of all."""
-    rows: Rows = [[_image(shot), *_pair(shot, opinion, label)]]
-    _draw(rows, f"{opinion.model}, {shot.name}", _bars(opinion), "", origin, path)
+    rows: Rows = [[_image(case), *_pair(case, output, label)]]
+    _draw(rows, f"{output.model}, {case.name}", _bars(output), "", origin, path)
 
 
 def side_by_side(
-    shot: Shot, opinions: list[Opinion], labels: Iterable[int], origin: Origin, path: Path
+    case: ImageCase, outputs: list[ModelOutput], labels: Iterable[int], origin: Origin, path: Path
 ) -> None:
     """One image, a row a label: every model's map, each model on a scale of its own."""
     rows: Rows = []
     for label in labels:
-        truth = bool(shot.truth[label])
+        truth = bool(case.truth[label])
         row: list[_Panel | None] = [
-            _Panel(_enlarged(shot.grey), f"{LABELS[label]}\n{_yes(truth)}", _colour(truth))
+            _Panel(_enlarged(case.grey), f"{LABELS[label]}\n{_yes(truth)}", _colour(truth))
         ]
-        for each in opinions:
+        for each in outputs:
             caption = f"{each.model}\n{each.says(label)}\n{each.finds(label)}"
-            row.append(_Panel(overlay(shot.grey, each.evidence[label], each.scale), caption))
+            row.append(_Panel(overlay(case.grey, each.attribution[label], each.scale), caption))
         rows.append(row)
-    title = f"{', '.join(each.model for each in opinions)}: {shot.name}"
-    scales = ", ".join(f"{each.model} {each.scale:.2g} ({UNITS[each.method]})" for each in opinions)
-    words = f"Full colour is the strongest evidence of each for any label: {scales}.\n{NOTICE}"
+    title = f"{', '.join(each.model for each in outputs)}: {case.name}"
+    scales = ", ".join(f"{each.model} {each.scale:.2g} ({UNITS[each.method]})" for each in outputs)
+    words = f"Full colour is the strongest attribution of each for any label: {scales}.\n{NOTICE}"
     _draw(_in_columns(rows, SIDE_COLUMNS), title, [], words, origin, path)
 
 
 def examples(
-    label: int, groups: dict[str, list[tuple[Shot, Opinion]]], origin: Origin, path: Path
+    label: int, groups: dict[str, list[tuple[ImageCase, ModelOutput]]], origin: Origin, path: Path
 ) -> None:
     """One model, one label: a row for each group of images, the image beside the map over it.
 
     The groups' maps share a scale. A group may be empty.
     """
-    opinions = [opinion for group in groups.values() for _, opinion in group]
-    scale = max((float(np.abs(each.evidence[label]).max()) for each in opinions), default=0) or 1.0
+    outputs = [output for group in groups.values() for _, output in group]
+    scale = (
+        max((float(np.abs(each.attribution[label]).max()) for each in outputs), default=0) or 1.0
+    )
     widest = max(len(group) for group in groups.values())
     rows: Rows = []
     for name, group in groups.items():
         row: list[_Panel | None] = []
-        for shot, opinion in group:
+        for case, output in group:
             row += [
-                _Panel(_enlarged(shot.grey), f"{name}\n{shot.name}\n{_findings(shot)}"),
+                _Panel(_enlarged(case.grey), f"{name}\n{case.name}\n{_findings(case)}"),
                 _Panel(
-                    overlay(shot.grey, opinion.evidence[label], scale),
-                    f"{opinion.says(label)}\n{opinion.finds(label)}",
+                    overlay(case.grey, output.attribution[label], scale),
+                    f"{output.says(label)}\n{output.finds(label)}",
                 ),
             ]
         if not group:
             row = [_Panel(np.full((PANEL, PANEL, 3), 255, np.uint8), f"{name}: none", GREY)]
         rows.append(row + [None] * (2 * widest - len(row)))
-    first = opinions[0]
+    first = outputs[0]
     title = f"{NAMES[first.method]}: {first.model}, {LABELS[label]}"
     _draw(rows, title, [_heat(scale, first.method)], NOTICE, origin, path)
 
 
-def overlay(grey: Grey, evidence: Evidence, scale: float) -> Rgb:
-    """Positive evidence (h, w) over an image, smooth; the image as it is where there is none."""
-    share = np.maximum(evidence, 0) / scale
+def overlay(grey: Grey, attribution: Attribution, scale: float) -> Rgb:
+    """Positive attribution (h, w) over an image, smooth; the image as it is where there is none."""
+    share = np.maximum(attribution, 0) / scale
     smooth = Image.fromarray(share).resize((PANEL, PANEL), Image.Resampling.BILINEAR)
     heat = np.clip(np.asarray(smooth, np.float64), 0, 1)
     colours = np.asarray(colormaps["inferno"](heat), np.float64)[..., :3] * 255
@@ -175,41 +179,41 @@ def overlay(grey: Grey, evidence: Evidence, scale: float) -> Rgb:
     return blend
 
 
-def raw(evidence: Evidence, scale: float) -> Rgb:
-    """Evidence (h, w) on its own grid: red for the label, blue against it."""
-    colours = colormaps["RdBu_r"](Normalize(-scale, scale)(evidence), bytes=True)[..., :3]
+def raw(attribution: Attribution, scale: float) -> Rgb:
+    """Attribution (h, w) on its own grid: red for the label, blue against it."""
+    colours = colormaps["RdBu_r"](Normalize(-scale, scale)(attribution), bytes=True)[..., :3]
     cells = Image.fromarray(np.ascontiguousarray(colours))
     return np.asarray(cells.resize((PANEL, PANEL), Image.Resampling.NEAREST), np.uint8)
 
 
 def _heat(scale: float, method: Method) -> _Bar:
-    return _Bar("inferno", 0, scale, f"evidence for it ({UNITS[method]})")
+    return _Bar("inferno", 0, scale, f"attribution for it ({UNITS[method]})")
 
 
-def _bars(opinion: Opinion) -> list[_Bar]:
-    label = f"raw evidence ({UNITS[opinion.method]})"
-    raw_bar = _Bar("RdBu_r", -opinion.scale, opinion.scale, label)
-    return [_heat(opinion.scale, opinion.method), raw_bar]
+def _bars(output: ModelOutput) -> list[_Bar]:
+    label = f"raw attribution ({UNITS[output.method]})"
+    raw_bar = _Bar("RdBu_r", -output.scale, output.scale, label)
+    return [_heat(output.scale, output.method), raw_bar]
 
 
-def _pair(shot: Shot, opinion: Opinion, label: int) -> tuple[_Panel, _Panel]:
-    truth, evidence = bool(shot.truth[label]), opinion.evidence[label]
+def _pair(case: ImageCase, output: ModelOutput, label: int) -> tuple[_Panel, _Panel]:
+    truth, attribution = bool(case.truth[label]), output.attribution[label]
     return (
         _Panel(
-            overlay(shot.grey, evidence, opinion.scale),
-            f"{LABELS[label]}: {_yes(truth)}\n{opinion.says(label)}",
+            overlay(case.grey, attribution, output.scale),
+            f"{LABELS[label]}: {_yes(truth)}\n{output.says(label)}",
             _colour(truth),
         ),
         _Panel(
-            raw(evidence, opinion.scale),
-            f"{LABELS[label]}, raw\n{opinion.finds(label)}",
+            raw(attribution, output.scale),
+            f"{LABELS[label]}, raw\n{output.finds(label)}",
             _colour(truth),
         ),
     )
 
 
-def _image(shot: Shot) -> _Panel:
-    return _Panel(_enlarged(shot.grey), f"the image\n{_findings(shot)}")
+def _image(case: ImageCase) -> _Panel:
+    return _Panel(_enlarged(case.grey), f"the image\n{_findings(case)}")
 
 
 def _enlarged(grey: Grey) -> Rgb:
@@ -219,8 +223,8 @@ def _enlarged(grey: Grey) -> Rgb:
     return np.repeat(np.asarray(shown)[..., None], 3, axis=2)
 
 
-def _findings(shot: Shot) -> str:
-    present = [label for label, y in zip(LABELS, shot.truth, strict=True) if y]
+def _findings(case: ImageCase) -> str:
+    present = [label for label, y in zip(LABELS, case.truth, strict=True) if y]
     words = ", ".join(present) or "no finding"
     return textwrap.fill(words, LINE, max_lines=2, placeholder=", …")
 

@@ -15,7 +15,7 @@ PANEL, FONT, TITLE, BAR, GAP = 300, 8, 48, 56, 6
 
 def overlays(
     grey: npt.NDArray[np.uint8],
-    evidence: npt.NDArray[np.float32],
+    attribution: npt.NDArray[np.float32],
     titles: list[str],
     title: str,
     path: Path | IO[bytes],
@@ -25,19 +25,19 @@ def overlays(
     Parameters
     ----------
     grey : (H, W).
-    evidence : (K, h, w), signed; what is above zero is shown.
+    attribution : (K, h, w), signed; what is above zero is shown.
     titles : of the maps.
     title : of the image.
     """
     height, width = grey.shape
     unit = max(height, width, PANEL) / PANEL
     wide = max(width, PANEL)
-    columns = 1 + len(evidence)
+    columns = 1 + len(attribution)
     size = np.array(
         [columns * wide + (columns - 1) * GAP * unit, height + (TITLE + BAR) * unit]
     )  # in pixels
     figure = Figure(figsize=tuple(size / DPI))
-    scale = float(np.maximum(evidence, 0).max(initial=0)) or 1.0
+    scale = float(np.maximum(attribution, 0).max(initial=0)) or 1.0
     longer = max(height, width)
     left, top = (width - longer) / 2, (height - longer) / 2  # the model saw a padded square
     square = (left, left + longer, top + longer, top)
@@ -47,18 +47,18 @@ def overlays(
         axes.axis("off")
         axes.imshow(grey, cmap="gray", vmin=0, vmax=255, extent=(0, width, height, 0))
         if i > 0:
-            share = np.maximum(evidence[i - 1], 0) / scale
+            share = np.maximum(attribution[i - 1], 0) / scale
             shown = axes.imshow(
                 share, cmap="inferno", vmin=0, vmax=1, alpha=0.7 * np.sqrt(share),
                 extent=square, interpolation="bilinear",
             )  # fmt: skip
-            words += "" if share.max() > 0 else "\nno positive evidence"
+            words += "" if share.max() > 0 else "\nno positive attribution"
         axes.set(xlim=(0, width), ylim=(height, 0))
         axes.set_title(words, fontsize=FONT * unit * 72 / DPI, parse_math=False)
     strip = figure.add_axes((0.3, 34 * unit / size[1], 0.4, 9 * unit / size[1]))
     bar = figure.colorbar(shown, cax=strip, orientation="horizontal")
     bar.set_label(
-        f"share of the strongest evidence ({scale:.2g} in units of the logit). "
+        f"share of the strongest attribution ({scale:.2g} in units of the logit). "
         "Not a medical device.",
         fontsize=(FONT - 1) * unit * 72 / DPI,
     )

@@ -21,7 +21,7 @@ from cxr.plots.gradcam import UNITS, overlay
 QUALITY = 88  # of JPEG: a map has no sharp edges but the image's own pixels
 PICTURES = {
     "samples": SAMPLES,
-    "surprises": f"{EVALUATION}/surprises.png",
+    "hard_examples": f"{EVALUATION}/hard_examples.png",
     "label_pairs": f"{EVALUATION}/label_pairs.png",
 }
 
@@ -33,15 +33,15 @@ class Map:
     picture: str  # an address that holds the picture itself
     prob: float
     threshold: float | None
-    strongest: float  # evidence for the label; at most 0: there is none
+    strongest: float  # attribution for the label; at most 0: there is none
 
     @property
-    def called(self) -> bool | None:
+    def predicted_positive(self) -> bool | None:
         return None if self.threshold is None else self.prob >= self.threshold
 
 
 @dataclass(frozen=True)
-class Shot:
+class ImageCase:
     """One image with the maps of every model: `maps[model][label]`."""
 
     name: str
@@ -54,7 +54,7 @@ class Shot:
 class Sheets:
     """The images, and what full colour stands for in each model's maps."""
 
-    shots: list[Shot]
+    cases: list[ImageCase]
     methods: dict[str, str]
     units: dict[str, str]
     first_label: str  # one that there is something to see of
@@ -68,8 +68,8 @@ def gather(project: Path, models: tuple[str, ...]) -> Sheets:
         name: _maps(project, name, split.images) for name in models
     }
     indices = list(next(iter(maps.values())))
-    shots = [
-        Shot(
+    cases = [
+        ImageCase(
             name=f"{told['split']} image {index}",
             picture=_png(split.images[index]),
             truth={label: bool(split.labels[index, i]) for i, label in enumerate(LABELS)},
@@ -79,7 +79,7 @@ def gather(project: Path, models: tuple[str, ...]) -> Sheets:
     ]
     methods = {name: told["models"][name]["method"] for name in models}
     units = {name: UNITS[method] for name, method in methods.items()}
-    return Sheets(shots, methods, units, _most_present(shots))
+    return Sheets(cases, methods, units, _most_present(cases))
 
 
 def pictures(project: Path) -> dict[str, str]:
@@ -94,27 +94,29 @@ def pictures(project: Path) -> dict[str, str]:
 def _maps(project: Path, model: str, images: npt.NDArray[np.uint8]) -> dict[int, dict[str, Map]]:
     decision = decisions.read(project / DECISIONS / f"{model}.json")
     with NpzReader(project / MAPS / f"{model}.npz") as kept:
-        indices, logits, evidence = (kept.read(key) for key in ("indices", "logits", "evidence"))
+        indices, logits, attribution = (
+            kept.read(key) for key in ("indices", "logits", "attribution")
+        )
     probs = decision.calibration.probs(logits)
     found = {}
     for row, index in enumerate(indices.tolist()):
-        # Full colour is the strongest evidence for or against any label, as on the stage's sheets.
-        scale = float(np.abs(evidence[row]).max()) or 1.0
+        # As on the stage's sheets: full colour is the strongest attribution of any label.
+        scale = float(np.abs(attribution[row]).max()) or 1.0
         found[index] = {
             label: Map(
-                picture=_jpeg(overlay(images[index], evidence[row, i], scale)),
+                picture=_jpeg(overlay(images[index], attribution[row, i], scale)),
                 prob=float(probs[row, i]),
                 threshold=_or_none(decision.thresholds[i]),
-                strongest=float(evidence[row, i].max()),
+                strongest=float(attribution[row, i].max()),
             )
             for i, label in enumerate(LABELS)
         }
     return found
 
 
-def _most_present(shots: list[Shot]) -> str:
+def _most_present(cases: list[ImageCase]) -> str:
     """The finding that most of the images have; of equally many the first."""
-    return max(LABELS, key=lambda label: sum(shot.truth[label] for shot in shots))
+    return max(LABELS, key=lambda label: sum(case.truth[label] for case in cases))
 
 
 def _or_none(value: float) -> float | None:

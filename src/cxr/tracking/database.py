@@ -119,7 +119,7 @@ def relocate_artifacts(root: Path) -> int:
     ):
         places = base.execute("SELECT name, artifact_location FROM experiments").fetchall()
         for name, place in places:
-            if strays(name, place, root):
+            if is_stale_location(name, place, root):
                 moved += _redirect(base, place, artifacts_folder(root, name).as_uri())
     return moved
 
@@ -137,7 +137,7 @@ def _redirect(base: sqlite3.Connection, there: str, here: str) -> int:
     return n_runs
 
 
-def strays(name: str, place: str, root: Path) -> bool:
+def is_stale_location(name: str, place: str, root: Path) -> bool:
     """Whether artifacts that our own store laid down are here, and looked for elsewhere."""
     address, here = urlparse(place), artifacts_folder(root, name)
     there = Path(unquote(address.path))

@@ -53,7 +53,7 @@ class Registry:
                 tags = {SCORE_TAG: str(model.score), DATA_TAG: model.data}
                 source = f"{run.info.artifact_uri}/{FOLDER}"
                 self._client.create_model_version(self.name, source, run_id, tags=tags)
-        self._crown()
+        self._update_champion()
 
     def holds(self, model: Registration, run_id: str, artifacts: Path | None) -> bool:
         """Whether a run's model is there with its files, and there is a champion."""
@@ -90,7 +90,7 @@ class Registry:
         found = self._client.search_model_versions(f"run_id = '{run_id}'")
         return next((each for each in found if each.name == self.name), None)
 
-    def _crown(self) -> None:
+    def _update_champion(self) -> None:
         """The champion is the best on validation among models of the data that was evaluated last.
 
         Of equally good ones the one that was evaluated last, so that a new decision counts.

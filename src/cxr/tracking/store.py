@@ -63,10 +63,10 @@ class Store:
         database.check_sqlite(file, uri)
         return cls(uri)
 
-    def strays(self, root: Path) -> bool:
+    def is_stale_location(self, root: Path) -> bool:
         """Whether our own store looks for artifacts elsewhere: its folder was moved or copied."""
         return database.uses_own_store() and any(
-            database.strays(name, place, root) for name, place in self._places
+            database.is_stale_location(name, place, root) for name, place in self._places
         )
 
     def views(self) -> list[View]:

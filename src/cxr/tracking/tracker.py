@@ -107,7 +107,7 @@ class Tracker:
                     self._client.log_artifact(run_id, str(place), inside)
             self._log_missing_slides(log, run_id, file, at)
             if there.info.status != FINISHED:
-                self._forgive(there)
+                self._clear_failure(there)
                 self._client.set_terminated(run_id, FINISHED, at)
         if log.registration is not None:
             with reported(self._uri, "told of a model"), self._lock:
@@ -157,14 +157,14 @@ class Tracker:
         run_id = run.info.run_id
         self._client.log_batch(run_id, tags=[RunTag(*item) for item in log.tags.items()])
         self._client.update_run(run_id, status=RUNNING)
-        self._forgive(run)
+        self._clear_failure(run)
         self._told[run_id] = {
             (name, point.step)
             for name in run.data.metrics
             for point in self._client.get_metric_history(run_id, name)
         }
 
-    def _forgive(self, run: Run) -> None:
+    def _clear_failure(self, run: Run) -> None:
         if FAILURE_TAG in run.data.tags:
             self._client.delete_tag(run.info.run_id, FAILURE_TAG)
 

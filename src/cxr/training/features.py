@@ -39,7 +39,7 @@ def compute(
     images: npt.NDArray[np.uint8],
     spec: InputSpec,
     device: torch.device,
-    mirror: bool,
+    hflip: bool,
     progress: Callable[[int, int], None],
 ) -> npt.NDArray[np.float32]:
     """The mean of the feature map of every image, mirrored first where that is asked for.
@@ -58,7 +58,7 @@ def compute(
     features = np.empty((0, 0), np.float32)
     for start in range(0, len(images), size):
         batch = torch.from_numpy(np.array(images[start : start + size])).to(device)
-        if mirror:
+        if hflip:
             batch = batch.flip(2)
         inputs = to_network_input(batch, spec).contiguous(memory_format=torch.channels_last)
         with models.autocast(device):
@@ -76,7 +76,7 @@ def compute_in_parts(
     images: npt.NDArray[np.uint8],
     spec: InputSpec,
     device: torch.device,
-    mirror: bool,
+    hflip: bool,
     folder: Path,
     progress: Callable[[int, int], None],
 ) -> list[Path]:
@@ -96,7 +96,7 @@ def compute_in_parts(
             def advance(done: int, _: int, start: int = start) -> None:
                 progress(start + done, len(images))
 
-            values = compute(backbone, images[start:stop], spec, device, mirror, advance)
+            values = compute(backbone, images[start:stop], spec, device, hflip, advance)
             write_whole(part, partial(np.save, arr=values, allow_pickle=False))
         progress(stop, len(images))
         parts.append(part)

@@ -66,7 +66,7 @@ class FeatureBatches:
 
     def __init__(self, features: Tensor, mirrored: Tensor | None = None) -> None:
         self._features = features
-        self._mirrored = mirrored
+        self._hflip = mirrored
 
     def __len__(self) -> int:
         return len(self._features)
@@ -77,11 +77,9 @@ class FeatureBatches:
 
     def batch(self, index: Tensor, generator: torch.Generator | None) -> Tensor:
         features = self._features[index]
-        if generator is None or self._mirrored is None:
+        if generator is None or self._hflip is None:
             return features
-        return torch.where(
-            coin(len(index), generator).unsqueeze(1), self._mirrored[index], features
-        )
+        return torch.where(coin(len(index), generator).unsqueeze(1), self._hflip[index], features)
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ class FeatureStore:
 
     def batches(self, split: str, device: torch.device) -> FeatureBatches:
         """The features of one split, with their mirrored view if there is one."""
-        mirrored = self.folder / f"{split}_mirrored.npy"
+        mirrored = self.folder / f"{split}_hflip.npy"
         return FeatureBatches(
             mapped(self.folder / f"{split}.npy").to(device),
             mapped(mirrored).to(device) if mirrored.exists() else None,

@@ -108,8 +108,8 @@ class _Part:
 
 def _parts(seed: int, split: str, start: int, stop: int, size: int) -> Iterator[_Part]:
     """The parts that cover start..stop. They lie the same for every range: so does their noise."""
-    at_once = _PART_PIXELS // size**2
-    step = 1 << (at_once.bit_length() - 1)  # a power of two, so that it divides the block
+    n_images = _PART_PIXELS // size**2
+    step = 1 << (n_images.bit_length() - 1)  # a power of two, so that it divides the block
     for block in range(start // BLOCK, -(-stop // BLOCK)):
         draws = draw(seed, split, block)
         for offset in range(0, BLOCK, step):

@@ -18,16 +18,16 @@ ROW = "x" + ",0.5" * 14
 ESCAPE = "\x1b[2J"
 
 CSVS: dict[str, tuple[bytes, str]] = {
-    "Latin-1": (f"{HEADER}\n\xe9{ROW}\n".encode("latin-1"), "line 2 is not text in UTF-8"),
-    "half of UTF-16": (f"{HEADER}\n{ROW}\n".encode("utf-16")[:-1], "is not text in UTF-16"),
-    "half a character": (f"{HEADER}\n{ROW}\n".encode() + b"\xc3", "line 3 is not text in UTF-8"),
+    "Latin-1": (f"{HEADER}\n\xe9{ROW}\n".encode("latin-1"), "line 2 is not valid UTF-8"),
+    "half of UTF-16": (f"{HEADER}\n{ROW}\n".encode("utf-16")[:-1], "is not valid UTF-16"),
+    "half a character": (f"{HEADER}\n{ROW}\n".encode() + b"\xc3", "line 3 is not valid UTF-8"),
     "a number with a byte of nothing": (f"{HEADER}\n{ROW[:-3]}0.5\0\n".encode(), r"'0.5\x00'"),
     "only bytes of nothing": (bytes(1000), "bytes"),
     "a cell of a megabyte": (f"{HEADER}\n{'x' * 2**20}{ROW}\n".encode(), "131,072 characters"),
     "an id of 600 characters": (
         f"{HEADER}\n{'x' * 600}{ROW}\n".encode(), "601 characters in 'id'; at most 512"),
     "a thousand columns": (
-        f"{HEADER}{',a' * 1000}\n".encode(), "has 1,015 columns; at most 200 are read"),
+        f"{HEADER}{',a' * 1000}\n".encode(), "has 1,015 columns; the maximum is 200"),
     "half a quotation": (f'{HEADER}\n"{ROW}\n'.encode(), "cells"),
     "a cell that commands a terminal": (
         f"{HEADER}\n{ROW[:-3]}{ESCAPE}\n".encode(), r"holds '\x1b[2J'; expected a number"),

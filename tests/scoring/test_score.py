@@ -60,7 +60,7 @@ def project(tmp_path: Path) -> Path:
         np.savez(folder / f"predictions/{name}.npz", val_logits=logits, test_logits=logits)
         decision = decisions.decide(name, labels, logits, "temperature", "youden", 0.9, TYPICAL)
         (folder / f"decisions/{name}.json").write_text(json.dumps(decision.as_json()))
-        models[name] = Predicted.by(decision, logits)
+        models[name] = Predicted.from_logits(decision, logits)
     told = evaluate(labels, models, None, 200, 0, lambda done, total: None).models
     report = {"models": {name: {"val": each, "test": each} for name, each in told.items()}}
     (folder / "reports/metrics.json").write_text(json.dumps(report))
@@ -98,7 +98,8 @@ def test_theirs_are_measured_on_the_images_they_are_of(project: Path, tmp_path: 
     labels, logits = images()
     assert done.matched_by == "stem"
     assert done.notes == [
-        "the ids differ as written: 'images/00000000_000.png' was matched with '00000000_000'"
+        "ids are written differently in the two files: 'images/00000000_000.png' was matched "
+        "with '00000000_000'"
     ]
     assert list(done.models) == ["theirs", *BASELINES]
     expected = roc_auc_score(labels, logits, average="macro")
@@ -162,7 +163,7 @@ def test_other_images_are_set_beside_and_not_compared(project: Path, tmp_path: P
     assert list(done.models) == ["theirs", "cnn", "vit", *BASELINES]
     assert done.models["cnn"] == ours(project)["cnn"]["test"]
     assert done.comparisons == []
-    assert "measured on other images" in done.notes[0]
+    assert "evaluated on other images" in done.notes[0]
 
 
 def test_other_labels_or_other_ids_are_other_images(project: Path, tmp_path: Path) -> None:
@@ -170,12 +171,12 @@ def test_other_labels_or_other_ids_are_other_images(project: Path, tmp_path: Pat
     labels, logits = images(120, seed=3)
     np.savez(tmp_path / "labels.npz", test_logits=logits, test_labels=labels)
     done = scored(tmp_path / "labels.npz", tmp_path / "labels.npz", project)
-    assert done.comparisons == [] and "measured on other images" in done.notes[0]
+    assert done.comparisons == [] and "evaluated on other images" in done.notes[0]
     labels, logits = images()
     ids = np.array([f"another{i:04}" for i in range(120)])
     np.savez(tmp_path / "ids.npz", test_logits=logits, test_labels=labels, test_ids=ids)
     done = scored(tmp_path / "ids.npz", tmp_path / "ids.npz", project)
-    assert done.comparisons == [] and "measured on other images" in done.notes[0]
+    assert done.comparisons == [] and "evaluated on other images" in done.notes[0]
 
 
 def test_a_name_that_we_have_too_is_kept_apart(project: Path, tmp_path: Path) -> None:
@@ -271,7 +272,7 @@ def test_the_answer_says_how_images_were_matched(cxr: Cxr, project: Path, tmp_pa
     assert told["id_columns"] == {"predictions": None, "labels": None}
     assert told["n_left_out"] == {"predictions": 0, "labels": 0}
     shown = cxr(*call, "--by-order", cwd=tmp_path).stdout
-    assert "matched by row order: as asked with --by-order" in shown
+    assert "matched by row order: requested with --by-order" in shown
 
 
 def test_validation_that_does_not_match_gives_no_threshold(project: Path, tmp_path: Path) -> None:
@@ -281,7 +282,7 @@ def test_validation_that_does_not_match_gives_no_threshold(project: Path, tmp_pa
         np.savez(theirs, **file, val_logits=logits[:50])
     done = scored(theirs, write_labels(project, tmp_path))
     assert done.models["theirs"]["labels"]["mass"]["threshold"] is None
-    assert any("no thresholds from the split val: " in note for note in done.notes)
+    assert any("could not choose thresholds on the val split: " in note for note in done.notes)
 
 
 def test_labels_without_any_finding_are_named_as_undefined(cxr: Cxr, tmp_path: Path) -> None:
@@ -334,7 +335,7 @@ def test_our_models_were_measured_on_two_splits(cxr: Cxr, project: Path, tmp_pat
     np.savez(tmp_path / "a.npz", train_logits=logits, train_labels=labels)
     done = cxr("score", str(tmp_path / "a.npz"), "--split", "train", "--compare", cwd=project)
     assert done.returncode == 2
-    assert "were measured on val and test alone" in done.stderr
+    assert "were evaluated on val and test only" in done.stderr
 
 
 def test_a_project_without_results_can_not_be_compared_with(
@@ -344,7 +345,7 @@ def test_a_project_without_results_can_not_be_compared_with(
     theirs, labels = str(write_theirs(tmp_path)), str(write_labels(project, tmp_path))
     done = cxr("score", theirs, "--labels", labels, "--compare", cwd=project)
     assert done.returncode == 2
-    assert "has no results to compare with; `dvc repro` makes them" in done.stderr
+    assert "has no results to compare with; run `dvc repro`" in done.stderr
 
 
 @pytest.mark.skipif(not PREDICTIONS.is_dir(), reason=f"{PREDICTIONS} is not here")

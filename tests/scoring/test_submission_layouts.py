@@ -61,11 +61,11 @@ LABELS_READ = (
     "lab_hf_names.csv", "lab_bytes_ids.npz",
 )  # fmt: skip
 REFUSED = {
-    ("pred.csv", NO_IDS): "lab_noid.npz has no ids, but {}pred.csv has ('Image Index'); add ids",
-    ("pred_pandas_index.csv", NO_IDS): "pred_pandas_index.csv has (''); add ids, or add --by-order",
-    ("pred_pandas_index.csv", "lab.csv"): "no id in the column without a name of",
+    ("pred.csv", NO_IDS): "lab_noid.npz has no ids, but {}pred.csv does ('Image Index'); add ids",
+    ("pred_pandas_index.csv", NO_IDS): "pred_pandas_index.csv does (''); add ids, or add --by-order",
+    ("pred_pandas_index.csv", "lab.csv"): "no ids match: the unnamed column of",
     ("pred_xrv_nih_noid.csv", "lab.csv"): "pred_xrv_nih_noid.csv has no ids, but",
-    ("pred_percent.csv", "lab.csv"): "line 2: 'Atelectasis' holds '54.8%'; write fractions: divide",
+    ("pred_percent.csv", "lab.csv"): "line 2: 'Atelectasis' is '54.8%'; divide by 100 and drop the",
     ("pred_0_100.csv", "lab.csv"): "if the numbers are percentages, divide them by 100",
     ("pred_logit.csv", "lab.csv"): "if the numbers are logits, add --logits",
     (
@@ -74,9 +74,9 @@ REFUSED = {
     ): "line 2 and line 62 hold different numbers for id 00000013",
     ("pred_less.csv", "lab.csv"): "has 57 images and {}lab.csv has 60: 3 only in {}lab.csv",
     ("pred_more.csv", "lab.csv"): "has 65 images and {}lab.csv has 60: 5 only in {}pred_more.csv",
-    ("pred_huge_id.csv", "lab.csv"): "line 2 has 616 characters in 'Image Index'",
+    ("pred_huge_id.csv", "lab.csv"): "line 2: 'Image Index' has 616 characters; ids may have at most 512",
     ("pred_inf.csv", "lab.csv"): "line 2: atelectasis of image 00000013_000.png is inf (60 such",
-    ("pred_nan.csv", "lab.csv"): "line 2: 'Atelectasis' holds nothing; expected a number",
+    ("pred_nan.csv", "lab.csv"): "line 2: 'Atelectasis' is empty; expected a number",
     ("pred_no_header.csv", "lab.csv"): "has no header and 14 columns; add a header",
     ("pred_no_header_ids.csv", "lab.csv"): "has no header and 15 columns; add a header",
     ("pred_3d.npz", NO_IDS): "test_probs is float64 of shape (60, 14, 2); expected numbers of",
@@ -86,18 +86,18 @@ REFUSED = {
         "Data_Entry_2017.csv",
     ): "is NIH's table of finding names ('Finding Labels'), which",
     ("pred.csv", "Data_Entry_2017_v2020.csv"): "is NIH's table of finding names",
-    ("pred.csv", "chexpert.csv"): "is CheXpert's table, whose uncertain (-1) and blank labels are",
+    ("pred.csv", "chexpert.csv"): "is CheXpert's table: uncertain (-1) and blank labels are not supp",
     (
         "pred.csv",
         "lab_minus1.csv",
     ): "line 7: infiltration of image 00000003_001.png is -1; expected",
-    ("pred.csv", "lab_blank.csv"): "line 2: 'Atelectasis' holds nothing; expected 0 or 1; missing",
+    ("pred.csv", "lab_blank.csv"): "line 2: 'Atelectasis' is empty; expected 0 or 1; missing",
     (
         "pred.csv",
         "lab_nan.csv",
     ): "line 7: infiltration of image 00000003_001.png is nan; expected 0",
     ("pred.csv", "lab_n1.npz"): "test_labels is int64 of shape (60, 1); expected numbers of shape",
-    ("lab.csv", "lab.csv"): "can't be both predictions and labels; name the file of labels",
+    ("lab.csv", "lab.csv"): "can't be both predictions and labels; give the file of labels",
 }
 
 
@@ -135,7 +135,7 @@ def test_predictions_that_are_read(cases: Path, name: str) -> None:
     order = [rows[tuple(row)] for row in done.predictions.values.tolist()]
     assert np.array_equal(done.labels.values, y[order])
     if by in ("stem", "number"):
-        assert any("the ids differ as written" in note for note in done.notes)
+        assert any("ids are written differently" in note for note in done.notes)
 
 
 @pytest.mark.parametrize("name", LABELS_READ)
@@ -248,13 +248,13 @@ def test_names_of_nih_are_texts_without_their_file_type(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "sentence"),
     [
-        ([("scan", IDS), ("report", ["r", "s", "t"])], "there is 'scan', 'report', each of which"),
+        ([("scan", IDS), ("report", ["r", "s", "t"])], "'scan', 'report' could each hold the ids; rename"),
         (
             [("site", ["r", "s", "r"])],
-            "there is 'site', whose values repeat; rename the ids to `ima",
+            "no ids found: values of 'site' repeat; rename the ids to `image`",
         ),
-        ([("a", [7, 5, 9]), ("b", [70, 50, 90])], "there is 'a', 'b', each of which could hold"),
-        ([("image", ["b", "", "a"])], "line 3 has nothing in 'image'; add the id"),
+        ([("a", [7, 5, 9]), ("b", [70, 50, 90])], "'a', 'b' could each hold the ids"),
+        ([("image", ["b", "", "a"])], "line 3: 'image' is empty; add the id"),
     ],
 )
 def test_ids_that_are_not_clear_are_refused(
@@ -289,7 +289,7 @@ def test_an_npz_has_ids_in_any_array_of_texts(tmp_path: Path, key: str) -> None:
 def test_two_arrays_of_texts_in_an_npz_are_not_chosen_from(tmp_path: Path) -> None:
     arrays = {"scan": np.array(IDS), "report": np.array(["r", "s", "t"])}
     np.savez(tmp_path / "p.npz", test_probs=P, **arrays)
-    with pytest.raises(CxrError, match="there is 'report', 'scan', each of which could hold"):
+    with pytest.raises(CxrError, match="'report', 'scan' could each hold the ids"):
         matched(tmp_path / "p.npz", labels_of(tmp_path))
 
 
@@ -307,7 +307,7 @@ def test_our_own_table_is_read_without_the_images_that_were_refused(tmp_path: Pa
     assert np.array_equal(done.predictions.values, P[[2, 1]])
     assert np.array_equal(done.labels.values, Y[[2, 1]])
     assert f"left out 1 image without predictions in {path}: scans/b.png" in done.notes
-    with pytest.raises(CxrError, match=r"no prediction for scans/b\.png; rows can be matched by"):
+    with pytest.raises(CxrError, match=r"no prediction for scans/b\.png; matching by row order"):
         matched(path, labels_of(tmp_path), by_order=True)
 
 
@@ -330,7 +330,7 @@ def test_what_stands_before_the_header_is_skipped(tmp_path: Path, text: str, dec
     assert np.array_equal(read_predictions(path, "test", False).values, P)
     path.write_text(text.format("\n".join([*lines[:3], lines[3] + "x"])), encoding="utf-8")
     last = text.count("\n") + 4
-    with pytest.raises(CxrError, match=f"line {last}: 'hernia' holds"):
+    with pytest.raises(CxrError, match=f"line {last}: 'hernia' is"):
         read_predictions(path, "test", False)
 
 
@@ -349,7 +349,7 @@ def test_all_numbers_of_an_image_in_one_cell(tmp_path: Path, form: str, separato
     rows = [["image", "predictions"], *map(list, zip(IDS, cells, strict=True))]
     read = read_predictions(write(tmp_path / "p.csv", rows), "test", False)
     assert np.array_equal(read.values, P)
-    assert read.notes == ("the numbers in 'predictions' are read in ChestMNIST's order of labels",)
+    assert read.notes == ("the numbers in 'predictions' were read in ChestMNIST's label order",)
 
 
 @pytest.mark.parametrize(
@@ -376,11 +376,11 @@ def test_lists_of_labels(tmp_path: Path, cells: list[str], positive: list[tuple[
     ("cells", "sentence"),
     [
         # NIH's labels at Hugging Face count from 1, and 0 is "No Finding".
-        (["[0]", "[1, 13]", "[5]"], "'labels' does not hold names of labels, or 0 or 1 for all 14"),
-        (["[]", "[14]", "[5]"], "line 3: 14 in 'labels' is not a label's number from 0 to 13"),
-        (["[]", "[0.5]", "[5]"], "line 3: 0.5 in 'labels' is not a label's number"),
+        (["[0]", "[1, 13]", "[5]"], "every cell of 'labels' must hold label names, or 0 or 1 for"),
+        (["[]", "[14]", "[5]"], "line 3: 14 in 'labels' is not a label index from 0 to 13"),
+        (["[]", "[0.5]", "[5]"], "line 3: 0.5 in 'labels' is not a label index"),
         (["[]", "['Mess']", "[]"], "line 3: 'Mess' in 'labels' is not one of the 14 labels: atel"),
-        (["[]", "", "[1]"], "line 3 has nothing in 'labels'; write [] for no finding"),
+        (["[]", "", "[1]"], "line 3: 'labels' is empty; write [] for no finding"),
     ],
 )
 def test_lists_of_labels_that_are_refused(tmp_path: Path, cells: list[str], sentence: str) -> None:
@@ -408,10 +408,10 @@ def test_a_row_per_image_and_label(tmp_path: Path, shuffled: bool) -> None:
     ("change", "sentence"),
     [
         (lambda rows: rows[:-1], "has no row for hernia of image a; add it"),
-        (lambda rows: [*rows, rows[3]], "lines 5 and 44 both hold 'infiltration' of image b"),
-        (lambda rows: [["", *row[1:]] for row in rows], "line 2 has nothing in 'file'"),
+        (lambda rows: [*rows, rows[3]], "lines 5 and 44 both hold 'infiltration' for image b"),
+        (lambda rows: [["", *row[1:]] for row in rows], "line 2: 'file' is empty"),
         (lambda rows: [[row[0], "x", row[2]] for row in rows], "or none of the 14 labels"),
-        (lambda rows: [*rows[:-1], [*rows[-1][:2], "x"]], "line 43: 'Probability' holds 'x'"),
+        (lambda rows: [*rows[:-1], [*rows[-1][:2], "x"]], "line 43: 'Probability' is 'x'"),
     ],
 )
 def test_rows_per_image_and_label_that_are_refused(
@@ -460,7 +460,7 @@ def test_row_numbers_are_not_matched_with_ids(tmp_path: Path) -> None:
     predictions = numbered(tmp_path, "p.csv", P)
     for ids in ([2, 0, 1], ["2.png", "0.png", "1.png"]):
         labels = numbered(tmp_path, "l.csv", P.round(), id=ids)
-        with pytest.raises(CxrError, match=r"p\.csv has no ids, but .*l\.csv has \('id'\)"):
+        with pytest.raises(CxrError, match=r"p\.csv has no ids, but .*l\.csv does \('id'\)"):
             matched(predictions, labels)
 
 
@@ -496,10 +496,10 @@ def test_names_of_the_labels_in_an_npz_are_not_ids(tmp_path: Path) -> None:
 def test_ids_of_an_npz_are_never_overlooked(tmp_path: Path, shape: tuple[int, ...]) -> None:
     np.savez(tmp_path / "l.npz", test_labels=P.round())
     np.savez(tmp_path / "p.npz", test_probs=P, sample=np.array(IDS).reshape(shape))
-    with pytest.raises(CxrError, match=r"l\.npz has no ids, but .*p\.npz has \('sample'\)"):
+    with pytest.raises(CxrError, match=r"l\.npz has no ids, but .*p\.npz does \('sample'\)"):
         matched(tmp_path / "p.npz", tmp_path / "l.npz")
     np.savez(tmp_path / "p.npz", test_probs=P, sample=np.array(IDS, object).reshape(shape))
-    with pytest.raises(CxrError, match="sample may hold ids, but as Python objects"):
+    with pytest.raises(CxrError, match="sample may hold ids, but as pickled Python objects"):
         matched(tmp_path / "p.npz", tmp_path / "l.npz")
 
 

@@ -148,7 +148,7 @@ def test_csv_of_labels_that_medmnist_saves(tmp_path: Path) -> None:
         write_csv(tmp_path / "t.csv", ["image", *LABELS], rows), "test", False
     )
     assert np.array_equal(match(theirs, known).predictions.values, probabilities())
-    with pytest.raises(CxrError, match="has no rows of val; choose a split with --split"):
+    with pytest.raises(CxrError, match="has no rows of the val split; choose another with --split"):
         read_labels(path, "val")
 
 
@@ -187,18 +187,18 @@ def test_ids_in_one_file_alone_are_refused_unless_order_is_asked_for(
     a: list[str] | None, b: list[str] | None
 ) -> None:
     with pytest.raises(
-        CxrError, match=r"has no ids, but [ab]\.csv has \('image'\); add ids, or add"
+        CxrError, match=r"has no ids, but [ab]\.csv does \('image'\); add ids, or add"
     ):
         match(table(a), table(b, "b.csv"))
     matched = match(table(a), table(b, "b.csv"), by_order=True)
-    assert matched.by == "order" and matched.how == "by row order: as asked with --by-order"
+    assert matched.by == "order" and matched.how == "by row order: requested with --by-order"
     assert np.array_equal(matched.predictions.values, table(a).values)
 
 
 def test_columns_of_one_file_are_in_one_order() -> None:
     labels = replace(table(None), source="truth")
-    assert match(table(None), labels).how == "by row order: both are in one file"
-    with pytest.raises(CxrError, match="can't be both predictions and labels; name the file of"):
+    assert match(table(None), labels).how == "by row order: predictions and labels are in one file"
+    with pytest.raises(CxrError, match="can't be both predictions and labels; give the file of"):
         match(table(None), table(None))
 
 
@@ -209,7 +209,7 @@ def test_by_order_says_that_ids_and_patients_disagree() -> None:
     assert match(a, b, by_order=True).notes == ("the files hold different ids in 4 of 5 rows",)
     a = replace(table(None), **patients)
     b = replace(table(None, "b.csv"), patients=np.array(["p", "q", "s", "r", "t"]))
-    with pytest.raises(CxrError, match="the patient of row 3 is r in one and s in the other"):
+    with pytest.raises(CxrError, match="in row 3 the patient is r in one and s in the other"):
         match(a, b)
     assert match(a, b, by_order=True).notes == ("the files hold different patients in 2 of 5 rows",)
 
@@ -228,15 +228,15 @@ def test_by_order_says_that_ids_and_patients_disagree() -> None:
         (
             ["a"],
             ["b"],
-            "no id in 'image' of a.csv, such as 'a', is in 'image' of b.csv, such as 'b'",
+            "no ids match: 'image' of a.csv holds ids such as 'a', and 'image' of b.csv such as 'b'",
         ),
         (["a", "a", "b"], ["a", "b"], "a.csv: row 1 and row 2 hold different numbers for id a"),
         (["a", "b"], ["a", "b", "b"], "b.csv: row 2 and row 3 hold different numbers for id b"),
-        (["p/a.png", "q/a.png"], ["a", "b"], "no id in 'image' of a.csv"),  # whose a is it?
-        (["a", "b"], ["p/a.png", "q/a.png"], "no id in 'image' of a.csv"),
+        (["p/a.png", "q/a.png"], ["a", "b"], "no ids match: 'image' of a.csv"),  # whose a is it?
+        (["a", "b"], ["p/a.png", "q/a.png"], "no ids match: 'image' of a.csv"),
         (["1", "01"], ["1", "001"], "add --common to score the 1 that"),
-        (["1", "2"], ["001", "003"], "no id in 'image' of a.csv"),
-        (None, None, "a.csv has 5 images and b.csv has 4; matching by order needs the same"),
+        (["1", "2"], ["001", "003"], "no ids match: 'image' of a.csv"),
+        (None, None, "a.csv has 5 images and b.csv has 4; matching by row order needs the same"),
     ],
 )
 def test_images_that_do_not_match(
@@ -267,7 +267,7 @@ def test_ids_in_other_clothes(theirs: list[str], labels: list[str], by: str) -> 
     matched = match(table(theirs), table(labels, "b.csv"))
     assert matched.by == by
     assert matched.predictions.values[:, 0].tolist() == [1, 0]
-    difference = f"the ids differ as written: {theirs[1]!r} was matched with {labels[0]!r}"
+    difference = f"ids are written differently in the two files: {theirs[1]!r} was matched with {labels[0]!r}"
     assert matched.notes == (() if by == "id" else (difference,))
 
 
@@ -286,15 +286,15 @@ def test_what_both_files_have_is_scored_if_asked_for() -> None:
     assert matched.notes == (
         "scored the 2 images that both files have; left out 2 only in a.csv and 1 only in b.csv",
     )
-    with pytest.raises(CxrError, match="no id in"):
+    with pytest.raises(CxrError, match="no ids match"):
         match(table(["a"]), table(["b"], "b.csv"), common=True)
-    with pytest.raises(CxrError, match="--by-order and --common exclude each other"):
+    with pytest.raises(CxrError, match="--by-order and --common can't be combined"):
         match(table(["a"]), table(["a"], "b.csv"), common=True, by_order=True)
 
 
 def test_leading_zeros_are_not_guessed_at_for_a_part_of_the_images() -> None:
     """Row numbers would be matched with patients."""
-    with pytest.raises(CxrError, match="no id in"):
+    with pytest.raises(CxrError, match="no ids match"):
         match(table(["0", "1", "2"]), table(["001", "002", "003"], "b.csv"), common=True)
 
 
@@ -337,7 +337,7 @@ ROW = ",".join(["x", *["0.5"] * 14])
     [
         (
             npz(test_probs=altered(1.3)),
-            "edema of row 4 is 1.3; expected a probability from 0 to 1; correct the number",
+            "edema of row 4 is 1.3; expected a probability from 0 to 1; correct the value",
         ),
         (
             npz(test_probs=altered(-0.1), ids=np.array(names())),
@@ -352,31 +352,31 @@ ROW = ",".join(["x", *["0.5"] * 14])
         (npz(test_logits=probabilities()[:, :13]), "test_logits is float64 of shape (5, 13)"),
         (npz(test_logits=probabilities()[0]), "test_logits is float64 of shape (14,)"),
         (npz(test_logits=np.full((2, 14), "a")), "test_logits is <U1 of shape (2, 14)"),
-        (npz(test_logits=probabilities()[:0]), "has no rows; expected a row per image"),
+        (npz(test_logits=probabilities()[:0]), "has no rows; expected one row per image"),
         (npz(test_logits=probabilities(), ids=np.arange(3)), "ids is int64 of shape (3,)"),
         (npz(test_logits=np.array([[None] * 14])), "pickled Python objects"),
         (text("x", "theirs.npz"), "is not an npz file"),
         (text(""), "theirs.csv is empty"),
-        (text(HEADER + "\n"), "has no rows; expected a row per image"),
+        (text(HEADER + "\n"), "has no rows; expected one row per image"),
         (
             text(f"{HEADER}\n{ROW}\n{ROW[:-3]}high\n"),
-            "line 3: 'hernia' holds 'high'; expected a number",
+            "line 3: 'hernia' is 'high'; expected a number",
         ),
         (text(f"{HEADER}\nx,0.5\n"), "line 2 has 2 cells and the first row has 15"),
         (text(f"{HEADER}\n{ROW}\nx,{ROW}\n"), "line 3 has 16 cells and the first row has 15"),
         (text(f"{HEADER},mass\n{ROW},0.5\n"), "two columns for mass, 'mass' and 'mass'; keep one"),
         (text(f"{HEADER},Prob_Mass\n{ROW},0.5\n"), "two columns for mass, 'mass' and 'Prob_Mass'"),
-        (text(f"patient,{HEADER}\np,{ROW}\n ,{ROW}\n"), "line 3 has nothing in 'patient'"),
-        (text(f"{HEADER}\n\n{ROW[:-3]}high\n"), "line 3: 'hernia' holds 'high'"),
+        (text(f"patient,{HEADER}\np,{ROW}\n ,{ROW}\n"), "line 3: 'patient' is empty"),
+        (text(f"{HEADER}\n\n{ROW[:-3]}high\n"), "line 3: 'hernia' is 'high'"),
         (
             text(f"{HEADER}\n{ROW[:-3]}50%\n"),
-            "'hernia' holds '50%'; write fractions: divide by 100",
+            "'hernia' is '50%'; divide by 100 and drop the percent sign",
         ),
-        (text(f'{HEADER}\n{ROW[:-3]}"0,5"\n'), "line 2: 'hernia' holds '0,5'; expected a number"),
-        (text(f"{HEADER}\n{ROW[:-3]}\n"), "line 2: 'hernia' holds nothing; expected a number"),
+        (text(f'{HEADER}\n{ROW[:-3]}"0,5"\n'), "line 2: 'hernia' is '0,5'; expected a number"),
+        (text(f"{HEADER}\n{ROW[:-3]}\n"), "line 2: 'hernia' is empty; expected a number"),
         (
             text(f"patient{HEADER[2:]}\nq{ROW[1:]}\nq{',' * 14}\n"),
-            "line 3 has no number under 'atelectasis' to 'hernia'; remove the row, or add ids",
+            "line 3 has no predictions in 'atelectasis' to 'hernia'; remove the row, or add ids",
         ),
         (text(f"{HEADER}\n{ROW[:-3]}nan\n"), "hernia of image x is nan"),
         (text(f"{HEADER}\n{ROW[:-3]}1e9\n"), "hernia of image x is 1e+09"),
@@ -384,7 +384,7 @@ ROW = ",".join(["x", *["0.5"] * 14])
         (text("1,0.5,0.5\n"), "has no header and 3 columns; add a header that names the labels"),
         (
             text("\n".join(f"{i}" + ",0.5" * 14 for i in (0, 2))),
-            "the row numbers in it must be 0, 1, 2 …",
+            "row numbers must be 0, 1, 2 …",
         ),
         (lambda folder: folder, "is a folder; expected an npz, npy or CSV file"),
         (lambda folder: folder / "none.csv", "none.csv does not exist"),
@@ -402,7 +402,7 @@ def test_predictions_that_are_refused(
 
 def test_a_file_of_other_bytes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes(b"\x89PNG\r\n\x1a\n\0\xff\xfe")
-    with pytest.raises(CxrError, match="line 1 is not text in UTF-8"):
+    with pytest.raises(CxrError, match="line 1 is not valid UTF-8"):
         read_predictions(tmp_path / "x.csv", "test", False)
 
 

@@ -149,7 +149,7 @@ def test_wrong_boxes_or_methods_stop_the_stage_with_a_one_line_error(pipeline: P
         pipeline.change(**{key: value})
         done = pipeline.run("dvc", "repro", "--single-item", "gradcam")
         (pipeline.folder / "params.yaml").write_text(before)
-        (line,) = [each for each in done.stderr.splitlines() if each.startswith("gradcam: ")]
+        (line,) = [text for text in done.stderr.splitlines() if text.startswith("gradcam: ")]
         assert sentence in line and "Traceback" not in done.stderr
     pipeline.dvc("checkout")
     assert pipeline.repro() == []

@@ -123,9 +123,10 @@ def test_maps_of_true_positives_are_compared_with_the_phantoms_masks(pipeline: P
     labels = np.load(pipeline.folder / "data/processed/test_labels.npy")
     report = pipeline.json("reports/gradcam.json")["models"]
     for model in MODELS:
-        point = decisions.read(pipeline.folder / f"decisions/{model}.json")
+        operating_point = decisions.read(pipeline.folder / f"decisions/{model}.json")
         logits = np.load(pipeline.folder / f"predictions/{model}.npz")["test_logits"]
-        true_positive = (point.calibration.probs(logits) >= point.thresholds) & (labels == 1)
+        predicted_positive = operating_point.calibration.probs(logits) >= operating_point.thresholds
+        true_positive = predicted_positive & (labels == 1)
         trained = report[model]["localisation"]
         assert trained["truth"] == "phantom"
         for i, label in enumerate(LABELS):
@@ -233,9 +234,9 @@ def test_sliders_have_a_step_for_each_label_that_is_shown(pipeline: Pipeline) ->
     labels = np.load(pipeline.folder / "data/processed/test_labels.npy")
     for model in MODELS:
         run = logged[f"gradcam-{model}"]
-        point = decisions.read(pipeline.folder / f"decisions/{model}.json")
+        operating_point = decisions.read(pipeline.folder / f"decisions/{model}.json")
         logits = np.load(pipeline.folder / f"predictions/{model}.npz")["test_logits"]
-        predicted_positive = point.calibration.probs(logits) >= point.thresholds
+        predicted_positive = operating_point.calibration.probs(logits) >= operating_point.thresholds
         names = [Path(a.path).name for a in store.list_artifacts(run.info.run_id, "images")]
         for image in (0, 3):
             slides = [n for n in names if n.startswith(f"maps~test image {image}+")]

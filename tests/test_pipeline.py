@@ -347,13 +347,14 @@ def test_retraining_is_bit_identical_and_re_runs_no_later_stage(pipeline: Pipeli
 def test_reporting_code_changes_no_byte_of_a_result(pipeline: Pipeline, tmp_path: Path) -> None:
     """Change figures, messages and tracking, and run all in a folder with umlaut and space."""
     other = create(tmp_path / "röntgen bilder")
-    source = other.folder / "src/cxr"
-    plots = source / "plots" / "figure.py"
-    plots.write_text(plots.read_text().replace("DPI = 100", "DPI = 50"))
-    progress = source / "progress.py"
-    progress.write_text(progress.read_text().replace("shown(line)", "shown(line)[::-1]"))
-    tracking = source / "tracking/processes.py"
-    tracking.write_text(tracking.read_text().replace("without an error message", "in silence"))
+    for name, before, after in (
+        ("plots/figure.py", "DPI = 100", "DPI = 50"),
+        ("progress.py", "shown(line)", "shown(line)[::-1]"),
+        ("tracking/processes.py", "without an error message", "in silence"),
+    ):
+        file = other.folder / "src/cxr" / name
+        assert before in file.read_text()
+        file.write_text(file.read_text().replace(before, after))
     other.repro()
     assert digests(other) == digests(pipeline)
     edited, original = (

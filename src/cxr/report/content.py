@@ -16,7 +16,7 @@ from cxr.labels import LABELS
 from cxr.lineage.facts import Environment
 from cxr.paths import DATA_REPORT, MAPS_REPORT, METRICS, REPORTS
 from cxr.report import charts, sheets
-from cxr.report.background import FINDINGS, REPORTED, STARTED_FROM, Reported
+from cxr.report.background import FINDINGS, REPORTED, Reported
 from cxr.report.sheets import Sheets
 
 EVALUATE, GRADCAM = "evaluate", "gradcam"
@@ -53,7 +53,6 @@ class Report:
     labels: tuple[str, ...]
     findings: dict[str, str]
     reported: tuple[Reported, ...]
-    started_from: str
     trust: dict[str, Any] | None  # reports/gradcam.json; None if gradcam has not run yet
     sheets: Sheets | None  # also None if they are of other models than the metrics
     charts: dict[str, str]  # SVG
@@ -98,7 +97,6 @@ def gather(project: Path) -> Report:
         labels=LABELS,
         findings=FINDINGS,
         reported=REPORTED,
-        started_from=STARTED_FROM,
         trust=trust,
         sheets=sheets.gather(project, models) if maps_match else None,
         charts=charts.draw(tests, {name: t.history for name, t in trainings.items()}, origin),

@@ -75,8 +75,8 @@ def test_the_page_requests_nothing_from_the_network(page: Path, tmp_path: Path) 
 
 def test_the_browser_log_shows_a_request(page: Path, tmp_path: Path) -> None:
     picture = '<img src="http://127.0.0.1:9/picture.png">'
-    asked = chromium.requested(with_script(page, picture, tmp_path), tmp_path)
-    assert "http://127.0.0.1:9/picture.png" in asked
+    requests = chromium.requested(with_script(page, picture, tmp_path), tmp_path)
+    assert "http://127.0.0.1:9/picture.png" in requests
 
 
 @pytest.mark.parametrize(

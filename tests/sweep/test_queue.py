@@ -149,13 +149,13 @@ def test_the_best_experiment_can_be_applied(
     project: Pipeline, first: subprocess.CompletedProcess[str], tmp_path: Path
 ) -> None:
     wait_for_workers(project)  # their temporary files would disturb the copy
-    mine = project.copy(tmp_path / "p")
-    best = mine.json("reports/sweeps/grid.json")["best"][0]
-    mine.dvc("exp", "apply", best["experiment"])
-    assert mine.repro() == []
-    lr = read_yaml(mine.folder / "params.yaml")["train"]["squeezenet"]["lr"]
+    clone = project.copy(tmp_path / "p")
+    best = clone.json("reports/sweeps/grid.json")["best"][0]
+    clone.dvc("exp", "apply", best["experiment"])
+    assert clone.repro() == []
+    lr = read_yaml(clone.folder / "params.yaml")["train"]["squeezenet"]["lr"]
     assert {"train.squeezenet.lr": lr} == best["row"]["params"]
-    assert mine.run(CXR, "audit").returncode == 0
+    assert clone.run(CXR, "audit").returncode == 0
 
 
 def test_a_failure_is_reported_and_the_others_continue(
@@ -209,16 +209,16 @@ def test_ctrl_c_stops_everything_and_the_same_command_resumes(
 
 
 def test_queued_tasks_from_outside_the_sweep_are_refused(tmp_path: Path) -> None:
-    mine = create(tmp_path, SMALLEST)  # no worker has run in this clone yet
-    mine.dvc("exp", "run", "--queue", "-n", "other", "-S", "train.cnn.lr=0.5")
-    done = mine.run(CXR, "sweep", "-S", "train.squeezenet.lr=0.08", "--seeds", "1")
+    clone = create(tmp_path, SMALLEST)  # no worker has run in this clone yet
+    clone.dvc("exp", "run", "--queue", "-n", "other", "-S", "train.cnn.lr=0.5")
+    done = clone.run(CXR, "sweep", "-S", "train.squeezenet.lr=0.08", "--seeds", "1")
     assert done.returncode == 2
     assert done.stderr.startswith("cxr: DVC's queue holds 1 task from outside this sweep (other)")
-    assert states(mine) == {"other": "Queued"}
+    assert states(clone) == {"other": "Queued"}
     command = "dvc queue remove --queued"
     assert f"`{command}`" in done.stderr
-    mine.run(*command.split())
-    assert states(mine) == {}
+    clone.run(*command.split())
+    assert states(clone) == {}
 
 
 def test_the_experiment_of_a_killed_worker_is_run_again(

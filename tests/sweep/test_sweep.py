@@ -176,9 +176,9 @@ def names(plan: Plan) -> list[str]:
 def test_every_configuration_uses_the_same_seeds_starting_at_the_one_in_params_yaml(
     project: Path, tmp_path: Path
 ) -> None:
-    mine = Pipeline(project).copy(tmp_path / "p")
-    mine.change(seed=5)
-    plan = plan_of(mine.folder, "train.cnn.lr=1e-3,2e-3", n_seeds=3)
+    clone = Pipeline(project).copy(tmp_path / "p")
+    clone.change(seed=5)
+    plan = plan_of(clone.folder, "train.cnn.lr=1e-3,2e-3", n_seeds=3)
     assert plan.seeds == [5, 6, 7]
     assert [(each.configuration["train.cnn.lr"], each.seed) for each in plan.experiments] == [
         (lr, seed) for lr in (0.001, 0.002) for seed in (5, 6, 7)
@@ -189,22 +189,22 @@ def test_every_configuration_uses_the_same_seeds_starting_at_the_one_in_params_y
 
 
 def test_names_change_only_with_what_affects_the_result(project: Path, tmp_path: Path) -> None:
-    mine = Pipeline(project).copy(tmp_path / "p")
+    clone = Pipeline(project).copy(tmp_path / "p")
     lr = "train.cnn.lr=1e-3,2e-3"
-    before = names(plan_of(mine.folder, lr))
-    assert names(plan_of(mine.folder, lr)) == before
-    assert names(plan_of(mine.folder, "train.cnn.lr=1e-3,4e-3,2e-3"))[:2] == before[:2]
+    before = names(plan_of(clone.folder, lr))
+    assert names(plan_of(clone.folder, lr)) == before
+    assert names(plan_of(clone.folder, "train.cnn.lr=1e-3,4e-3,2e-3"))[:2] == before[:2]
 
-    with open(mine.folder / "src/cxr/cli/printing.py", "a") as reporting:
+    with open(clone.folder / "src/cxr/cli/printing.py", "a") as reporting:
         reporting.write("# reporting only\n")
-    assert names(plan_of(mine.folder, lr)) == before
+    assert names(plan_of(clone.folder, lr)) == before
 
-    mine.change(train__protocol__epochs=3)
-    changed = names(plan_of(mine.folder, lr))
+    clone.change(train__protocol__epochs=3)
+    changed = names(plan_of(clone.folder, lr))
     assert not set(changed) & set(before)
-    with open(mine.folder / "src/cxr/training/loop.py", "a") as training:
+    with open(clone.folder / "src/cxr/training/loop.py", "a") as training:
         training.write("# affects the result\n")
-    assert not set(names(plan_of(mine.folder, lr))) & set(changed)
+    assert not set(names(plan_of(clone.folder, lr))) & set(changed)
 
 
 @pytest.mark.parametrize(
@@ -214,10 +214,10 @@ def test_jobs_share_the_cores_but_use_at_most_the_threads_of_params_yaml(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int, jobs: int,
     threads: int,
 ) -> None:  # fmt: skip
-    mine = Pipeline(project).copy(tmp_path / "p")
-    mine.change(threads=2)
+    clone = Pipeline(project).copy(tmp_path / "p")
+    clone.change(threads=2)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
-    plan = plan_of(mine.folder, "train.cnn.lr=1e-3", jobs=jobs)
+    plan = plan_of(clone.folder, "train.cnn.lr=1e-3", jobs=jobs)
     assert plan.threads == threads
     assert {each.params["threads"] for each in plan.experiments} == {threads}
 
@@ -270,16 +270,16 @@ def test_a_name_that_git_or_a_shell_cannot_handle_is_refused(project: Path, name
 def test_a_missing_repository_or_commit_and_untracked_code_are_reported(
     project: Path, tmp_path: Path
 ) -> None:
-    mine = Pipeline(project).copy(tmp_path / "p")
-    (mine.folder / "src/cxr/models/resnet.py").write_text("x = 1\n")
+    clone = Pipeline(project).copy(tmp_path / "p")
+    (clone.folder / "src/cxr/models/resnet.py").write_text("x = 1\n")
     with pytest.raises(CxrError, match=r"git does not track src/cxr/models/resnet\.py"):
-        plan_of(mine.folder, "train.cnn.lr=1e-3")
-    mine.git("update-ref", "-d", "HEAD")
+        plan_of(clone.folder, "train.cnn.lr=1e-3")
+    clone.git("update-ref", "-d", "HEAD")
     with pytest.raises(CxrError, match="has no commit yet"):
-        plan_of(mine.folder, "train.cnn.lr=1e-3")
-    (mine.folder / ".git").rename(mine.folder / "git")
+        plan_of(clone.folder, "train.cnn.lr=1e-3")
+    (clone.folder / ".git").rename(clone.folder / "git")
     with pytest.raises(CxrError, match="is not a git repository"):
-        plan_of(mine.folder, "train.cnn.lr=1e-3")
+        plan_of(clone.folder, "train.cnn.lr=1e-3")
 
 
 def test_the_command_reports_an_error_in_one_line_and_queues_nothing(

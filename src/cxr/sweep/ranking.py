@@ -116,12 +116,12 @@ def over_seeds(values: list[float]) -> OverSeeds:
 
 def _settings(model: str, plan: Plan) -> list[Configuration]:
     """One configuration for each setting of the parameters that affect this model."""
-    found: list[Configuration] = []
+    distinct: list[Configuration] = []
     keys = plan.keys_of(model)
     for each in plan.configurations:
-        if not any(all(each[key] == other[key] for key in keys) for other in found):
-            found.append(each)
-    return found
+        if not any(all(each[key] == other[key] for key in keys) for other in distinct):
+            distinct.append(each)
+    return distinct
 
 
 def _row(

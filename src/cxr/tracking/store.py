@@ -31,7 +31,7 @@ class StoredRun:
     run_id: str
     original_id: str  # id of the run that this one replaces, else its own
     status: str
-    deleted: bool  # in MLflow's trash
+    deleted: bool  # marked as deleted in MLflow
     experiment: str
     params: dict[str, str]
     metrics: dict[str, float]  # the last value of each

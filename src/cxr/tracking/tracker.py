@@ -136,7 +136,7 @@ class Tracker:
         return str(run.info.run_id)
 
     def restore(self, run_id: str) -> None:
-        """Take a run out of MLflow's trash."""
+        """Restore a deleted run."""
         with reported(self._uri, "written"):
             self._client.restore_run(run_id)
 
@@ -151,7 +151,7 @@ class Tracker:
         return runs[0] if runs else None
 
     def _reopen(self, run: Run, log: RunLog) -> None:
-        """Reopen a dead process's run; its process tag is set first, so that nobody closes it."""
+        """Reopen a dead process's run; set its process tag first, or another stage may close it."""
         run_id = run.info.run_id
         self._client.log_batch(run_id, tags=[RunTag(*item) for item in log.tags.items()])
         self._client.update_run(run_id, status=RUNNING)

@@ -31,7 +31,7 @@ COLUMNS = {
     "tags.`cxr.experiment`": 120,
     "attributes.`Dataset`": 200,
 }
-SORT_KEY = "metrics.`val/macro_auroc`"  # never a test metric, since models are chosen by it
+SORT_KEY = "metrics.`val/macro_auroc`"  # not a test metric: models are chosen on validation
 
 
 @dataclass(frozen=True)

@@ -283,7 +283,7 @@ def test_a_sweep_refuses_code_that_the_larger_repository_ignores(nested: Path) -
     assert plan(nested)
     (nested.parents[1] / ".gitignore").write_text("data/\n")
     run(nested, "rm", "-q", "--cached", "src/cxr/data/b.py")
-    with pytest.raises(CxrError, match=r"git does not know src/cxr/data/b\.py.*with --force"):
+    with pytest.raises(CxrError, match=r"git does not track src/cxr/data/b\.py.*with --force"):
         plan(nested)
 
 

@@ -534,7 +534,7 @@ def test_a_port_that_is_taken_and_a_model_that_is_not_there_are_one_line(running
     for command, words in (
         ((*serve, str(running.port)), f"port {running.port} of 127.0.0.1 can't be listened on"),
         ((*serve, str(free_port()), "--model", "models:/none@champion"), "`cxr sync` registers"),
-        ((*serve, str(free_port()), "--model", "none"), "none is no model's address"),
+        ((*serve, str(free_port()), "--model", "none"), "none is not a model URI"),
     ):
         done = running.pipeline.run(*command)
         assert done.returncode == 2 and done.stdout == ""

@@ -65,7 +65,7 @@ def ui(
     address = shown(address)
     print(f"{address}{UI_VIEW}")
     for view in store.views() if store else []:
-        print(f"{view.experiment}, {view.shows}:\n  {address}{view.place}")
+        print(f"{view.experiment}, {view.title}:\n  {address}{view.path}")
     if has_server:
         return
     sys.stdout.flush()

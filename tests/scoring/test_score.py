@@ -60,7 +60,7 @@ def project(tmp_path: Path) -> Path:
         np.savez(folder / f"predictions/{name}.npz", val_logits=logits, test_logits=logits)
         operating_point = decisions.decide(name, labels, logits, "temperature", "youden", 0.9, OOD)
         (folder / f"decisions/{name}.json").write_text(json.dumps(operating_point.as_json()))
-        models[name] = Predicted.by(operating_point, logits)
+        models[name] = Predicted.from_logits(operating_point, logits)
     metrics = evaluate(labels, models, None, 200, 0, lambda done, total: None).models
     report = {"models": {name: {"val": each, "test": each} for name, each in metrics.items()}}
     (folder / "reports/metrics.json").write_text(json.dumps(report))

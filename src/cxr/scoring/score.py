@@ -167,7 +167,7 @@ def _project_models(project: Path, matched: Matched, split: str) -> dict[str, Pr
     for path in sorted((project / PREDICTIONS).glob("*.npz")):
         operating_point = decisions.read(project / DECISIONS / f"{path.stem}.json")
         logits = read_predictions(path, split, False).values[order]
-        models[path.stem] = Predicted.by(operating_point, logits)
+        models[path.stem] = Predicted.from_logits(operating_point, logits)
     return models
 
 

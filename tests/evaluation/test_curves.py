@@ -1,4 +1,4 @@
-"""Thinned curves keep their end points and area; hard examples are examples."""
+"""Thinned curves keep their end points and area; hard examples are found."""
 
 import numpy as np
 import pytest

@@ -113,26 +113,28 @@ def test_temperature_of_one_label_equals_sklearns() -> None:
     y, x = labels[:, 0], logits[:, :1]
     classifier = LogisticRegression().fit([[-1.0], [1.0]], [0, 1])
     classifier.coef_, classifier.intercept_ = np.array([[1.0]]), np.array([0.0])
-    theirs = CalibratedClassifierCV(FrozenEstimator(classifier), method="temperature").fit(x, y)
-    ours = decisions.calibrate(labels[:, :1], x, "temperature")
-    np.testing.assert_allclose(ours.probs(x)[:, 0], theirs.predict_proba(x)[:, 1], atol=1e-4)
+    reference = CalibratedClassifierCV(FrozenEstimator(classifier), method="temperature").fit(x, y)
+    calibration = decisions.calibrate(labels[:, :1], x, "temperature")
+    np.testing.assert_allclose(
+        calibration.probs(x)[:, 0], reference.predict_proba(x)[:, 1], atol=1e-4
+    )
 
 
 def test_platt_equals_sklearns() -> None:
     labels, logits = miscalibrated()
-    ours = decisions.calibrate(labels, logits, "platt")
+    calibration = decisions.calibrate(labels, logits, "platt")
     classifier = LogisticRegression().fit([[-1.0], [1.0]], [0, 1])
     classifier.coef_, classifier.intercept_ = np.array([[1.0]]), np.array([0.0])
     for i in range(3):
         x = logits[:, i : i + 1]
-        theirs = CalibratedClassifierCV(FrozenEstimator(classifier), method="sigmoid").fit(
+        reference = CalibratedClassifierCV(FrozenEstimator(classifier), method="sigmoid").fit(
             x, labels[:, i]
         )
         np.testing.assert_allclose(
-            ours.probs(logits)[:, i], theirs.predict_proba(x)[:, 1], atol=1e-4
+            calibration.probs(logits)[:, i], reference.predict_proba(x)[:, 1], atol=1e-4
         )
-    assert ours.slopes == pytest.approx(1 / 3, abs=0.05)
-    assert ours.intercepts == pytest.approx(-1 / 3, abs=0.15)
+    assert calibration.slopes == pytest.approx(1 / 3, abs=0.05)
+    assert calibration.intercepts == pytest.approx(-1 / 3, abs=0.15)
 
 
 def test_without_calibration_probabilities_are_the_sigmoid_of_the_logits() -> None:

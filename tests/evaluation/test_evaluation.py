@@ -42,7 +42,7 @@ def metrics_of(
     patients: np.ndarray | None = None,
     n_resamples: int = 200,
 ) -> dict[str, Any]:
-    model = Predicted(probs, probs, thresholds, "nothing to choose it on")
+    model = Predicted(probs, probs, thresholds, "no validation split")
     return evaluate(labels, {"cnn": model}, patients, n_resamples).models["cnn"]
 
 
@@ -218,7 +218,7 @@ def test_every_undefined_metric_is_listed_with_its_reason() -> None:
         if v is None
     }
     assert set(named) == missing
-    assert named["hernia", "threshold"] == named["hernia", "ppv"] == "nothing to choose it on"
+    assert named["hernia", "threshold"] == named["hernia", "ppv"] == "no validation split"
     assert named["hernia", "auroc"] == named["hernia", "brier_skill"] == ONE_CLASS
     assert named["edema", "specificity"] == "no negative image"
     assert named["edema", "npv"] == "no image is predicted negative"

@@ -67,12 +67,12 @@ def project(tmp_path: Path) -> Path:
     return folder
 
 
-def ours(project: Path) -> dict[str, Any]:
+def reported(project: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((project / "reports/metrics.json").read_text())["models"]
     return content
 
 
-def write_theirs(folder: Path, order: np.ndarray | None = None) -> Path:
+def write_predictions(folder: Path, order: np.ndarray | None = None) -> Path:
     """Write logits of the project's images in another order, with ids."""
     order = np.random.default_rng(5).permutation(120) if order is None else order
     _, logits = images()
@@ -94,7 +94,7 @@ def write_labels(project: Path, folder: Path) -> Path:
 
 
 def test_external_predictions_are_matched_by_id_and_scored(project: Path, tmp_path: Path) -> None:
-    done = scored(write_theirs(tmp_path), write_labels(project, tmp_path))
+    done = scored(write_predictions(tmp_path), write_labels(project, tmp_path))
     labels, logits = images()
     assert done.matched_by == "stem"
     assert done.notes == [
@@ -105,14 +105,14 @@ def test_external_predictions_are_matched_by_id_and_scored(project: Path, tmp_pa
     expected = roc_auc_score(labels, logits, average="macro")
     assert done.models["theirs"]["macro_auroc"] == pytest.approx(expected)
     for i, label in enumerate(LABELS):
-        area = roc_auc_score(labels[:, i], logits[:, i])
-        assert done.models["theirs"]["labels"][label]["auroc"] == pytest.approx(area)
+        auroc = roc_auc_score(labels[:, i], logits[:, i])
+        assert done.models["theirs"]["labels"][label]["auroc"] == pytest.approx(auroc)
 
 
 def test_our_own_predictions_get_the_metrics_of_evaluate(project: Path, tmp_path: Path) -> None:
     """Except what depends on calibration: thresholds here are on raw probabilities."""
     done = scored(project / "predictions/cnn.npz", write_labels(project, tmp_path), by_order=True)
-    found, expected = done.models["cnn"], ours(project)["cnn"]["test"]
+    found, expected = done.models["cnn"], reported(project)["cnn"]["test"]
     for key in ("n", "n_labels", "macro_auroc", "macro_auroc_ci", "macro_ap", "macro_ap_ci"):
         assert found[key] == expected[key]
     assert {k: found[k] for k in ("brier", "ece")} == {
@@ -124,10 +124,10 @@ def test_our_own_predictions_get_the_metrics_of_evaluate(project: Path, tmp_path
 
 
 def test_models_are_compared_in_pairs_on_the_projects_images(project: Path, tmp_path: Path) -> None:
-    done = scored(write_theirs(tmp_path), write_labels(project, tmp_path), project)
+    done = scored(write_predictions(tmp_path), write_labels(project, tmp_path), project)
     assert list(done.models) == ["theirs", "cnn", "vit", *BASELINES]
     for name in ("cnn", "vit"):
-        assert done.models[name]["labels"] == ours(project)[name]["test"]["labels"]
+        assert done.models[name]["labels"] == reported(project)[name]["test"]["labels"]
     macro = [each for each in done.comparisons if each["metric"] == "macro_auroc"]
     assert [(each["a"], each["b"]) for each in macro] == [
         ("theirs", "cnn"), ("theirs", "vit"), ("cnn", "vit"),
@@ -143,10 +143,10 @@ def test_the_projects_models_follow_the_order_of_the_labels(project: Path, tmp_p
     path = tmp_path / "labels.npz"
     ids = np.load(project / "data/processed/test_ids.npy")
     np.savez(path, test_labels=images()[0][order], test_ids=ids[order])
-    done = scored(write_theirs(tmp_path), path, project)
+    done = scored(write_predictions(tmp_path), path, project)
     assert done.comparisons and not any("other images" in note for note in done.notes)
     assert done.models["cnn"]["macro_auroc"] == pytest.approx(
-        ours(project)["cnn"]["test"]["macro_auroc"]
+        reported(project)["cnn"]["test"]["macro_auroc"]
     )
 
 
@@ -154,7 +154,7 @@ def test_equal_labels_without_ids_are_the_same_images(project: Path, tmp_path: P
     labels, logits = images()
     np.savez(tmp_path / "theirs.npz", test_logits=logits, test_labels=labels)
     done = scored(tmp_path / "theirs.npz", tmp_path / "theirs.npz", project)
-    assert done.models["cnn"]["labels"] == ours(project)["cnn"]["test"]["labels"]
+    assert done.models["cnn"]["labels"] == reported(project)["cnn"]["test"]["labels"]
     assert done.notes == []  # one file has one order
 
 
@@ -165,7 +165,7 @@ def test_models_evaluated_on_other_images_are_shown_but_not_compared(
     np.savez(tmp_path / "theirs.npz", test_logits=logits, test_labels=labels)
     done = scored(tmp_path / "theirs.npz", tmp_path / "theirs.npz", project)
     assert list(done.models) == ["theirs", "cnn", "vit", *BASELINES]
-    assert done.models["cnn"] == ours(project)["cnn"]["test"]
+    assert done.models["cnn"] == reported(project)["cnn"]["test"]
     assert done.comparisons == []
     assert "evaluated on other images" in done.notes[0]
 
@@ -184,8 +184,8 @@ def test_other_labels_or_other_ids_are_other_images(project: Path, tmp_path: Pat
 
 
 def test_a_projects_model_of_the_same_name_is_marked(project: Path, tmp_path: Path) -> None:
-    theirs = write_theirs(tmp_path).rename(tmp_path / "cnn.npz")
-    done = scored(theirs, write_labels(project, tmp_path), project)
+    predictions = write_predictions(tmp_path).rename(tmp_path / "cnn.npz")
+    done = scored(predictions, write_labels(project, tmp_path), project)
     assert list(done.models) == ["cnn", "cnn (here)", "vit", *BASELINES]
 
 
@@ -200,8 +200,8 @@ def test_a_projects_model_of_the_same_name_is_marked_if_images_differ(
 
 
 def test_a_file_named_like_a_baseline_is_marked(project: Path, tmp_path: Path) -> None:
-    theirs = write_theirs(tmp_path).rename(tmp_path / "prevalence.npz")
-    done = scored(theirs, write_labels(project, tmp_path))
+    predictions = write_predictions(tmp_path).rename(tmp_path / "prevalence.npz")
+    done = scored(predictions, write_labels(project, tmp_path))
     assert list(done.models) == ["prevalence (given)", *BASELINES]
     assert done.models[done.name]["labels"]
 
@@ -230,15 +230,15 @@ def test_repeated_ids_are_not_the_projects_images(project: Path, tmp_path: Path)
 
 
 def test_without_validation_there_are_no_thresholds(project: Path, tmp_path: Path) -> None:
-    done = scored(write_theirs(tmp_path), write_labels(project, tmp_path))
+    done = scored(write_predictions(tmp_path), write_labels(project, tmp_path))
     metrics = done.models["theirs"]
     assert metrics["labels"]["mass"]["threshold"] is None
     assert {entry["why"] for entry in metrics["undefined"]} == {scoring.NO_VALIDATION}
 
 
 def test_the_command_prints_a_table_or_json(cxr: Cxr, project: Path, tmp_path: Path) -> None:
-    theirs, labels = str(write_theirs(tmp_path)), str(write_labels(project, tmp_path))
-    call = ["score", theirs, "--labels", labels, "--resamples", "200"]
+    predictions, labels = str(write_predictions(tmp_path)), str(write_labels(project, tmp_path))
+    call = ["score", predictions, "--labels", labels, "--resamples", "200"]
     result = json.loads(cxr(*call, "--json", cwd=tmp_path).stdout)
     assert result["n"] == 120 and tuple(result["labels"]) == LABELS
     shown = cxr(*call, cwd=tmp_path)
@@ -281,10 +281,10 @@ def test_the_output_says_how_images_were_matched(cxr: Cxr, project: Path, tmp_pa
 
 def test_unmatched_validation_gives_no_thresholds_but_a_note(project: Path, tmp_path: Path) -> None:
     _, logits = images()
-    theirs = write_theirs(tmp_path)
-    with np.load(theirs) as file:
-        np.savez(theirs, **file, val_logits=logits[:50])
-    done = scored(theirs, write_labels(project, tmp_path))
+    predictions = write_predictions(tmp_path)
+    with np.load(predictions) as file:
+        np.savez(predictions, **file, val_logits=logits[:50])
+    done = scored(predictions, write_labels(project, tmp_path))
     assert done.models["theirs"]["labels"]["mass"]["threshold"] is None
     assert any("could not choose thresholds on the val split: " in note for note in done.notes)
 
@@ -323,7 +323,7 @@ def test_metrics_of_labels_without_positives_are_listed_as_undefined(
 def test_errors_are_one_line_and_exit_status_2(
     cxr: Cxr, project: Path, tmp_path: Path, arguments: list[str], sentence: str
 ) -> None:
-    write_theirs(tmp_path)
+    write_predictions(tmp_path)
     labels, _ = images()
     ids = np.load(project / "data/processed/test_ids.npy")
     ids[7] = "another"
@@ -348,8 +348,8 @@ def test_comparing_needs_a_split_the_project_evaluated(
 
 def test_comparing_needs_results_of_the_project(cxr: Cxr, project: Path, tmp_path: Path) -> None:
     (project / "reports/metrics.json").unlink()
-    theirs, labels = str(write_theirs(tmp_path)), str(write_labels(project, tmp_path))
-    done = cxr("score", theirs, "--labels", labels, "--compare", cwd=project)
+    predictions, labels = str(write_predictions(tmp_path)), str(write_labels(project, tmp_path))
+    done = cxr("score", predictions, "--labels", labels, "--compare", cwd=project)
     assert done.returncode == 2
     assert "has no results to compare with; run `dvc repro`" in done.stderr
 

@@ -146,10 +146,10 @@ def test_labels_saved_by_medmnist_are_read(tmp_path: Path) -> None:
     order = [3, 1, 0, 2, 4]
     names = [saved.ids[i] for i in order]
     rows = with_ids(probabilities()[order], [f"saved/chestmnist/{name}" for name in names])
-    theirs = read_predictions(
+    predictions = read_predictions(
         write_csv(tmp_path / "t.csv", ["image", *LABELS], rows), "test", False
     )
-    assert np.array_equal(match(theirs, saved).predictions.values, probabilities())
+    assert np.array_equal(match(predictions, saved).predictions.values, probabilities())
     with pytest.raises(CxrError, match="has no rows of the val split; choose another with --split"):
         read_labels(path, "val")
 
@@ -169,12 +169,12 @@ def table(ids: list[str] | None, path: str = "a.csv") -> Table:
 
 
 def test_images_are_matched_by_id() -> None:
-    theirs, labels = ["c", "a", "e", "b", "d"], ["e", "d", "a", "b", "c"]
-    matched = match(table(theirs), table(labels, "b.csv"))
+    predictions, labels = ["c", "a", "e", "b", "d"], ["e", "d", "a", "b", "c"]
+    matched = match(table(predictions), table(labels, "b.csv"))
     assert matched.by == "id" and matched.notes == ()
     assert matched.how == "by id: 'image' of a.csv and 'image' of b.csv"
     assert list(matched.predictions.ids) == labels
-    assert [theirs[int(row[0])] for row in matched.predictions.values] == labels
+    assert [predictions[int(row[0])] for row in matched.predictions.values] == labels
     assert np.array_equal(matched.labels.values, table(labels).values)
 
 
@@ -217,7 +217,7 @@ def test_by_order_notes_that_ids_or_patients_differ() -> None:
 
 
 @pytest.mark.parametrize(
-    ("theirs", "labels", "sentence"),
+    ("predictions", "labels", "sentence"),
     [
         (
             ["a", "b"],
@@ -243,16 +243,16 @@ def test_by_order_notes_that_ids_or_patients_differ() -> None:
     ],
 )
 def test_files_of_different_images_are_refused(
-    theirs: list[str] | None, labels: list[str] | None, sentence: str
+    predictions: list[str] | None, labels: list[str] | None, sentence: str
 ) -> None:
     others = table(labels, "b.csv")
     with pytest.raises(CxrError) as caught:
-        match(table(theirs), others if labels else others.take(np.arange(4)))
+        match(table(predictions), others if labels else others.take(np.arange(4)))
     assert sentence in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("theirs", "labels", "by"),
+    ("predictions", "labels", "by"),
     [
         (["b.png", "a.png"], ["a", "b"], "stem"),
         (["images/b.dcm", "images/a.dcm"], ["a.png", "b.png"], "stem"),
@@ -265,14 +265,16 @@ def test_files_of_different_images_are_refused(
         (["12.png", "0"], ["000.dcm", "0012.dcm"], "number"),
     ],
 )
-def test_ids_written_differently_are_matched(theirs: list[str], labels: list[str], by: str) -> None:
+def test_ids_written_differently_are_matched(
+    predictions: list[str], labels: list[str], by: str
+) -> None:
     """The second prediction belongs to the first label."""
-    matched = match(table(theirs), table(labels, "b.csv"))
+    matched = match(table(predictions), table(labels, "b.csv"))
     assert matched.by == by
     assert matched.predictions.values[:, 0].tolist() == [1, 0]
     difference = (
         "ids are written differently in the two files: "
-        f"{theirs[1]!r} was matched with {labels[0]!r}"
+        f"{predictions[1]!r} was matched with {labels[0]!r}"
     )
     assert matched.notes == (() if by == "id" else (difference,))
 
@@ -430,9 +432,9 @@ def test_missing_labels_are_refused(tmp_path: Path) -> None:
 
 
 def test_patients_come_from_either_file_in_the_order_of_the_labels() -> None:
-    theirs, labels = table(["b", "a", "c"]), table(["a", "b", "c"], "b.csv")
-    with_patients = replace(theirs, patients=np.array(["p2", "p1", "p3"]))
+    predictions, labels = table(["b", "a", "c"]), table(["a", "b", "c"], "b.csv")
+    with_patients = replace(predictions, patients=np.array(["p2", "p1", "p3"]))
     assert list(match(with_patients, labels).patients) == ["p1", "p2", "p3"]
     other = replace(labels, patients=np.array(["x", "y", "z"]))
     assert list(match(with_patients, other).patients) == ["x", "y", "z"]
-    assert match(theirs, labels).patients is None
+    assert match(predictions, labels).patients is None

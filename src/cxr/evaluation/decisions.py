@@ -181,7 +181,7 @@ def _fit(logits: Floats, target: npt.NDArray[Any], with_intercept: bool = True) 
 
 
 def _smoothed(y: Labels) -> Doubles:
-    """Platt's targets: a label with few positives is not believed to the last percent."""
+    """Platt's smoothed targets, against overconfidence on labels with few positives."""
     n_positive = int(y.sum())
     n_negative = len(y) - n_positive
     return np.where(y == 1, (n_positive + 1) / (n_positive + 2), 1 / (n_negative + 2))

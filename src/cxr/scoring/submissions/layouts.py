@@ -146,7 +146,9 @@ def _lists(sheet: Sheet, kind: Kind, column: int) -> Table:
         notes = [f"the numbers in {name!r} were read as 0 = {LABELS[0]} … 13 = {LABELS[-1]}"]
     else:
         content = "14 numbers" if kind != "labels" else "label names, or 0 or 1 for all 14 labels"
-        raise CxrError(f"{sheet.path}: every cell of {name!r} must hold {content}; or {EXPECTED}")
+        raise CxrError(
+            f"{sheet.path}: every cell of {name!r} must hold {content}; or use a column per label"
+        )
     table = _table(sheet, kind, sheet.body, values, [column])
     return replace(table, notes=(*table.notes, *notes))
 

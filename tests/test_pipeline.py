@@ -98,13 +98,13 @@ def test_summary_is_small_and_flat_enough(made: Pipeline) -> None:
 def test_thresholds_come_from_validation(made: Pipeline) -> None:
     labels = np.load(made.folder / "data/processed/val_labels.npy")
     logits = np.load(made.folder / "predictions/cnn.npz")["val_logits"]
-    operating_point = decisions.read(made.folder / "decisions/cnn.json")
+    decision = decisions.read(made.folder / "decisions/cnn.json")
     train, val = (splits.open_split(made.folder / "data/processed", s) for s in ("train", "val"))
     ood = OodReference.of(train.images, val.images)
     again = decisions.decide("cnn", labels, logits, "temperature", "youden", 0.9, ood)
-    assert operating_point.as_json() == again.as_json()
+    assert decision.as_json() == again.as_json()
     missing = [i for i in range(14) if not labels[:, i].any()]
-    assert np.flatnonzero(np.isnan(operating_point.thresholds)).tolist() == missing
+    assert np.flatnonzero(np.isnan(decision.thresholds)).tolist() == missing
 
 
 def test_every_map_is_alive_and_changes_with_the_label(made: Pipeline) -> None:
@@ -121,11 +121,9 @@ def test_maps_are_held_against_the_phantoms_masks(made: Pipeline) -> None:
     labels = np.load(made.folder / "data/processed/test_labels.npy")
     report = made.json("reports/gradcam.json")["models"]
     for model in MODELS:
-        operating_point = decisions.read(made.folder / f"decisions/{model}.json")
+        decision = decisions.read(made.folder / f"decisions/{model}.json")
         logits = np.load(made.folder / f"predictions/{model}.npz")["test_logits"]
-        found = (operating_point.calibration.probs(logits) >= operating_point.thresholds) & (
-            labels == 1
-        )
+        found = (decision.calibration.probs(logits) >= decision.thresholds) & (labels == 1)
         told = report[model]["localisation"]
         assert told["truth"] == "phantom"
         for i, label in enumerate(LABELS):
@@ -235,9 +233,9 @@ def test_sliders_have_a_step_for_each_label_that_is_shown(made: Pipeline) -> Non
     labels = np.load(made.folder / "data/processed/test_labels.npy")
     for model in MODELS:
         run = found[f"gradcam-{model}"]
-        operating_point = decisions.read(made.folder / f"decisions/{model}.json")
+        decision = decisions.read(made.folder / f"decisions/{model}.json")
         logits = np.load(made.folder / f"predictions/{model}.npz")["test_logits"]
-        called = operating_point.calibration.probs(logits) >= operating_point.thresholds
+        called = decision.calibration.probs(logits) >= decision.thresholds
         names = [Path(a.path).name for a in store.list_artifacts(run.info.run_id, "images")]
         for image in (0, 3):
             slides = [n for n in names if n.startswith(f"maps~test image {image}+")]

@@ -92,12 +92,12 @@ def pictures(project: Path) -> dict[str, str]:
 
 
 def _maps(project: Path, model: str, images: npt.NDArray[np.uint8]) -> dict[int, dict[str, Map]]:
-    operating_point = decisions.read(project / DECISIONS / f"{model}.json")
+    decision = decisions.read(project / DECISIONS / f"{model}.json")
     with NpzReader(project / MAPS / f"{model}.npz") as kept:
         indices, logits, attribution = (
             kept.read(key) for key in ("indices", "logits", "attribution")
         )
-    probs = operating_point.calibration.probs(logits)
+    probs = decision.calibration.probs(logits)
     found = {}
     for row, index in enumerate(indices.tolist()):
         # As on the stage's sheets: full colour is the strongest attribution of any label.
@@ -106,7 +106,7 @@ def _maps(project: Path, model: str, images: npt.NDArray[np.uint8]) -> dict[int,
             label: Map(
                 picture=_jpeg(overlay(images[index], attribution[row, i], scale)),
                 prob=float(probs[row, i]),
-                threshold=_or_none(operating_point.thresholds[i]),
+                threshold=_or_none(decision.thresholds[i]),
                 strongest=float(attribution[row, i].max()),
             )
             for i, label in enumerate(LABELS)

@@ -53,17 +53,21 @@ def gradcam(run: stage.Stage) -> None:
             model = models.load(run.input(f"{MODELS}/{name}"))
             log.params = flatten(model.params) | log.params  # its own seed and threads win
             target = target_of(run, model, split)
-            decision = decisions.read(run.input(f"{DECISIONS}/{name}.json"))
+            operating_point = decisions.read(run.input(f"{DECISIONS}/{name}.json"))
             forward = target.forward(searched)
-            predicted_positive = decision.calibration.probs(forward.logits) >= decision.thresholds
+            predicted_positive = (
+                operating_point.calibration.probs(forward.logits) >= operating_point.thresholds
+            )
             maps = explain(run, name, target)
             report[name] = {"method": target.method, **describe(maps, wanted.indices)}
             report[name] |= assess_maps(run, target, predicted_positive, split, known)
             log.metrics |= flat_metrics(report[name], maps)
             step()
-            model_outputs[name] = explain_images(name, target.method, maps, decision)
+            model_outputs[name] = explain_images(name, target.method, maps, operating_point)
             draw_sheets(run, name, split, model_outputs[name], step)
-            draw_examples(run, name, split, target, decision, forward, predicted_positive, step)
+            draw_examples(
+                run, name, split, target, operating_point, forward, predicted_positive, step
+            )
             tell(name, report[name], maps)
         draw_side_by_side(run, split, model_outputs)
         step()
@@ -172,12 +176,12 @@ def flat_metrics(report: dict[str, Any], maps: cam.Cam) -> dict[str, float]:
 
 
 def explain_images(
-    name: str, method: Method, maps: cam.Cam, decision: OperatingPoint
+    name: str, method: Method, maps: cam.Cam, operating_point: OperatingPoint
 ) -> list[ModelOutput]:
     """The model's word on each image of some maps."""
-    probs = decision.calibration.probs(maps.logits)
+    probs = operating_point.calibration.probs(maps.logits)
     return [
-        ModelOutput(name, method, probs[i], decision.thresholds, maps.attribution[i])
+        ModelOutput(name, method, probs[i], operating_point.thresholds, maps.attribution[i])
         for i in range(len(probs))
     ]
 
@@ -226,7 +230,7 @@ def draw_examples(
     name: str,
     split: Split,
     target: CamTarget,
-    decision: OperatingPoint,
+    operating_point: OperatingPoint,
     forward: Forward,
     predicted_positive: Flags,
     step: Callable[[], None],
@@ -244,7 +248,7 @@ def draw_examples(
         index = np.concatenate(list(rows.values()))
         if not len(index):
             continue
-        model_outputs = explain_images(name, target.method, target.explain(index), decision)
+        model_outputs = explain_images(name, target.method, target.explain(index), operating_point)
         word = dict(zip(index.tolist(), model_outputs, strict=True))
         example_sheet(
             i,

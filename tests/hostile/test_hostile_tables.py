@@ -25,20 +25,22 @@ CSVS: dict[str, tuple[bytes, str]] = {
     "only bytes of nothing": (bytes(1000), "bytes"),
     "a cell of a megabyte": (f"{HEADER}\n{'x' * 2**20}{ROW}\n".encode(), "131,072 characters"),
     "an id of 600 characters": (
-        f"{HEADER}\n{'x' * 600}{ROW}\n".encode(), "601 characters in 'id'; at most 512"),
+        f"{HEADER}\n{'x' * 600}{ROW}\n".encode(),
+        "'id' has 601 characters; ids may have at most 512"),
     "a thousand columns": (
         f"{HEADER}{',a' * 1000}\n".encode(), "has 1,015 columns; the maximum is 200"),
     "half a quotation": (f'{HEADER}\n"{ROW}\n'.encode(), "cells"),
     "a cell that commands a terminal": (
-        f"{HEADER}\n{ROW[:-3]}{ESCAPE}\n".encode(), r"holds '\x1b[2J'; expected a number"),
+        f"{HEADER}\n{ROW[:-3]}{ESCAPE}\n".encode(), r"is '\x1b[2J'; expected a number"),
     "a column that commands a terminal": (
         f"{ESCAPE},{HEADER.replace('mass', 'mess')}\n".encode(), r"\x1b[2J"),
     "a number of no end": (f"{HEADER}\n{ROW[:-3]}1e999\n".encode(), "is inf"),
     "a number of a megabyte": (
         f"{HEADER}\n{ROW[:-3]}{'9' * 100_000}\n".encode(), "is inf"),
     "a list of no end": (
-        f"id,predicted\nx,{'[' * 100_000}\n".encode(), "'predicted' does not hold"),
-    "a number of a label beyond all": (b"id,predicted\nx,0.5 1e999\n", "'predicted' does not hold"),
+        f"id,predicted\nx,{'[' * 100_000}\n".encode(), "every cell of 'predicted' must hold"),
+    "a number of a label beyond all": (
+        b"id,predicted\nx,0.5 1e999\n", "every cell of 'predicted' must hold"),
     "a hundred comments": (b"#\n" * 100, "is empty"),
     "half a quotation in a comment": (b'# "\n' + f"{HEADER}\n".encode(), "has no rows"),
     "a delimiter that is a quotation": (f'sep="\n{HEADER}\n{ROW}\n'.encode(), "theirs.csv"),
@@ -66,14 +68,14 @@ def test_a_table_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     path = tmp_path / "theirs.csv"
     path.write_text(f"{HEADER}\n{ROW}\n")
     assert len(read_predictions(path, "test", False).values) == 1
-    monkeypatch.setattr(rows, "MOST_CSV_BYTES", path.stat().st_size - 1)
+    monkeypatch.setattr(rows, "MAX_CSV_BYTES", path.stat().st_size - 1)
     assert "it has more than" in refusal(read_predictions, path, "test", False)
 
 
 def test_a_table_of_no_end_is_not_read_to_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rows, "MOST_CSV_BYTES", 2**20)
+    monkeypatch.setattr(rows, "MAX_CSV_BYTES", 2**20)
     assert "more than 1,048,576" in refusal(read_predictions, Path("/dev/zero"), "test", False)
 
 

@@ -210,7 +210,7 @@ def predict(
     paths = found.paths
     if found.taken:
         progress.note(f"predict: {found}")
-    maps = predict.places(paths, cam) if cam is not None else {}
+    maps = predict.map_paths(paths, cam) if cam is not None else {}
     if csv is not None:
         predict.check_table(csv, paths)
     done: list[predict.Prediction | predict.Refused] = []

@@ -145,7 +145,7 @@ def predictions(done: "list[Prediction | Refused]", model: "Model") -> None:
     """One line per image: predicted findings, largest p-to-threshold ratio first; then warnings."""
     from cxr.inference.predict import NOTICE, Refused
 
-    cuts = model.decision.thresholds
+    cuts = model.operating_point.thresholds
     for each in done:
         if isinstance(each, Refused):
             continue

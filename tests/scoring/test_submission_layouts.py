@@ -232,7 +232,7 @@ def table(*extra: tuple[str, list[object]]) -> list[list[object]]:
         ([("", IDS)], ""),
         ([("report", ["r", "s", "t"]), ("Image Index", IDS)], "Image Index"),
         ([("name", ["r", "s", "r"]), ("Path", IDS)], "Path"),
-        ([("called_mass", [0, 1, 1]), ("age", [50, 51, 52]), ("scan", IDS)], "scan"),
+        ([("predicted_positive_mass", [0, 1, 1]), ("age", [50, 51, 52]), ("scan", IDS)], "scan"),
     ],
 )
 def test_ids_are_found_under_any_column_name(
@@ -308,7 +308,7 @@ def test_two_string_arrays_in_an_npz_are_ambiguous(tmp_path: Path) -> None:
 
 
 def test_a_table_of_cxr_predict_is_read_without_its_refused_images(tmp_path: Path) -> None:
-    header = ["image", *(f"prob_{x}" for x in LABELS), *(f"called_{x}" for x in LABELS)]
+    header = ["image", *(f"prob_{x}" for x in LABELS), *(f"predicted_positive_{x}" for x in LABELS)]
     rows = [
         [f"scans/{i}.png", *p, *[1] * 7, *[0] * 6, "", 0.9, ""]
         for i, p in zip(IDS, P.tolist(), strict=True)

@@ -61,7 +61,7 @@ def test_repro_and_a_moved_folder(made: Pipeline, kept: Path) -> None:
 def test_before_the_sync_a_moved_folder_is_a_note(kept: Path, tmp_path: Path) -> None:
     moved = Pipeline(kept).copy(tmp_path / "moved")
     assert accusations(cxr(moved, "audit")) == [
-        "MLflow looks for its pictures where this folder was before"
+        "MLflow still has the artifact paths of this folder before it was moved"
     ]
     assert cxr(moved, "sync")["n_moved"] == 23  # fourteen, and nine of `fast`
     assert cxr(moved, "sync")["n_moved"] == 0
@@ -121,7 +121,7 @@ def test_a_fresh_clone_with_pull_and_sync(kept: Path, tmp_path: Path) -> None:
     assert {f["mend"] for f in lost["findings"] if f["where"] == "record"} == {"dvc pull"}
     clone.dvc("pull")
     assert accusations(cxr(clone, "audit")) == [
-        "MLflow's database is not there; the records hold all it had"
+        "MLflow's database is missing; it can be rebuilt from the records"
     ]
     done = cxr(clone, "sync")
     assert {run["how"] for run in done["runs"]} == {"rebuilt"}

@@ -138,7 +138,7 @@ def test_commit_and_patch_are_laid_out_as_they_ran(project: Path, tmp_path: Path
     made, expected = code(project), code_files(project)
     run(project, "stash", "-q")
     (tmp_path / "place").mkdir()
-    replay._lay_code(made, Project(project), tmp_path / "place")
+    replay._restore_code(made, Project(project), tmp_path / "place")
     assert code_files(tmp_path / "place") == expected
     assert read_yaml(tmp_path / "place/params.yaml")["seed"] == 7
 
@@ -148,7 +148,7 @@ def test_a_commit_from_before_the_project_moved_is_named(nested: Path, tmp_path:
     run(nested.parents[1], "mv", "apps/x ray", "moved")
     commit(moved)
     with pytest.raises(replay.MissingInput, match=r"has no params\.yaml in this folder"):
-        replay._lay_code(made, Project(moved), tmp_path)
+        replay._restore_code(made, Project(moved), tmp_path)
 
 
 def test_an_audit_notes_that_a_commit_had_the_project_elsewhere(nested: Path) -> None:

@@ -26,9 +26,7 @@ pytestmark = pytest.mark.slow
 LEFT_TO_CI = "make demo"
 SERVERS = {"make ui": "health", "make ui DEMO=1": "health", "make serve": "ping"}
 ACTIVATE = "source .venv/bin/activate"
-OWN_FILE = (
-    "my Röntgen, images=[1].npz"  # the quotes in the README must protect all of these characters
-)
+OWN_FILE = "my Röntgen, images=[1].npz"  # special characters that the README's quotes protect
 
 
 def commands() -> list[str]:
@@ -43,9 +41,7 @@ def clone(kept: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     pipeline = Pipeline(kept).copy(folder)
     for name in ("Makefile", "requirements.lock", "pyproject.toml"):
         (folder / name).write_bytes((ROOT / name).read_bytes())
-        os.utime(
-            folder / name, (0, 0)
-        )  # older than the environment, so that make does not install it again
+        os.utime(folder / name, (0, 0))  # old, so that make does not install again
     environment(folder / ".venv")
     pipeline.git("add", "-A")
     pipeline.git("commit", "-qm", "as cloned")

@@ -83,7 +83,7 @@ def difference(root: Path, a: str, b: str) -> Difference:
     If one side is a run and the other a revision, the run of the same name is compared.
     """
     project = Project(root)
-    left, right = _side(a, project), _side(b, project)
+    left, right = _resolve(a, project), _resolve(b, project)
     left, right = _restrict(left, right, project), _restrict(right, left, project)
     shared = [name for name in left.chain if name in right.chain]
     pairs = {name: (left.chain[name], right.chain[name]) for name in shared}
@@ -93,7 +93,7 @@ def difference(root: Path, a: str, b: str) -> Difference:
     changes = {
         "data": _data(pairs, project),
         "parameters": _stage_by_stage(pairs, lambda found: found.record.facts.params),
-        "code": [_with_lines(each, project) for each in _stage_by_stage(pairs, _deciding_code)],
+        "code": [_with_lines(each, project) for each in _stage_by_stage(pairs, _affecting_code)],
         "environment": _stage_by_stage(pairs, _environment),
         "results": results,
     }
@@ -110,7 +110,7 @@ def difference(root: Path, a: str, b: str) -> Difference:
     )
 
 
-def _side(name: str, project: Project) -> Side:
+def _resolve(name: str, project: Project) -> Side:
     """Resolve a name; experiments and git revisions take precedence over run ids."""
     if name == WORKSPACE:
         chain = {k: found for k, found in project.archive.current.items() if found.trusted}
@@ -173,7 +173,7 @@ def _changes(a: dict[str, Any], b: dict[str, Any]) -> list[Change]:
 
 
 def _stage_by_stage(pairs: Pairs, of: Callable[[Found], dict[str, Any]]) -> list[Change]:
-    """List each change once; `detail` names its stages unless all that have the item changed."""
+    """List each change once; `detail` names the stages unless it is in all with that item."""
     changes: dict[str, tuple[Change, list[str]]] = {}
     n_stages: dict[str, int] = {}
     for stage, (left, right) in pairs.items():
@@ -188,7 +188,7 @@ def _stage_by_stage(pairs: Pairs, of: Callable[[Found], dict[str, Any]]) -> list
     ]
 
 
-def _deciding_code(found: Found) -> dict[str, str]:
+def _affecting_code(found: Found) -> dict[str, str]:
     code = found.record.facts.code
     return {path: code["files"][path] for path in code["deciding"]}
 
@@ -243,7 +243,7 @@ def _with_lines(change: Change, project: Project) -> Change:
 
 def _sentence(left: Side, right: Side, changes: dict[str, list[Change]], common: bool) -> str:
     """Say why the results differ, or that nothing that affects them does."""
-    deciding = (*DECIDING_PACKAGES, "python", "machine", "cpu", "device")
+    affecting = (*DECIDING_PACKAGES, "python", "machine", "cpu", "device")
     causes = [
         *(
             f"{c.name} is {c.a} in {left.name} and {c.b} in {right.name}"
@@ -254,7 +254,7 @@ def _sentence(left: Side, right: Side, changes: dict[str, list[Change]], common:
         *(
             f"{c.name} is {c.a} in {left.name} and {c.b} in {right.name}"
             for c in changes["environment"]
-            if c.name in deciding
+            if c.name in affecting
         ),
     ]
     # Different data follow from different parameters or code, unless neither differs.

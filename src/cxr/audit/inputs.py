@@ -19,7 +19,7 @@ REPRO = "dvc repro"
 
 
 def parameters(found: Found, project: Project) -> list[Finding]:
-    """For a result of the working copy: params.yaml still has the recorded values."""
+    """Check that params.yaml still has the values that a current result was made with."""
     made = found.record.facts.params
     declared = project.declared.get(found.record.stage)
     if found.current and declared is not None:
@@ -36,12 +36,12 @@ def parameters(found: Found, project: Project) -> list[Finding]:
 
 
 def code(found: Found, project: Project) -> list[Finding]:
-    """The result-affecting code, in the working copy and in git."""
+    """Check the result-affecting code, in the working copy and in git."""
     findings = []
     if found.current:
         findings += _declaration(found, project) + _edits(found, project)
     facts = found.record.facts.code
-    commit, deciding, edited = facts["commit"], facts["deciding"], set(facts["edited"])
+    commit, affecting, edited = facts["commit"], facts["deciding"], set(facts["edited"])
     blobs = project.blobs_at(commit) if commit else None
     if commit is None:
         findings.append(note(Where.CODE, "made outside of git; its code cannot be restored"))
@@ -51,7 +51,7 @@ def code(found: Found, project: Project) -> list[Finding]:
     else:
         wrong = [
             path
-            for path in deciding
+            for path in affecting
             if path not in edited and blobs.get(path) != facts["files"].get(path)
         ]
         if wrong and not blobs:
@@ -60,14 +60,14 @@ def code(found: Found, project: Project) -> list[Finding]:
         elif wrong:
             says = f"commit {commit[:10]} lacks the recorded version of {some(wrong)}"
             findings.append(fails(Where.CODE, says))
-    changed = sorted(edited & {*deciding, PIPELINE_FILE})
+    changed = sorted(edited & {*affecting, PIPELINE_FILE})
     extra = f", with uncommitted edits of {some(changed)} (patch in the record)" if changed else ""
-    says = f"{count(len(deciding), 'file')} of commit {(commit or 'none')[:10]}{extra}"
+    says = f"{count(len(affecting), 'file')} of commit {(commit or 'none')[:10]}{extra}"
     return findings or [holds(Where.CODE, says)]
 
 
 def environment(found: Found) -> list[Finding]:
-    """Packages and processor; differences are notes: a result is valid on any machine."""
+    """Check packages and processor; differences are notes, as results stay valid elsewhere."""
     was = found.record.facts.environment
     now = facts.environment(was["device"], was["threads"])
     changed = [
@@ -89,7 +89,7 @@ def environment(found: Found) -> list[Finding]:
 
 
 def sources(found: Found, project: Project) -> list[Finding]:
-    """The origin of the data, and the user's own files that the parameters name."""
+    """Check the origin of the data, and the user's own files that the parameters name."""
     facts, findings = found.record.facts, []
     for path, md5 in facts.foreign.items():
         file = project.root / path
@@ -112,7 +112,7 @@ def sources(found: Found, project: Project) -> list[Finding]:
 
 
 def inputs(found: Found, project: Project) -> list[Finding]:
-    """For a result of the working copy: its inputs are still the outputs of other stages."""
+    """Check that the inputs of a current result are still what other stages made."""
     if not found.current:
         return []
     return _changed_inputs(found, project) + _unknown_files(found, project)

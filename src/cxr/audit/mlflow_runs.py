@@ -86,9 +86,9 @@ def _metrics(log: RunLog, stored: StoredRun, store: Store) -> list[str]:
         elif not math.isclose(shown, last):
             wrong.append(f"metric {key} is {shown} in MLflow but {last} in the record")
         elif [step for step, _ in history] != [step for step, _ in points]:
+            problem = f"{LACKS} points of" if len(history) < len(points) else "wrong points in"
             n = count(len(history), "point")
-            lacks = f"{LACKS} points of" if len(history) < len(points) else "the points differ in"
-            wrong.append(f"{lacks} metric {key}: it has {n}, and the record {len(points)}")
+            wrong.append(f"{problem} metric {key}: {n} in MLflow, {len(points)} in the record")
         else:
             wrong += [
                 f"metric {key} is {value} at step {step} in MLflow but {recorded} in the record"

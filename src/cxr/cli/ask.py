@@ -33,7 +33,7 @@ def audit(
     """
     from cxr.audit.audit import RUN_ID, Auditor
     from cxr.audit.finding import Verdict
-    from cxr.cli import printing  # slow imports: seconds that --help does without
+    from cxr.cli import printing  # slow imports, not needed for --help
 
     with progress.bar("audit", progress.stderr_console) as advance:
         if target is None:

@@ -27,7 +27,7 @@ def report(
 
     Example: cxr report --demo
     """
-    from cxr import report as reporting  # takes seconds that --help does without
+    from cxr import report as reporting  # a slow import, not needed for --help
 
     path = reporting.write(project_or_demo(of_demo))
     if as_json:

@@ -62,7 +62,7 @@ def test_a_moved_folder_holds_and_its_artifacts_are_found(pipeline: Pipeline, ke
 def test_before_the_sync_a_moved_folder_is_a_note(kept: Path, tmp_path: Path) -> None:
     moved = Pipeline(kept).copy(tmp_path / "moved")
     assert problems(cxr(moved, "audit")) == [
-        "MLflow looks for its pictures where this folder was before"
+        "MLflow still has the artifact paths of this folder before it was moved"
     ]
     assert cxr(moved, "sync")["n_moved"] == 23  # 14 runs, and 9 of `fast`
     assert cxr(moved, "sync")["n_moved"] == 0
@@ -123,7 +123,7 @@ def test_a_fresh_clone_holds_after_pull_and_sync(kept: Path, tmp_path: Path) -> 
     assert {f["mend"] for f in answer["findings"] if f["where"] == "record"} == {"dvc pull"}
     clone.dvc("pull")
     assert problems(cxr(clone, "audit")) == [
-        "MLflow's database is not there; the records hold all it had"
+        "MLflow's database is missing; it can be rebuilt from the records"
     ]
     done = cxr(clone, "sync")
     assert {run["how"] for run in done["runs"]} == {"rebuilt"}

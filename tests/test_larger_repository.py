@@ -138,7 +138,7 @@ def test_replay_restores_the_code_from_commit_and_patch(project: Path, tmp_path:
     recorded, expected = code(project), code_files(project)
     run(project, "stash", "-q")
     (tmp_path / "restored").mkdir()
-    replay._lay_code(recorded, Project(project), tmp_path / "restored")
+    replay._restore_code(recorded, Project(project), tmp_path / "restored")
     assert code_files(tmp_path / "restored") == expected
     assert read_yaml(tmp_path / "restored/params.yaml")["seed"] == 7
 
@@ -150,7 +150,7 @@ def test_replay_refuses_a_commit_from_before_the_project_moved(
     run(nested.parents[1], "mv", "apps/x ray", "moved")
     commit(moved)
     with pytest.raises(replay.MissingInput, match=r"has no params\.yaml in this folder"):
-        replay._lay_code(recorded, Project(moved), tmp_path)
+        replay._restore_code(recorded, Project(moved), tmp_path)
 
 
 def test_an_audit_notes_that_a_commit_has_the_project_in_another_folder(nested: Path) -> None:

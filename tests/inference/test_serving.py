@@ -612,7 +612,7 @@ def test_without_a_model_the_command_says_how_to_train_one(
     shutil.copy2(Path(__file__).parents[2] / "params.yaml", tmp_path / "params.yaml")
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     code = "from cxr.cli import main; main()"
-    for option, words in (([], "`make repro` makes some"), (["--demo"], "`make demo` makes some")):
+    for option, words in (([], "run `make repro`"), (["--demo"], "run `make demo`")):
         done = subprocess.run(
             [sys.executable, "-c", code, "serve", *option],
             cwd=tmp_path, capture_output=True, text=True,

@@ -310,6 +310,6 @@ def test_the_audit_finds_a_changed_registered_model(made: Pipeline) -> None:
     weights.write_bytes(content)
     done = made.run("cxr", "audit")
     assert done.returncode == 1
-    assert "weights.safetensors is another" in done.stdout
+    assert "weights.safetensors) differs from the stage's output" in done.stdout
     client(made.folder).delete_model_version(NAME, versions(made.folder)[run_id].version)
     assert "MLflow lacks the registered model" in made.run("cxr", "audit").stdout

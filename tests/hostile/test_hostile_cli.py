@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.text import Text
-from valid import LOCK, MD5, ROOT, decision, record
+from valid import LOCK, MD5, ROOT, operating_point, record
 
 from cxr import cli
 from cxr.audit.finding import Finding, Verdict, Where
@@ -209,7 +209,7 @@ def test_hostile_images_cost_a_line_each_and_no_other_its_answer(
     network = models.build("cnn", hyper, 28, 1, 14)
     used = {"train": {"cnn": hyper.model_dump(mode="json")}}
     models.save(models.SavedModel("cnn", network, spec, LABELS, used), project / "models/cnn")
-    write("decisions/cnn.json", json.dumps(decision()))(project)
+    write("decisions/cnn.json", json.dumps(operating_point()))(project)
     scans = project / "scans"
     scans.mkdir()
     Image.fromarray(np.arange(4096, dtype=np.uint8).reshape(64, 64)).save(scans / "good.png")
@@ -221,7 +221,7 @@ def test_hostile_images_cost_a_line_each_and_no_other_its_answer(
     assert call(monkeypatch, project, *arguments) == 2
     told = capfd.readouterr()
     lines = told.err.splitlines()
-    assert lines[0] == "predict: took 1 DICOM, 2 PNG and 1 unknown"
+    assert lines[0] == "predict: found 1 DICOM, 2 PNG and 1 unknown"
     assert len(lines) == 4 and all(line.isprintable() for line in lines)
     assert told.out.startswith("scans/good.png: ")
     after = content(project)

@@ -89,8 +89,8 @@ BAD: dict[str, tuple[Spoil, str]] = {
     "a time that is none": (put("started", "yesterday"), "started"),
     "a time without a zone": (put("finished", "2024-05-01T10:00:00"), "finished"),
     "no run": (put("runs", []), "runs"),
-    "data above the store": (put("data", "name", "../.."), "the data can't be called"),
-    "data from nowhere": (put("data", "source", "web"), "data has no source 'web'"),
+    "data above the store": (put("data", "name", "../.."), "is not a valid data set name"),
+    "data from nowhere": (put("data", "source", "web"), "unknown data source 'web'"),
     "text for a size": (put("outputs", "models/cnn", "size", "many"), "outputs.models/cnn.size"),
     "a list for outputs": (put("outputs", []), "outputs"),
     "null for facts": (put("facts", None), "facts"),
@@ -207,4 +207,4 @@ def test_the_cache_is_not_left_by_an_md5(clone: Path, md5: str) -> None:
 
 
 def test_an_origin_is_checked_wherever_it_is_made() -> None:
-    assert refusal(Origin, "x", "elsewhere").startswith("data has no source")
+    assert refusal(Origin, "x", "elsewhere").startswith("unknown data source")

@@ -163,8 +163,11 @@ BOXES: dict[str, tuple[bytes, str]] = {
     "a number of no end": (f"{BOX}a,Mass,1e999,2,3,4\n".encode(), "is not a box"),
     "a size of no end": (f"{BOX}a,Mass,1,2,inf,4\n".encode(), "is not a box"),
     "a size below zero": (f"{BOX}a,Mass,1,2,-3,4\n".encode(), "is not a box"),
-    "a label that commands": (f"{BOX}a,{ESCAPE},1,2,3,4\n".encode(), r"names '\x1b[2J'"),
-    "a byte of nothing": (f"{BOX}a,Mass,1\0,2,3,4\n".encode(), "holds no numbers"),
+    "a label with an escape sequence": (
+        f"{BOX}a,{ESCAPE},1,2,3,4\n".encode(),
+        r"'\x1b[2J' is not one of the 14 labels",
+    ),
+    "a byte of nothing": (f"{BOX}a,Mass,1\0,2,3,4\n".encode(), "height must be numbers"),
 }
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from valid import ROOT, decision, refusal
+from valid import ROOT, operating_point, refusal
 
 from cxr import models, params
 from cxr.evaluation import decisions
@@ -284,7 +284,7 @@ DECISIONS: dict[str, tuple[tuple[str, ...], Any]] = {
 
 @pytest.mark.parametrize(("place", "value"), DECISIONS.values(), ids=DECISIONS)
 def test_a_hostile_decision_is_refused(tmp_path: Path, place: tuple[str, ...], value: Any) -> None:
-    path, content = tmp_path / "d.json", decision()
+    path, content = tmp_path / "d.json", operating_point()
     path.write_text(json.dumps(content))
     decisions.read(path)
     *way, last = place

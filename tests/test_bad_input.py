@@ -34,11 +34,13 @@ def run_stage(project: Pipeline, *command: str, **options: Any) -> subprocess.Co
     )  # fmt: skip
 
 
-def check_refused(project: Pipeline, done: subprocess.CompletedProcess[str], *words: str) -> None:
+def check_refused(
+    project: Pipeline, done: subprocess.CompletedProcess[str], *fragments: str
+) -> None:
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
-    for word in words:
-        assert word in done.stderr
+    for fragment in fragments:
+        assert fragment in done.stderr
     scratch = project.folder / ".scratch"
     assert [p.name for p in scratch.glob("publishing-*")] == []
 
@@ -46,53 +48,53 @@ def check_refused(project: Pipeline, done: subprocess.CompletedProcess[str], *wo
 def arrays(n: int = 6) -> Arrays:
     """Valid arrays with n images per split."""
     rng = np.random.default_rng(0)
-    made: Arrays = {}
+    data: Arrays = {}
     for split in ("train", "val", "test"):
-        made[f"{split}_images"] = rng.integers(0, 256, (n, 28, 28), dtype=np.uint8)
-        made[f"{split}_labels"] = (np.arange(n * 14).reshape(n, 14) % 2).astype(np.uint8)
-    return made
+        data[f"{split}_images"] = rng.integers(0, 256, (n, 28, 28), dtype=np.uint8)
+        data[f"{split}_labels"] = (np.arange(n * 14).reshape(n, 14) % 2).astype(np.uint8)
+    return data
 
 
-def put(made: Arrays, key: str, value: Any) -> Arrays:
-    return made | {key: value}
+def with_array(data: Arrays, key: str, value: Any) -> Arrays:
+    return data | {key: value}
 
 
-def with_two(made: Arrays) -> Arrays:
-    made["val_labels"][3, 6] = 2
-    return made
+def with_two(data: Arrays) -> Arrays:
+    data["val_labels"][3, 6] = 2
+    return data
 
 
-def with_nan(made: Arrays) -> Arrays:
-    images = made["test_images"] / 255
+def with_nan(data: Arrays) -> Arrays:
+    images = data["test_images"] / 255
     images[0, 0, 0] = np.nan
-    return put(made, "test_images", images)
+    return with_array(data, "test_images", images)
 
 
 BAD_ARRAYS: dict[str, tuple[Callable[[Arrays], Arrays], list[str]]] = {
     "floats": (
-        lambda a: put(a, "train_images", a["train_images"] / 255),
+        lambda a: with_array(a, "train_images", a["train_images"] / 255),
         ["train_images has dtype float64", "uint8"],
     ),
     "NaN": (with_nan, ["test_images has dtype float64 with 1 NaN value;"]),
     "13 labels": (
-        lambda a: put(a, "val_labels", a["val_labels"][:, :13]),
+        lambda a: with_array(a, "val_labels", a["val_labels"][:, :13]),
         ["val_labels has shape (6, 13)", "expected (N, 14)"],
     ),
     "labels of 2": (with_two, ["val_labels contains 2 at row 3, pneumonia", "0 or 1"]),
     "labels of NaN": (
-        lambda a: put(a, "val_labels", np.full((6, 14), np.nan)),
+        lambda a: with_array(a, "val_labels", np.full((6, 14), np.nan)),
         ["val_labels contains nan at row 0", "(84 invalid values); labels must be 0 or 1"],
     ),
     "different lengths": (
-        lambda a: put(a, "test_labels", a["test_labels"][:5]),
+        lambda a: with_array(a, "test_labels", a["test_labels"][:5]),
         ["test_images has 6 rows and test_labels has 5"],
     ),
     "different sizes": (
-        lambda a: put(a, "val_images", a["val_images"][:, :20, :20]),
+        lambda a: with_array(a, "val_images", a["val_images"][:, :20, :20]),
         ["different sizes"],
     ),
     "not square": (
-        lambda a: put(a, "val_images", a["val_images"][:, :20]),
+        lambda a: with_array(a, "val_images", a["val_images"][:, :20]),
         ["shape (6, 20, 28)", "square"],
     ),
     "an empty split": (
@@ -102,19 +104,19 @@ BAD_ARRAYS: dict[str, tuple[Callable[[Arrays], Arrays], list[str]]] = {
 }
 
 
-@pytest.mark.parametrize(("spoil", "words"), BAD_ARRAYS.values(), ids=BAD_ARRAYS)
+@pytest.mark.parametrize(("corrupt", "fragments"), BAD_ARRAYS.values(), ids=BAD_ARRAYS)
 def test_invalid_arrays_are_refused_with_the_problem(
-    tmp_path: Path, spoil: Callable[[Arrays], Arrays], words: list[str]
+    tmp_path: Path, corrupt: Callable[[Arrays], Arrays], fragments: list[str]
 ) -> None:
     from cxr.data import raw
     from cxr.errors import CxrError
 
-    np.savez(tmp_path / "bad.npz", **spoil(arrays()))
+    np.savez(tmp_path / "bad.npz", **corrupt(arrays()))
     with pytest.raises(CxrError) as caught:
         raw.check(tmp_path / "bad.npz", tmp_path)
     assert "\n" not in str(caught.value)
-    for word in [*words, "bad.npz"]:
-        assert word in str(caught.value)
+    for fragment in [*fragments, "bad.npz"]:
+        assert fragment in str(caught.value)
 
 
 def test_valid_arrays_are_extracted_as_numpy_reads_them(tmp_path: Path) -> None:
@@ -204,9 +206,9 @@ BAD_PARAMS: dict[str, tuple[str, str, list[str]]] = {
 }
 
 
-@pytest.mark.parametrize(("old", "new", "words"), BAD_PARAMS.values(), ids=BAD_PARAMS)
+@pytest.mark.parametrize(("old", "new", "fragments"), BAD_PARAMS.values(), ids=BAD_PARAMS)
 def test_invalid_params_are_refused_with_the_key_and_value(
-    project: Pipeline, tmp_path: Path, old: str, new: str, words: list[str]
+    project: Pipeline, tmp_path: Path, old: str, new: str, fragments: list[str]
 ) -> None:
     from cxr import params
     from cxr.errors import CxrError
@@ -218,8 +220,8 @@ def test_invalid_params_are_refused_with_the_key_and_value(
     with pytest.raises(CxrError) as caught:
         params.load(path)
     assert "\n" not in str(caught.value)
-    for word in words:
-        assert word in str(caught.value)
+    for fragment in fragments:
+        assert fragment in str(caught.value)
 
 
 def test_a_networks_own_parameters_are_checked_before_training(project: Pipeline) -> None:
@@ -260,13 +262,13 @@ def test_a_download_without_network_names_the_alternatives(project: Pipeline) ->
 FILES: dict[str, tuple[bytes | None, str]] = {
     "missing": (None, "does not exist"),
     "truncated": (b"PK\x03\x04" + bytes(2000), "truncated"),
-    "text": (b"these are words, and no images at all", "is not an npz file"),
+    "text": (b"this is text and not an image", "is not an npz file"),
 }
 
 
-@pytest.mark.parametrize(("content", "words"), FILES.values(), ids=FILES)
+@pytest.mark.parametrize(("content", "fragment"), FILES.values(), ids=FILES)
 def test_the_download_stage_refuses_an_invalid_file(
-    project: Pipeline, tmp_path: Path, content: bytes | None, words: str
+    project: Pipeline, tmp_path: Path, content: bytes | None, fragment: str
 ) -> None:
     path = tmp_path / "mine.npz"
     if content is not None:
@@ -274,7 +276,7 @@ def test_the_download_stage_refuses_an_invalid_file(
     project.change(download__source="file", download__path=str(path))
     done = run_stage(project, "stages/download.py")
     project.change(download__source="phantom", download__path=None)
-    check_refused(project, done, "mine.npz", words)
+    check_refused(project, done, "mine.npz", fragment)
     assert not (project.folder / "data/raw").exists()
 
 
@@ -293,9 +295,9 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
         squeezenet.backbone("other.pt", tmp_path)
     with pytest.raises(CxrError, match="does not exist"):
         squeezenet.backbone("none.pt", tmp_path)
-    (tmp_path / "words.pt").write_text("words")
-    with pytest.raises(CxrError, match=r"words\.pt"):
-        squeezenet.backbone("words.pt", tmp_path)
+    (tmp_path / "text.pt").write_text("some text")
+    with pytest.raises(CxrError, match=r"text\.pt"):
+        squeezenet.backbone("text.pt", tmp_path)
 
 
 def test_weights_that_contain_code_are_not_loaded(tmp_path: Path) -> None:
@@ -346,9 +348,9 @@ FEATURES: dict[str, tuple[str, int | None, str]] = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("weights", "limit", "words"), FEATURES.values(), ids=FEATURES)
+@pytest.mark.parametrize(("weights", "limit", "fragment"), FEATURES.values(), ids=FEATURES)
 def test_the_features_stage_refuses_bad_weights_and_a_full_disk(
-    prepared: Pipeline, weights: str, limit: int | None, words: str
+    prepared: Pipeline, weights: str, limit: int | None, fragment: str
 ) -> None:
     def restrict() -> None:
         if limit is not None:
@@ -357,7 +359,7 @@ def test_the_features_stage_refuses_bad_weights_and_a_full_disk(
     prepared.change(train__squeezenet__weights=weights)
     done = run_stage(prepared, "stages/features.py", preexec_fn=restrict)
     prepared.change(train__squeezenet__weights="none")
-    check_refused(prepared, done, words)
+    check_refused(prepared, done, fragment)
     assert not (prepared.folder / "data/features").exists()
     assert not (prepared.folder / "ran").exists()
 

@@ -26,16 +26,17 @@ SPLITS = ("train", "val", "test")
 
 
 def arrays(n: int = 6, side: int = 9) -> Arrays:
+    """Valid arrays with n images per split."""
     rng = np.random.default_rng(0)
-    made: Arrays = {}
+    data: Arrays = {}
     for split in SPLITS:
         images = rng.integers(0, 256, (n, side, side), dtype=np.uint8)
         images[0, 0, :2] = 0, 255
-        made[f"{split}_images"] = images
-        made[f"{split}_labels"] = rng.integers(0, 2, (n, len(LABELS)), dtype=np.uint8)
-        made[f"{split}_ids"] = np.array([f"{split}-Ünï-{i}.png" for i in range(n)])
-        made[f"{split}_patients"] = np.arange(n)
-    return made
+        data[f"{split}_images"] = images
+        data[f"{split}_labels"] = rng.integers(0, 2, (n, len(LABELS)), dtype=np.uint8)
+        data[f"{split}_ids"] = np.array([f"{split}-Ünï-{i}.png" for i in range(n)])
+        data[f"{split}_patients"] = np.arange(n)
+    return data
 
 
 def changed(kind: str, change: Change) -> Arrays:
@@ -116,25 +117,25 @@ CONVERTED: dict[str, tuple[Change, str]] = {
 def test_the_suggested_numpy_code_converts_the_images(
     tmp_path: Path, change: Change, words: str
 ) -> None:
-    made = changed("images", change)
-    np.savez(tmp_path / "mine.npz", **made)
+    data = changed("images", change)
+    np.savez(tmp_path / "mine.npz", **data)
     with pytest.raises(CxrError) as caught:
         raw.check(tmp_path / "mine.npz", tmp_path)
     message, code, _ = str(caught.value).split("`")
     assert message.startswith(f"{tmp_path / 'mine.npz'}: train_images {words}; ")
     for split in SPLITS:
-        values = {"np": np, "train_images": made[f"{split}_images"]}
-        made[f"{split}_images"] = eval(code, values)
+        values = {"np": np, "train_images": data[f"{split}_images"]}
+        data[f"{split}_images"] = eval(code, values)
     for split, expected in ((s, arrays()[f"{s}_images"]) for s in SPLITS):
-        np.testing.assert_array_equal(made[f"{split}_images"], expected, strict=True)
-    np.savez(tmp_path / "mine.npz", **made)
+        np.testing.assert_array_equal(data[f"{split}_images"], expected, strict=True)
+    np.savez(tmp_path / "mine.npz", **data)
     raw.check(tmp_path / "mine.npz", tmp_path)
 
 
 def test_images_that_lost_their_grey_levels_are_refused(tmp_path: Path) -> None:
     """For example values of 0 to 1 that were converted to uint8 without scaling."""
-    made = changed("images", lambda a: (a / 255).astype(np.uint8))
-    np.savez(tmp_path / "mine.npz", **made)
+    data = changed("images", lambda a: (a / 255).astype(np.uint8))
+    np.savez(tmp_path / "mine.npz", **data)
     with pytest.raises(CxrError, match="train_images contains only 0 and 1; expected 0 to 255"):
         raw.check(tmp_path / "mine.npz", tmp_path)
 
@@ -178,9 +179,9 @@ def test_an_invalid_label_is_named_with_its_row_for_any_chunk_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(npz, "CHUNK_BYTES", 2 * len(LABELS))
-    made = arrays()
-    made["val_labels"][3, 1] = made["val_labels"][5, 2] = 7
-    np.savez(tmp_path / "mine.npz", **made)
+    data = arrays()
+    data["val_labels"][3, 1] = data["val_labels"][5, 2] = 7
+    np.savez(tmp_path / "mine.npz", **data)
     words = rf"val_labels contains 7 at row 3, {LABELS[1]} \(2 invalid values\)"
     with pytest.raises(CxrError, match=words):
         raw.check(tmp_path / "mine.npz", tmp_path)
@@ -223,12 +224,12 @@ def test_a_damaged_value_is_detected_before_a_file_is_copied(
     ids=["plain", "Fortran", "channels last"],
 )
 def test_memory_does_not_grow_with_the_data(tmp_path: Path, change: Change) -> None:
-    made = {}
+    data = {}
     for split in SPLITS:  # 49 MB of images and 34 MB of labels each
-        made[f"{split}_images"] = change(np.tile(arrays()[f"{split}_images"], (100_000, 1, 1)))
-        made[f"{split}_labels"] = np.tile(arrays()[f"{split}_labels"], (100_000, 1)).astype("f4")
-    np.savez(tmp_path / "mine.npz", **made)
-    del made
+        data[f"{split}_images"] = change(np.tile(arrays()[f"{split}_images"], (100_000, 1, 1)))
+        data[f"{split}_labels"] = np.tile(arrays()[f"{split}_labels"], (100_000, 1)).astype("f4")
+    np.savez(tmp_path / "mine.npz", **data)
+    del data
     (tmp_path / "out").mkdir()
     tracemalloc.start()
     raw.check(tmp_path / "mine.npz", tmp_path / "out")
@@ -241,7 +242,7 @@ def test_memory_does_not_grow_with_the_data(tmp_path: Path, change: Change) -> N
     assert of_check < 4 * npz.CHUNK_BYTES and of_extract < 11 * npz.CHUNK_BYTES
 
 
-SPOILT: dict[str, Callable[[Path], object]] = {
+CORRUPTED: dict[str, Callable[[Path], object]] = {
     "truncated": lambda path: path.write_bytes(path.read_bytes()[:-100]),
     "empty": lambda path: path.write_bytes(b""),
     "a flipped bit": lambda path: path.write_bytes(
@@ -253,13 +254,13 @@ SPOILT: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
+@pytest.mark.parametrize("corrupt", CORRUPTED.values(), ids=CORRUPTED)
 def test_a_damaged_raw_file_in_the_project_gives_one_line(
-    tmp_path: Path, spoil: Callable[[Path], object]
+    tmp_path: Path, corrupt: Callable[[Path], object]
 ) -> None:
     path = tmp_path / "chest.npz"
     np.savez(path, **arrays())
-    spoil(path)
+    corrupt(path)
     with pytest.raises(CxrError) as caught:
         raw.extract(path, Origin("mine", "file"), tmp_path)
     assert str(caught.value).startswith(f"{path} is damaged (it is not the file that")
@@ -332,7 +333,7 @@ REFUSED = {
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The formats that users save such data in, made by a script outside this project."""
+    """The formats that users save such data in, created by a script outside this project."""
     if not MAKER.exists():
         pytest.skip(f"{MAKER} is not on this machine")
     folder = tmp_path_factory.mktemp("cases")
@@ -351,13 +352,13 @@ def test_each_common_format_is_read_or_refused_with_the_problem(
         shutil.rmtree(tmp_path / "out")
     for name in READ:
         extracted(paths[name], tmp_path / "out")
-        theirs = np.load(paths[name])
+        reference = np.load(paths[name])
         for split in SPLITS:
             ours = splits.open_split(tmp_path / "out", split)
-            np.testing.assert_array_equal(ours.images, theirs[f"{split}_images"])
-            np.testing.assert_array_equal(ours.labels, theirs[f"{split}_labels"])
-            if f"{split}_ids" in theirs and ours.ids is not None:
-                assert ours.ids.tolist() == [each.decode() for each in theirs[f"{split}_ids"]]
+            np.testing.assert_array_equal(ours.images, reference[f"{split}_images"])
+            np.testing.assert_array_equal(ours.labels, reference[f"{split}_labels"])
+            if f"{split}_ids" in reference and ours.ids is not None:
+                assert ours.ids.tolist() == [each.decode() for each in reference[f"{split}_ids"]]
         shutil.rmtree(tmp_path / "out")
     for name, words in REFUSED.items():
         with pytest.raises(CxrError) as caught:

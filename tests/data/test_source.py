@@ -58,12 +58,12 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    made = Server(("127.0.0.1", 0), Handler)
-    made.faults, made.ranges = [], []
-    thread = threading.Thread(target=made.serve_forever, daemon=True)
+    server = Server(("127.0.0.1", 0), Handler)
+    server.faults, server.ranges = [], []
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    yield made
-    made.shutdown()
+    yield server
+    server.shutdown()
 
 
 def fetch(server: Server, folder: Path, md5: str = MD5) -> Path:

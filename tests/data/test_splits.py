@@ -22,13 +22,13 @@ REAL = Path(__file__).parents[3] / "shared/data/nih_real_28.npz"
 def arrays() -> Arrays:
     """A valid raw file with all columns; the splits differ in brightness and length."""
     rng = np.random.default_rng(0)
-    made: Arrays = {}
+    data: Arrays = {}
     for darkest, (split, n) in zip((0, 60, 120), COUNTS.items(), strict=True):
-        made[f"{split}_images"] = rng.integers(darkest, 256, (n, 10, 10)).astype(np.uint8)
-        made[f"{split}_labels"] = rng.integers(0, 2, (n, len(LABELS))).astype(np.int64)
-        made[f"{split}_ids"] = np.array([f"{split}-{i}.png" for i in range(n)])
-        made[f"{split}_patients"] = np.arange(n, dtype=np.int32)
-    return made
+        data[f"{split}_images"] = rng.integers(darkest, 256, (n, 10, 10)).astype(np.uint8)
+        data[f"{split}_labels"] = rng.integers(0, 2, (n, len(LABELS))).astype(np.int64)
+        data[f"{split}_ids"] = np.array([f"{split}-{i}.png" for i in range(n)])
+        data[f"{split}_patients"] = np.arange(n, dtype=np.int32)
+    return data
 
 
 def extract(
@@ -132,11 +132,11 @@ def with_nan(values: np.ndarray) -> np.ndarray:
 
 
 def with_value(value: int) -> Callable[[np.ndarray], np.ndarray]:
-    def spoil(labels: np.ndarray) -> np.ndarray:
+    def corrupt(labels: np.ndarray) -> np.ndarray:
         labels[3, LABELS.index("edema")] = labels[4, 0] = value
         return labels
 
-    return spoil
+    return corrupt
 
 
 REFUSALS: dict[str, tuple[str, Callable[[np.ndarray], Any], str]] = {
@@ -210,11 +210,11 @@ REFUSALS: dict[str, tuple[str, Callable[[np.ndarray], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize(("key", "spoil", "words"), REFUSALS.values(), ids=REFUSALS)
+@pytest.mark.parametrize(("key", "corrupt", "words"), REFUSALS.values(), ids=REFUSALS)
 def test_an_unusable_array_is_refused_with_the_problem(
-    arrays: Arrays, tmp_path: Path, key: str, spoil: Callable[[np.ndarray], Any], words: str
+    arrays: Arrays, tmp_path: Path, key: str, corrupt: Callable[[np.ndarray], Any], words: str
 ) -> None:
-    arrays[key] = spoil(arrays[key])
+    arrays[key] = corrupt(arrays[key])
     assert words in refusal(arrays, tmp_path)
 
 

@@ -63,26 +63,26 @@ TOKENS = [
 
 def corrupted(draw: Draw, content: bytes) -> bytes:
     """The content with a few bytes flipped, removed, duplicated, inserted or replaced."""
-    made = bytearray(content)
+    data = bytearray(content)
     for _ in range(draw.choice((1, 1, 1, 2, 4, 8))):
-        start = draw.randrange(len(made) + 1)
-        stop = min(len(made), start + draw.choice((1, 1, 2, 4, 16, 200)))
+        start = draw.randrange(len(data) + 1)
+        stop = min(len(data), start + draw.choice((1, 1, 2, 4, 16, 200)))
         how = draw.randrange(7)
-        if how == 0 and start < len(made):
-            made[start] ^= 1 << draw.randrange(8)
+        if how == 0 and start < len(data):
+            data[start] ^= 1 << draw.randrange(8)
         elif how == 1:
-            made[start:stop] = b""
+            data[start:stop] = b""
         elif how == 2:
-            made[start:start] = made[start:stop]
+            data[start:start] = data[start:stop]
         elif how == 3:
-            made[start:stop] = draw.choice(TOKENS)
+            data[start:stop] = draw.choice(TOKENS)
         elif how == 4:
-            made[start:start] = draw.choice(TOKENS)
+            data[start:start] = draw.choice(TOKENS)
         elif how == 5:
-            made[start:stop] = draw.randbytes(stop - start)
+            data[start:stop] = draw.randbytes(stop - start)
         elif how == 6 and not draw.randrange(4):
-            del made[start:]
-    return bytes(made)
+            del data[start:]
+    return bytes(data)
 
 
 def packed(members: dict[str, bytes], method: int) -> bytes:
@@ -94,32 +94,32 @@ def packed(members: dict[str, bytes], method: int) -> bytes:
 
 
 def members() -> dict[str, bytes]:
-    made = {}
+    members_by_name = {}
     for key, array in arrays().items():
         buffer = io.BytesIO()
         np.lib.format.write_array(buffer, array)
-        made[f"{key}.npy"] = buffer.getvalue()
+        members_by_name[f"{key}.npy"] = buffer.getvalue()
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, np.full((3, 14), 0.5), version=(2, 0))
-    return made | {"test_probs.npy": buffer.getvalue()}
+    return members_by_name | {"test_probs.npy": buffer.getvalue()}
 
 
-GOOD_MEMBERS = members()
-GOOD_NPZ = [packed(GOOD_MEMBERS, how) for how in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)]
+VALID_MEMBERS = members()
+VALID_NPZ = [packed(VALID_MEMBERS, how) for how in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)]
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 
 
-def bad_npz(draw: Draw) -> bytes:
+def corrupted_npz(draw: Draw) -> bytes:
     how = draw.random()
     if how < 0.4:
-        return corrupted(draw, draw.choice(GOOD_NPZ))
-    made = dict(GOOD_MEMBERS)
-    key = draw.choice(list(made))
+        return corrupted(draw, draw.choice(VALID_NPZ))
+    changed = dict(VALID_MEMBERS)
+    key = draw.choice(list(changed))
     if how < 0.9:  # corrupt its header, the first 128 bytes
-        made[key] = corrupted(draw, made[key][:128]) + made[key][128:]
+        changed[key] = corrupted(draw, changed[key][:128]) + changed[key][128:]
     else:
-        made[draw.choice(list(made))] = made.pop(key)
-    return packed(made, draw.choice(METHODS))
+        changed[draw.choice(list(changed))] = changed.pop(key)
+    return packed(changed, draw.choice(METHODS))
 
 
 def read_npz(path: Path) -> None:
@@ -150,7 +150,7 @@ def fuzz(folder: Path, seconds: float) -> tuple[int, int]:
     end = time.monotonic() + seconds
     with limits():
         while time.monotonic() < end:
-            path.write_bytes(bad_npz(draw))
+            path.write_bytes(corrupted_npz(draw))
             signal.setitimer(signal.ITIMER_REAL, LONGEST)
             try:
                 read_npz(path)

@@ -142,7 +142,7 @@ BAD: dict[str, tuple[Make, str]] = {
 
 @pytest.mark.filterwarnings("error::UserWarning")  # would print a second line to stderr
 @pytest.mark.parametrize(("make", "words"), BAD.values(), ids=BAD)
-def test_a_hostile_image_is_refused(
+def test_a_malicious_image_is_refused(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, make: Make, words: str
 ) -> None:
     path = tmp_path / "x.png"

@@ -43,10 +43,10 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def commit(clone: Path, seed: int) -> str:
     """Commit the dvc.lock of a result with that seed; its record is in DVC's cache."""
-    made: dict[str, Any] = copy.deepcopy(record())
-    made["facts"]["params"]["seed"] = seed
-    made["runs"][0]["run_id"] = RUN_ID
-    content = json.dumps(made).encode()
+    data: dict[str, Any] = copy.deepcopy(record())
+    data["facts"]["params"]["seed"] = seed
+    data["runs"][0]["run_id"] = RUN_ID
+    content = json.dumps(data).encode()
     md5 = hashlib.md5(content).hexdigest()
     path = clone / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,13 +66,13 @@ def test_experiments_and_revisions_take_precedence_over_run_ids(
     clone: Path, name: str, kind: str
 ) -> None:
     head = git.run(clone, "rev-parse", "HEAD").strip()
-    made = commit(clone, seed=1)
+    other = commit(clone, seed=1)
     ref = {
         "experiment": f"refs/exps/{head[:2]}/{head[2:]}/{name}",
         "branch": f"refs/heads/{name}",
         "tag": f"refs/tags/{name}",
     }[kind]
-    git.run(clone, "update-ref", ref, made)
+    git.run(clone, "update-ref", ref, other)
     git.run(clone, "reset", "-q", "--hard", head)
     result = difference(clone, "HEAD", name)
     assert (result.a, result.b) == ("HEAD", name)

@@ -156,7 +156,7 @@ def read(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("make", "words"), BAD.values(), ids=BAD)
-def test_a_hostile_archive_is_refused(tmp_path: Path, make: Make, words: str) -> None:
+def test_a_malicious_archive_is_refused(tmp_path: Path, make: Make, words: str) -> None:
     path = tmp_path / "bad.npz"
     make(path)
     text = refusal(read, path)
@@ -194,7 +194,7 @@ def test_streamed_members_have_a_size_limit(
     assert "has 1,600 bytes, 8 per row; the limits are 1,599" in refusal(read, tmp_path / "a.npz")
 
 
-SPOILT: dict[str, tuple[str, Callable[[Any], Any], str]] = {
+INVALID_DATA: dict[str, tuple[str, Callable[[Any], Any], str]] = {
     "images of 2000 pixels": ("val_images", lambda a: np.zeros((3, 2000, 2000), np.uint8), "1024"),
     "records for labels": ("val_labels", lambda a: np.zeros(3, [("a", "i4", 14)]), "numbers or"),
     "ids of a kilobyte": ("val_ids", lambda a: np.array(["x" * 1000] * 3), "512 characters"),
@@ -202,12 +202,12 @@ SPOILT: dict[str, tuple[str, Callable[[Any], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize(("key", "spoil", "words"), SPOILT.values(), ids=SPOILT)
-def test_a_hostile_data_set_is_refused_before_anything_is_written(
-    tmp_path: Path, key: str, spoil: Callable[[Any], Any], words: str
+@pytest.mark.parametrize(("key", "corrupt", "words"), INVALID_DATA.values(), ids=INVALID_DATA)
+def test_an_invalid_data_set_is_refused_before_anything_is_written(
+    tmp_path: Path, key: str, corrupt: Callable[[Any], Any], words: str
 ) -> None:
-    made = arrays()
-    np.savez(tmp_path / "bad.npz", **made | {key: spoil(made[key])})
+    data = arrays()
+    np.savez(tmp_path / "bad.npz", **data | {key: corrupt(data[key])})
     folder = tmp_path / "out"
     folder.mkdir()
     assert words in refusal(raw.check, tmp_path / "bad.npz", folder)

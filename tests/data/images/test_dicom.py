@@ -66,8 +66,8 @@ def test_a_negative_slope_inverts_the_film(tmp_path: Path, reference: np.ndarray
 
 def test_signed_values_are_read_as_signed(tmp_path: Path, reference: np.ndarray) -> None:
     signed = RAW.astype(np.int16) - 2048
-    found = read(tmp_path, signed, RescaleSlope=1, RescaleIntercept=2048, **WINDOW)
-    assert np.array_equal(found.grey, reference)
+    picture = read(tmp_path, signed, RescaleSlope=1, RescaleIntercept=2048, **WINDOW)
+    assert np.array_equal(picture.grey, reference)
 
 
 def test_values_in_the_upper_bits_are_shifted_down(tmp_path: Path, reference: np.ndarray) -> None:
@@ -162,8 +162,8 @@ def test_8_bits_without_a_window_are_grey_levels_as_in_a_bitmap(
 def test_a_photometric_interpretation_in_lower_case_is_read(
     tmp_path: Path, reference: np.ndarray
 ) -> None:
-    found = read(tmp_path, PhotometricInterpretation="monochrome2", **WINDOW)
-    assert np.array_equal(found.grey, reference)
+    picture = read(tmp_path, PhotometricInterpretation="monochrome2", **WINDOW)
+    assert np.array_equal(picture.grey, reference)
 
 
 PADDED = {
@@ -246,8 +246,8 @@ def test_an_empty_slope_is_1_and_an_empty_intercept_is_0(
 
 
 def test_a_slope_without_an_intercept_is_applied(tmp_path: Path, reference: np.ndarray) -> None:
-    found = read(tmp_path, RescaleSlope=2, WindowCenter=3700, WindowWidth=5000)
-    assert np.abs(found.grey - reference).max() <= 1
+    picture = read(tmp_path, RescaleSlope=2, WindowCenter=3700, WindowWidth=5000)
+    assert np.abs(picture.grey - reference).max() <= 1
 
 
 MISSING = {

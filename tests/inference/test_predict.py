@@ -161,8 +161,8 @@ def test_the_command_writes_table_json_and_maps(cxr: Cxr, project: Path, tmp_pat
         rows = list(csv.DictReader(file))
     assert [row["image"] for row in rows] == [first["image"], second["image"]]
     assert first["assumed"] == {}
-    assert second["assumed"] == {"window": "none, 8 bits are grey levels"}
-    assert [row["assumed"] for row in rows] == ["", "window: none, 8 bits are grey levels"]
+    assert second["assumed"] == {"window": "none, 8-bit values are grey levels"}
+    assert [row["assumed"] for row in rows] == ["", "window: none, 8-bit values are grey levels"]
     for row, image in zip(rows, result["images"], strict=True):
         for label in LABELS:
             prob = image["labels"][label]["probability"]
@@ -198,7 +198,7 @@ def test_the_command_prints_a_line_per_image_and_per_error(
     done = cxr("predict", str(tmp_path / "*.png"), "--model", "cnn", cwd=project)
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        f"cxr: {tmp_path / 'z.png'} is not an image that can be read, or is far too large; "
+        f"cxr: {tmp_path / 'z.png'} is not a supported image or is far too large; "
         "save it as PNG, JPEG, TIFF, BMP, WebP or DICOM"
     ]
     lines = done.stdout.splitlines()
@@ -209,7 +209,7 @@ def test_the_command_prints_a_line_per_image_and_per_error(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["{}"], "has no image"),
+        (["{}"], "contains no images"),
         (["{}/*.png"], "no file matches"),
         (["x.png", "--model", "resnet"], "model resnet does not exist; available: cnn"),
     ],
@@ -262,7 +262,7 @@ def test_maps_of_images_with_the_same_name_keep_their_folders(
     out = ["--model", "cnn", "--cam", str(tmp_path / "maps"), "--json"]
     done = cxr("predict", str(tmp_path / "disc"), *out, cwd=project)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.splitlines() == ["predict: took 2 DICOM, skipped 1 hidden"]
+    assert done.stderr.splitlines() == ["predict: found 2 DICOM, skipped 1 hidden"]
     folders = {"taken": {"DICOM": 2}, "skipped": {"hidden": 1}}
     assert json.loads(done.stdout)["folders"] == folders
     maps = sorted((tmp_path / "maps").rglob("*.png"))

@@ -133,7 +133,7 @@ def test_a_response_says_what_was_assumed_of_each_image(port: int, tmp_path: Pat
     windowed, deep, plain = (row["assumed"] for row in rows)
     assert "window: WindowCenter 128, WindowWidth 256, LINEAR" in windowed
     assert "inverted: MONOCHROME1" in windowed
-    assert deep.startswith("depth: does not say which value is white")
+    assert deep.startswith("depth: does not state which value is white")
     assert plain == ""
 
 
@@ -267,15 +267,15 @@ def png(width: int, height: int) -> bytes:
 BAD: dict[str, tuple[Any, str]] = {
     "no base64": ({"inputs": ["not base64!"]}, "image 0 is not valid base64"),
     "not even ASCII": ({"inputs": ["bäse"]}, "image 0 is not valid base64"),
-    "an empty text": ({"inputs": [""]}, "image 0 is not an image that can be read"),
-    "a text file": ({"inputs": [encoded(b"a text")]}, "image 0 is not an image"),
+    "an empty text": ({"inputs": [""]}, "image 0 is not a supported image"),
+    "a text file": ({"inputs": [encoded(b"a text")]}, "image 0 is not a supported image"),
     "the second of two": (
-        {"inputs": [encoded(png(30, 30)), encoded(b"a text")]}, "image 1 is not an image",
+        {"inputs": [encoded(png(30, 30)), encoded(b"a text")]}, "image 1 is not a supported image",
     ),
     "a cut PNG": ({"inputs": [encoded(png(99, 99)[:-30])]}, "image 0 is damaged"),
-    "too wide an image": ({"inputs": [encoded(png(10_001, 30))]}, "at most 10,000 a side"),
-    "too large an image": ({"inputs": [encoded(png(9_000, 9_000))]}, "at most 67,108,864 are read"),
-    "too small an image": ({"inputs": [encoded(png(9, 9))]}, "at least 28 are needed"),
+    "too wide an image": ({"inputs": [encoded(png(10_001, 30))]}, "the limit is 10,000 per side"),
+    "too large an image": ({"inputs": [encoded(png(9_000, 9_000))]}, "the limit is 67,108,864"),
+    "too small an image": ({"inputs": [encoded(png(9, 9))]}, "the minimum is 28 per side"),
     "a broken DICOM": (
         {"inputs": [encoded(b"\0" * 128 + b"DICM" + b"x" * 99)]}, "image 0 is",
     ),

@@ -86,7 +86,7 @@ REFUSED = {
     ("pred_no_header.csv", "lab.csv"): "has no header and 14 columns; add a header",
     ("pred_no_header_ids.csv", "lab.csv"): "has no header and 15 columns; add a header",
     ("pred_3d.npz", NO_IDS): "test_probs is float64 of shape (60, 14, 2); expected numbers of",
-    ("pred_objids.npz", "lab.csv"): "`test_ids` holds pickled Python objects",
+    ("pred_objids.npz", "lab.csv"): "`test_ids` contains pickled Python objects",
     (
         "pred.csv",
         "Data_Entry_2017.csv",

@@ -307,7 +307,7 @@ def test_metrics_of_labels_without_positives_are_listed_as_undefined(
     ("arguments", "sentence"),
     [
         (["none.npz"], "none.npz does not exist"),
-        (["theirs.npz"], "theirs.npz has no `test_labels`; it holds test_ids, test_logits"),
+        (["theirs.npz"], "theirs.npz has no `test_labels`; it contains test_ids, test_logits"),
         (["theirs.npz", "--labels", "none.csv"], "none.csv does not exist"),
         (
             ["theirs.npz", "--labels", "other.npz"],

@@ -356,7 +356,7 @@ ROW = ",".join(["x", *["0.5"] * 14])
         (npz(y_score=100 * probabilities()), "if the numbers are percentages, divide them by 100"),
         (npz(test_logits=altered(np.nan)), "edema of row 4 is nan; expected a finite number"),
         (npz(test_logits=altered(np.inf)), "edema of row 4 is inf"),
-        (npz(other=probabilities()), "has no `test_logits` or `test_probs`; it holds other"),
+        (npz(other=probabilities()), "has no `test_logits` or `test_probs`; it contains other"),
         (npz(test_logits=probabilities()[:, :13]), "test_logits is float64 of shape (5, 13)"),
         (npz(test_logits=probabilities()[0]), "test_logits is float64 of shape (14,)"),
         (npz(test_logits=np.full((2, 14), "a")), "test_logits is <U1 of shape (2, 14)"),
@@ -427,7 +427,7 @@ def test_invalid_labels_are_refused(tmp_path: Path, value: float, sentence: str)
 
 
 def test_missing_labels_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CxrError, match="has no `test_labels`; it holds test_probs"):
+    with pytest.raises(CxrError, match="has no `test_labels`; it contains test_probs"):
         read_labels(npz(test_probs=probabilities())(tmp_path), "test")
 
 

@@ -1,5 +1,7 @@
 """Finding the files that a command's arguments name, and those skipped in folders."""
 
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +64,17 @@ def test_files_that_only_start_like_an_image_are_skipped(tmp_path: Path) -> None
     (tmp_path / "numbers").write_bytes(np.arange(8, 400, dtype="<u2").tobytes())
     saved(tmp_path / "a.png", GREY)
     assert [path.name for path in find([str(tmp_path)]).paths] == ["a.png"]
+
+
+def test_a_pipe_in_a_folder_is_skipped_without_waiting_for_a_writer(tmp_path: Path) -> None:
+    saved(tmp_path / "a.png", GREY)
+    os.mkfifo(tmp_path / "pipe")
+    signal.alarm(10)  # ends the test if it waits
+    try:
+        found = find([str(tmp_path)])
+    finally:
+        signal.alarm(0)
+    assert str(found) == "found 1 PNG, skipped 1 other"
 
 
 def test_an_empty_folder_and_an_unmatched_pattern_are_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import glob
 import os
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,11 +82,10 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 def _kind(path: Path) -> str | None:
     """An image file's format by its content; None if its suffix is not an image's either."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(HEAD_BYTES) if path.is_file() else b""  # a pipe would block
-    except OSError:
-        head = b""
+    head = b""
+    if path.is_file():  # opening a pipe would block
+        with suppress(OSError), open(path, "rb") as file:
+            head = file.read(HEAD_BYTES)
     if dicom.has_dicom_header(head):
         return "DICOM"
     return bitmap.kind(head) or (UNKNOWN if path.suffix.lower() in SUFFIXES else None)

@@ -56,7 +56,7 @@ def read_npz(path: Path, split: str, kind: Kind, exact: bool) -> Table:
         if key is None:
             expected = ["labels"] if kind == "labels" else ["logits", "probs"]
             names = " or ".join(f"`{split}_{name}`" for name in expected)
-            raise CxrError(f"{path} has no {names}; it holds {', '.join(sorted(reader.keys))}")
+            raise CxrError(f"{path} has no {names}; it contains {', '.join(sorted(reader.keys))}")
         shape, dtype = reader.header(key)
         _check_values(f"{path}: {key}", shape, dtype)
         values = reader.read(key).astype(np.float64)

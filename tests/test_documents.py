@@ -54,7 +54,7 @@ def test_what_the_pipeline_made_is_missing(tmp_path: Path, name: str) -> None:
         assert evaluated_data(tmp_path) is None
         return
     message = refusal(READERS[name], tmp_path)
-    remedy = "is missing; `dvc pull` brings it, or `dvc repro` makes it"
+    remedy = "is missing; fetch it with `dvc pull` or make it with `dvc repro`"
     assert message == f"{tmp_path / name} {remedy}"
 
 
@@ -69,7 +69,7 @@ def test_what_the_pipeline_made_is_damaged(tmp_path: Path, name: str, text: str)
         return  # of another version, as far as anybody can know
     assert message.startswith(f"{path} is damaged (")
     assert message.endswith(
-        f"); `dvc checkout --force {path}` restores it, or `dvc repro` makes it again"
+        f"); restore it with `dvc checkout --force {path}` or make it again with `dvc repro`"
     )
 
 

@@ -98,7 +98,7 @@ def test_a_lock_of_another_machine_names_it_and_what_to_delete(
         scratch.claimed(tmp_path, tmp_path, "download", "a" * 64, print),
     ):
         pass
-    assert str(caught.value).endswith(f"delete {lock.lock_file} if it no longer runs")
+    assert str(caught.value).endswith(f"delete {lock.lock_file} if it is no longer running")
     Path(lock.lock_file).unlink()
     with scratch.claimed(tmp_path, tmp_path, "download", "a" * 64, print):
         pass

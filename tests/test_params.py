@@ -197,7 +197,7 @@ NAN, INF = float("nan"), float("inf")
 )
 def test_a_wrong_value_is_shown_beside_its_key(copy: Path, key: str, value: Any) -> None:
     change(copy, {key: value})
-    assert refusal(copy).startswith(f"params.yaml: {key} is {value!r}: ")
+    assert refusal(copy).startswith(f"params.yaml: {key} is {value!r}; ")
 
 
 @pytest.mark.parametrize(
@@ -284,9 +284,9 @@ def test_frozen_features_can_only_be_hflip(copy: Path) -> None:
         (b"seed: 2024-99-99\n", "month must be in 1..12"),
         (b"seed: !!int many\n", "is not valid YAML"),
         (b"{" * 2000, "is not valid YAML"),
-        (b"- seed\n", "must hold a mapping"),
-        (b"seed", "must hold a mapping"),
-        (b"", "must hold a mapping"),
+        (b"- seed\n", "must contain a mapping"),
+        (b"seed", "must contain a mapping"),
+        (b"", "must contain a mapping"),
     ],
 )
 def test_what_is_no_mapping_in_yaml_is_refused(copy: Path, content: bytes, words: str) -> None:

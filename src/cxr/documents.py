@@ -85,14 +85,14 @@ def read_made(path: Path, parse: Callable[[Any], T], read: Callable[[Path], Any]
 
 def missing(path: Path) -> CxrError:
     """Of an output of a stage."""
-    return CxrError(f"{path} is missing; `dvc pull` brings it, or `dvc repro` makes it")
+    return CxrError(f"{path} is missing; fetch it with `dvc pull` or make it with `dvc repro`")
 
 
 def damaged(path: Path, cause: str) -> CxrError:
     """Of an output of a stage, or of a file inside one."""
     return CxrError(
-        f"{path} is damaged ({cause}); `dvc checkout --force {shlex.quote(str(path))}` restores "
-        "it, or `dvc repro` makes it again"
+        f"{path} is damaged ({cause}); restore it with `dvc checkout --force "
+        f"{shlex.quote(str(path))}` or make it again with `dvc repro`"
     )
 
 
@@ -136,7 +136,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise CxrError(f"{path} {defect(path, f'is not valid YAML: {error}')}") from None
     if not isinstance(content, dict):
-        raise CxrError(f"{path} must hold a mapping of keys to values; {restoring(path)}")
+        raise CxrError(f"{path} must contain a mapping of keys to values; {restoring(path)}")
     return content
 
 
@@ -174,7 +174,7 @@ def parse_json(text: bytes | str) -> Any:
     try:
         content = json.loads(text, parse_constant=_finite, parse_float=_finite, parse_int=_bounded)
     except RecursionError:
-        raise ValueError("it nests too deeply") from None
+        raise ValueError("it is nested too deeply") from None
     _check_values(content)
     return content
 
@@ -183,14 +183,14 @@ def _finite(text: str) -> float:
     """A number of JSON; NaN and infinity are none, though Python reads and writes them."""
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{text} is no finite number")
+        raise ValueError(f"{text} is not a finite number")
     return value
 
 
 def _bounded(text: str) -> int:
     value = int(text)
     if abs(value) >= MOST_INTEGER:
-        raise ValueError("it holds a whole number of more than 63 bits")
+        raise ValueError("it contains an integer of more than 63 bits")
     return value
 
 
@@ -199,9 +199,9 @@ def _check_values(content: Any) -> None:
     level = [content]
     for _ in range(MOST_DEPTH):
         if any(isinstance(each, str) and HALF_CHARACTER.search(each) for each in level):
-            raise ValueError("it holds a text that is not Unicode")
+            raise ValueError("it contains text that is not valid Unicode")
         mappings = [each for each in level if isinstance(each, dict)]
         lists = [each for each in level if isinstance(each, list)]
         level = [*chain(*mappings, *(each.values() for each in mappings), *lists)]
     if level:
-        raise ValueError(f"it nests more than {MOST_DEPTH} deep")
+        raise ValueError(f"it is nested more than {MOST_DEPTH} levels deep")

@@ -102,7 +102,7 @@ def user_problem() -> tuple[str, str] | None:
         return None
     names = " and ".join(each.partition("=")[0] for each in settings)
     return (
-        f"user {os.getuid()} has no passwd entry and no {names}, which DVC and MLflow need",
+        f"user {os.getuid()} has no passwd entry, and DVC and MLflow need {names} to be set",
         f"export {' '.join(settings)}",
     )
 
@@ -124,7 +124,7 @@ def excepthook(
     if is_out_of_memory(error):
         reason = f": {error}" if str(error) else ""
         problem = f"out of memory{reason}"
-        fix = "raise its limit (`ulimit -v`, the container's) or close other programs"
+        fix = "raise the memory limit (`ulimit -v`, or the container's) or close other programs"
     elif isinstance(error, (RuntimeError, KeyError, OSError)) and (user := user_problem()):
         problem, fix = user[0], f"run `{user[1]}`"
     else:

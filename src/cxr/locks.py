@@ -51,8 +51,8 @@ def how_to_end(lock: BaseFileLock) -> str:
     """What a user who meets a lock can do."""
     pid, host = _holder(lock)
     if host == socket.gethostname():
-        return f"wait for it, or end it with `kill {pid}`"
-    return f"wait for it, or delete {lock.lock_file} if it no longer runs"
+        return f"wait for it, or stop it with `kill {pid}`"
+    return f"wait for it, or delete {lock.lock_file} if it is no longer running"
 
 
 def _holder(lock: BaseFileLock) -> tuple[str, str]:

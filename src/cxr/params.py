@@ -207,7 +207,7 @@ def change(path: Path, changes: dict[str, Any]) -> None:
         for parent in parents:
             section = section.get(parent) if isinstance(section, dict) else None
         if not isinstance(section, dict):
-            raise CxrError(f"{path} has no place for {key}; {restoring(path)}")
+            raise CxrError(f"{path} has no section for {key}; {restoring(path)}")
         section[last] = value
     yaml.dump(content, path)
 
@@ -226,7 +226,9 @@ def named_file(key: str, name: str, root: Path) -> Path:
     except (OSError, RuntimeError, ValueError):  # a name that is too long, a ~user that is not here
         path, is_there = root / name, False
     if not is_there:
-        raise CxrError(f"{key}: {path} does not exist or is not a file; a path starts at {root}")
+        raise CxrError(
+            f"{key}: {path} does not exist or is not a file; relative paths start at {root}"
+        )
     check_is_no_lfs_pointer(path)
     return path
 
@@ -256,7 +258,15 @@ def _sentence(error: ErrorDetails, schema: type[Section], prefix: tuple[str, ...
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "value_error":
         return f"{PARAMS_FILE}: {key}: {message}" if key != WHOLE else f"{PARAMS_FILE}: {message}"
-    return f"{PARAMS_FILE}: {key} is {error['input']!r}: {message[0].lower()}{message[1:]}"
+    return f"{PARAMS_FILE}: {key} is {error['input']!r}; {_expectation(message)}"
+
+
+def _expectation(message: str) -> str:
+    """Pydantic's message without its subject: `expected a number greater than 0`."""
+    expected = message.removeprefix("Input should be ")
+    if expected == message:
+        return f"{message[0].lower()}{message[1:]}"
+    return f"expected {'a number ' * expected.startswith(('greater', 'less'))}{expected}"
 
 
 def _keys_beside(location: tuple[int | str, ...], schema: type[BaseModel]) -> list[str]:

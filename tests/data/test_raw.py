@@ -268,8 +268,8 @@ def test_the_stages_name_the_users_own_file_and_keep_its_bytes(tmp_path: Path) -
     done = pipeline.run("python", "stages/preprocess.py")
     assert (done.returncode, done.stderr) == (
         2,
-        f"preprocess: {copied} is damaged (it is not as download wrote it); `dvc checkout --force "
-        f"{copied}` restores it, or `dvc repro` makes it again\n",
+        f"preprocess: {copied} is damaged (it is not as download wrote it); restore it with `dvc "
+        f"checkout --force {copied}` or make it again with `dvc repro`\n",
     )  # fmt: skip
 
 

@@ -216,7 +216,7 @@ def test_git(clone: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
     assert "not a git repository" in of(project.git_history, Place(empty), MISSING).found
     subprocess.run(["git", "init", "-q"], cwd=empty, check=True)
-    assert "without a commit" in of(project.git_history, Place(empty), MISSING).found
+    assert "has no commit yet" in of(project.git_history, Place(empty), MISSING).found
     monkeypatch.setattr(project.shutil, "which", lambda name: None)
     assert "not installed" in of(project.git_history, clone, MISSING).found
 
@@ -242,7 +242,7 @@ def test_pipeline(clone: Place) -> None:
     answer = found(clone, "pipeline")
     assert "dvc.lock is damaged" in answer.found and "or delete it" in answer.fix
     (clone.root / "dvc.yaml").write_text("stages: [1]\n")
-    assert "is no pipeline" in found(clone, "pipeline").found
+    assert "is not a valid pipeline" in found(clone, "pipeline").found
 
 
 def test_windows_line_endings_and_a_fix_that_keeps_edits(clone: Place) -> None:
@@ -252,7 +252,7 @@ def test_windows_line_endings_and_a_fix_that_keeps_edits(clone: Place) -> None:
     (clone.root / "src").mkdir()
     (clone.root / "stages").mkdir()
     answer = of(project.pipeline, clone, MISSING)
-    assert "Windows line endings, unlike the commit, in dvc.yaml;" in answer.found
+    assert "dvc.yaml: Windows line endings, unlike in the commit;" in answer.found
     subprocess.run(["bash", "-c", answer.fix], cwd=clone.root, check=True)
     assert dvc_yaml.read_bytes() == committed
     of(project.pipeline, clone, OK)
@@ -305,7 +305,7 @@ def test_a_file_system_without_locks(clone: Place, monkeypatch: pytest.MonkeyPat
     (clone.root / ".dvc" / "config.local").write_text("[core]\n    hardlink_lock = true\n")
     assert "cxr sweep" in of(project.locks, clone, NOTE).found
     with sleeping("dvc", clone.root):
-        assert "at work here" in of(project.locks, clone, NOTE).found
+        assert "running in this clone" in of(project.locks, clone, NOTE).found
 
 
 def test_a_queue_with_failures(clone: Place) -> None:
@@ -314,7 +314,7 @@ def test_a_queue_with_failures(clone: Place) -> None:
     assert of(project.queue, clone, NOTE).fix == "dvc queue start"
     stash(clone, project.FAILED)
     answer = of(project.queue, clone, NOTE)
-    assert answer.found == "failed experiments: 1, waiting: 1"
+    assert answer.found == "failed experiments: 1, queued or running: 1"
 
 
 def test_the_queues_names_are_dvcs() -> None:
@@ -339,7 +339,7 @@ def test_what_is_here_needs_no_network(clone: Place, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(services, "WEIGHTS_URL", nowhere)
     (clone.root / "data" / "raw").mkdir(parents=True)
     (clone.root / "data" / "raw" / "chest.npz").touch()
-    assert "not needed, data/raw exists" in of(services.data_source, clone, NOTE).found
+    assert "not needed because data/raw exists" in of(services.data_source, clone, NOTE).found
     (clone.root / "data" / "features").mkdir()
     assert "not needed" in of(services.weights, clone, NOTE).found
 
@@ -348,7 +348,7 @@ def test_another_source_needs_no_network(clone: Place, monkeypatch: pytest.Monke
     monkeypatch.setattr("cxr.data.source.URLS", {28: f"http://127.0.0.1:{closed_port()}/x"})
     change(clone, "params.yaml", "source: medmnist ", "source: phantom ")
     found = of(services.data_source, Place(clone.root), NOTE).found
-    assert "not needed, download.source is phantom" in found
+    assert "not needed because download.source is phantom" in found
 
 
 def test_a_server_that_never_answers(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,7 +368,7 @@ def test_the_weights_are_torchvisions() -> None:
 
 
 def test_the_store_that_is_not_there_yet(clone: Place) -> None:
-    assert "the first stage makes" in of(services.store, clone, OK).found
+    assert "the first stage creates" in of(services.store, clone, OK).found
 
 
 def test_a_store(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -508,7 +508,7 @@ def test_it_works_with_hardly_anything(tmp_path: Path) -> None:
     assert done.returncode == 1, done.stderr
     assert not done.stderr
     assert sum(line[0] in "✓!✗" for line in done.stdout.splitlines()) == len(doctor.CHECKS)
-    assert "not checked without the package" in done.stdout
+    assert "not checked: package " in done.stdout
     assert "✗ git " in done.stdout
 
 

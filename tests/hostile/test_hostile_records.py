@@ -203,7 +203,7 @@ def test_a_list_that_is_none_counts_as_lost(clone: Path, content: bytes) -> None
 
 @pytest.mark.parametrize("md5", ["", "..", "../../x", "/etc/passwd", "0" * 31, "ab\n"])
 def test_the_cache_is_not_left_by_an_md5(clone: Path, md5: str) -> None:
-    assert "is no md5" in refusal(Repository(clone).object, md5)
+    assert "is not an MD5" in refusal(Repository(clone).object, md5)
 
 
 def test_an_origin_is_checked_wherever_it_is_made() -> None:

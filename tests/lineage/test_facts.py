@@ -64,7 +64,7 @@ def test_declaration_fills_in_variables(project: Path) -> None:
 
 
 def test_unknown_stage_is_named(project: Path) -> None:
-    with pytest.raises(CxrError, match="no stage `train-foo`; it has go"):
+    with pytest.raises(CxrError, match="no stage `train-foo`; its stages are go"):
         declaration("train-foo", project)
 
 
@@ -89,7 +89,7 @@ def test_digests_are_dvcs(tmp_path: Path) -> None:
 def test_a_missing_dependency_is_one_line(project: Path) -> None:
     (project / "data" / "one.txt").unlink()
     (project / "data").rmdir()
-    with pytest.raises(CxrError, match="data is missing; `dvc pull`"):
+    with pytest.raises(CxrError, match="data is missing; fetch it with `dvc pull`"):
         facts(project)
 
 

@@ -56,5 +56,5 @@ def test_a_second_demo_keeps_its_results_and_takes_what_has_changed(
 
 
 def test_without_git_there_is_no_demo(tmp_path: Path) -> None:
-    with pytest.raises(CxrError, match="is no git clone"):
+    with pytest.raises(CxrError, match="is not a git clone"):
         demo.prepare(tmp_path)

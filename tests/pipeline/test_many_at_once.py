@@ -64,7 +64,7 @@ def test_an_orphan_is_named_and_what_it_made_is_taken(made: Pipeline) -> None:
     assert second.returncode == 255
     (refusal,) = [line for line in second.stderr.splitlines() if line.startswith("train-cnn:")]
     assert (
-        "is already running this stage in this working copy; wait for it, or end it with `kill "
+        "is already running this stage in this working copy; wait for it, or stop it with `kill "
         in refusal
     )
     orphan = int(refusal.rsplit("`kill ", 1)[1].rstrip("`"))
@@ -77,7 +77,7 @@ def test_an_orphan_is_named_and_what_it_made_is_taken(made: Pipeline) -> None:
     assert store.get_run(run.info.run_id).info.status == "KILLED"
     third = made.run("dvc", "repro", "--single-item", "train-cnn")
     assert third.returncode == 0, third.stderr
-    assert "train-cnn: goes on from " in third.stdout  # a batch, or an epoch that has just ended
+    assert "train-cnn: resuming from " in third.stdout  # a batch, or an epoch that has just ended
     done = store.get_run(run.info.run_id)
     assert done.info.status == "FINISHED"
     assert "cxr.failure" not in done.data.tags

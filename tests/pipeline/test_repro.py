@@ -112,12 +112,13 @@ def test_damaged_metrics_are_refused(
 ) -> None:
     write_metrics(clone)
     (clone / "reports" / "metrics.json").write_text(content)
-    with pytest.raises(CxrError, match=r"metrics\.json is damaged .*; `dvc checkout --force"):
+    sentence = r"metrics\.json is damaged .*; restore it with `dvc checkout --force"
+    with pytest.raises(CxrError, match=sentence):
         reproduce(clone, monkeypatch)
 
 
 def test_a_stage_that_is_none(clone: Path) -> None:
-    with pytest.raises(CxrError, match="has no stage 'train'; it has download, "):
+    with pytest.raises(CxrError, match="has no stage 'train'; its stages are download, "):
         repro.repro(clone, ["train"], sys.stdout)
 
 

@@ -85,7 +85,9 @@ def test_the_same_in_another_working_copy_waits_and_says_so(tmp_path: Path) -> N
         with claim(tmp_path, said=said) as then:
             assert time.monotonic() - started > 0.9
             assert (then.work / "half").read_text() == "done"
-    assert said == [f"waits for process {first.pid}, which makes the same in another working copy"]
+    assert said == [
+        f"waiting for process {first.pid}, which is making the same result in another working copy"
+    ]
 
 
 def test_another_fingerprint_in_another_working_copy_does_not_wait(tmp_path: Path) -> None:
@@ -202,7 +204,7 @@ def test_outputs_in_the_scratch_that_are_not_the_records_are_made_again(project:
     (made,) = project.folder.glob(".scratch/*/outputs/data/raw/chest.npz")
     made.write_bytes(b"something else")
     done = project.run("python", "stages/download.py")
-    assert "published again" not in done.stdout
+    assert "republishing" not in done.stdout
     assert (project.folder / "data/raw/chest.npz").read_bytes()[:2] == b"PK"
 
 

@@ -57,7 +57,7 @@ def test_code_of_another_copy_is_refused(project: Pipeline) -> None:
     """The record would name code that did not run."""
     done = project.run("env", f"PYTHONPATH={ROOT / 'src'}", "python", "stages/download.py")
     assert done.returncode == 2
-    assert f"the code of {ROOT / 'src'} would run instead of" in done.stderr
+    assert f"the code in {ROOT / 'src'} would run instead of" in done.stderr
     assert not (project.folder / "data").exists()
 
 
@@ -105,7 +105,7 @@ def test_numpys_own_words_for_a_full_disk_are_one_line(project: Pipeline) -> Non
     assert (done.returncode, done.stderr) == (
         2,
         "download: while writing: 1000000 requested and 0 written; nothing was published; "
-        "fix it and run again\n",
+        "fix the problem and run again\n",
     )
     assert nothing_is_published(project)
 
@@ -123,7 +123,7 @@ def test_an_error_that_no_disk_raised_is_a_defect(project: Pipeline) -> None:
     [
         ("MemoryError()", "this machine"),
         ("type('OutOfMemoryError', (RuntimeError,), {{}})('CUDA out of memory')",
-         "the GPU (CUDA_VISIBLE_DEVICES= hides it)"),
+         "the GPU (CUDA_VISIBLE_DEVICES= disables it)"),
     ],
 )  # fmt: skip
 def test_too_little_memory_is_one_line(project: Pipeline, error: str, place: str) -> None:
@@ -162,9 +162,7 @@ def test_an_interrupt_is_told_and_publishes_nothing(project: Pipeline) -> None:
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert stderr == (
-        "download: stopped; nothing was published, and `dvc repro` goes on from what was done\n"
-    )
+    assert stderr == "download: stopped; nothing was published; run `dvc repro` to resume\n"
     assert not (project.folder / "data").exists()
     assert only_run(project).info.status == "KILLED"
 

@@ -46,7 +46,7 @@ def find_project(here: Path) -> Path:
     for folder in (here.resolve(), *here.resolve().parents):
         if any((folder / name).exists() for name in ("dvc.yaml", "params.yaml", ".dvc")):
             return folder
-    raise CxrError(f"{here.resolve()} is not inside a clone of the pipeline; change to one")
+    raise CxrError(f"{here.resolve()} is not inside a clone of the pipeline; cd into one")
 
 
 def examine(root: Path) -> list[Finding]:
@@ -73,7 +73,7 @@ def _finding(name: str, place: Place) -> Finding:
     try:
         found = CHECKS[name](place)
     except ImportError as error:
-        found = note(f"not checked without the package {error.name}")
+        found = note(f"not checked: package {error.name} is not installed")
     except CxrError as error:  # its sentence is the problem and the fix
         problem, _, fix = str(error).partition("; ")
         found = missing(problem, fix)

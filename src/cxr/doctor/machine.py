@@ -38,11 +38,14 @@ def python(place: Place) -> Finding:
     version, least = (".".join(map(str, each)) for each in (sys.version_info[:3], LEAST_PYTHON))
     if sys.version_info[:2] < LEAST_PYTHON:
         return missing(
-            f"{version} at {sys.executable}; {least} or newer is needed",
+            f"{version} at {sys.executable} is too old; {least} or newer is required",
             f"install Python {least}, then make setup PYTHON=python{least}",
         )
     if not (place.root / ".venv").exists() and find_spec("ensurepip") is None:
-        return missing(f"{version} without venv, which makes .venv", "apt-get install python3-venv")
+        return missing(
+            f"{version} has no venv module, which `make setup` needs",
+            "apt-get install python3-venv",
+        )
     return ok(f"{version} at {sys.executable}")
 
 
@@ -78,10 +81,11 @@ def packages(place: Place) -> Finding:
         return missing(f"not installed: {some(lacking)}", setup)
     if absent or others:
         return note(
-            "unlike requirements.lock: " + some(others + [f"{name} is missing" for name in absent]),
+            "differ from requirements.lock: "
+            + some(others + [f"{name} is missing" for name in absent]),
             setup,
         )
-    return ok(f"{n}, all as in requirements.lock")
+    return ok(f"all {n} match requirements.lock")
 
 
 def disk(place: Place) -> Finding:
@@ -105,16 +109,18 @@ def memory(place: Place) -> Finding:
     )
     found = f"{_gb(available)} of {_gb(total)} available, {_gb(LEAST_MEMORY)} needed"
     if total < LEAST_MEMORY:
-        return missing(found, "use a machine, or a limit of its container, with more memory")
+        return missing(
+            found, "use a machine with more memory, or raise the container's memory limit"
+        )
     return ok(found) if available >= LEAST_MEMORY else note(found, "close other programs")
 
 
 def cores(place: Place) -> Finding:
     here, wanted = len(os.sched_getaffinity(0)), place.param("threads", 2)
-    found = f"{here} here, threads: {wanted} in params.yaml"
+    found = f"{here} core{'s' * (here != 1)}, threads: {wanted} in params.yaml"
     if wanted > here:
         return note(
-            f"{found}; threads that share a core are slow",
+            f"{found}; more threads than cores are slow",
             f"dvc exp run -S threads={here} (results are then not bit-identical)",
         )
     return ok(found)
@@ -128,8 +134,8 @@ def gpu(place: Place) -> Finding:
     query = [smi, "--query-gpu=name", "--format=csv,noheader"]
     done = subprocess.run(query, capture_output=True, text=True, timeout=LIMIT, check=False)
     if done.returncode != 0 or not done.stdout.strip():
-        said = (done.stdout + done.stderr).strip().splitlines() or ["it prints nothing"]
-        return note(f"nvidia-smi fails: {said[-1]}", "install the driver again, or use the CPU")
+        said = (done.stdout + done.stderr).strip().splitlines() or ["no output"]
+        return note(f"nvidia-smi fails: {said[-1]}", "reinstall the NVIDIA driver, or use the CPU")
     cards = some(done.stdout.strip().splitlines())
     ask = [sys.executable, "-c", ASK_TORCH]
     done = subprocess.run(ask, capture_output=True, text=True, timeout=TORCH_LIMIT, check=False)
@@ -137,7 +143,7 @@ def gpu(place: Place) -> Finding:
         said = done.stderr.strip().splitlines() or ["torch.cuda.is_available() is False"]
         return note(
             f"{cards}; torch uses the CPU: {said[-1]}",
-            "update the driver, or install a torch that is built for it",
+            "update the driver, or install a build of torch that supports it",
         )
     return ok(f"{cards}; torch can use it")
 

@@ -33,7 +33,7 @@ def git_history(place: Place) -> Finding:
         )
     commit = git.ask(place.root, "rev-parse", "--verify", "--quiet", "HEAD")
     if commit is None:
-        return missing("a repository without a commit, which experiments need", commit_all)
+        return missing("the repository has no commit yet, but experiments need one", commit_all)
     if git.ask(place.root, "cat-file", "-e", "HEAD:./dvc.yaml") is None:
         return missing(
             f"commit {commit[:10]} has no dvc.yaml in {place.root}",
@@ -52,7 +52,9 @@ def parameters(place: Place) -> Finding:
         params = load(place.root / PARAMS_FILE)
     except CxrError as error:
         problem, _, fix = str(error).partition("; ")
-        return missing(problem, fix or f"edit {PARAMS_FILE}, or git checkout -- {PARAMS_FILE}")
+        if not fix or fix.startswith("expected "):
+            problem, fix = str(error), f"edit {PARAMS_FILE}, or git checkout -- {PARAMS_FILE}"
+        return missing(problem, fix)
     return ok(f"{PARAMS_FILE} is valid; data from {params.download.source}")
 
 
@@ -64,11 +66,11 @@ def pipeline(place: Place) -> Finding:
     n_stages, lock = len(declarations(place.root)), Repository(place.root).lock()
     if crlf := with_crlf(place.root, blobs_at(place.root, "HEAD")):
         return missing(
-            f"Windows line endings, unlike the commit, in {some(crlf)}; every stage that reads "
-            "them would run again",
+            f"{some(crlf)}: Windows line endings, unlike in the commit; every stage that reads "
+            "these files would run again",
             TO_LF,
         )
-    return ok(f"dvc.yaml has {n_stages} stages, dvc.lock results of {len(lock)}")
+    return ok(f"dvc.yaml has {n_stages} stages, dvc.lock has results of {len(lock)}")
 
 
 def own_files(place: Place) -> Finding:
@@ -86,7 +88,7 @@ def own_files(place: Place) -> Finding:
         if not os.access(file, os.R_OK):
             return missing(f"{name}: {file} can't be read", f"chmod u+r {shlex.quote(str(file))}")
         found.append(f"{name} is {file}")
-    return ok("; ".join(found) or "the parameters name none")
+    return ok("; ".join(found) or "params.yaml names no files of your own")
 
 
 def cache(place: Place) -> Finding:
@@ -95,7 +97,7 @@ def cache(place: Place) -> Finding:
     folder = Repository(place.root).cache
     nearest = next(each for each in (folder, *folder.parents) if each.exists())
     if not os.access(nearest, os.W_OK | os.X_OK):
-        return missing(f"{nearest} can't be written", "dvc cache dir FOLDER names another cache")
+        return missing(f"{nearest} can't be written to", "use another folder: dvc cache dir FOLDER")
     return ok(str(folder))
 
 
@@ -108,18 +110,18 @@ def locks(place: Place) -> Finding:
     can_lock = has_locks(place.root)
     if not can_lock and not Config(str(place.root / ".dvc"))["core"].get("hardlink_lock"):
         return missing(
-            "the file system has no file locks, and DVC waits for one in vain",
+            "the file system does not support file locks; DVC would wait for one forever",
             "dvc config --local core.hardlink_lock true && "
             f"rm -f {shlex.quote(str(place.root / '.dvc/tmp/lock'))}",
         )
     if busy := _at_work(place.root):
-        return note(f"at work here: {some(busy)}", "wait for it, or end it with `kill`")
+        return note(f"running in this clone: {some(busy)}", "wait for it, or stop it with `kill`")
     if not can_lock:
         return note(
-            "the file system has no file locks; all but `cxr sweep` works by links instead",
-            "a clone on another disk for `cxr sweep`",
+            "the file system does not support file locks; everything but `cxr sweep` works",
+            "use a clone on another disk for `cxr sweep`",
         )
-    return ok("nothing is at work here")
+    return ok("no stage or DVC command is running")
 
 
 def queue(place: Place) -> Finding:
@@ -127,11 +129,11 @@ def queue(place: Place) -> Finding:
     n_failed, n_queued = (_entries(place.root, ref) for ref in (FAILED, QUEUED))
     if n_failed:
         return note(
-            f"failed experiments: {n_failed}, waiting: {n_queued}",
-            "dvc queue logs NAME says why; dvc queue remove --failed clears them",
+            f"failed experiments: {n_failed}, queued or running: {n_queued}",
+            "see why with dvc queue logs NAME; clear them with dvc queue remove --failed",
         )
     if n_queued:
-        return note(f"experiments that wait or run: {n_queued}", "dvc queue start")
+        return note(f"queued or running experiments: {n_queued}", "dvc queue start")
     return ok("empty")
 
 

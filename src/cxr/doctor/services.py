@@ -17,8 +17,8 @@ DATABASES = ("postgresql", "mysql", "mssql")  # that MLflow logs to, besides sql
 UI_PORT = 5000
 CAUSE = re.compile(r"\[Errno -?\d+\] ([^'\")>]+)|(certificate verify failed)|(timed out)")
 STORE_FIX = (
-    "start it, install the driver of its address, or unset MLFLOW_TRACKING_URI: the store is then "
-    "mlflow.db here"
+    "start it, install its database driver, or unset MLFLOW_TRACKING_URI to use mlflow.db in this "
+    "clone"
 )
 
 
@@ -33,7 +33,7 @@ def data_source(place: Place) -> Finding:
     return _reached(
         URLS.get(place.param("download.size", 28), URLS[28]),
         why_not,
-        "a network or a proxy (HTTPS_PROXY); or a copy: download.source=file and "
+        "connect to a network or set HTTPS_PROXY; or use a copy: download.source=file and "
         "download.path=FILE; or synthetic images: make demo",
     )
 
@@ -54,8 +54,8 @@ def weights(place: Place) -> Finding:
     return _reached(
         WEIGHTS_URL,
         why_not,
-        "a network or a proxy (HTTPS_PROXY); or a file: train.squeezenet.weights=FILE; or random "
-        "ones: train.squeezenet.weights=none",
+        "connect to a network or set HTTPS_PROXY; or use a file: train.squeezenet.weights=FILE; "
+        "or random weights: train.squeezenet.weights=none",
     )
 
 
@@ -71,7 +71,7 @@ def store(place: Place) -> Finding:
             started(lambda: _open(uri))(LIMIT)
         return ok(f"MLflow's store {uri} answers")
     if not file.exists():
-        return ok(f"the first stage makes {file}")
+        return ok(f"the first stage creates {file}")
     database.check_sqlite(file, uri)
     if not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)):
         names = f"{shlex.quote(str(file))} {shlex.quote(str(file.parent))}"
@@ -83,7 +83,7 @@ def port(place: Place) -> Finding:
     with socket.socket() as asked:
         asked.settimeout(LIMIT)
         if asked.connect_ex(("127.0.0.1", UI_PORT)) == 0:
-            return note(f"{UI_PORT} is taken, by `make ui` or another program", "make ui PORT=5001")
+            return note(f"{UI_PORT} is in use by `make ui` or another program", "make ui PORT=5001")
     return ok(f"{UI_PORT} is free for `make ui`")
 
 
@@ -117,7 +117,7 @@ def _reached(url: str, why_not: str, fix: str) -> Finding:
         why = next(filter(None, cause.groups())) if cause else str(error)
         found, is_reached = f"{host} can't be reached: {why}", False
     if why_not:
-        found = f"{found}; not needed, {why_not}"
+        found = f"{found}; not needed because {why_not}"
     if is_reached:
         return ok(found)
     return note(found) if why_not else missing(found, fix)

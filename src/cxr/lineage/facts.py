@@ -160,7 +160,8 @@ def declarations(root: Path) -> dict[str, Declaration]:
     except (KeyError, TypeError, AttributeError, StopIteration) as error:
         reason = f"{type(error).__name__} {error}"
         raise CxrError(
-            f"{root / PIPELINE_FILE} is no pipeline ({reason}); {restoring(root / PIPELINE_FILE)}"
+            f"{root / PIPELINE_FILE} is not a valid pipeline ({reason}); "
+            f"{restoring(root / PIPELINE_FILE)}"
         ) from None
 
 
@@ -168,7 +169,7 @@ def declaration(stage: str, root: Path) -> Declaration:
     """One stage of dvc.yaml; CxrError where there is no such stage."""
     known = declarations(root)
     if stage not in known:
-        raise CxrError(f"{PIPELINE_FILE} has no stage `{stage}`; it has {', '.join(known)}")
+        raise CxrError(f"{PIPELINE_FILE} has no stage `{stage}`; its stages are {', '.join(known)}")
     return known[stage]
 
 

@@ -93,8 +93,8 @@ def card(record: Record, run_id: str) -> str:
     packages = facts.environment["packages"]
     rows = [
         ("data", f"{_text(record.data.name)} ({record.data.source})"),
-        *((f"from {_code(path)}", f"md5 `{md5}`") for path, md5 in facts.inputs.items()),
-        *((f"from {_code(path)}", f"md5 `{md5}`") for path, md5 in facts.foreign.items()),
+        *((f"input {_code(path)}", f"md5 `{md5}`") for path, md5 in facts.inputs.items()),
+        *((f"input {_code(path)}", f"md5 `{md5}`") for path, md5 in facts.foreign.items()),
         ("code", f"commit `{facts.code['commit']}`" + (f", {edited} edited" if edited else "")),
         (
             "environment",
@@ -104,11 +104,11 @@ def card(record: Record, run_id: str) -> str:
             ),
         ),
         *(
-            (f"made {_code(path)}", f"md5 `{digest.md5}`")
+            (f"output {_code(path)}", f"md5 `{digest.md5}`")
             for path, digest in record.outputs.items()
         ),
     ]
-    lines = [f"**{record.stage}**: what made it, and whether that still holds:", ""]
+    lines = [f"**{record.stage}**: what this run was made from. To check that it still holds:", ""]
     lines += [f"    cxr audit {run_id[:SHORT_ID]}", "", "| | |", "|---|---|"]
     return "\n".join(lines + [f"| {key} | {value} |" for key, value in rows])
 

@@ -59,7 +59,7 @@ class Repository:
             place = Config(str(self.root / ".dvc"))["cache"].get("dir")
         except ConfigError as error:
             raise CxrError(
-                f"DVC's settings can't be read: {error}; fix .dvc/config or .dvc/config.local"
+                f"DVC's configuration can't be read: {error}; fix .dvc/config or .dvc/config.local"
             ) from None
         return Path(place) if place else self.root / ".dvc" / "cache"
 
@@ -107,7 +107,9 @@ class Repository:
         """The commit of an experiment or a git revision."""
         commits = [commit for each, commit in self.experiments() if each == name]
         if len(commits) > 1:
-            raise CxrError(f"{name} is the name of {len(commits)} experiments; give the commit")
+            raise CxrError(
+                f"{name} is the name of {len(commits)} experiments; give a commit instead"
+            )
         if commits:
             return commits[0]
         if name.startswith("-"):
@@ -126,7 +128,7 @@ class Repository:
     def object(self, md5: str) -> Path:
         """Where the cache keeps a file, or the list of a folder's files."""
         if not re.fullmatch(MD5, md5):  # it would lead anywhere
-            raise CxrError(f"{md5!r} is no md5")
+            raise CxrError(f"{md5!r} is not an MD5")
         return self.cache / "files" / "md5" / md5[:2] / md5[2:]
 
     def content(self, path: str, md5: str) -> dict[str, str] | None:

@@ -30,9 +30,9 @@ class FileCheckpoint:
         except FileNotFoundError:
             return None
         except Exception as error:  # a damaged file can raise whatever it likes
-            self._tell(f"note: {self._path} is damaged ({type(error).__name__}); starts over")
+            self._tell(f"note: {self._path} is damaged ({type(error).__name__}); starting over")
             return None
-        self._tell(f"goes on from {self._last}")
+        self._tell(f"resuming from {self._last}")
         return dict(state)
 
     def is_due(self) -> bool:
@@ -44,7 +44,7 @@ class FileCheckpoint:
             self._last = named
         except OSError as error:  # the training itself may still come to its end
             if not self._fails:
-                self._tell(f"note: no checkpoint could be kept: {error}; the training goes on")
+                self._tell(f"note: could not save a checkpoint: {error}; training continues")
             self._fails = True
         self._since = time.monotonic()
 

@@ -52,7 +52,9 @@ def prepare(project: Path) -> Path:
 def lay(project: Path, copy: Path) -> None:
     """Copy the project's files, edited and new ones too, into a git repository; commit them."""
     if git.ask(project, "rev-parse", "--git-dir") is None:
-        raise CxrError(f"{project} is no git clone; clone the repository with git, then run again")
+        raise CxrError(
+            f"{project} is not a git clone; clone the repository with git, then run again"
+        )
     git.run(project, "init", "--quiet", str(copy))
     _commit(copy, _copy(project, copy))
 

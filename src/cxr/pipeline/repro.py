@@ -80,7 +80,7 @@ def repro(project: Path, stages: list[str], printed: IO[str], own_store: bool = 
     known = declarations(project)
     for stage in stages:
         if stage not in known:
-            raise CxrError(f"dvc.yaml has no stage {stage!r}; it has {', '.join(known)}")
+            raise CxrError(f"dvc.yaml has no stage {stage!r}; its stages are {', '.join(known)}")
     before, began = _records(project), datetime.now(UTC).replace(microsecond=0)
     status = _dvc_repro(project, stages, printed, own_store)
     looked_at = _with_all_they_need(stages, known) if stages else list(known)

@@ -163,7 +163,10 @@ def _in_turn(scratch: Path, fingerprint: str, tell: Tell) -> Iterator[Path]:
     try:
         locks.acquire(lock)
     except Timeout:
-        tell(f"waits for {locks.holder(lock)}, which makes the same in another working copy")
+        tell(
+            f"waiting for {locks.holder(lock)}, which is making the same result in another "
+            "working copy"
+        )
         locks.acquire(lock, blocking=True)
     try:
         yield scratch / fingerprint

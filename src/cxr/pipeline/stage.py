@@ -145,13 +145,16 @@ def run(
         place = error.filename or "while writing"
         _refuse(
             name,
-            f"{place}: {error.strerror or error}; nothing was published; fix it and run again",
+            f"{place}: {error.strerror or error}; nothing was published; "
+            "fix the problem and run again",
         )
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         place = (
-            "the GPU (CUDA_VISIBLE_DEVICES= hides it)" if "CUDA" in str(error) else "this machine"
+            "the GPU (CUDA_VISIBLE_DEVICES= disables it)"
+            if "CUDA" in str(error)
+            else "this machine"
         )
         _refuse(
             name,
@@ -160,7 +163,7 @@ def run(
         )
     except KeyboardInterrupt:
         print(
-            f"{name}: stopped; nothing was published, and `dvc repro` goes on from what was done",
+            f"{name}: stopped; nothing was published; run `dvc repro` to resume",
             file=sys.stderr,
         )
         sys.exit(130)
@@ -203,7 +206,9 @@ def _run_stage(
         tracker = BestEffort(project, origin.name, lambda line: progress.note(f"{name}: {line}"))
         record = kept.finished()
         if record is not None:
-            progress.say(f"{name}: was done, but DVC had not taken it; it is published again")
+            progress.say(
+                f"{name}: already finished but not yet in dvc.lock; republishing the result"
+            )
             with _accounted_for(record.runs, tracker, kept):
                 kept.publish(declared.outputs, folder)
         else:
@@ -276,7 +281,7 @@ def _tell_mlflow(record: Record, kept: Scratch, tracker: BestEffort, folder: Pat
             tracker.finish(log, records.tags(record, log, md5), folder.joinpath, ended)
     except KeyboardInterrupt:
         print(
-            f"{record.stage}: stopped; the result is published, `cxr sync` tells MLflow",
+            f"{record.stage}: stopped; the result is published; run `cxr sync` to log it to MLflow",
             file=sys.stderr,
         )
         sys.exit(130)
@@ -287,7 +292,7 @@ def _check_own_code(folder: Path) -> None:
     running = Path(cxr.__file__).resolve().parents[1]
     if running != (folder / "src").resolve():
         raise CxrError(
-            f"the code of {running} would run instead of {folder / 'src'}; set PYTHONPATH=src, as "
+            f"the code in {running} would run instead of {folder / 'src'}; set PYTHONPATH=src, as "
             "dvc.yaml does"
         )
 

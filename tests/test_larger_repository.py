@@ -16,7 +16,7 @@ from cxr.audit import inputs, replay
 from cxr.audit.finding import Verdict
 from cxr.audit.project import Project
 from cxr.doctor import project as checks
-from cxr.doctor.context import Place
+from cxr.doctor.context import Clone
 from cxr.doctor.finding import MISSING, OK
 from cxr.documents import read_yaml
 from cxr.errors import CxrError
@@ -296,10 +296,10 @@ def test_two_projects_of_one_repository_name_their_experiments_apart(nested: Pat
 
 
 def test_the_doctor_names_a_folder_that_no_commit_has(nested: Path) -> None:
-    assert checks.git_history(Place(nested)).verdict == OK
+    assert checks.git_history(Clone(nested)).verdict == OK
     stranger = nested.with_name("stranger")
     shutil.copytree(nested, stranger)
-    found = checks.git_history(Place(stranger))
+    found = checks.git_history(Clone(stranger))
     assert found.verdict == MISSING
     assert f"has no dvc.yaml in {stranger}" in found.found
 

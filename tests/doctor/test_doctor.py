@@ -24,7 +24,7 @@ import sqlalchemy
 
 from cxr import doctor
 from cxr.doctor import finding, machine, project, services
-from cxr.doctor.context import Place
+from cxr.doctor.context import Clone
 from cxr.doctor.finding import MISSING, NOTE, OK, Finding
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +32,7 @@ OFFLINE = {"data source", "weights"}  # what a machine without a network may fin
 
 
 @pytest.fixture
-def clone(tmp_path: Path) -> Place:
+def clone(tmp_path: Path) -> Clone:
     """What the checks read of a project, in a git repository with a commit."""
     folder = tmp_path / "clone"
     (folder / ".dvc" / "tmp").mkdir(parents=True)
@@ -42,10 +42,10 @@ def clone(tmp_path: Path) -> Place:
     identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
     for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-qm", "start"]):
         subprocess.run(["git", *command], cwd=folder, check=True)
-    return Place(folder)
+    return Clone(folder)
 
 
-def change(clone: Place, name: str, old: str, new: str) -> None:
+def change(clone: Clone, name: str, old: str, new: str) -> None:
     path = clone.root / name
     text = path.read_text()
     assert old in text
@@ -58,7 +58,7 @@ def closed_port() -> int:
         return int(taken.getsockname()[1])
 
 
-def of(check: Callable[[Place], Finding], clone: Place, verdict: str) -> Finding:
+def of(check: Callable[[Clone], Finding], clone: Clone, verdict: str) -> Finding:
     """A check's answer, which must have this verdict; something to do exactly where it may be."""
     answer = check(clone)
     assert answer.verdict == verdict, answer
@@ -69,12 +69,12 @@ def of(check: Callable[[Place], Finding], clone: Place, verdict: str) -> Finding
     return answer
 
 
-def found(clone: Place, check: str) -> Finding:
+def found(clone: Clone, check: str) -> Finding:
     """A check's finding as it is printed."""
-    return doctor._finding(check, Place(clone.root))
+    return doctor._finding(check, Clone(clone.root))
 
 
-def test_python_of_before(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_of_before(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
     of(machine.python, clone, OK)
     monkeypatch.setattr(machine.sys, "version_info", (3, 9, 2))
     answer = of(machine.python, clone, MISSING)
@@ -82,18 +82,18 @@ def test_python_of_before(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_least_python_is_the_projects() -> None:
-    least = ".".join(map(str, machine.LEAST_PYTHON))
+    least = ".".join(map(str, machine.MIN_PYTHON))
     assert f'requires-python = ">={least}"' in (ROOT / "pyproject.toml").read_text()
 
 
-def test_python_without_venv(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_without_venv(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "find_spec", lambda name: None)
     assert "venv" in of(machine.python, clone, MISSING).found
     (clone.root / ".venv").mkdir()
     of(machine.python, clone, OK)
 
 
-def test_a_version_that_differs_is_named(clone: Place) -> None:
+def test_a_version_that_differs_is_named(clone: Clone) -> None:
     here = metadata.version("numpy")
     change(clone, "requirements.lock", f"numpy=={here} ", "numpy==0.0.1 ")
     answer = of(machine.packages, clone, NOTE)
@@ -104,20 +104,20 @@ def test_a_version_that_differs_is_named(clone: Place) -> None:
     assert machine.packages(clone).fix == "make --always-make setup"
 
 
-def test_a_package_that_the_code_imports_is_missing(clone: Place) -> None:
+def test_a_package_that_the_code_imports_is_missing(clone: Clone) -> None:
     change(clone, "pyproject.toml", '"torch>=', '"no.such_package>=')
     change(clone, "requirements.lock", "torch==", "no-such-package==")
     assert "no-such-package" in of(machine.packages, clone, MISSING).found
 
 
-def test_a_package_of_another_machine_is_no_trouble(clone: Place) -> None:
+def test_a_package_of_another_machine_is_no_trouble(clone: Clone) -> None:
     before = machine.packages(clone)
     with open(clone.root / "requirements.lock", "a") as file:
         file.write("no-such-package==1.0 ; sys_platform == 'win32' \\\n")
     assert machine.packages(clone) == before
 
 
-def test_no_package_at_all(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_package_at_all(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "packaging.requirements", None)
     answer = of(machine.packages, clone, MISSING)
     assert (answer.found, answer.fix) == ("not installed", "make setup")
@@ -125,7 +125,7 @@ def test_no_package_at_all(clone: Place, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize(("free", "verdict"), [(1e9, MISSING), (7e9, MISSING), (9e9, OK)])
 def test_disk_as_the_readme_says(
-    clone: Place, monkeypatch: pytest.MonkeyPatch, free: float, verdict: str
+    clone: Clone, monkeypatch: pytest.MonkeyPatch, free: float, verdict: str
 ) -> None:
     """`make setup` and ChestMNIST at 28 px need 8 GB."""
     monkeypatch.setattr(machine.sys, "prefix", machine.sys.base_prefix)
@@ -133,22 +133,22 @@ def test_disk_as_the_readme_says(
     assert f"{free / 1e9:.1f} GB free" in of(machine.disk, clone, verdict).found
 
 
-def test_memory(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_memory_limit", lambda: float("inf"))
-    monkeypatch.setattr(machine, "LEAST_MEMORY", 1.0)
+    monkeypatch.setattr(machine, "MIN_MEMORY", 1.0)
     of(machine.memory, clone, OK)
-    monkeypatch.setattr(machine, "LEAST_MEMORY", 1e18)
+    monkeypatch.setattr(machine, "MIN_MEMORY", 1e18)
     of(machine.memory, clone, MISSING)
 
 
-def test_a_container_has_less_memory(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_container_has_less_memory(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_memory_limit", lambda: 1.5e9)
     assert "1.5 GB of 1.5 GB" in of(machine.memory, clone, MISSING).found
 
 
-def test_more_threads_than_cores(clone: Place) -> None:
+def test_more_threads_than_cores(clone: Clone) -> None:
     change(clone, "params.yaml", "threads: 2 ", "threads: 999 ")
-    answer = of(machine.cores, Place(clone.root), NOTE)
+    answer = of(machine.cores, Clone(clone.root), NOTE)
     assert "threads: 999" in answer.found
     assert f"threads={len(os.sched_getaffinity(0))} " in answer.fix
 
@@ -162,7 +162,7 @@ def test_more_threads_than_cores(clone: Place) -> None:
     ],
 )
 def test_a_gpu_and_whether_torch_can_use_it(
-    clone: Place,
+    clone: Clone,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     torch: str,
@@ -183,7 +183,7 @@ def test_torch_is_asked_what_training_asks() -> None:
     assert done.stdout.strip() in ("True", "False"), done.stderr
 
 
-def test_a_driver_that_fails(clone: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_driver_that_fails(clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     smi = tmp_path / "nvidia-smi"
     smi.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'\nexit 9\n")
     smi.chmod(0o755)
@@ -191,7 +191,7 @@ def test_a_driver_that_fails(clone: Place, tmp_path: Path, monkeypatch: pytest.M
     assert "NVIDIA-SMI has failed" in of(machine.gpu, clone, NOTE).found
 
 
-def test_a_user_without_a_passwd_entry(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_without_a_passwd_entry(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a container that runs as any id; by the libraries' own questions."""
     of(machine.user, clone, OK)
 
@@ -209,14 +209,14 @@ def test_a_user_without_a_passwd_entry(clone: Place, monkeypatch: pytest.MonkeyP
     of(machine.user, clone, OK)
 
 
-def test_git(clone: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_git(clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "at commit" in of(project.git_history, clone, OK).found
     empty = tmp_path / "empty"
     empty.mkdir()
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
-    assert "not a git repository" in of(project.git_history, Place(empty), MISSING).found
+    assert "not a git repository" in of(project.git_history, Clone(empty), MISSING).found
     subprocess.run(["git", "init", "-q"], cwd=empty, check=True)
-    assert "has no commit yet" in of(project.git_history, Place(empty), MISSING).found
+    assert "has no commit yet" in of(project.git_history, Clone(empty), MISSING).found
     monkeypatch.setattr(project.shutil, "which", lambda name: None)
     assert "not installed" in of(project.git_history, clone, MISSING).found
 
@@ -229,14 +229,14 @@ def test_git(clone: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         ("threads:", "thread:", "did you mean `threads`?"),
     ],
 )
-def test_parameters(clone: Place, old: str, new: str, says: str) -> None:
+def test_parameters(clone: Clone, old: str, new: str, says: str) -> None:
     of(project.parameters, clone, OK)
     change(clone, "params.yaml", old, new)
     answer = of(project.parameters, clone, MISSING)
     assert says in f"{answer.found}; {answer.fix}"
 
 
-def test_pipeline(clone: Place) -> None:
+def test_pipeline(clone: Clone) -> None:
     assert "8 stages" in of(project.pipeline, clone, OK).found
     (clone.root / "dvc.lock").write_text("schema: '2.0'\nstages: 5\n")
     answer = found(clone, "pipeline")
@@ -245,7 +245,7 @@ def test_pipeline(clone: Place) -> None:
     assert "is not a valid pipeline" in found(clone, "pipeline").found
 
 
-def test_windows_line_endings_and_a_fix_that_keeps_edits(clone: Place) -> None:
+def test_windows_line_endings_and_a_fix_that_keeps_edits(clone: Clone) -> None:
     dvc_yaml = clone.root / "dvc.yaml"
     committed = dvc_yaml.read_bytes()
     dvc_yaml.write_bytes(committed.replace(b"\n", b"\r\n"))
@@ -258,11 +258,11 @@ def test_windows_line_endings_and_a_fix_that_keeps_edits(clone: Place) -> None:
     of(project.pipeline, clone, OK)
 
 
-def test_own_files(clone: Place, tmp_path: Path) -> None:
+def test_own_files(clone: Clone, tmp_path: Path) -> None:
     of(project.own_files, clone, OK)
     file = tmp_path / "images.npz"
     change(clone, "params.yaml", "path: null ", f"path: {file} ")
-    of(project.own_files, Place(clone.root), OK)  # `source` asks for no file
+    of(project.own_files, Clone(clone.root), OK)  # `source` asks for no file
     change(clone, "params.yaml", "source: medmnist ", "source: file ")
     answer = found(clone, "own files")
     assert answer.found.startswith(f"download.path: {file} does not exist")
@@ -270,10 +270,10 @@ def test_own_files(clone: Place, tmp_path: Path) -> None:
     assert "~nosuchuser" in found(clone, "own files").found
     change(clone, "params.yaml", "path: ~nosuchuser/x.npz ", f"path: {file} ")
     file.touch()
-    assert str(file) in of(project.own_files, Place(clone.root), OK).found
+    assert str(file) in of(project.own_files, Clone(clone.root), OK).found
 
 
-def test_cache(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(clone.root / ".dvc/cache") == of(project.cache, clone, OK).found
     monkeypatch.setattr(project.os, "access", lambda path, mode: False)
     assert "can't be written" in of(project.cache, clone, MISSING).found
@@ -283,7 +283,7 @@ def test_cache(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["/x/bin/dvc", "stages/train.py"])
-def test_who_is_at_work(clone: Place, name: str) -> None:
+def test_who_is_at_work(clone: Clone, name: str) -> None:
     of(project.locks, clone, OK)
     with sleeping(name, clone.root.parent), sleeping("another", clone.root):
         of(project.locks, clone, OK)
@@ -292,7 +292,7 @@ def test_who_is_at_work(clone: Place, name: str) -> None:
     assert f"process {process.pid} (" in answer.found and name in answer.found
 
 
-def test_a_file_system_without_locks(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_locks(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
     """DVC's own remedy."""
 
     def refused(*_: object) -> None:
@@ -308,7 +308,7 @@ def test_a_file_system_without_locks(clone: Place, monkeypatch: pytest.MonkeyPat
         assert "running in this clone" in of(project.locks, clone, NOTE).found
 
 
-def test_a_queue_with_failures(clone: Place) -> None:
+def test_a_queue_with_failures(clone: Clone) -> None:
     of(project.queue, clone, OK)
     stash(clone, project.QUEUED)
     assert of(project.queue, clone, NOTE).fix == "dvc queue start"
@@ -323,7 +323,7 @@ def test_the_queues_names_are_dvcs() -> None:
     assert (project.QUEUED, project.FAILED) == (CELERY_STASH, CELERY_FAILED_STASH)
 
 
-def test_a_refused_connection(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_connection(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
     nowhere = f"http://127.0.0.1:{closed_port()}/x"
     monkeypatch.setattr("cxr.data.source.URLS", {28: nowhere})
     monkeypatch.setattr(services, "WEIGHTS_URL", nowhere)
@@ -333,7 +333,7 @@ def test_a_refused_connection(clone: Place, monkeypatch: pytest.MonkeyPatch) -> 
         assert "127.0.0.1" in answer.found and "Connection refused" in answer.found
 
 
-def test_what_is_here_needs_no_network(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_here_needs_no_network(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
     nowhere = f"http://127.0.0.1:{closed_port()}/x"
     monkeypatch.setattr("cxr.data.source.URLS", {28: nowhere})
     monkeypatch.setattr(services, "WEIGHTS_URL", nowhere)
@@ -344,15 +344,15 @@ def test_what_is_here_needs_no_network(clone: Place, monkeypatch: pytest.MonkeyP
     assert "not needed" in of(services.weights, clone, NOTE).found
 
 
-def test_another_source_needs_no_network(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_source_needs_no_network(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cxr.data.source.URLS", {28: f"http://127.0.0.1:{closed_port()}/x"})
     change(clone, "params.yaml", "source: medmnist ", "source: phantom ")
-    found = of(services.data_source, Place(clone.root), NOTE).found
+    found = of(services.data_source, Clone(clone.root), NOTE).found
     assert "not needed because download.source is phantom" in found
 
 
-def test_a_server_that_never_answers(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(services, "LIMIT", 0.2)
+def test_a_server_that_never_answers(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services, "TIMEOUT", 0.2)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -367,11 +367,11 @@ def test_the_weights_are_torchvisions() -> None:
     assert SqueezeNet1_1_Weights.IMAGENET1K_V1.url == services.WEIGHTS_URL
 
 
-def test_the_store_that_is_not_there_yet(clone: Place) -> None:
+def test_the_store_that_is_not_there_yet(clone: Clone) -> None:
     assert "the first stage creates" in of(services.store, clone, OK).found
 
 
-def test_a_store(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
     with sqlite3.connect(clone.root / "mlflow.db") as base:
         base.execute("CREATE TABLE runs (run_uuid TEXT)")
     base.close()
@@ -381,7 +381,7 @@ def test_a_store(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     assert answer.fix.startswith(f"chmod u+w {clone.root / 'mlflow.db'}")
 
 
-def test_a_folder_as_mlflows_store(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_as_mlflows_store(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
     for folder in ("./mlruns", "/srv/mlruns", "file:///srv/mlruns"):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", folder)
         answer = found(clone, "mlflow")
@@ -389,13 +389,13 @@ def test_a_folder_as_mlflows_store(clone: Place, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("content", [b"no database", b""])
-def test_a_damaged_store(clone: Place, content: bytes) -> None:
+def test_a_damaged_store(clone: Clone, content: bytes) -> None:
     (clone.root / "mlflow.db").write_bytes(content)
     answer = found(clone, "mlflow")
     assert answer.verdict == MISSING and "cxr sync" in answer.fix
 
 
-def test_a_server_that_is_gone(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_gone(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = f"http://127.0.0.1:{closed_port()}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     answer = found(clone, "mlflow")
@@ -415,7 +415,7 @@ class Guarded(BaseHTTPRequestHandler):
         pass
 
 
-def test_a_server_that_asks_for_a_password(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_asks_for_a_password(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
     with HTTPServer(("127.0.0.1", 0), Guarded) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv(
@@ -432,7 +432,7 @@ def test_a_server_that_asks_for_a_password(clone: Place, monkeypatch: pytest.Mon
 
 
 def test_a_database_whose_driver_is_not_installed(
-    clone: Place, monkeypatch: pytest.MonkeyPatch
+    clone: Clone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "mysql+nodriver://u:secret@127.0.0.1:1/x")
     error = ModuleNotFoundError("No module named 'nodriver'")
@@ -442,7 +442,7 @@ def test_a_database_whose_driver_is_not_installed(
 
 
 def test_a_database_that_refuses_and_one_that_answers(
-    clone: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    clone: Clone, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """sqlalchemy's own sqlite, whose address stands for a server's."""
     uri = "postgresql://u:secret@db.example.org/x"
@@ -453,11 +453,11 @@ def test_a_database_that_refuses_and_one_that_answers(
     assert "unable to open database file" in answer.found
     monkeypatch.setattr(sqlalchemy, "create_engine", lambda asked: engine("sqlite://"))
     of(services.store, clone, OK)
-    finding.tell([answer])
+    finding.print_findings([answer])
     assert "secret" not in capsys.readouterr().out
 
 
-def test_a_port_in_use(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_in_use(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -466,7 +466,7 @@ def test_a_port_in_use(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     of(services.port, clone, OK)
 
 
-def test_json_and_status(clone: Place) -> None:
+def test_json_and_status(clone: Clone) -> None:
     done = run(clone, "doctor", "--json")
     told = json.loads(done.stdout)
     checks = {each["check"]: each for each in told["checks"]}
@@ -480,7 +480,7 @@ def test_json_and_status(clone: Place) -> None:
     assert {name for name, each in checks.items() if each["verdict"] == MISSING} <= OFFLINE
 
 
-def test_a_line_a_check(clone: Place) -> None:
+def test_a_line_a_check(clone: Clone) -> None:
     change(clone, "params.yaml", "seed: 0", "seed: zero")
     done = run(clone, "doctor")
     assert done.returncode == 1
@@ -513,7 +513,7 @@ def test_it_works_with_hardly_anything(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [["cxr", "doctor"], ["python", "-m", "cxr.doctor"]])
-def test_a_terminal_that_knows_few_characters(clone: Place, command: list[str]) -> None:
+def test_a_terminal_that_knows_few_characters(clone: Clone, command: list[str]) -> None:
     done = subprocess.run(
         [Path(sys.executable).parent / command[0], *command[1:]],
         cwd=clone.root, env=os.environ | {"PYTHONIOENCODING": "ascii"},
@@ -523,8 +523,8 @@ def test_a_terminal_that_knows_few_characters(clone: Place, command: list[str]) 
     assert "\\u2713 python " in done.stdout
 
 
-def test_a_check_that_breaks_stops_no_other(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(clone: Place) -> Finding:
+def test_a_check_that_breaks_stops_no_other(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(clone: Clone) -> Finding:
         raise RuntimeError("nobody thought of this")
 
     monkeypatch.setitem(doctor.CHECKS, "disk", broken)
@@ -537,7 +537,7 @@ def test_names_fit_their_column() -> None:
     assert max(map(len, doctor.CHECKS)) < finding.WIDTH
 
 
-def run(clone: Place, *arguments: str) -> "subprocess.CompletedProcess[str]":
+def run(clone: Clone, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [Path(sys.executable).parent / "cxr", *arguments],
         cwd=clone.root, capture_output=True, text=True,
@@ -564,7 +564,7 @@ def raising(error: Exception) -> Callable[..., None]:
     return raises
 
 
-def stash(clone: Place, ref: str) -> None:
+def stash(clone: Clone, ref: str) -> None:
     """An entry of a stash, as DVC keeps its queue."""
     subprocess.run(
         ["git", "update-ref", "--create-reflog", "-m", "task", ref, "HEAD"],

@@ -18,7 +18,7 @@ from pipeline import ROOT, Pipeline
 from cxr.cli import summary
 from cxr.errors import CxrError
 from cxr.pipeline import repro
-from cxr.pipeline.repro import Done, How, Score, Summary
+from cxr.pipeline.repro import Outcome, Score, StageResult, Summary
 
 CXR = str(Path(sys.executable).parent / "cxr")
 LONG_AGO = "2024-05-01T10:00:00+00:00"
@@ -72,14 +72,14 @@ def reproduce(
 def test_what_became_of_each_stage(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = reproduce(clone, monkeypatch)
     assert {each.stage: (each.how, each.seconds) for each in done.stages} == {
-        "download": (How.UNCHANGED, None),
-        "preprocess": (How.RESTORED, None),
-        "features": (How.NOT_MADE, None),
-        "train-cnn": (How.RAN, 75),
-        "train-squeezenet": (How.NOT_MADE, None),
-        "train-vit": (How.NOT_MADE, None),
-        "evaluate": (How.NOT_MADE, None),
-        "gradcam": (How.NOT_MADE, None),
+        "download": (Outcome.UNCHANGED, None),
+        "preprocess": (Outcome.RESTORED, None),
+        "features": (Outcome.NOT_MADE, None),
+        "train-cnn": (Outcome.RAN, 75),
+        "train-squeezenet": (Outcome.NOT_MADE, None),
+        "train-vit": (Outcome.NOT_MADE, None),
+        "evaluate": (Outcome.NOT_MADE, None),
+        "gradcam": (Outcome.NOT_MADE, None),
     }
     assert done.scores == {}
     assert json.loads(json.dumps(done.as_json()))["stages"][0]["how"] == "unchanged"
@@ -128,9 +128,9 @@ def told(done: Summary, folder: Path, capsys: pytest.CaptureFixture[str], **of: 
 
 
 STAGES = [
-    Done("download", How.UNCHANGED, None, "2024-05-01T10:05:00+00:00"),
-    Done("preprocess", How.RESTORED, None, "2024-05-01T10:06:00+00:00"),
-    Done("train-cnn", How.RAN, 75, "2024-05-01T10:07:00+00:00"),
+    StageResult("download", Outcome.UNCHANGED, None, "2024-05-01T10:05:00+00:00"),
+    StageResult("preprocess", Outcome.RESTORED, None, "2024-05-01T10:06:00+00:00"),
+    StageResult("train-cnn", Outcome.RAN, 75, "2024-05-01T10:07:00+00:00"),
 ]
 
 

@@ -107,7 +107,7 @@ def test_broken_off_at_every_batch_in_turn(
     name: str, every: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The batch after each checkpoint is done twice and breaks off: never twice into the result."""
-    monkeypatch.setattr("cxr.pipeline.checkpoint.EVERY", every)
+    monkeypatch.setattr("cxr.pipeline.checkpoint.SAVE_INTERVAL", every)
     whole, weights = fit(name, NoCheckpoint())
     said: list[str] = []
     for batch in (2, BATCHES + 1, 2 if every else 4):
@@ -266,7 +266,7 @@ def test_a_state_without_numbers_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The loss of a step is finite still when the step has ruined the weights."""
-    monkeypatch.setattr("cxr.pipeline.checkpoint.EVERY", 0.0)
+    monkeypatch.setattr("cxr.pipeline.checkpoint.SAVE_INTERVAL", 0.0)
     net = network("cnn")
 
     def ruin(done: int, of: int) -> None:

@@ -184,7 +184,7 @@ def _run(command: str, place: Path, root: Path, output: TextIO) -> None:
         "PYTHONPATH": str(place / "src"),
         "PYTHONDONTWRITEBYTECODE": "1",
         "DVC_ROOT": str(root),  # where relative paths of the user's own files start
-        scratch.ELSEWHERE: str(place),
+        scratch.FOLDER_VARIABLE: str(place),
         "MLFLOW_TRACKING_URI": f"sqlite:///{place / 'mlflow.db'}",
     }
     output.flush()

@@ -8,7 +8,7 @@ from rich.text import Text
 from cxr.cli.terminal import console
 from cxr.formatting import number
 from cxr.paths import EVALUATION, METRICS, SAMPLES, SIDE_BY_SIDE
-from cxr.pipeline.repro import Done, How, Summary
+from cxr.pipeline.repro import Outcome, StageResult, Summary
 
 # Where to look, and what is there.
 PLACES = {
@@ -21,7 +21,11 @@ PLACES = {
 
 def summary(done: Summary, folder: Path, of_demo: bool = False) -> None:
     """A line a stage, the models' scores beside those of learning nothing, and where to look."""
-    told = [each for each in done.stages if done.status == 0 or each.how in (How.RAN, How.RESTORED)]
+    told = [
+        each
+        for each in done.stages
+        if done.status == 0 or each.how in (Outcome.RAN, Outcome.RESTORED)
+    ]
     if told:
         console.print()
         console.print(_stages(told))
@@ -43,15 +47,15 @@ def summary(done: Summary, folder: Path, of_demo: bool = False) -> None:
     console.print(table)
 
 
-def _stages(stages: list[Done]) -> Table:
+def _stages(stages: list[StageResult]) -> Table:
     table = Table.grid(padding=(0, 2))
     for each in stages:
-        style = "bold" if each.how is How.RAN else "" if each.how is How.RESTORED else "dim"
+        style = "bold" if each.how is Outcome.RAN else "" if each.how is Outcome.RESTORED else "dim"
         table.add_row(each.stage, Text(each.how, style=style), Text(_when(each), style="dim"))
     return table
 
 
-def _when(each: Done) -> str:
+def _when(each: StageResult) -> str:
     if each.seconds is not None:
         minutes, seconds = divmod(each.seconds, 60)
         return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

@@ -1,4 +1,4 @@
-"""What a stage takes of the machine, held against work of a known size."""
+"""Resource usage is measured correctly for known work."""
 
 import os
 import time
@@ -9,7 +9,7 @@ import pytest
 from cxr.pipeline.resources import ResourceUsage
 
 
-def test_a_busy_second_takes_one_core_and_a_sleeping_one_none() -> None:
+def test_a_busy_process_uses_one_core_and_a_sleeping_one_none() -> None:
     usage = ResourceUsage()
     until = time.process_time() + 0.3
     while time.process_time() < until:
@@ -22,7 +22,7 @@ def test_a_busy_second_takes_one_core_and_a_sleeping_one_none() -> None:
     assert busy["system/cores"] == len(os.sched_getaffinity(0))
 
 
-def test_memory_that_is_written_counts() -> None:
+def test_allocated_memory_counts() -> None:
     usage = ResourceUsage()
     before = usage.read()["system/peak_memory_megabytes"]
     megabytes = before + 100

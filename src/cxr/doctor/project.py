@@ -70,7 +70,7 @@ def pipeline(clone: Clone) -> Finding:
             "these files would run again",
             TO_LF,
         )
-    return ok(f"dvc.yaml has {n_stages} stages, dvc.lock has results of {len(lock)}")
+    return ok(f"{n_stages} stages in dvc.yaml, {len(lock)} with results in dvc.lock")
 
 
 def own_files(clone: Clone) -> Finding:
@@ -115,13 +115,15 @@ def locks(clone: Clone) -> Finding:
             f"rm -f {shlex.quote(str(clone.root / '.dvc/tmp/lock'))}",
         )
     if busy := _running(clone.root):
-        return note(f"running in this clone: {some(busy)}", "wait for it, or stop it with `kill`")
+        return note(
+            f"running in this clone: {some(busy)}", "wait for it, or stop it with `kill PID`"
+        )
     if not can_lock:
         return note(
             "the file system does not support file locks; everything but `cxr sweep` works",
             "use a clone on another disk for `cxr sweep`",
         )
-    return ok("no stage or DVC command is running")
+    return ok("no stage or DVC command is running in this clone")
 
 
 def queue(clone: Clone) -> Finding:
@@ -139,7 +141,7 @@ def queue(clone: Clone) -> Finding:
 
 def _running(root: Path) -> list[str]:
     """Processes of DVC and stages whose working directory is in a clone."""
-    found = []
+    processes = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             arguments = (process / "cmdline").read_text().split("\0")[:-1]
@@ -147,8 +149,8 @@ def _running(root: Path) -> list[str]:
         except (OSError, ValueError):  # it has ended or belongs to another user
             continue
         if is_in_clone and any(Path(each).name == "dvc" or "stages/" in each for each in arguments):
-            found.append(f"process {process.name} ({' '.join(arguments)[-MOST_SHOWN:]})")
-    return found
+            processes.append(f"process {process.name} ({' '.join(arguments)[-MOST_SHOWN:]})")
+    return processes
 
 
 def _entries(root: Path, ref: str) -> int:

@@ -12,7 +12,7 @@ from pipeline import COMMITTER
 
 from cxr import models, params
 from cxr.data import npz, splits
-from cxr.documents import read_made, write_whole
+from cxr.documents import read_output, write_atomically
 from cxr.errors import CxrError
 from cxr.evaluation import decisions
 from cxr.lineage import records
@@ -103,9 +103,9 @@ def test_the_fix_also_works_for_a_file_inside_an_output(tmp_path: Path) -> None:
     for command in ("git init -q", "dvc init -q", "dvc add -q made"):
         subprocess.run(command.split(), cwd=clone, env=os.environ | COMMITTER, check=True)
     (clone / "made/a.json").write_text("{")
-    command = refusal(read_made, clone / "made/a.json", dict).split("`")[1]
+    command = refusal(read_output, clone / "made/a.json", dict).split("`")[1]
     subprocess.run(command, cwd=clone, shell=True, check=True, capture_output=True)
-    assert read_made(clone / "made/a.json", dict) == {}
+    assert read_output(clone / "made/a.json", dict) == {}
 
 
 def test_a_file_is_synced_before_it_is_renamed(
@@ -120,19 +120,19 @@ def test_a_file_is_synced_before_it_is_renamed(
         synced.append((str(Path(f"/proc/self/fd/{number}").readlink()), path.read_bytes()))
 
     monkeypatch.setattr(os, "fsync", fsync)
-    write_whole(path, b"new")
+    write_atomically(path, b"new")
     assert synced == [(f"{path}.part", b"old")]
     assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
-    write_whole(path, lambda file: np.save(file, np.arange(3)))
+    write_atomically(path, lambda file: np.save(file, np.arange(3)))
 
     def fail(file: IO[bytes]) -> None:
         file.write(b"half")
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        write_whole(path, fail)
+        write_atomically(path, fail)
     assert np.load(path).tolist() == [0, 1, 2] and list(tmp_path.iterdir()) == [path]

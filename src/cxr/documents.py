@@ -69,7 +69,9 @@ def read_json(path: Path) -> Any:
     return parse_json(read_within(path, MOST_JSON_BYTES))
 
 
-def read_made(path: Path, parse: Callable[[Any], T], read: Callable[[Path], Any] = read_json) -> T:
+def read_output(
+    path: Path, parse: Callable[[Any], T], read: Callable[[Path], Any] = read_json
+) -> T:
     """Read and parse a file written by the pipeline.
 
     Raises
@@ -107,7 +109,7 @@ def validated(schema: TypeAdapter[T], content: Any) -> T:
         raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
-def write_whole(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> None:
+def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> None:
     """Write a file atomically: after a power failure it has its old or its new content.
 
     Parameters

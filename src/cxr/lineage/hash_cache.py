@@ -4,7 +4,7 @@ import json
 import time
 from pathlib import Path
 
-from cxr.documents import read_json, write_whole
+from cxr.documents import read_json, write_atomically
 from cxr.hashing import md5_of_file
 
 BIG = 2**20  # bytes; smaller files are hashed as fast as they are looked up
@@ -40,6 +40,6 @@ class HashCache:
             return
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self._path, json.dumps(self._known | self._used).encode())
+            write_atomically(self._path, json.dumps(self._known | self._used).encode())
         except OSError:
             pass

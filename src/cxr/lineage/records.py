@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter
 
 from cxr.data.splits import Origin
-from cxr.documents import read_made, validated
+from cxr.documents import read_output, validated
 from cxr.errors import CxrError, shown
 from cxr.hashing import Digest
 from cxr.lineage.facts import Facts
@@ -75,7 +75,7 @@ def read(path: Path) -> Record:
             )
         return validated(_RECORD, content)
 
-    return read_made(path, parse)
+    return read_output(path, parse)
 
 
 def tags(record: Record, log: RunLog, md5: str) -> dict[str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from cxr.documents import write_whole
+from cxr.documents import write_atomically
 from cxr.training.checkpoint import State
 
 SAVE_INTERVAL = 15.0  # seconds of work that a power failure can lose
@@ -43,7 +43,7 @@ class FileCheckpoint:
 
     def save(self, state: State, named: str) -> None:
         try:
-            write_whole(self._path, partial(torch.save, {"state": state, "named": named}))
+            write_atomically(self._path, partial(torch.save, {"state": state, "named": named}))
             self._last = named
         except OSError as error:  # training can still finish without a checkpoint
             if not self._has_failed:

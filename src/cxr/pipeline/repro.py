@@ -14,7 +14,7 @@ from types import FrameType
 from typing import IO, Any
 
 from cxr import progress
-from cxr.documents import read_made
+from cxr.documents import read_output
 from cxr.errors import CxrError, check_user
 from cxr.hashing import md5_of_file
 from cxr.lineage import records
@@ -177,4 +177,4 @@ def _scores(project: Path) -> tuple[str | None, bool, dict[str, Score]]:
         return str(report["data"]["name"]), report["data"]["source"] == "phantom", models
 
     path = project / METRICS
-    return read_made(path, parse) if path.exists() else (None, False, {})
+    return read_output(path, parse) if path.exists() else (None, False, {})

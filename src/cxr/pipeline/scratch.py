@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cxr import hashing, locks
-from cxr.documents import write_whole
+from cxr.documents import write_atomically
 from cxr.errors import CxrError
 from cxr.hashing import md5_of_file
 from cxr.lineage import records
@@ -186,7 +186,7 @@ def _attempt(folder: Path, workspace: Path, stage: str) -> str:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         attempt = {"attempt": uuid.uuid4().hex, "workspace": str(workspace), "stage": stage}
-        write_whole(path, json.dumps(attempt).encode() + b"\n")
+        write_atomically(path, json.dumps(attempt).encode() + b"\n")
     return attempt["attempt"]
 
 

@@ -21,7 +21,7 @@ import cxr
 from cxr import hashing, progress, signals
 from cxr.data import source, splits
 from cxr.data.splits import Origin
-from cxr.documents import write_whole
+from cxr.documents import write_atomically
 from cxr.errors import CxrError, is_out_of_memory, is_refused_by_disk, one_line, shown
 from cxr.hashing import files_below, md5_of_file
 from cxr.lineage import facts, records
@@ -403,7 +403,7 @@ def _write_record(stage: Stage, started: datetime) -> Record:
         dvc_experiment=os.environ.get("DVC_EXP_NAME"),
         dvc_baseline=os.environ.get("DVC_EXP_BASELINE_REV"),
     )
-    write_whole(stage.output(path), _json_text(record.as_json()).encode())
+    write_atomically(stage.output(path), _json_text(record.as_json()).encode())
     return record
 
 

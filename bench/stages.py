@@ -32,7 +32,7 @@ class Cost:
 
 def clone(folder: Path, changes: dict[str, Any]) -> None:
     """A copy of the project in a repository of its own, with other parameters."""
-    demo.lay(PROJECT, folder)
+    demo.copy_project(PROJECT, folder)
     params.change(folder / PARAMS_FILE, changes)
 
 

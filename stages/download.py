@@ -37,4 +37,4 @@ def users_file(params: Params, project: Path) -> tuple[Path, ...]:
 
 
 if __name__ == "__main__":
-    stage.run("download", download, foreign=users_file)
+    stage.run("download", download, external_files=users_file)

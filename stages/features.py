@@ -56,4 +56,4 @@ def users_weights(params: Params, project: Path) -> tuple[Path, ...]:
 
 
 if __name__ == "__main__":
-    stage.run("features", compute, prepare=set_up_device, foreign=users_weights)
+    stage.run("features", compute, prepare=set_up_device, external_files=users_weights)

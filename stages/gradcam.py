@@ -301,5 +301,5 @@ if __name__ == "__main__":
         gradcam,
         models=stage.trained_models,
         prepare=set_up_device,
-        foreign=users_file,
+        external_files=users_file,
     )

@@ -1,4 +1,4 @@
-"""Files of the pipeline: read, or refused with a remedy; written whole or not at all."""
+"""Files of the pipeline are refused with a fix if unreadable, and are written atomically."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from pipeline import COMMITTER
 
 from cxr import models, params
 from cxr.data import npz, splits
-from cxr.documents import read_made, write_whole
+from cxr.documents import read_output, write_atomically
 from cxr.errors import CxrError
 from cxr.evaluation import decisions
 from cxr.lineage import records
@@ -49,27 +49,27 @@ def refusal(call: Callable[..., object], *arguments: Any) -> str:
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_what_the_pipeline_made_is_missing(tmp_path: Path, name: str) -> None:
+def test_a_missing_output_is_reported_with_the_fix(tmp_path: Path, name: str) -> None:
     if name == "reports/metrics.json":  # before the first evaluation
         assert evaluated_data(tmp_path) is None
         return
     message = refusal(READERS[name], tmp_path)
-    remedy = "is missing; `dvc pull` brings it, or `dvc repro` makes it"
-    assert message == f"{tmp_path / name} {remedy}"
+    problem_and_fix = "is missing; fetch it with `dvc pull` or make it with `dvc repro`"
+    assert message == f"{tmp_path / name} {problem_and_fix}"
 
 
 @pytest.mark.parametrize("text", DAMAGED.values(), ids=DAMAGED)
 @pytest.mark.parametrize("name", READERS)
-def test_what_the_pipeline_made_is_damaged(tmp_path: Path, name: str, text: str) -> None:
+def test_a_damaged_output_is_reported_with_the_fix(tmp_path: Path, name: str, text: str) -> None:
     path = tmp_path / name
     path.parent.mkdir(parents=True)
     path.write_text(text)
     message = refusal(READERS[name], tmp_path)
     if "has schema None" in message:
-        return  # of another version, as far as anybody can know
+        return  # could be from another version
     assert message.startswith(f"{path} is damaged (")
     assert message.endswith(
-        f"); `dvc checkout --force {path}` restores it, or `dvc repro` makes it again"
+        f"); restore it with `dvc checkout --force {path}` or make it again with `dvc repro`"
     )
 
 
@@ -96,19 +96,19 @@ def test_a_damaged_file_under_git_is_named_with_its_remedy(
         assert "`git checkout --" in message
 
 
-def test_the_advice_helps_also_for_a_file_inside_an_output(tmp_path: Path) -> None:
+def test_the_fix_also_works_for_a_file_inside_an_output(tmp_path: Path) -> None:
     clone = tmp_path / "my clone"
     (clone / "made").mkdir(parents=True)
     (clone / "made/a.json").write_text("{}")
     for command in ("git init -q", "dvc init -q", "dvc add -q made"):
         subprocess.run(command.split(), cwd=clone, env=os.environ | COMMITTER, check=True)
     (clone / "made/a.json").write_text("{")
-    advice = refusal(read_made, clone / "made/a.json", dict).split("`")[1]
-    subprocess.run(advice, cwd=clone, shell=True, check=True, capture_output=True)
-    assert read_made(clone / "made/a.json", dict) == {}
+    command = refusal(read_output, clone / "made/a.json", dict).split("`")[1]
+    subprocess.run(command, cwd=clone, shell=True, check=True, capture_output=True)
+    assert read_output(clone / "made/a.json", dict) == {}
 
 
-def test_a_file_is_on_the_disk_before_it_gets_its_name(
+def test_a_file_is_synced_before_it_is_renamed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, synced = tmp_path / "a.json", []
@@ -120,19 +120,19 @@ def test_a_file_is_on_the_disk_before_it_gets_its_name(
         synced.append((str(Path(f"/proc/self/fd/{number}").readlink()), path.read_bytes()))
 
     monkeypatch.setattr(os, "fsync", fsync)
-    write_whole(path, b"new")
+    write_atomically(path, b"new")
     assert synced == [(f"{path}.part", b"old")]
     assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]
 
 
-def test_a_file_that_can_not_be_written_stays_as_it_was(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
-    write_whole(path, lambda file: np.save(file, np.arange(3)))
+    write_atomically(path, lambda file: np.save(file, np.arange(3)))
 
     def fail(file: IO[bytes]) -> None:
         file.write(b"half")
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        write_whole(path, fail)
+        write_atomically(path, fail)
     assert np.load(path).tolist() == [0, 1, 2] and list(tmp_path.iterdir()) == [path]

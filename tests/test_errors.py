@@ -1,4 +1,4 @@
-"""Which errors are a refusal of the disk or of a path, and which are defects."""
+"""Errors of the disk or a path are reported in one line; other errors are bugs."""
 
 import errno
 import os
@@ -20,7 +20,7 @@ from cxr.errors import CxrError, is_refused_by_disk, one_line, shown
 from cxr.pipeline.scratch import Scratch
 
 
-def of_system(code: int, *name: str) -> OSError:
+def system_error(code: int, *name: str) -> OSError:
     return OSError(code, os.strerror(code), *name)
 
 
@@ -28,8 +28,8 @@ def of_system(code: int, *name: str) -> OSError:
     "code",
     [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO],
 )
-def test_what_the_disk_refuses(code: int) -> None:
-    assert is_refused_by_disk(of_system(code)) and is_refused_by_disk(of_system(code, "x"))
+def test_disk_errors_are_recognized(code: int) -> None:
+    assert is_refused_by_disk(system_error(code)) and is_refused_by_disk(system_error(code, "x"))
 
 
 @pytest.mark.parametrize(
@@ -39,20 +39,20 @@ def test_what_the_disk_refuses(code: int) -> None:
         OSError("No space left on device"),
         OSError("x: 5 requested and 3 written"),
         OSError("encoder error -2 when writing image file"),
-        of_system(errno.ENOENT, "x"),
-        of_system(errno.ECONNREFUSED),
+        system_error(errno.ENOENT, "x"),
+        system_error(errno.ECONNREFUSED),
         requests.ConnectionError(errno.EIO, "x"),
         ssl.SSLError(errno.EPERM, "certificate verify failed"),
         shutil.Error([("a", "b", "[Errno 28] No space left on device")]),
     ],
     ids=repr,
 )
-def test_what_libraries_raise_is_no_refusal(error: OSError) -> None:
+def test_other_oserrors_of_libraries_are_not_disk_errors(error: OSError) -> None:
     assert not is_refused_by_disk(error)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_real_refusals_are_known() -> None:
+def test_real_disk_errors_are_recognized() -> None:
     with pytest.raises(OSError) as ours, open("/dev/full", "wb", buffering=0) as file:
         file.write(b"x")
     assert is_refused_by_disk(ours.value)
@@ -69,11 +69,11 @@ def test_real_refusals_are_known() -> None:
         (ValueError(" \n"), "ValueError"),
     ],
 )
-def test_an_exception_is_one_line(error: Exception, line: str) -> None:
+def test_an_exception_is_shown_as_one_line(error: Exception, line: str) -> None:
     assert one_line(error) == line
 
 
-def test_pillows_own_errors_are_no_refusals(tmp_path: Path) -> None:
+def test_errors_of_pillow_are_not_disk_errors(tmp_path: Path) -> None:
     Image.new("L", (64, 64)).save(tmp_path / "a.png")
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:-30])
     with pytest.raises(OSError) as cut:
@@ -95,12 +95,12 @@ def call(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (of_system(errno.ENOSPC), "cxr: while writing: No space left on device"),
-        (of_system(errno.ENAMETOOLONG, "xxx"), "cxr: xxx: File name too long"),
-        (of_system(errno.ENOENT, "x.csv"), "cxr: x.csv: No such file or directory"),
+        (system_error(errno.ENOSPC), "cxr: while writing: No space left on device"),
+        (system_error(errno.ENAMETOOLONG, "xxx"), "cxr: xxx: File name too long"),
+        (system_error(errno.ENOENT, "x.csv"), "cxr: x.csv: No such file or directory"),
     ],
 )
-def test_a_command_refuses_in_one_line(
+def test_a_command_reports_a_disk_error_in_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: OSError, line: str
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
@@ -113,12 +113,12 @@ def test_a_command_refuses_in_one_line(
     [
         OSError("image file is truncated"),
         requests.ConnectionError("no route"),
-        of_system(errno.ENOENT),
-        of_system(errno.ECONNRESET),
+        system_error(errno.ENOENT),
+        system_error(errno.ECONNRESET),
     ],
     ids=repr,
 )
-def test_a_commands_defect_shows_its_traceback(
+def test_a_bug_in_a_command_shows_its_traceback(
     monkeypatch: pytest.MonkeyPatch, error: OSError
 ) -> None:
     with pytest.raises(type(error)) as raised:
@@ -126,25 +126,25 @@ def test_a_commands_defect_shows_its_traceback(
     assert raised.value is error
 
 
-def test_a_disk_that_fills_up_while_outputs_are_published_is_known(
+def test_a_disk_full_while_publishing_is_recognized(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """shutil.copytree would make another error of it."""
+    """shutil.copytree would raise shutil.Error instead."""
     (tmp_path / "s/outputs/data/deep").mkdir(parents=True)
     (tmp_path / "s/outputs/data/deep/a.npy").write_text("a")
     workspace = tmp_path / "w"
     workspace.mkdir()
-    kept = Scratch("download", tmp_path / "s", "attempt")
-    kept.publish(("data",), workspace)
+    scratch = Scratch("download", tmp_path / "s", "attempt")
+    scratch.publish(("data",), workspace)
     assert (workspace / "data/deep/a.npy").read_text() == "a"
 
     def refuse(*_: object) -> None:
-        raise of_system(errno.ENOSPC)
+        raise system_error(errno.ENOSPC)
 
     monkeypatch.setattr(os, "link", refuse)
     monkeypatch.setattr(shutil, "copy2", refuse)
     with pytest.raises(OSError) as raised:
-        kept.publish(("data",), workspace)
+        scratch.publish(("data",), workspace)
     assert is_refused_by_disk(raised.value) and not isinstance(raised.value, CxrError)
 
 
@@ -160,7 +160,7 @@ def test_a_disk_that_fills_up_while_outputs_are_published_is_known(
         ("models:/cxr-data@champion, http://h and me@mail", None),
     ],
 )
-def test_no_message_holds_a_password(text: str, expected: str | None) -> None:
+def test_messages_contain_no_password(text: str, expected: str | None) -> None:
     assert shown(text) == (expected or text)
     assert str(CxrError(text)) == (expected or text)
 
@@ -171,12 +171,12 @@ def test_no_message_holds_a_password(text: str, expected: str | None) -> None:
         MemoryError(),
         ImportError("libtorch_cpu.so: failed to map segment from shared object"),
         ImportError("libc10.so: cannot allocate memory in static TLS block"),
-        of_system(errno.ENOMEM, "x"),
+        system_error(errno.ENOMEM, "x"),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
     ],
     ids=repr,
 )
-def test_out_of_memory_is_one_line_and_status_2(
+def test_out_of_memory_is_reported_in_one_line_with_status_2(
     error: Exception, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["/usr/bin/cxr"])
@@ -194,7 +194,7 @@ def test_other_errors_keep_their_traceback(capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().err == "ImportError: No module named 'x'\n"
 
 
-ADDRESS_SPACE = 1_000_000_000  # bytes; torch's libraries take more
+ADDRESS_SPACE = 1_000_000_000  # bytes; torch's libraries need more
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ ADDRESS_SPACE = 1_000_000_000  # bytes; torch's libraries take more
     ],
     ids=lambda command: command[0] + command[-1],
 )
-def test_too_little_address_space_is_one_line(command: list[str]) -> None:
+def test_too_little_address_space_is_reported_in_one_line(command: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False,
         env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "OPENBLAS_NUM_THREADS": "1"},
@@ -219,7 +219,7 @@ def test_too_little_address_space_is_one_line(command: list[str]) -> None:
     assert "out of memory: lib" in done.stderr
 
 
-# An id without a passwd entry, as in a container; it may read everything, whoever owns it.
+# A user id without a passwd entry, as in a container, with permission to read every file.
 NOBODY = [
     "setpriv", "--reuid=12345", "--regid=12345", "--clear-groups", "--inh-caps=+dac_read_search",
     "--ambient-caps=+dac_read_search",
@@ -241,7 +241,7 @@ CXR = ["-c", "from cxr.cli import main; main()"]
         ([*CXR, "audit", "reports/metrics.json"], {}, "export HOME=/tmp USER=cxr"),
     ],
 )
-def test_a_user_without_a_passwd_entry_is_told_what_to_set(
+def test_a_user_without_a_passwd_entry_gets_the_variables_to_set(
     command: list[str], env: dict[str, str], fix: str
 ) -> None:
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Numbers as text: what is not defined, and p-values below what three digits show."""
+"""Numbers as text, including undefined values and very small p-values."""
 
 import pytest
 

@@ -16,7 +16,7 @@ from cxr.audit import inputs, replay
 from cxr.audit.finding import Verdict
 from cxr.audit.project import Project
 from cxr.doctor import project as checks
-from cxr.doctor.context import Place
+from cxr.doctor.context import Clone
 from cxr.doctor.finding import MISSING, OK
 from cxr.documents import read_yaml
 from cxr.errors import CxrError
@@ -297,10 +297,10 @@ def test_two_projects_in_one_repository_name_their_experiments_differently(neste
 
 
 def test_the_doctor_reports_a_project_folder_that_is_not_committed(nested: Path) -> None:
-    assert checks.git_history(Place(nested)).verdict == OK
+    assert checks.git_history(Clone(nested)).verdict == OK
     uncommitted = nested.with_name("uncommitted")
     shutil.copytree(nested, uncommitted)
-    finding = checks.git_history(Place(uncommitted))
+    finding = checks.git_history(Clone(uncommitted))
     assert finding.verdict == MISSING
     assert f"has no dvc.yaml in {uncommitted}" in finding.found
 

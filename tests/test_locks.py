@@ -1,4 +1,4 @@
-"""Locks between processes, with and without the file system's own."""
+"""Locks between processes, on file systems with and without file locks."""
 
 import errno
 import fcntl
@@ -19,8 +19,8 @@ from cxr.errors import CxrError
 from cxr.locks import Timeout
 from cxr.pipeline import scratch
 
-# As flock(2) fails on NFS without its lock daemon, on Lustre without `-o flock`, and elsewhere.
-WITHOUT = [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP]
+# Errors of flock(2) on NFS without a lock daemon, Lustre without `-o flock`, and others.
+ERRNOS = [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP]
 HOLD = """
 import fcntl, sys, time
 from pathlib import Path
@@ -39,7 +39,7 @@ time.sleep(60)
 
 
 def without_locks(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """What `fcntl.flock` does on such a file system; 0 leaves it as it is."""
+    """Let `fcntl.flock` fail with this errno; 0 changes nothing."""
 
     def refused(*_: object) -> None:
         raise OSError(number, os.strerror(number))
@@ -58,8 +58,8 @@ def held(path: Path, number: int) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-@pytest.mark.parametrize("number", [0, *WITHOUT])
-def test_a_second_process_waits_and_can_name_the_first(
+@pytest.mark.parametrize("number", [0, *ERRNOS])
+def test_a_second_process_waits_and_names_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     without_locks(monkeypatch, number)
@@ -72,8 +72,8 @@ def test_a_second_process_waits_and_can_name_the_first(
         assert locks.how_to_end(lock).endswith(f"`kill {first.pid}`")
 
 
-@pytest.mark.parametrize("number", [0, *WITHOUT])
-def test_a_process_killed_by_kill_9_holds_nothing(
+@pytest.mark.parametrize("number", [0, *ERRNOS])
+def test_kill_9_releases_the_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     without_locks(monkeypatch, number)
@@ -86,10 +86,10 @@ def test_a_process_killed_by_kill_9_holds_nothing(
     lock.release()
 
 
-def test_a_lock_of_another_machine_names_it_and_what_to_delete(
+def test_a_lock_of_another_machine_names_the_machine_and_the_file_to_delete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether a process of another machine still runs can't be seen from here."""
+    """It is unknown whether a process on another machine is still running."""
     without_locks(monkeypatch, errno.ENOLCK)
     lock = locks.file_lock(scratch.folder_of(tmp_path) / "download.lock")
     Path(lock.lock_file).write_text("7\nnode3\n")
@@ -98,23 +98,23 @@ def test_a_lock_of_another_machine_names_it_and_what_to_delete(
         scratch.claimed(tmp_path, tmp_path, "download", "a" * 64, print),
     ):
         pass
-    assert str(caught.value).endswith(f"delete {lock.lock_file} if it no longer runs")
+    assert str(caught.value).endswith(f"delete {lock.lock_file} if it is no longer running")
     Path(lock.lock_file).unlink()
     with scratch.claimed(tmp_path, tmp_path, "download", "a" * 64, print):
         pass
 
 
-def test_a_lock_file_of_a_file_system_with_locks_blocks_nothing_on_one_without(
+def test_an_empty_lock_file_does_not_block_on_a_file_system_without_locks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A clone that was copied from a local disk brings empty ones."""
+    """As in a clone copied from a local disk."""
     (tmp_path / "mlflow.db.lock").touch()
     without_locks(monkeypatch, errno.ENOLCK)
     with locks.file_lock(tmp_path / "mlflow.db.lock").acquire(blocking=False):
         pass
 
 
-def test_a_sweep_says_that_dvcs_queue_needs_locks(
+def test_a_sweep_is_refused_without_file_locks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_locks(monkeypatch, errno.ENOLCK)
@@ -122,6 +122,6 @@ def test_a_sweep_says_that_dvcs_queue_needs_locks(
         sweep.run(None, tmp_path, print, print)  # type: ignore[arg-type]
 
 
-def test_the_name_of_this_machine_is_the_one_that_filelock_writes(tmp_path: Path) -> None:
+def test_filelock_writes_the_host_name_of_this_machine(tmp_path: Path) -> None:
     with SoftFileLock(tmp_path / "lock") as lock:
         assert Path(lock.lock_file).read_text().split()[1] == socket.gethostname()

@@ -1,4 +1,4 @@
-"""params.yaml means the same to us as to DVC, and a wrong value is named by its dotted key."""
+"""params.yaml is read as DVC reads it, and an invalid value is reported with its dotted key."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 def refusal(path: Path) -> str:
-    """The sentence with which a file is refused; by a model's own schema where ours lets it by."""
+    """The error message for a file, also from the schemas of the models."""
     with pytest.raises(CxrError) as caught:
         loaded = params.load(path)
         for name in MODELS:
@@ -37,13 +37,13 @@ def refusal(path: Path) -> str:
 
 
 @pytest.mark.parametrize("name", ["none.npz", "~nosuchuser/x.npz", "x" * 300, "a\0b", "."])
-def test_a_file_that_is_not_there_is_named(tmp_path: Path, name: str) -> None:
+def test_a_missing_external_file_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(CxrError, match=r"^download\.path: .* does not exist or is not a file"):
         params.named_file("download.path", name, tmp_path)
 
 
 @pytest.mark.parametrize("key", ["download.path", "gradcam.boxes", "train.squeezenet.weights"])
-def test_a_git_lfs_pointer_is_named_for_what_it_is(tmp_path: Path, key: str) -> None:
+def test_a_git_lfs_pointer_is_refused_with_the_fix(tmp_path: Path, key: str) -> None:
     path = tmp_path / "mine"
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 83000000\n")
     find = {
@@ -56,7 +56,7 @@ def test_a_git_lfs_pointer_is_named_for_what_it_is(tmp_path: Path, key: str) -> 
     assert f"{path} is a Git LFS pointer, not the file; run `git lfs pull`" in str(caught.value)
 
 
-def test_a_file_is_looked_for_from_the_root_and_from_home(
+def test_external_files_are_relative_to_the_root_or_the_home_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "x.npz"
@@ -67,7 +67,7 @@ def test_a_file_is_looked_for_from_the_root_and_from_home(
 
 
 def remove(path: Path, key: str) -> None:
-    """Take a dotted key out of a YAML file."""
+    """Remove a dotted key from a YAML file."""
     content = documents.read_yaml(path)
     *parents, last = key.split(".")
     section = content
@@ -77,7 +77,7 @@ def remove(path: Path, key: str) -> None:
     path.write_text(yaml.safe_dump(content))
 
 
-def test_the_committed_file_loads_with_every_model() -> None:
+def test_the_committed_file_is_valid_for_every_model() -> None:
     loaded = params.load(COMMITTED)
     assert params.model_names() == MODELS
     for name in MODELS:
@@ -85,7 +85,7 @@ def test_the_committed_file_loads_with_every_model() -> None:
         assert hyper.lr == load_yaml(str(COMMITTED))["train"][name]["lr"]
 
 
-def test_the_committed_file_reads_as_dvc_reads_it() -> None:
+def test_the_committed_file_is_read_as_dvc_reads_it() -> None:
     assert documents.read_yaml(COMMITTED) == load_yaml(str(COMMITTED))
 
 
@@ -93,15 +93,13 @@ def test_the_committed_file_reads_as_dvc_reads_it() -> None:
     ("text", "ours", "pyyamls"),
     [("1e-3", 0.001, "1e-3"), ("no", "no", False), ("010", 10, 8), ("1:30", "1:30", 90)],
 )
-def test_values_are_yaml_1_2_as_dvcs_are(
-    tmp_path: Path, text: str, ours: Any, pyyamls: Any
-) -> None:
+def test_values_are_yaml_1_2_as_in_dvc(tmp_path: Path, text: str, ours: Any, pyyamls: Any) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(f"value: {text}\n")
     read = documents.read_yaml(path)["value"]
     dvcs = load_yaml(str(path))["value"]
     assert (read, type(read)) == (ours, type(ours)) == (dvcs, type(dvcs))
-    assert yaml.safe_load(path.read_text())["value"] == pyyamls  # why PyYAML is not our reader
+    assert yaml.safe_load(path.read_text())["value"] == pyyamls  # why we do not use PyYAML
 
 
 @pytest.mark.parametrize(
@@ -119,7 +117,7 @@ def test_values_are_yaml_1_2_as_dvcs_are(
         ("gradcam.index", "indices"),
     ],
 )
-def test_a_mistyped_key_is_named_with_the_right_one(copy: Path, wrong: str, right: str) -> None:
+def test_a_mistyped_key_is_refused_with_the_right_one(copy: Path, wrong: str, right: str) -> None:
     change(copy, {wrong: 1})
     assert refusal(copy) == f"params.yaml: {wrong} is not a known key; did you mean `{right}`?"
 
@@ -133,7 +131,7 @@ def test_a_mistyped_key_is_named_with_the_right_one(copy: Path, wrong: str, righ
         ("train.vit.heads", "train.vit.haeds"),
     ],
 )
-def test_a_mistyped_key_is_named_rather_than_the_one_it_left_missing(
+def test_a_mistyped_key_is_reported_before_the_missing_one(
     copy: Path, right: str, wrong: str
 ) -> None:
     remove(copy, right)
@@ -142,7 +140,7 @@ def test_a_mistyped_key_is_named_rather_than_the_one_it_left_missing(
     assert refusal(copy) == f"params.yaml: {wrong} is not a known key; did you mean `{last}`?"
 
 
-def test_a_key_like_no_other_is_to_be_removed(copy: Path) -> None:
+def test_an_unknown_key_like_no_other_should_be_removed(copy: Path) -> None:
     change(copy, {"evaluate.zzz": 1})
     assert refusal(copy) == "params.yaml: evaluate.zzz is not a known key; remove it"
 
@@ -195,9 +193,9 @@ NAN, INF = float("nan"), float("inf")
         ("gradcam.indices", []),
     ],
 )
-def test_a_wrong_value_is_shown_beside_its_key(copy: Path, key: str, value: Any) -> None:
+def test_an_invalid_value_is_shown_with_its_key(copy: Path, key: str, value: Any) -> None:
     change(copy, {key: value})
-    assert refusal(copy).startswith(f"params.yaml: {key} is {value!r}: ")
+    assert refusal(copy).startswith(f"params.yaml: {key} is {value!r}; ")
 
 
 @pytest.mark.parametrize(
@@ -214,7 +212,7 @@ def test_a_missing_model_is_named(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_an_unknown_model_is_named_with_the_known_ones(copy: Path, whole: bool) -> None:
+def test_an_unknown_model_is_refused_with_the_known_ones(copy: Path, whole: bool) -> None:
     block = documents.read_yaml(copy)["train"]["cnn"]
     change(copy, {"train.foo": block if whole else {"lr": 0.1}})
     assert refusal(copy) == (
@@ -229,7 +227,7 @@ def test_source_file_needs_a_path(copy: Path, path: str | None) -> None:
 
 
 @pytest.mark.parametrize("source", ["medmnist", "phantom"])
-def test_a_path_that_the_source_does_not_read_is_refused(copy: Path, source: str) -> None:
+def test_a_path_that_the_source_ignores_is_refused(copy: Path, source: str) -> None:
     change(copy, {"download.source": source, "download.path": "mine.npz"})
     assert refusal(copy) == (
         f"params.yaml: download: path names mine.npz, but source is `{source}`, which does not "
@@ -259,14 +257,14 @@ def test_a_warmup_longer_than_the_training_is_refused(
          "gradcam.indices has 388, and download.phantom.test is 388; give indices below that"),
     ],
 )  # fmt: skip
-def test_maps_that_can_not_be_made_are_refused_before_any_training(
+def test_invalid_gradcam_settings_are_refused_before_training(
     copy: Path, changes: dict[str, Any], sentence: str
 ) -> None:
     change(copy, changes)
     assert refusal(copy) == f"params.yaml: {sentence}"
 
 
-def test_frozen_features_can_only_be_hflip(copy: Path) -> None:
+def test_frozen_features_allow_no_augmentation_but_hflip(copy: Path) -> None:
     change(copy, {"train.squeezenet.augment.translate": 0.1})
     assert refusal(copy).startswith("params.yaml: train.squeezenet: with freeze: true")
     change(copy, {"train.squeezenet.freeze": False})
@@ -284,12 +282,14 @@ def test_frozen_features_can_only_be_hflip(copy: Path) -> None:
         (b"seed: 2024-99-99\n", "month must be in 1..12"),
         (b"seed: !!int many\n", "is not valid YAML"),
         (b"{" * 2000, "is not valid YAML"),
-        (b"- seed\n", "must hold a mapping"),
-        (b"seed", "must hold a mapping"),
-        (b"", "must hold a mapping"),
+        (b"- seed\n", "must contain a mapping"),
+        (b"seed", "must contain a mapping"),
+        (b"", "must contain a mapping"),
     ],
 )
-def test_what_is_no_mapping_in_yaml_is_refused(copy: Path, content: bytes, words: str) -> None:
+def test_a_file_that_is_not_a_yaml_mapping_is_refused(
+    copy: Path, content: bytes, words: str
+) -> None:
     copy.write_bytes(content)
     text = refusal(copy)
     assert str(copy) in text and words in text
@@ -315,6 +315,6 @@ def test_params_are_frozen() -> None:
     assert isinstance(loaded.gradcam.indices, tuple) and isinstance(hyper.channels, tuple)
 
 
-def test_flatten_gives_dotted_names_and_keeps_lists_whole() -> None:
+def test_flatten_gives_dotted_names_and_keeps_lists() -> None:
     nested = {"a": 1, "b": {"c": [1, 2], "d": {"e": None}}, "f": {}}
     assert params.flatten(nested) == {"a": 1, "b.c": [1, 2], "b.d.e": None}

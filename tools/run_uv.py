@@ -17,7 +17,7 @@ from pathlib import Path
 
 VENV = Path(__file__).resolve().parents[1] / ".venv"
 
-# pip's setting, uv's variables, and what separates several values in them.
+# pip's setting, uv's variables, and the separator between several values.
 SETTINGS = [
     ("index-url", ["UV_DEFAULT_INDEX"], " "),
     ("extra-index-url", ["UV_INDEX"], " "),
@@ -43,13 +43,13 @@ def pip_settings(listing: str) -> dict[str, str]:
 
 
 def uv_environment(settings: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment in which uv fetches packages from where pip would fetch them."""
+    """Environment variables that make uv use pip's settings."""
     # As in pip, a version may come from any index; the hashes in the lock file identify it.
     variables = {"UV_INDEX_STRATEGY": "unsafe-best-match"}
     if has_system_certificates():
         variables["UV_SYSTEM_CERTS"] = "1"
     if not has_home():
-        variables["UV_CACHE_DIR"] = str(VENV / "cache")  # the default is the working folder
+        variables["UV_CACHE_DIR"] = str(VENV / "cache")  # the default is the current folder
     for name, targets, separator in SETTINGS:
         values = settings.get(name, "").split() if separator else [settings.get(name, "")]
         if any(values):
@@ -58,13 +58,13 @@ def uv_environment(settings: Mapping[str, str], environ: Mapping[str, str]) -> d
 
 
 def has_system_certificates() -> bool:
-    """Without them, as in small containers, uv and pip have their own."""
+    """Whether the system has CA certificates; small containers may not, and uv has its own."""
     paths = ssl.get_default_verify_paths()
     return bool(paths.cafile or (paths.capath and any(Path(paths.capath).iterdir())))
 
 
 def has_home() -> bool:
-    """Whether HOME is set or the user is a known one."""
+    """Whether the user has a home folder."""
     try:
         return Path.home().is_dir()
     except RuntimeError:

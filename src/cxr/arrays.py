@@ -1,4 +1,4 @@
-"""Types of arrays that several packages share."""
+"""Array types shared by several packages."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Files read within limits and never as code, and files written whole or not at all."""
+"""Read files within size limits and without executing them; write files atomically."""
 
 import json
 import math
@@ -17,35 +17,37 @@ from cxr.errors import CxrError, one_line
 
 T = TypeVar("T")
 
-MOST_YAML_BYTES = 2**18  # ours have 20 kB, and the parser takes a second for 70 kB
+MOST_YAML_BYTES = 2**18  # ours have 20 kB; the parser takes a second for 70 kB
 MOST_JSON_BYTES = 2**26  # a record of a thousand epochs has 1 MB, a list of 300,000 files 30 MB
 PIECE_BYTES = 2**16
-HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # an escape can make one, and no file can hold it
-CONFLICT = re.compile(rb"^<{7} ", re.MULTILINE)  # git's mark of a merge conflict
-MOST_DEPTH = 32  # of JSON, mappings and lists in each other; ours go down to seven
-MOST_INTEGER = 2**63  # beyond it other programs can't read a number
+LONE_SURROGATE = re.compile(
+    "[\ud800-\udfff]"
+)  # a JSON escape can produce one; UTF-8 can't store it
+CONFLICT = re.compile(rb"^<{7} ", re.MULTILINE)  # git's merge conflict marker
+MOST_DEPTH = 32  # nesting levels of JSON; our files have seven
+MOST_INTEGER = 2**63  # other programs can't read larger numbers
 
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # begins what stands for a file
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # start of a pointer
 
 
 def check_is_no_lfs_pointer(path: Path) -> None:
-    """CxrError where git has checked out a pointer of Git LFS instead of the file."""
+    """Raise CxrError if git has checked out a Git LFS pointer instead of the file."""
     try:
         with open(path, "rb") as file:
             start = file.read(len(LFS_POINTER))
-    except (OSError, ValueError):  # whoever reads the file reports that
+    except (OSError, ValueError):  # reported when the file is read
         return
     check_content_is_no_lfs_pointer(path, start)
 
 
 def check_content_is_no_lfs_pointer(path: Path, content: bytes) -> None:
-    """The same of a content that has been read, as from a pipe."""
+    """As `check_is_no_lfs_pointer`, for content already read, such as from a pipe."""
     if content.startswith(LFS_POINTER):
         raise CxrError(f"{path} is a Git LFS pointer, not the file; run `git lfs pull`")
 
 
 def read_within(path: Path, most_bytes: int) -> bytes:
-    """A file's content, piece by piece; ValueError where it has more bytes than that."""
+    """Read a file in pieces; ValueError if it has more than `most_bytes` bytes."""
     content = bytearray()
     with open(path, "rb") as file:
         while piece := file.read(PIECE_BYTES):
@@ -56,24 +58,26 @@ def read_within(path: Path, most_bytes: int) -> bytes:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds.
+    """Read a JSON file.
 
     Raises
     ------
     FileNotFoundError
     ValueError
-        Where it is no JSON of finite numbers, or beyond the limits above.
+        If it is not JSON, contains NaN or infinity, or exceeds the limits above.
     """
     return parse_json(read_within(path, MOST_JSON_BYTES))
 
 
-def read_made(path: Path, parse: Callable[[Any], T], read: Callable[[Path], Any] = read_json) -> T:
-    """What a file that the pipeline made holds, as `parse` makes it of the file's content.
+def read_output(
+    path: Path, parse: Callable[[Any], T], read: Callable[[Path], Any] = read_json
+) -> T:
+    """Read and parse a file written by the pipeline.
 
     Raises
     ------
     CxrError
-        With the remedy, where the file is missing or is not what the pipeline writes.
+        With the fix, if the file is missing or is not what the pipeline writes.
     """
     try:
         return parse(read(path))
@@ -84,20 +88,20 @@ def read_made(path: Path, parse: Callable[[Any], T], read: Callable[[Path], Any]
 
 
 def missing(path: Path) -> CxrError:
-    """Of an output of a stage."""
-    return CxrError(f"{path} is missing; `dvc pull` brings it, or `dvc repro` makes it")
+    """The error for a missing output of a stage."""
+    return CxrError(f"{path} is missing; fetch it with `dvc pull` or make it with `dvc repro`")
 
 
 def damaged(path: Path, cause: str) -> CxrError:
-    """Of an output of a stage, or of a file inside one."""
+    """The error for a damaged output of a stage, or a file inside one."""
     return CxrError(
-        f"{path} is damaged ({cause}); `dvc checkout --force {shlex.quote(str(path))}` restores "
-        "it, or `dvc repro` makes it again"
+        f"{path} is damaged ({cause}); restore it with `dvc checkout --force "
+        f"{shlex.quote(str(path))}` or make it again with `dvc repro`"
     )
 
 
 def validated(schema: TypeAdapter[T], content: Any) -> T:
-    """The content as its schema has it; ValueError with one line that names what is not so."""
+    """Validate content against a schema; ValueError with one line that names the first problem."""
     try:
         return schema.validate_python(content)
     except ValidationError as error:
@@ -105,12 +109,12 @@ def validated(schema: TypeAdapter[T], content: Any) -> T:
         raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
-def write_whole(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> None:
-    """Write a file that is whole or as it was before, also after a power failure.
+def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> None:
+    """Write a file atomically: after a power failure it has its old or its new content.
 
     Parameters
     ----------
-    content : the bytes, or what writes them into the open file that it is given.
+    content : the bytes, or a function that writes them to the open file.
     """
     part = path.with_name(f"{path.name}.part")
     try:
@@ -128,7 +132,7 @@ def write_whole(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> N
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML 1.2 mapping, read as DVC reads it; CxrError with one line where it is none."""
+    """Read a YAML 1.2 mapping as DVC reads it; CxrError with one line if it is not one."""
     try:
         content = parse_yaml(read_within(path, MOST_YAML_BYTES))
     except FileNotFoundError:
@@ -136,19 +140,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise CxrError(f"{path} {defect(path, f'is not valid YAML: {error}')}") from None
     if not isinstance(content, dict):
-        raise CxrError(f"{path} must hold a mapping of keys to values; {restoring(path)}")
+        raise CxrError(f"{path} must contain a mapping of keys to values; {restoring(path)}")
     return content
 
 
 def restoring(path: Path) -> str:
-    """How to get the committed version of a file back."""
+    """The command that restores the committed version of a file."""
     return f"restore it with `git checkout -- {shlex.quote(str(path))}`"
 
 
-def defect(path: Path, found: str) -> str:
-    """What is wrong with a file under git that can't be read, and the fix; `found` is its defect.
+def defect(path: Path, problem: str) -> str:
+    """The problem of an unreadable file that git tracks, with its fix.
 
-    After a merge that is a conflict, and git restores no file that has one.
+    If the file has merge conflicts, these are the problem, and `git checkout --` can't restore it.
     """
     with open(path, "rb") as file:
         start = file.read(MOST_YAML_BYTES)
@@ -157,51 +161,51 @@ def defect(path: Path, found: str) -> str:
             "has merge conflicts; resolve them, or keep one side with "
             f"`git checkout --ours {shlex.quote(str(path))}` (or --theirs)"
         )
-    return f"{found}; {restoring(path)}"
+    return f"{problem}; {restoring(path)}"
 
 
 def parse_yaml(text: bytes | str) -> Any:
-    """What a YAML 1.2 text holds; ValueError with one line where it is not YAML."""
+    """Parse YAML 1.2; ValueError with one line if it is invalid."""
     try:
-        # Not DVC's faster reader in C, which ends the process where a file nests too deeply.
+        # Not DVC's faster parser in C, which crashes the process on deeply nested files.
         return YAML(typ="safe", pure=True).load(text)
-    except Exception as error:  # ruamel lets out whatever the bytes lead it to
+    except Exception as error:  # ruamel can raise any exception on malformed bytes
         raise ValueError(" ".join(str(error).split())) from None
 
 
 def parse_json(text: bytes | str) -> Any:
-    """What a JSON text holds; ValueError as `read_json`."""
+    """Parse JSON; ValueError as in `read_json`."""
     try:
         content = json.loads(text, parse_constant=_finite, parse_float=_finite, parse_int=_bounded)
     except RecursionError:
-        raise ValueError("it nests too deeply") from None
+        raise ValueError("it is nested too deeply") from None
     _check_values(content)
     return content
 
 
 def _finite(text: str) -> float:
-    """A number of JSON; NaN and infinity are none, though Python reads and writes them."""
+    """Parse a number; NaN and infinity are not JSON, although Python reads and writes them."""
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{text} is no finite number")
+        raise ValueError(f"{text} is not a finite number")
     return value
 
 
 def _bounded(text: str) -> int:
     value = int(text)
     if abs(value) >= MOST_INTEGER:
-        raise ValueError("it holds a whole number of more than 63 bits")
+        raise ValueError("it contains an integer of more than 63 bits")
     return value
 
 
 def _check_values(content: Any) -> None:
-    """ValueError where values nest too deeply, or a text is not Unicode."""
+    """ValueError if values are nested too deeply, or a string is not valid Unicode."""
     level = [content]
     for _ in range(MOST_DEPTH):
-        if any(isinstance(each, str) and HALF_CHARACTER.search(each) for each in level):
-            raise ValueError("it holds a text that is not Unicode")
+        if any(isinstance(each, str) and LONE_SURROGATE.search(each) for each in level):
+            raise ValueError("it contains text that is not valid Unicode")
         mappings = [each for each in level if isinstance(each, dict)]
         lists = [each for each in level if isinstance(each, list)]
         level = [*chain(*mappings, *(each.values() for each in mappings), *lists)]
     if level:
-        raise ValueError(f"it nests more than {MOST_DEPTH} deep")
+        raise ValueError(f"it is nested more than {MOST_DEPTH} levels deep")

@@ -1,4 +1,4 @@
-"""Errors for people, each one line, and how text from a file may be shown."""
+"""One-line errors for users, and safe display of text from files."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
-# In an address, as of a database, a proxy or a remote.
+# In a URL, such as of a database, a proxy or a remote.
 PASSWORD = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s/:@'\"]*):[^\s'\"]*@", re.IGNORECASE)
-MOST_SHOWN = 1000  # characters of one message; a file may hold a name of a gigabyte
+MOST_SHOWN = 1000  # characters of a message; a name in a file can be a gigabyte long
 DISK_ERRNOS = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
 )
-# The words of the dynamic linker, the system and torch.
+# In messages of the dynamic linker, the operating system and torch.
 OUT_OF_MEMORY = ("failed to map segment", "annot allocate memory", "can't allocate memory")
-# numpy's own words for a full disk, which come without an errno.
+# numpy's message for a full disk, which has no errno.
 WRITTEN_IN_PART = re.compile(r"\d+ requested and \d+ written")
 
 
 class CxrError(Exception):
-    """Bad input or a call that can't be served; one line that names the problem and the fix.
+    """Bad input or an unusable environment; one line that names the problem and the fix.
 
     Stages and the command line print that line to stderr and exit with status 2. Any other
-    exception that reaches a person is a defect. Names out of a file are shown as `shown` has them.
+    exception that reaches a user is a bug. `shown` makes text from files safe to print.
     """
 
     def __init__(self, text: str) -> None:
@@ -34,35 +34,36 @@ class CxrError(Exception):
 
 
 def is_from_system(error: OSError) -> bool:
-    """Whether the operating system raised it: libraries derive their own from OSError.
+    """Whether the error comes from the operating system.
 
-    They come without an errno (Pillow, requests, shutil) or with a number of another list (ssl).
+    Libraries also derive errors from OSError: without an errno (Pillow, requests, shutil), or with
+    error numbers of their own (ssl).
     """
     return type(error).__module__ == "builtins" and isinstance(error.errno, int)
 
 
 def is_refused_by_disk(error: OSError) -> bool:
-    """Whether a disk is full, damaged or may not be read or written; any other is a defect."""
+    """Whether a disk is full or damaged, or access is denied; any other OSError is a bug."""
     if is_from_system(error):
         return error.errno in DISK_ERRNOS
     return type(error) is OSError and WRITTEN_IN_PART.fullmatch(str(error)) is not None
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of what an exception says; the name of its type where it says nothing."""
+    """The first line of an exception's message, or its type if the message is empty."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def without_passwords(text: str) -> str:
-    """A text with `***` for the password of every address in it."""
+    """Replace the password in every URL by `***`."""
     return PASSWORD.sub(r"\1:***@", text)
 
 
 def shown(text: str) -> str:
-    """A text in one line that commands no terminal and holds no password.
+    """Make text safe to print: one line, without terminal control sequences and passwords.
 
-    What does not print (line ends, escape sequences, marks that turn the direction of writing, lone
-    surrogates) stands as its escape, and of a long text the middle is left out.
+    Unprintable characters (line breaks, escape sequences, bidirectional marks, lone surrogates) are
+    escaped, and the middle of a long text is left out.
     """
     text = without_passwords(text)
     if len(text) > MOST_SHOWN:
@@ -73,7 +74,7 @@ def shown(text: str) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory is used up or limited; many libraries say so by name or in words alone."""
+    """Whether memory ran out; many libraries show it only by the error's name or message."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
@@ -85,9 +86,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def user_problem() -> tuple[str, str] | None:
-    """What a user without a passwd entry lacks, as in many containers, and the command to set it.
+    """The problem and the fix if the user has no home folder or name, as in many containers.
 
-    DVC and MLflow ask for a home folder and a name, and end in a traceback where there is none.
+    DVC and MLflow need both, and fail with a traceback without them.
     """
     settings = []
     try:
@@ -102,13 +103,13 @@ def user_problem() -> tuple[str, str] | None:
         return None
     names = " and ".join(each.partition("=")[0] for each in settings)
     return (
-        f"user {os.getuid()} has no passwd entry and no {names}, which DVC and MLflow need",
+        f"user {os.getuid()} has no passwd entry, and DVC and MLflow need {names} to be set",
         f"export {' '.join(settings)}",
     )
 
 
 def check_user() -> None:
-    """CxrError where DVC would fail for lack of a home folder or a name."""
+    """Raise CxrError if DVC would fail because the user has no home folder or name."""
     if problem := user_problem():
         raise CxrError(f"{problem[0]}; run `{problem[1]}`")
 
@@ -116,15 +117,14 @@ def check_user() -> None:
 def excepthook(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """Replaces `sys.excepthook`: what stops even an import is one line and status 2.
+    """Replace `sys.excepthook`: errors that stop an import become one line and exit status 2.
 
-    That is too little memory for torch, and a user without a home, before a stage or a command
-    starts.
+    These are too little memory to import torch, and a user without a home folder.
     """
     if is_out_of_memory(error):
         reason = f": {error}" if str(error) else ""
         problem = f"out of memory{reason}"
-        fix = "raise its limit (`ulimit -v`, the container's) or close other programs"
+        fix = "raise the memory limit (`ulimit -v`, or the container's) or close other programs"
     elif isinstance(error, (RuntimeError, KeyError, OSError)) and (user := user_problem()):
         problem, fix = user[0], f"run `{user[1]}`"
     else:

@@ -12,7 +12,7 @@ def count(n: int, noun: str) -> str:
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """`0.7123`; a dash if the value is not defined."""
+    """`0.7123`; a dash if the value is undefined."""
     return UNDEFINED if value is None else f"{value:,.{digits}f}"
 
 
@@ -32,7 +32,7 @@ def interval(ci: Sequence[float] | None, digits: int = 4) -> str:
 
 
 def with_interval(metrics: Mapping[str, Any], key: str) -> str:
-    """A metric and, if there is one under `<key>_ci`, its interval."""
+    """A metric, with its interval if `metrics` has one under `<key>_ci`."""
     ci = metrics.get(f"{key}_ci")
     return number(metrics[key]) + (f" {interval(ci)}" if ci else "")
 
@@ -45,7 +45,7 @@ def p_value(value: float | None) -> str:
 
 
 def comparison(compared: Mapping[str, Any]) -> str:
-    """A difference with its interval and p-value, after the two names: `a minus b: …`."""
+    """A difference with its interval and p-value, to print after `a minus b: `."""
     low, high = compared["ci"]
     return (
         f"{signed(compared['difference'])} [{signed(low)}, {signed(high)}], "

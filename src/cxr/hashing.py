@@ -11,22 +11,22 @@ from pydantic import Field
 
 from cxr.documents import missing
 
-MD5 = r"^[0-9a-f]{32}(\.dir)?$"  # of a file, or of a folder's list
+MD5 = r"^[0-9a-f]{32}(\.dir)?$"  # of a file or a folder
 Md5 = Annotated[str, Field(pattern=MD5)]
-IGNORED = "__pycache__"  # in .dvcignore, too
+IGNORED = "__pycache__"  # also in .dvcignore
 
 
 @dataclass(frozen=True)
 class Digest:
-    """A file or folder under DVC's name for its content."""
+    """Content of a file or folder, identified as DVC does."""
 
     md5: Md5
     size: int  # bytes
-    nfiles: int | None = None  # of a folder
+    nfiles: int | None = None  # files in a folder
 
 
 def digest(path: Path, md5_of: Callable[[Path], str] | None = None) -> Digest:
-    """MD5 of a file, or of a folder as DVC computes it; `md5_of` may remember big files."""
+    """MD5 of a file, or of a folder as DVC computes it; `md5_of` may use a cache."""
     md5_of = md5_of or md5_of_file
     if path.is_file():
         return Digest(md5_of(path), path.stat().st_size)
@@ -38,13 +38,13 @@ def digest(path: Path, md5_of: Callable[[Path], str] | None = None) -> Digest:
 
 
 def files_below(folder: Path) -> dict[str, Path]:
-    """The files that count as a folder's content, by their path in it."""
+    """The files that DVC hashes in a folder, by relative path."""
     found = (path for path in folder.rglob("*") if path.is_file() and IGNORED not in path.parts)
     return {path.relative_to(folder).as_posix(): path for path in found}
 
 
 def md5_of_folder(md5s: dict[str, str]) -> str:
-    """DVC's name for a folder, by the MD5 of each file in it: that of their sorted list."""
+    """DVC's hash of a folder: the MD5 of the sorted list of its files' MD5s."""
     entries = [{"md5": md5, "relpath": path} for path, md5 in sorted(md5s.items())]
     listing = json.dumps(entries, sort_keys=True)
     return hashlib.md5(listing.encode(), usedforsecurity=False).hexdigest() + ".dir"

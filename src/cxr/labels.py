@@ -1,7 +1,7 @@
 """The 14 findings of ChestMNIST, in its column order.
 
 Equal to `medmnist.INFO["chestmnist"]["label"]`, which is not imported here because `medmnist`
-imports torch; a test holds the two together.
+imports torch; a test compares the two.
 """
 
 import re
@@ -23,8 +23,8 @@ LABELS: tuple[str, ...] = (
     "hernia",
 )
 
-# What others call them, without separators: NIH's table of ChestX-ray14 and its table of boxes,
-# CheXpert, British spelling.
+# Other names, without separators: from NIH's table of ChestX-ray14 and its table of boxes,
+# CheXpert, and British spelling.
 ALIASES = {
     "pleuralthickening": "pleural",
     "pleuraleffusion": "effusion",
@@ -40,6 +40,6 @@ def bare(name: str) -> str:
 
 
 def canonical(name: str) -> str | None:
-    """Our name of a finding in any case and of any source, None if it is not one of the 14."""
+    """Our name of a finding, given any case or alias; None if it is not one of the 14."""
     plain = ALIASES.get(bare(name), bare(name))
     return plain if plain in LABELS else None

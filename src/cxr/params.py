@@ -1,6 +1,6 @@
 """params.yaml as frozen objects, checked for types and ranges.
 
-There are no defaults here: every value stands in params.yaml, where DVC tracks it. The file is read
+There are no defaults here: every value is in params.yaml, where DVC tracks it. The file is read
 with the parser that DVC uses (YAML 1.2), so that `1e-3` and `no` mean the same to both.
 """
 
@@ -16,18 +16,18 @@ from cxr.documents import check_is_no_lfs_pointer, read_yaml, restoring
 from cxr.errors import CxrError
 from cxr.paths import PARAMS_FILE
 
-WHOLE = "the file"  # what a message calls all of it
+WHOLE_FILE = "the file"  # in messages
 
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-# Above it AdamW's own arithmetic overflows, and nothing was ever trained so.
-Rate = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
+# Above 1000 AdamW's arithmetic overflows.
+LearningRate = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
-SHARED_BY_MODELS = {"inputs", "weights"}  # files of `cxr/models` that are not a model
+SHARED_BY_MODELS = {"inputs", "weights"}  # files in `cxr/models` that are not models
 
 
 class Section(BaseModel):
-    """A mapping of params.yaml: immutable, no conversion of types, no unknown keys."""
+    """A mapping in params.yaml: immutable, without type conversion, without unknown keys."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
@@ -57,7 +57,7 @@ class Download(Section):
 
 
 class TrainingRecipe(Section):
-    """What the models share, so that they are compared fairly."""
+    """Training settings shared by all models, for a fair comparison."""
 
     epochs: Count
     batch_size: Count
@@ -75,7 +75,7 @@ class TrainingRecipe(Section):
 
 
 class Augment(Section):
-    """Random changes of a training image; each is drawn anew for every image of every epoch."""
+    """Random augmentation of training images, drawn per image and epoch."""
 
     hflip: bool
     translate: Annotated[float, Field(ge=0, le=0.5)]
@@ -84,20 +84,20 @@ class Augment(Section):
     contrast: Fraction
 
     @property
-    def is_only_mirror(self) -> bool:
+    def is_hflip_only(self) -> bool:
         return not (self.translate or self.degrees or self.scale or self.contrast)
 
 
 class ModelParams(Section):
-    """What every model's block holds; a model's own module adds its network's hyper-parameters."""
+    """Parameters of every model; each model's module adds its own hyper-parameters."""
 
-    lr: Rate
+    lr: LearningRate
     weight_decay: NonNegative
     augment: Augment
 
 
 class ModelBlock(ModelParams):
-    """`train.<model>` before the model's own module has looked at the rest of its keys."""
+    """`train.<model>` before the model's module has checked its own keys."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="allow")
 
@@ -124,7 +124,7 @@ class Train(Section):
         return tuple(self.__pydantic_extra__)
 
     def block(self, model: str) -> ModelBlock:
-        """The block of one model; CxrError where params.yaml has none."""
+        """The block of one model; CxrError if params.yaml has none."""
         if model not in self.__pydantic_extra__:
             raise CxrError(f"{PARAMS_FILE}: train.{model} is missing; add the model's block")
         return self.__pydantic_extra__[model]
@@ -159,11 +159,11 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _gradcam_fits_the_rest(self) -> "Params":
-        """What would otherwise stop the last stage, after all trainings."""
-        asked, trained = set(self.gradcam.method), set(self.train.models)
-        if missing := sorted(trained - asked):
+        """Refuse settings that would otherwise fail in the last stage, after all trainings."""
+        explained, trained = set(self.gradcam.method), set(self.train.models)
+        if missing := sorted(trained - explained):
             raise ValueError(f"gradcam.method.{missing[0]} is missing; add the model")
-        if unknown := sorted(asked - set(model_names())):
+        if unknown := sorted(explained - set(model_names())):
             raise ValueError(f"gradcam.method.{unknown[0]} is not a model; remove it")
         n = getattr(self.download.phantom, self.gradcam.split)
         if self.download.source == "phantom" and max(self.gradcam.indices) >= n:
@@ -175,29 +175,29 @@ class Params(Section):
 
 
 def model_names() -> list[str]:
-    """The models: one file each in `cxr/models`."""
+    """The available models: one file each in `cxr/models`."""
     files = (Path(__file__).parent / "models").glob("[!_]*.py")
     return sorted({path.stem for path in files} - SHARED_BY_MODELS)
 
 
 def load(path: Path) -> Params:
-    """Read and check params.yaml; CxrError names the first wrong key, its value and its range."""
+    """Read and check params.yaml; CxrError names the first invalid key and what is expected."""
     return cast(Params, validate(Params, read_yaml(path), ()))
 
 
 def validate(schema: type[Section], values: dict[str, Any], prefix: tuple[str, ...]) -> Section:
-    """Check `values`, which stand at the dotted key `prefix` of params.yaml, against `schema`."""
+    """Check `values`, from the key `prefix` of params.yaml, against `schema`."""
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        # A mistyped key is the cause of the missing one beside it.
+        # If a key is mistyped, the correct key is missing too; report the typo.
         first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
-        raise CxrError(_sentence(first, schema, prefix)) from None
+        raise CxrError(_message(first, schema, prefix)) from None
 
 
 def change(path: Path, changes: dict[str, Any]) -> None:
     """Set dotted keys in a params.yaml, keeping its comments."""
-    read_yaml(path)  # refuses what the parser that keeps comments lets out as any exception
+    read_yaml(path)  # the parser that keeps comments can raise any exception on a damaged file
     yaml = YAML()
     yaml.width = 4096
     content = yaml.load(path)
@@ -207,32 +207,34 @@ def change(path: Path, changes: dict[str, Any]) -> None:
         for parent in parents:
             section = section.get(parent) if isinstance(section, dict) else None
         if not isinstance(section, dict):
-            raise CxrError(f"{path} has no place for {key}; {restoring(path)}")
+            raise CxrError(f"{path} has no section for {key}; {restoring(path)}")
         section[last] = value
     yaml.dump(content, path)
 
 
 def named_file(key: str, name: str, root: Path) -> Path:
-    """The user's own file that a parameter names; a relative path starts at `root`, the project's.
+    """Path of the user's own file that a parameter names, relative to the project's `root`.
 
     Raises
     ------
     CxrError
-        Where there is no such file, or a pointer of Git LFS instead.
+        If the file does not exist or is a Git LFS pointer.
     """
     try:
         path = root / Path(name).expanduser()
-        is_there = path.is_file()
-    except (OSError, RuntimeError, ValueError):  # a name that is too long, a ~user that is not here
-        path, is_there = root / name, False
-    if not is_there:
-        raise CxrError(f"{key}: {path} does not exist or is not a file; a path starts at {root}")
+        exists = path.is_file()
+    except (OSError, RuntimeError, ValueError):  # the name is too long, or ~user is unknown
+        path, exists = root / name, False
+    if not exists:
+        raise CxrError(
+            f"{key}: {path} does not exist or is not a file; relative paths start at {root}"
+        )
     check_is_no_lfs_pointer(path)
     return path
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one mapping of dotted names; lists stay whole."""
+    """Flatten nested mappings to dotted names; lists are kept as values."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{prefix}.{key}" if prefix else str(key)
@@ -243,23 +245,33 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _sentence(error: ErrorDetails, schema: type[Section], prefix: tuple[str, ...]) -> str:
-    key = ".".join(str(part) for part in (*prefix, *error["loc"])) or WHOLE
+def _message(error: ErrorDetails, schema: type[Section], prefix: tuple[str, ...]) -> str:
+    key = ".".join(str(part) for part in (*prefix, *error["loc"])) or WHOLE_FILE
     if error["type"] == "missing":
         return f"{PARAMS_FILE}: {key} is missing; add it"
     if error["type"] == "extra_forbidden":
         close = difflib.get_close_matches(
-            str(error["loc"][-1]), _keys_beside(error["loc"], schema), 1
+            str(error["loc"][-1]), _sibling_keys(error["loc"], schema), 1
         )
         hint = f"; did you mean `{close[0]}`?" if close else "; remove it"
         return f"{PARAMS_FILE}: {key} is not a known key{hint}"
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "value_error":
-        return f"{PARAMS_FILE}: {key}: {message}" if key != WHOLE else f"{PARAMS_FILE}: {message}"
-    return f"{PARAMS_FILE}: {key} is {error['input']!r}: {message[0].lower()}{message[1:]}"
+        return (
+            f"{PARAMS_FILE}: {key}: {message}" if key != WHOLE_FILE else f"{PARAMS_FILE}: {message}"
+        )
+    return f"{PARAMS_FILE}: {key} is {error['input']!r}; {_expectation(message)}"
 
 
-def _keys_beside(location: tuple[int | str, ...], schema: type[BaseModel]) -> list[str]:
+def _expectation(message: str) -> str:
+    """Pydantic's message without its subject: `expected a number greater than 0`."""
+    expected = message.removeprefix("Input should be ")
+    if expected == message:
+        return f"{message[0].lower()}{message[1:]}"
+    return f"expected {'a number ' * expected.startswith(('greater', 'less'))}{expected}"
+
+
+def _sibling_keys(location: tuple[int | str, ...], schema: type[BaseModel]) -> list[str]:
     current: Any = schema
     for part in location[:-1]:
         fields = getattr(current, "model_fields", {})

@@ -1,4 +1,4 @@
-"""Paths in the project that more than one file names, relative to its root."""
+"""Paths used by more than one module, relative to the project root."""
 
 from pathlib import PurePosixPath
 from typing import Annotated
@@ -31,11 +31,11 @@ SIDE_BY_SIDE = f"{SHEETS}/side-by-side"
 
 
 def is_inside(path: str) -> bool:
-    """Whether a path stays below the folder that it starts from: relative, in its shortest form."""
-    # A backslash separates folders on other systems, and what does not print can hide them.
+    """Whether a path is relative, normalized and stays below its starting folder."""
+    # A backslash separates folders on Windows; unprintable characters can hide separators.
     parts = PurePosixPath(path).parts
     plain = path.isprintable() and "\\" not in path and path == "/".join(parts)
-    # POSIX knows two roots, / and //.
+    # POSIX has two roots, / and //.
     return plain and bool(parts) and not path.startswith("/") and ".." not in parts
 
 

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar at a terminal, plain lines elsewhere."""
+"""Progress of long work: a bar in a terminal, plain lines elsewhere."""
 
 import logging
 import os
@@ -21,47 +21,49 @@ from rich.progress import (
 from cxr.errors import shown, without_passwords
 
 
-class _Unheard(Console):
-    """A console that goes on when nobody reads it any more; rich's own ends the process."""
+class _PipeTolerantConsole(Console):
+    """A console that continues after a broken pipe, where rich's own exits."""
 
     def on_broken_pipe(self) -> None:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self.file.fileno())
-        os.close(nowhere)
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, self.file.fileno())
+        os.close(devnull)
 
 
-QUIET = "CXR_QUIET"  # tells the stages that a command starts, too
+QUIET = "CXR_QUIET"  # an environment variable, so that stages started by a command see it
 
-console = _Unheard(soft_wrap=True, highlight=False)
-stderr_console = _Unheard(stderr=True, highlight=False)  # where stdout is for an answer
+console = _PipeTolerantConsole(soft_wrap=True, highlight=False)
+stderr_console = _PipeTolerantConsole(
+    stderr=True, highlight=False
+)  # for commands that print results to stdout
 log = logging.getLogger("cxr")
 
 
 class Advance(Protocol):
-    """Tells a bar how much is done, of how much."""
+    """Updates a progress bar."""
 
     def __call__(self, done: int, total: int) -> None: ...
 
 
 def be_quiet() -> None:
-    """Show no progress and no notes, here and in the stages that are started from here."""
+    """Hide progress and notes, in this process and in stages that it starts."""
     os.environ[QUIET] = "1"
 
 
 def is_quiet() -> bool:
-    """Whether only answers and errors are asked for."""
+    """Whether progress and notes are hidden."""
     return bool(os.environ.get(QUIET))
 
 
 def say(line: str) -> None:
-    """One line for the person who watches; above the bar where there is one."""
+    """Print a line of progress, above the bar if one is shown."""
     if not is_quiet():
         console.print(shown(line), markup=False)
     log.info(line)
 
 
 def note(line: str) -> None:
-    """What is not as it should be, and stops nothing."""
+    """Print a warning to stderr."""
     if not is_quiet():
         with suppress(OSError):
             print(shown(line), file=sys.stderr, flush=True)
@@ -69,23 +71,23 @@ def note(line: str) -> None:
 
 
 class _Formatter(logging.Formatter):
-    """Libraries log addresses, too."""
+    """Hides passwords, since libraries log URLs too."""
 
     def format(self, record: logging.LogRecord) -> str:
         return without_passwords(super().format(record))
 
 
-class _Quiet(logging.FileHandler):
-    """A full disk costs lines of a log, and no traceback."""
+class _SilentFileHandler(logging.FileHandler):
+    """Drops lines without a traceback if the disk is full."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         pass
 
 
 @contextmanager
-def kept(path: Path) -> Iterator[None]:
-    """Keep what is said, and what libraries log, in a file; it goes on with an earlier one."""
-    handler = _Quiet(path, encoding="utf-8", delay=True)
+def logged_to(path: Path) -> Iterator[None]:
+    """Append what is printed, and what libraries log, to a file."""
+    handler = _SilentFileHandler(path, encoding="utf-8", delay=True)
     handler.setFormatter(_Formatter("%(asctime)s %(message)s"))
     root = logging.getLogger()
     root.addHandler(handler)
@@ -99,9 +101,9 @@ def kept(path: Path) -> Iterator[None]:
 
 @contextmanager
 def bar(title: str, on: Console = console) -> Iterator[Advance]:
-    """A progress bar, gone when the work is; nothing at all where no terminal is.
+    """A progress bar that disappears when the work is done; hidden without a terminal.
 
-    Until it is told how much there is to do, it shows that the work goes on, and for how long.
+    Until the first update it is indeterminate and shows the elapsed time.
     """
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -122,7 +124,7 @@ def bar(title: str, on: Console = console) -> Iterator[Advance]:
 
 @contextmanager
 def steps(title: str, total: int) -> Iterator[Callable[[], None]]:
-    """A bar for work of so many steps, each of which is told when it is done."""
+    """A progress bar for `total` steps; call the yielded function after each."""
     done = 0
     with bar(title) as advance:
 

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM, SIGHUP and Ctrl-Z while work is under way."""
+"""Handle Ctrl-C, SIGTERM, SIGHUP and Ctrl-Z during long work."""
 
 import os
 import signal
@@ -6,23 +6,23 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-STOPPED = 130  # the exit status, as a shell has it of Ctrl-C
+STOPPED = 130  # exit status after Ctrl-C, as in a shell
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 Handler = Callable[[int, FrameType | None], None]
 
 
 class _State:
-    """Which signals have come; a process has one set of signal handlers."""
+    """The signals received; a process has one set of signal handlers."""
 
     def __init__(self) -> None:
-        self.delays = False  # the work must not be interrupted now
-        self.came = False
+        self.delays = False  # whether signals are delayed
+        self.received = False
 
     def handle(self, signum: int, frame: FrameType | None) -> None:
-        if not self.delays or self.came:  # a second signal is not delayed
+        if not self.delays or self.received:  # a second signal is not delayed
             raise KeyboardInterrupt
-        self.came = True
+        self.received = True
 
 
 _state = _State()
@@ -34,11 +34,11 @@ def handled(
 ) -> Iterator[None]:
     """Install a signal handler, and restore the earlier ones at the end.
 
-    A signal that the process ignores, as SIGHUP under nohup, stays ignored.
+    A signal that the process ignores, such as SIGHUP under nohup, stays ignored.
 
     Parameters
     ----------
-    handler : default: raise KeyboardInterrupt, or wait for `delayed`.
+    handler : raises KeyboardInterrupt by default, later if within `delayed`.
     """
     earlier = {
         each: signal.signal(each, handler)
@@ -54,31 +54,31 @@ def handled(
 
 @contextmanager
 def delayed() -> Iterator[Callable[[], bool]]:
-    """Let work reach a point where it can stop; a second signal interrupts it at once.
+    """Delay a signal until the work can stop safely; a second signal interrupts it immediately.
 
     Yields
     ------
-    Whether a signal has come, as a function. The work should then raise KeyboardInterrupt as soon
-    as it can; if it ends first, leaving this context does.
+    A function that returns whether a signal was received. If so, the work should raise
+    KeyboardInterrupt as soon as it can; otherwise it is raised at the end of this context.
     """
-    _state.delays, _state.came = True, False
+    _state.delays, _state.received = True, False
     try:
-        yield lambda: _state.came
+        yield lambda: _state.received
     finally:
         _state.delays = False
-    if _state.came:
+    if _state.received:
         raise KeyboardInterrupt
 
 
 @contextmanager
 def suspended_together(send: Callable[[signal.Signals], None]) -> Iterator[None]:
-    """Ctrl-Z suspends what was started in process groups of its own, too, and `fg` resumes it.
+    """Let Ctrl-Z also suspend child process groups, and `fg` resume them.
 
-    A terminal sends its signals to the foreground's group alone.
+    A terminal sends signals to the foreground process group only.
 
     Parameters
     ----------
-    send : sends a signal to those groups.
+    send : sends a signal to the child process groups.
     """
 
     def suspend(signum: int, frame: FrameType | None) -> None:

@@ -178,7 +178,7 @@ def test_quiet_hides_progress_and_notes_but_logs_them(
     for quiet in (False, True):
         if quiet:
             monkeypatch.setenv(progress.QUIET, "1")
-        with progress.kept(tmp_path / "log.txt"):
+        with progress.logged_to(tmp_path / "log.txt"):
             progress.say("said")
             progress.note("noted")
         out, err = capfd.readouterr()

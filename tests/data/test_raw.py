@@ -287,8 +287,8 @@ def test_the_stages_name_the_users_file_and_keep_its_bytes(tmp_path: Path) -> No
     done = pipeline.run("python", "stages/preprocess.py")
     assert (done.returncode, done.stderr) == (
         2,
-        f"preprocess: {copied} is damaged (it is not the file that the download stage wrote); `dvc "
-        f"checkout --force {copied}` restores it, or `dvc repro` makes it again\n",
+        f"preprocess: {copied} is damaged (it is not the file that the download stage wrote); "
+        f"restore it with `dvc checkout --force {copied}` or make it again with `dvc repro`\n",
     )  # fmt: skip
 
 

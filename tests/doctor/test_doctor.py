@@ -1,4 +1,4 @@
-"""Each check of `cxr doctor` is made to find what it looks for."""
+"""Each check of `cxr doctor` reports the problem that it looks for."""
 
 import errno
 import fcntl
@@ -24,16 +24,16 @@ import sqlalchemy
 
 from cxr import doctor
 from cxr.doctor import finding, machine, project, services
-from cxr.doctor.context import Place
+from cxr.doctor.context import Clone
 from cxr.doctor.finding import MISSING, NOTE, OK, Finding
 
 ROOT = Path(__file__).parents[2]
-OFFLINE = {"data source", "weights"}  # what a machine without a network may find
+OFFLINE = {"data source", "weights"}  # checks that may fail without a network
 
 
 @pytest.fixture
-def clone(tmp_path: Path) -> Place:
-    """What the checks read of a project, in a git repository with a commit."""
+def clone(tmp_path: Path) -> Clone:
+    """A git repository with a commit and the files that the checks read."""
     folder = tmp_path / "clone"
     (folder / ".dvc" / "tmp").mkdir(parents=True)
     names = ("params.yaml", "dvc.yaml", "requirements.lock", "pyproject.toml", ".dvc/config")
@@ -42,10 +42,10 @@ def clone(tmp_path: Path) -> Place:
     identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
     for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-qm", "start"]):
         subprocess.run(["git", *command], cwd=folder, check=True)
-    return Place(folder)
+    return Clone(folder)
 
 
-def change(clone: Place, name: str, old: str, new: str) -> None:
+def change(clone: Clone, name: str, old: str, new: str) -> None:
     path = clone.root / name
     text = path.read_text()
     assert old in text
@@ -58,8 +58,8 @@ def closed_port() -> int:
         return int(taken.getsockname()[1])
 
 
-def of(check: Callable[[Place], Finding], clone: Place, verdict: str) -> Finding:
-    """A check's answer, which must have this verdict; something to do exactly where it may be."""
+def run_check(check: Callable[[Clone], Finding], clone: Clone, verdict: str) -> Finding:
+    """Run a check, which must return this verdict; a problem has a fix, and OK has none."""
     answer = check(clone)
     assert answer.verdict == verdict, answer
     if verdict == MISSING:
@@ -69,34 +69,36 @@ def of(check: Callable[[Place], Finding], clone: Place, verdict: str) -> Finding
     return answer
 
 
-def found(clone: Place, check: str) -> Finding:
-    """A check's finding as it is printed."""
-    return doctor._finding(check, Place(clone.root))
+def finding_of(clone: Clone, check: str) -> Finding:
+    """A check's finding as it is printed, also if the check raises."""
+    return doctor._finding(check, Clone(clone.root))
 
 
-def test_python_of_before(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    of(machine.python, clone, OK)
+def test_an_old_python_is_a_problem(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_check(machine.python, clone, OK)
     monkeypatch.setattr(machine.sys, "version_info", (3, 9, 2))
-    answer = of(machine.python, clone, MISSING)
+    answer = run_check(machine.python, clone, MISSING)
     assert answer.found.startswith("3.9.2 ") and "3.11 or newer" in answer.found
 
 
-def test_least_python_is_the_projects() -> None:
-    least = ".".join(map(str, machine.LEAST_PYTHON))
-    assert f'requires-python = ">={least}"' in (ROOT / "pyproject.toml").read_text()
+def test_the_minimum_python_is_that_of_pyproject_toml() -> None:
+    minimum = ".".join(map(str, machine.MIN_PYTHON))
+    assert f'requires-python = ">={minimum}"' in (ROOT / "pyproject.toml").read_text()
 
 
-def test_python_without_venv(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_without_the_venv_module_is_a_problem(
+    clone: Clone, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(machine, "find_spec", lambda name: None)
-    assert "venv" in of(machine.python, clone, MISSING).found
+    assert "venv" in run_check(machine.python, clone, MISSING).found
     (clone.root / ".venv").mkdir()
-    of(machine.python, clone, OK)
+    run_check(machine.python, clone, OK)
 
 
-def test_a_version_that_differs_is_named(clone: Place) -> None:
+def test_a_package_whose_version_differs_from_the_lock_file_is_named(clone: Clone) -> None:
     here = metadata.version("numpy")
     change(clone, "requirements.lock", f"numpy=={here} ", "numpy==0.0.1 ")
-    answer = of(machine.packages, clone, NOTE)
+    answer = run_check(machine.packages, clone, NOTE)
     assert f"numpy is {here}, not 0.0.1" in answer.found
     assert answer.fix == "make setup"
     (clone.root / ".venv").mkdir()
@@ -104,51 +106,55 @@ def test_a_version_that_differs_is_named(clone: Place) -> None:
     assert machine.packages(clone).fix == "make --always-make setup"
 
 
-def test_a_package_that_the_code_imports_is_missing(clone: Place) -> None:
+def test_a_missing_package_that_the_code_imports_is_a_problem(clone: Clone) -> None:
     change(clone, "pyproject.toml", '"torch>=', '"no.such_package>=')
     change(clone, "requirements.lock", "torch==", "no-such-package==")
-    assert "no-such-package" in of(machine.packages, clone, MISSING).found
+    assert "no-such-package" in run_check(machine.packages, clone, MISSING).found
 
 
-def test_a_package_of_another_machine_is_no_trouble(clone: Place) -> None:
+def test_a_package_for_another_platform_is_ignored(clone: Clone) -> None:
     before = machine.packages(clone)
     with open(clone.root / "requirements.lock", "a") as file:
         file.write("no-such-package==1.0 ; sys_platform == 'win32' \\\n")
     assert machine.packages(clone) == before
 
 
-def test_no_package_at_all(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_any_package_the_fix_is_make_setup(
+    clone: Clone, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "packaging.requirements", None)
-    answer = of(machine.packages, clone, MISSING)
+    answer = run_check(machine.packages, clone, MISSING)
     assert (answer.found, answer.fix) == ("not installed", "make setup")
 
 
 @pytest.mark.parametrize(("free", "verdict"), [(1e9, MISSING), (7e9, MISSING), (9e9, OK)])
-def test_disk_as_the_readme_says(
-    clone: Place, monkeypatch: pytest.MonkeyPatch, free: float, verdict: str
+def test_free_disk_space_is_compared_with_the_readme(
+    clone: Clone, monkeypatch: pytest.MonkeyPatch, free: float, verdict: str
 ) -> None:
     """`make setup` and ChestMNIST at 28 px need 8 GB."""
     monkeypatch.setattr(machine.sys, "prefix", machine.sys.base_prefix)
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
-    assert f"{free / 1e9:.1f} GB free" in of(machine.disk, clone, verdict).found
+    assert f"{free / 1e9:.1f} GB free" in run_check(machine.disk, clone, verdict).found
 
 
-def test_memory(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_is_a_problem(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_memory_limit", lambda: float("inf"))
-    monkeypatch.setattr(machine, "LEAST_MEMORY", 1.0)
-    of(machine.memory, clone, OK)
-    monkeypatch.setattr(machine, "LEAST_MEMORY", 1e18)
-    of(machine.memory, clone, MISSING)
+    monkeypatch.setattr(machine, "MIN_MEMORY", 1.0)
+    run_check(machine.memory, clone, OK)
+    monkeypatch.setattr(machine, "MIN_MEMORY", 1e18)
+    run_check(machine.memory, clone, MISSING)
 
 
-def test_a_container_has_less_memory(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_limit_of_a_container_counts(
+    clone: Clone, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(machine, "_memory_limit", lambda: 1.5e9)
-    assert "1.5 GB of 1.5 GB" in of(machine.memory, clone, MISSING).found
+    assert "1.5 GB of 1.5 GB" in run_check(machine.memory, clone, MISSING).found
 
 
-def test_more_threads_than_cores(clone: Place) -> None:
+def test_more_threads_than_cores_is_a_note(clone: Clone) -> None:
     change(clone, "params.yaml", "threads: 2 ", "threads: 999 ")
-    answer = of(machine.cores, Place(clone.root), NOTE)
+    answer = run_check(machine.cores, Clone(clone.root), NOTE)
     assert "threads: 999" in answer.found
     assert f"threads={len(os.sched_getaffinity(0))} " in answer.fix
 
@@ -161,8 +167,8 @@ def test_more_threads_than_cores(clone: Place) -> None:
         ("import no_such_torch", NOTE, "No module named 'no_such_torch'"),
     ],
 )
-def test_a_gpu_and_whether_torch_can_use_it(
-    clone: Place,
+def test_whether_torch_can_use_the_gpu_is_reported(
+    clone: Clone,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     torch: str,
@@ -174,26 +180,30 @@ def test_a_gpu_and_whether_torch_can_use_it(
     smi.chmod(0o755)
     monkeypatch.setattr(machine.shutil, "which", lambda name: str(smi))
     monkeypatch.setattr(machine, "ASK_TORCH", torch)
-    answer = of(machine.gpu, clone, verdict)
+    answer = run_check(machine.gpu, clone, verdict)
     assert answer.found.startswith("NVIDIA H100; ") and says in answer.found
 
 
-def test_torch_is_asked_what_training_asks() -> None:
+def test_the_question_to_torch_runs() -> None:
     done = subprocess.run([sys.executable, "-c", machine.ASK_TORCH], capture_output=True, text=True)
     assert done.stdout.strip() in ("True", "False"), done.stderr
 
 
-def test_a_driver_that_fails(clone: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_driver_is_a_note(
+    clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     smi = tmp_path / "nvidia-smi"
     smi.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'\nexit 9\n")
     smi.chmod(0o755)
     monkeypatch.setattr(machine.shutil, "which", lambda name: str(smi))
-    assert "NVIDIA-SMI has failed" in of(machine.gpu, clone, NOTE).found
+    assert "NVIDIA-SMI has failed" in run_check(machine.gpu, clone, NOTE).found
 
 
-def test_a_user_without_a_passwd_entry(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a container that runs as any id; by the libraries' own questions."""
-    of(machine.user, clone, OK)
+def test_a_user_without_a_passwd_entry_needs_home_and_user(
+    clone: Clone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container with an arbitrary user id, asked as the libraries do."""
+    run_check(machine.user, clone, OK)
 
     def unknown(uid: int) -> None:
         raise KeyError(f"getpwuid(): uid not found: {uid}")
@@ -201,24 +211,26 @@ def test_a_user_without_a_passwd_entry(clone: Place, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     for name in ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME"):
         monkeypatch.delenv(name, raising=False)
-    answer = of(machine.user, clone, MISSING)
+    answer = run_check(machine.user, clone, MISSING)
     assert answer.fix == "export HOME=/tmp USER=cxr"
     monkeypatch.setenv("HOME", "/")
-    assert of(machine.user, clone, MISSING).fix == "export USER=cxr"
+    assert run_check(machine.user, clone, MISSING).fix == "export USER=cxr"
     monkeypatch.setenv("USER", "x")
-    of(machine.user, clone, OK)
+    run_check(machine.user, clone, OK)
 
 
-def test_git(clone: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "at commit" in of(project.git_history, clone, OK).found
+def test_missing_git_repository_or_commit_is_a_problem(
+    clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "at commit" in run_check(project.git_history, clone, OK).found
     empty = tmp_path / "empty"
     empty.mkdir()
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
-    assert "not a git repository" in of(project.git_history, Place(empty), MISSING).found
+    assert "not a git repository" in run_check(project.git_history, Clone(empty), MISSING).found
     subprocess.run(["git", "init", "-q"], cwd=empty, check=True)
-    assert "without a commit" in of(project.git_history, Place(empty), MISSING).found
+    assert "has no commit yet" in run_check(project.git_history, Clone(empty), MISSING).found
     monkeypatch.setattr(project.shutil, "which", lambda name: None)
-    assert "not installed" in of(project.git_history, clone, MISSING).found
+    assert "not installed" in run_check(project.git_history, clone, MISSING).found
 
 
 @pytest.mark.parametrize(
@@ -229,182 +241,194 @@ def test_git(clone: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         ("threads:", "thread:", "did you mean `threads`?"),
     ],
 )
-def test_parameters(clone: Place, old: str, new: str, says: str) -> None:
-    of(project.parameters, clone, OK)
+def test_a_problem_in_params_yaml_is_reported(clone: Clone, old: str, new: str, says: str) -> None:
+    run_check(project.parameters, clone, OK)
     change(clone, "params.yaml", old, new)
-    answer = of(project.parameters, clone, MISSING)
+    answer = run_check(project.parameters, clone, MISSING)
     assert says in f"{answer.found}; {answer.fix}"
 
 
-def test_pipeline(clone: Place) -> None:
-    assert "8 stages" in of(project.pipeline, clone, OK).found
+def test_a_damaged_dvc_lock_or_dvc_yaml_is_reported(clone: Clone) -> None:
+    assert "8 stages" in run_check(project.pipeline, clone, OK).found
     (clone.root / "dvc.lock").write_text("schema: '2.0'\nstages: 5\n")
-    answer = found(clone, "pipeline")
+    answer = finding_of(clone, "pipeline")
     assert "dvc.lock is damaged" in answer.found and "or delete it" in answer.fix
     (clone.root / "dvc.yaml").write_text("stages: [1]\n")
-    assert "is no pipeline" in found(clone, "pipeline").found
+    assert "is not a valid pipeline" in finding_of(clone, "pipeline").found
 
 
-def test_windows_line_endings_and_a_fix_that_keeps_edits(clone: Place) -> None:
+def test_the_fix_for_windows_line_endings_keeps_edits(clone: Clone) -> None:
     dvc_yaml = clone.root / "dvc.yaml"
     committed = dvc_yaml.read_bytes()
     dvc_yaml.write_bytes(committed.replace(b"\n", b"\r\n"))
     (clone.root / "src").mkdir()
     (clone.root / "stages").mkdir()
-    answer = of(project.pipeline, clone, MISSING)
-    assert "Windows line endings, unlike the commit, in dvc.yaml;" in answer.found
+    answer = run_check(project.pipeline, clone, MISSING)
+    assert "dvc.yaml: Windows line endings, unlike in the commit;" in answer.found
     subprocess.run(["bash", "-c", answer.fix], cwd=clone.root, check=True)
     assert dvc_yaml.read_bytes() == committed
-    of(project.pipeline, clone, OK)
+    run_check(project.pipeline, clone, OK)
 
 
-def test_own_files(clone: Place, tmp_path: Path) -> None:
-    of(project.own_files, clone, OK)
+def test_external_files_named_in_params_yaml_must_exist(clone: Clone, tmp_path: Path) -> None:
+    run_check(project.own_files, clone, OK)
     file = tmp_path / "images.npz"
     change(clone, "params.yaml", "path: null ", f"path: {file} ")
-    of(project.own_files, Place(clone.root), OK)  # `source` asks for no file
+    run_check(project.own_files, Clone(clone.root), OK)  # `source` does not read a file
     change(clone, "params.yaml", "source: medmnist ", "source: file ")
-    answer = found(clone, "own files")
+    answer = finding_of(clone, "own files")
     assert answer.found.startswith(f"download.path: {file} does not exist")
     change(clone, "params.yaml", f"path: {file} ", "path: ~nosuchuser/x.npz ")
-    assert "~nosuchuser" in found(clone, "own files").found
+    assert "~nosuchuser" in finding_of(clone, "own files").found
     change(clone, "params.yaml", "path: ~nosuchuser/x.npz ", f"path: {file} ")
     file.touch()
-    assert str(file) in of(project.own_files, Place(clone.root), OK).found
+    assert str(file) in run_check(project.own_files, Clone(clone.root), OK).found
 
 
-def test_cache(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert str(clone.root / ".dvc/cache") == of(project.cache, clone, OK).found
+def test_a_read_only_cache_or_damaged_configuration_is_a_problem(
+    clone: Clone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert str(clone.root / ".dvc/cache") == run_check(project.cache, clone, OK).found
     monkeypatch.setattr(project.os, "access", lambda path, mode: False)
-    assert "can't be written" in of(project.cache, clone, MISSING).found
+    assert "can't be written" in run_check(project.cache, clone, MISSING).found
     (clone.root / ".dvc" / "config").write_text("[core\n")
-    answer = found(clone, "cache")
+    answer = finding_of(clone, "cache")
     assert "can't be read" in answer.found and "config.local" in answer.fix
 
 
 @pytest.mark.parametrize("name", ["/x/bin/dvc", "stages/train.py"])
-def test_who_is_at_work(clone: Place, name: str) -> None:
-    of(project.locks, clone, OK)
+def test_running_stages_and_dvc_commands_are_listed(clone: Clone, name: str) -> None:
+    run_check(project.locks, clone, OK)
     with sleeping(name, clone.root.parent), sleeping("another", clone.root):
-        of(project.locks, clone, OK)
+        run_check(project.locks, clone, OK)
     with sleeping(name, clone.root) as process:
-        answer = of(project.locks, clone, NOTE)
+        answer = run_check(project.locks, clone, NOTE)
     assert f"process {process.pid} (" in answer.found and name in answer.found
 
 
-def test_a_file_system_without_locks(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """DVC's own remedy."""
-
+def test_without_file_locks_the_fix_is_dvcs_hardlink_lock(
+    clone: Clone, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refused(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refused)
-    answer = of(project.locks, clone, MISSING)
+    answer = run_check(project.locks, clone, MISSING)
     lock = clone.root / ".dvc/tmp/lock"
     assert answer.fix == f"dvc config --local core.hardlink_lock true && rm -f {lock}"
     (clone.root / ".dvc" / "config.local").write_text("[core]\n    hardlink_lock = true\n")
-    assert "cxr sweep" in of(project.locks, clone, NOTE).found
+    assert "cxr sweep" in run_check(project.locks, clone, NOTE).found
     with sleeping("dvc", clone.root):
-        assert "at work here" in of(project.locks, clone, NOTE).found
+        assert "running in this clone" in run_check(project.locks, clone, NOTE).found
 
 
-def test_a_queue_with_failures(clone: Place) -> None:
-    of(project.queue, clone, OK)
+def test_queued_and_failed_experiments_are_counted(clone: Clone) -> None:
+    run_check(project.queue, clone, OK)
     stash(clone, project.QUEUED)
-    assert of(project.queue, clone, NOTE).fix == "dvc queue start"
+    assert run_check(project.queue, clone, NOTE).fix == "dvc queue start"
     stash(clone, project.FAILED)
-    answer = of(project.queue, clone, NOTE)
-    assert answer.found == "failed experiments: 1, waiting: 1"
+    answer = run_check(project.queue, clone, NOTE)
+    assert answer.found == "failed experiments: 1, queued or running: 1"
 
 
-def test_the_queues_names_are_dvcs() -> None:
+def test_the_refs_of_the_queue_are_those_of_dvc() -> None:
     from dvc.repo.experiments.refs import CELERY_FAILED_STASH, CELERY_STASH
 
     assert (project.QUEUED, project.FAILED) == (CELERY_STASH, CELERY_FAILED_STASH)
 
 
-def test_a_refused_connection(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_connection_is_a_problem(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
     nowhere = f"http://127.0.0.1:{closed_port()}/x"
     monkeypatch.setattr("cxr.data.source.URLS", {28: nowhere})
     monkeypatch.setattr(services, "WEIGHTS_URL", nowhere)
     monkeypatch.setenv("TORCH_HOME", str(clone.root / "none"))
     for check in (services.data_source, services.weights):
-        answer = of(check, clone, MISSING)
+        answer = run_check(check, clone, MISSING)
         assert "127.0.0.1" in answer.found and "Connection refused" in answer.found
 
 
-def test_what_is_here_needs_no_network(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_downloaded_data_needs_no_network(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
     nowhere = f"http://127.0.0.1:{closed_port()}/x"
     monkeypatch.setattr("cxr.data.source.URLS", {28: nowhere})
     monkeypatch.setattr(services, "WEIGHTS_URL", nowhere)
     (clone.root / "data" / "raw").mkdir(parents=True)
     (clone.root / "data" / "raw" / "chest.npz").touch()
-    assert "not needed, data/raw exists" in of(services.data_source, clone, NOTE).found
+    assert (
+        "not needed because data/raw exists" in run_check(services.data_source, clone, NOTE).found
+    )
     (clone.root / "data" / "features").mkdir()
-    assert "not needed" in of(services.weights, clone, NOTE).found
+    assert "not needed" in run_check(services.weights, clone, NOTE).found
 
 
-def test_another_source_needs_no_network(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_source_other_than_medmnist_needs_no_network(
+    clone: Clone, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("cxr.data.source.URLS", {28: f"http://127.0.0.1:{closed_port()}/x"})
     change(clone, "params.yaml", "source: medmnist ", "source: phantom ")
-    found = of(services.data_source, Place(clone.root), NOTE).found
-    assert "not needed, download.source is phantom" in found
+    found = run_check(services.data_source, Clone(clone.root), NOTE).found
+    assert "not needed because download.source is phantom" in found
 
 
-def test_a_server_that_never_answers(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(services, "LIMIT", 0.2)
+def test_a_server_that_does_not_respond_times_out(
+    clone: Clone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "TIMEOUT", 0.2)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/x"
         monkeypatch.setattr("cxr.data.source.URLS", {28: url})
-        assert "127.0.0.1" in of(services.data_source, clone, MISSING).found
+        assert "127.0.0.1" in run_check(services.data_source, clone, MISSING).found
 
 
-def test_the_weights_are_torchvisions() -> None:
+def test_the_url_of_the_weights_is_that_of_torchvision() -> None:
     from torchvision.models import SqueezeNet1_1_Weights
 
     assert SqueezeNet1_1_Weights.IMAGENET1K_V1.url == services.WEIGHTS_URL
 
 
-def test_the_store_that_is_not_there_yet(clone: Place) -> None:
-    assert "the first stage makes" in of(services.store, clone, OK).found
+def test_a_store_that_does_not_exist_yet_is_ok(clone: Clone) -> None:
+    assert "the first stage creates" in run_check(services.store, clone, OK).found
 
 
-def test_a_store(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_must_be_writable(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
     with sqlite3.connect(clone.root / "mlflow.db") as base:
         base.execute("CREATE TABLE runs (run_uuid TEXT)")
     base.close()
-    of(services.store, clone, OK)
+    run_check(services.store, clone, OK)
     monkeypatch.setattr(services.os, "access", lambda path, mode: False)
-    answer = of(services.store, clone, MISSING)
+    answer = run_check(services.store, clone, MISSING)
     assert answer.fix.startswith(f"chmod u+w {clone.root / 'mlflow.db'}")
 
 
-def test_a_folder_as_mlflows_store(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_as_mlflows_store_is_refused(
+    clone: Clone, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for folder in ("./mlruns", "/srv/mlruns", "file:///srv/mlruns"):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", folder)
-        answer = found(clone, "mlflow")
+        answer = finding_of(clone, "mlflow")
         assert folder in answer.found and "sqlite:///FILE" in answer.fix
 
 
 @pytest.mark.parametrize("content", [b"no database", b""])
-def test_a_damaged_store(clone: Place, content: bytes) -> None:
+def test_a_damaged_store_is_a_problem(clone: Clone, content: bytes) -> None:
     (clone.root / "mlflow.db").write_bytes(content)
-    answer = found(clone, "mlflow")
+    answer = finding_of(clone, "mlflow")
     assert answer.verdict == MISSING and "cxr sync" in answer.fix
 
 
-def test_a_server_that_is_gone(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_mlflow_server_is_a_problem(
+    clone: Clone, monkeypatch: pytest.MonkeyPatch
+) -> None:
     uri = f"http://127.0.0.1:{closed_port()}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    answer = found(clone, "mlflow")
+    answer = finding_of(clone, "mlflow")
     assert uri in answer.found and "no server answers there" in answer.found
     assert "unset MLFLOW_TRACKING_URI" in answer.fix
 
 
 class Guarded(BaseHTTPRequestHandler):
-    """Answers whoever sends name and password."""
+    """Answers requests with the right user name and password."""
 
     def do_GET(self) -> None:
         sent = self.headers.get("Authorization", "")
@@ -415,72 +439,74 @@ class Guarded(BaseHTTPRequestHandler):
         pass
 
 
-def test_a_server_that_asks_for_a_password(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_password_in_the_url_is_used_but_not_printed(
+    clone: Clone, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with HTTPServer(("127.0.0.1", 0), Guarded) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv(
             "MLFLOW_TRACKING_URI", f"http://me:secret@127.0.0.1:{server.server_port}"
         )
-        of(services.store, clone, OK)
+        run_check(services.store, clone, OK)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
-            assert "401" in found(clone, "mlflow").found
-        told = run(clone, "doctor", "--json").stdout + run(clone, "doctor").stdout
+            assert "401" in finding_of(clone, "mlflow").found
+        printed = run(clone, "doctor", "--json").stdout + run(clone, "doctor").stdout
         server.shutdown()
-    assert told.count(f"http://me:***@127.0.0.1:{server.server_port}") == 2
-    assert "secret" not in told
+    assert printed.count(f"http://me:***@127.0.0.1:{server.server_port}") == 2
+    assert "secret" not in printed
 
 
-def test_a_database_whose_driver_is_not_installed(
-    clone: Place, monkeypatch: pytest.MonkeyPatch
+def test_a_missing_database_driver_is_a_problem(
+    clone: Clone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "mysql+nodriver://u:secret@127.0.0.1:1/x")
     error = ModuleNotFoundError("No module named 'nodriver'")
     monkeypatch.setattr(sqlalchemy, "create_engine", raising(error))
-    answer = found(clone, "mlflow")
+    answer = finding_of(clone, "mlflow")
     assert "No module named 'nodriver'" in answer.found and "driver" in answer.fix
 
 
-def test_a_database_that_refuses_and_one_that_answers(
-    clone: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_database_must_accept_a_connection(
+    clone: Clone, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """sqlalchemy's own sqlite, whose address stands for a server's."""
+    """With sqlite in place of a database server."""
     uri = "postgresql://u:secret@db.example.org/x"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     engine = sqlalchemy.create_engine
     monkeypatch.setattr(sqlalchemy, "create_engine", lambda asked: engine("sqlite:////no/where/x"))
-    answer = found(clone, "mlflow")
+    answer = finding_of(clone, "mlflow")
     assert "unable to open database file" in answer.found
     monkeypatch.setattr(sqlalchemy, "create_engine", lambda asked: engine("sqlite://"))
-    of(services.store, clone, OK)
-    finding.tell([answer])
+    run_check(services.store, clone, OK)
+    finding.print_findings([answer])
     assert "secret" not in capsys.readouterr().out
 
 
-def test_a_port_in_use(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_in_use_is_a_note(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         monkeypatch.setattr(services, "UI_PORT", taken.getsockname()[1])
-        of(services.port, clone, NOTE)
-    of(services.port, clone, OK)
+        run_check(services.port, clone, NOTE)
+    run_check(services.port, clone, OK)
 
 
-def test_json_and_status(clone: Place) -> None:
+def test_json_has_every_check_and_the_status_is_1_for_a_problem(clone: Clone) -> None:
     done = run(clone, "doctor", "--json")
-    told = json.loads(done.stdout)
-    checks = {each["check"]: each for each in told["checks"]}
+    report = json.loads(done.stdout)
+    checks = {each["check"]: each for each in report["checks"]}
     assert list(checks) == list(doctor.CHECKS)
     for each in checks.values():
         assert each.keys() == {"check", "verdict", "found", "try"}
         assert each["verdict"] in (OK, NOTE, MISSING)
     worst = {each["verdict"] for each in checks.values()}
-    assert told["verdict"] == next(v for v in (MISSING, NOTE, OK) if v in worst)
+    assert report["verdict"] == next(v for v in (MISSING, NOTE, OK) if v in worst)
     assert done.returncode == int(MISSING in worst)
     assert {name for name, each in checks.items() if each["verdict"] == MISSING} <= OFFLINE
 
 
-def test_a_line_a_check(clone: Place) -> None:
+def test_each_check_prints_one_line(clone: Clone) -> None:
     change(clone, "params.yaml", "seed: 0", "seed: zero")
     done = run(clone, "doctor")
     assert done.returncode == 1
@@ -496,8 +522,8 @@ def test_a_line_a_check(clone: Place) -> None:
     assert "✓" not in quiet.stdout and "✗ params" in quiet.stdout
 
 
-def test_it_works_with_hardly_anything(tmp_path: Path) -> None:
-    """No package, no git, no parameters: a finding each, and no traceback."""
+def test_it_works_without_packages_git_and_parameters(tmp_path: Path) -> None:
+    """Each check prints a finding, and there is no traceback."""
     (tmp_path / "dvc.yaml").write_text("stages: [")
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c",
@@ -508,12 +534,12 @@ def test_it_works_with_hardly_anything(tmp_path: Path) -> None:
     assert done.returncode == 1, done.stderr
     assert not done.stderr
     assert sum(line[0] in "✓!✗" for line in done.stdout.splitlines()) == len(doctor.CHECKS)
-    assert "not checked without the package" in done.stdout
+    assert "not checked: package " in done.stdout
     assert "✗ git " in done.stdout
 
 
 @pytest.mark.parametrize("command", [["cxr", "doctor"], ["python", "-m", "cxr.doctor"]])
-def test_a_terminal_that_knows_few_characters(clone: Place, command: list[str]) -> None:
+def test_marks_are_escaped_on_an_ascii_terminal(clone: Clone, command: list[str]) -> None:
     done = subprocess.run(
         [Path(sys.executable).parent / command[0], *command[1:]],
         cwd=clone.root, env=os.environ | {"PYTHONIOENCODING": "ascii"},
@@ -523,21 +549,23 @@ def test_a_terminal_that_knows_few_characters(clone: Place, command: list[str]) 
     assert "\\u2713 python " in done.stdout
 
 
-def test_a_check_that_breaks_stops_no_other(clone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(clone: Place) -> Finding:
-        raise RuntimeError("nobody thought of this")
+def test_an_exception_in_one_check_does_not_stop_the_others(
+    clone: Clone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(clone: Clone) -> Finding:
+        raise RuntimeError("unexpected")
 
     monkeypatch.setitem(doctor.CHECKS, "disk", broken)
     found = {each.check: each for each in doctor.examine(clone.root)}
-    assert found["disk"].found == "not checked: RuntimeError: nobody thought of this"
+    assert found["disk"].found == "not checked: RuntimeError: unexpected"
     assert len(found) == len(doctor.CHECKS)
 
 
-def test_names_fit_their_column() -> None:
+def test_names_of_checks_fit_their_column() -> None:
     assert max(map(len, doctor.CHECKS)) < finding.WIDTH
 
 
-def run(clone: Place, *arguments: str) -> "subprocess.CompletedProcess[str]":
+def run(clone: Clone, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [Path(sys.executable).parent / "cxr", *arguments],
         cwd=clone.root, capture_output=True, text=True,
@@ -546,14 +574,14 @@ def run(clone: Place, *arguments: str) -> "subprocess.CompletedProcess[str]":
 
 @contextmanager
 def sleeping(name: str, folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """A process with these words in its command."""
+    """A process with this name in its command line."""
     code = "import sys; print(flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", code, name]
     with subprocess.Popen(
         command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
-        process.stdout.readline()  # it runs: before that its command is this one's
+        process.stdout.readline()  # until then its command line is that of this process
         yield process
 
 
@@ -564,8 +592,8 @@ def raising(error: Exception) -> Callable[..., None]:
     return raises
 
 
-def stash(clone: Place, ref: str) -> None:
-    """An entry of a stash, as DVC keeps its queue."""
+def stash(clone: Clone, ref: str) -> None:
+    """Add an entry to a git stash, in which DVC stores its queue."""
     subprocess.run(
         ["git", "update-ref", "--create-reflog", "-m", "task", ref, "HEAD"],
         cwd=clone.root, check=True,

@@ -117,7 +117,7 @@ BAD: dict[str, tuple[Change, list[str], str]] = {
     "a record of a query": (
         write("records/train-cnn.json", RECORD.replace(MD5, "' OR 1=1 -- ")), ["sync"],
         "is damaged"),
-    "a pipeline of a list": (write("dvc.yaml", "- a\n"), ["audit"], "must hold a mapping"),
+    "a pipeline of a list": (write("dvc.yaml", "- a\n"), ["audit"], "must contain a mapping"),
     "a store that is text": (write("mlflow.db", "x" * 5000), ["sync"], "is damaged"),
     "no predictions": (nothing, ["score", "none.npz"], "none.npz does not exist"),
     "predictions that are a folder": (nothing, ["score", "."], "is a folder"),

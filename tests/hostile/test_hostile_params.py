@@ -14,9 +14,9 @@ NETWORKS = [importlib.import_module(f"cxr.models.{name}") for name in params.mod
 TEXT = (ROOT / "params.yaml").read_text()
 
 BAD: dict[str, tuple[str | bytes, str]] = {
-    "empty": ("", "must hold a mapping"),
-    "a list": ("- a\n- b\n", "must hold a mapping"),
-    "a word": ("word", "must hold a mapping"),
+    "empty": ("", "must contain a mapping"),
+    "a list": ("- a\n- b\n", "must contain a mapping"),
+    "a word": ("word", "must contain a mapping"),
     "a megabyte": (TEXT + "#" * 2**20, "has more than 262,144 bytes"),
     "a call of Python": (TEXT + "x: !!python/object/apply:os.system [ls]\n", "not valid YAML"),
     "two documents": (TEXT + "---\nseed: 1\n", "not valid YAML"),
@@ -77,7 +77,7 @@ def test_a_record_can_not_set_unknown_parameters(tmp_path: Path, key: str) -> No
     path = tmp_path / "params.yaml"
     path.write_text(TEXT)
     if "." in key:
-        assert f"has no place for {key}" in refusal(params.change, path, {key: 1})
+        assert f"has no section for {key}" in refusal(params.change, path, {key: 1})
         assert path.read_text() == TEXT
     else:  # a top-level key is added, and refused as unknown when the stage reads it
         params.change(path, {key: 1})

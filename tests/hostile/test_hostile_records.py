@@ -203,7 +203,7 @@ def test_an_invalid_list_counts_as_missing(clone: Path, content: bytes) -> None:
 
 @pytest.mark.parametrize("md5", ["", "..", "../../x", "/etc/passwd", "0" * 31, "ab\n"])
 def test_an_md5_never_points_outside_the_cache(clone: Path, md5: str) -> None:
-    assert "is no md5" in refusal(Repository(clone).object, md5)
+    assert "is not an MD5" in refusal(Repository(clone).object, md5)
 
 
 def test_an_origin_is_checked_when_it_is_created() -> None:

@@ -15,7 +15,7 @@ from cxr.data.splits import Origin
 from cxr.errors import CxrError
 from cxr.hashing import Digest
 from cxr.labels import LABELS
-from cxr.lineage.facts import DECIDING_PACKAGES, Facts
+from cxr.lineage.facts import RESULT_AFFECTING_PACKAGES, Facts
 from cxr.lineage.records import SCHEMA, Record
 from cxr.lineage.run_log import Registration, RunLog, Slide
 
@@ -77,7 +77,7 @@ def record() -> dict[str, Any]:
         },
         environment={
             "python": "3.11.7",
-            "packages": dict.fromkeys(DECIDING_PACKAGES, "1.0"),
+            "packages": dict.fromkeys(RESULT_AFFECTING_PACKAGES, "1.0"),
             "system": "Linux",
             "machine": "x86_64",
             "cpu": "a processor",

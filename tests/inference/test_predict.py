@@ -141,7 +141,7 @@ def test_a_model_of_other_labels_is_refused(project: Path, tmp_path: Path) -> No
         predict.load(str(folder), None)
     description["labels"][0] = LABELS[0]
     (folder / "model.json").write_text(json.dumps(description))
-    with pytest.raises(CxrError, match=r"cnn\.json is missing; `dvc pull`"):
+    with pytest.raises(CxrError, match=r"cnn\.json is missing; fetch it with `dvc pull`"):
         predict.load(str(folder), None)
 
 

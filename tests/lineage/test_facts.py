@@ -1,4 +1,4 @@
-"""What a stage's result depends on is found as DVC and git find it."""
+"""Facts agree with DVC and git, and the fingerprint changes only if the result can."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def facts(project: Path) -> Facts:
     return take_facts(declaration("go", project), project, {}, "cpu")
 
 
-def test_declaration_fills_in_variables(project: Path) -> None:
+def test_variables_in_a_declaration_are_filled_in(project: Path) -> None:
     assert declaration("go", project) == Declaration(
         stage="go",
         command="python stages/go.py a",
@@ -63,13 +63,13 @@ def test_declaration_fills_in_variables(project: Path) -> None:
     )
 
 
-def test_unknown_stage_is_named(project: Path) -> None:
-    with pytest.raises(CxrError, match="no stage `train-foo`; it has go"):
+def test_an_unknown_stage_is_refused_with_the_known_ones(project: Path) -> None:
+    with pytest.raises(CxrError, match="no stage `train-foo`; its stages are go"):
         declaration("train-foo", project)
 
 
-def test_digests_are_dvcs(tmp_path: Path) -> None:
-    """Against DVC's own hashing of a file and of a folder with subfolders."""
+def test_digests_equal_those_of_dvc(tmp_path: Path) -> None:
+    """For a file and for a folder with subfolders."""
     from dvc_data.hashfile.build import build
     from dvc_data.hashfile.db import HashFileDB
     from dvc_objects.fs.local import localfs
@@ -86,43 +86,43 @@ def test_digests_are_dvcs(tmp_path: Path) -> None:
     assert digest(folder).nfiles == 3
 
 
-def test_a_missing_dependency_is_one_line(project: Path) -> None:
+def test_a_missing_dependency_is_reported_with_the_fix(project: Path) -> None:
     (project / "data" / "one.txt").unlink()
     (project / "data").rmdir()
-    with pytest.raises(CxrError, match="data is missing; `dvc pull`"):
+    with pytest.raises(CxrError, match="data is missing; fetch it with `dvc pull`"):
         facts(project)
 
 
-def test_params_are_the_declared_ones_under_dotted_names(project: Path) -> None:
+def test_facts_have_the_declared_parameters_by_dotted_name(project: Path) -> None:
     assert facts(project).params == {"seed": 1, "train.a.lr": 0.001}
 
 
 def test_inputs_are_the_outputs_of_other_stages(project: Path) -> None:
-    """Also where the dependency is a folder that holds an output, or the output itself."""
+    """Also if the dependency is a folder with an output, or the output itself."""
     pipeline = project / "dvc.yaml"
     pipeline.write_text(
         pipeline.read_text()
         + "  before:\n    cmd: 'true'\n    outs: [data/one.txt]\n"
-        + "  beside:\n    cmd: 'true'\n    outs: [database]\n"
+        + "  other:\n    cmd: 'true'\n    outs: [database]\n"
     )
     assert facts(project).inputs == {"data/one.txt": md5_of_file(project / "data/one.txt")}
 
 
-def test_the_patch_brings_params_yaml_too(project: Path) -> None:
+def test_the_patch_includes_params_yaml(project: Path) -> None:
     (project / "params.yaml").write_text("seed: 1\nthreads: 2\ntrain: {a: {lr: 1e-3}, b: 3}\n")
     code = facts(project).code
     assert code["edited"] == []
     assert "+train: {a: {lr: 1e-3}, b: 3}" in code["patch"]
 
 
-def test_files_that_are_no_code_are_not_edited(project: Path) -> None:
+def test_files_that_are_not_code_do_not_count_as_edited(project: Path) -> None:
     (project / "src/cxr/py.typed").touch()
     git(project, "add", "-A")
     git(project, "commit", "-qm", "typed")
     assert facts(project).code["edited"] == []
 
 
-def test_clean_tree_has_no_patch(project: Path) -> None:
+def test_a_clean_tree_has_no_patch(project: Path) -> None:
     code = facts(project).code
     assert code["commit"] == git(project, "rev-parse", "HEAD")
     assert code["edited"] == []
@@ -130,8 +130,8 @@ def test_clean_tree_has_no_patch(project: Path) -> None:
     assert code["files"]["src/cxr/a.py"] == git(project, "rev-parse", "HEAD:src/cxr/a.py")
 
 
-def test_an_edit_of_same_size_and_time_is_seen(project: Path) -> None:
-    """`git status` may trust the time stamp; the blob hash does not."""
+def test_an_edit_with_the_same_size_and_time_is_found(project: Path) -> None:
+    """`git status` may rely on the time stamp; the blob hash does not."""
     path = project / "src/cxr/a.py"
     times = path.stat()
     path.write_text("x = 2\n")
@@ -141,8 +141,10 @@ def test_an_edit_of_same_size_and_time_is_seen(project: Path) -> None:
     assert "-x = 1\n+x = 2\n" in code["patch"]
 
 
-def test_the_patch_makes_the_tree_again(project: Path, tmp_path_factory: pytest.TempPathFactory):
-    """Edited, new and deleted files come back when the patch is applied to the commit."""
+def test_the_patch_reproduces_the_working_tree(
+    project: Path, tmp_path_factory: pytest.TempPathFactory
+):
+    """It restores edits, new files and deletions when applied to the commit."""
     (project / "src/cxr/a.py").write_text("x = 3\n")
     (project / "src/cxr/new.py").write_text("y = 4\n")
     (project / "stages/go.py").unlink()
@@ -156,12 +158,12 @@ def test_the_patch_makes_the_tree_again(project: Path, tmp_path_factory: pytest.
     assert git(project, "diff", "--cached", "--name-only") == ""
 
 
-def test_without_git_there_is_no_commit_and_no_failure(project: Path) -> None:
+def test_without_git_the_commit_is_none(project: Path) -> None:
     (project / ".git").rename(project / "elsewhere")
     assert facts(project).code["commit"] is None
 
 
-DECIDING_CHANGES = {
+RESULT_AFFECTING_CHANGES = {
     "data": lambda p: (p / "data/one.txt").write_text("two"),
     "code": lambda p: (p / "src/cxr/a.py").write_text("x = 2\n"),
     "parameter": lambda p: (p / "params.yaml").write_text(
@@ -169,16 +171,16 @@ DECIDING_CHANGES = {
     ),
 }
 OTHER_CHANGES = {
-    "another's parameter": lambda p: (p / "params.yaml").write_text(
+    "a parameter of another stage": lambda p: (p / "params.yaml").write_text(
         "seed: 1\nthreads: 2\ntrain: {a: {lr: 1e-3}, b: 3}\n"
     ),
     "a file that nothing imports": lambda p: (p / "src/cxr/other.py").write_text("z = 1\n"),
-    "another time": lambda p: os.utime(p / "data/one.txt", (1, 1)),
+    "a time stamp": lambda p: os.utime(p / "data/one.txt", (1, 1)),
 }
 
 
-@pytest.mark.parametrize("change", DECIDING_CHANGES.values(), ids=DECIDING_CHANGES)
-def test_what_decides_changes_the_fingerprint(project: Path, change) -> None:
+@pytest.mark.parametrize("change", RESULT_AFFECTING_CHANGES.values(), ids=RESULT_AFFECTING_CHANGES)
+def test_a_result_affecting_change_changes_the_fingerprint(project: Path, change) -> None:
     before = facts(project)
     change(project)
     after = facts(project)
@@ -187,7 +189,7 @@ def test_what_decides_changes_the_fingerprint(project: Path, change) -> None:
 
 
 @pytest.mark.parametrize("change", OTHER_CHANGES.values(), ids=OTHER_CHANGES)
-def test_what_does_not_decide_leaves_the_fingerprint(project: Path, change) -> None:
+def test_other_changes_leave_the_fingerprint_unchanged(project: Path, change) -> None:
     before = facts(project)
     change(project)
     after = facts(project)
@@ -195,7 +197,7 @@ def test_what_does_not_decide_leaves_the_fingerprint(project: Path, change) -> N
     assert changed(before, after) == []
 
 
-def test_device_and_packages_decide_and_mlflow_does_not(project: Path) -> None:
+def test_device_and_torch_affect_the_fingerprint_but_mlflow_does_not(project: Path) -> None:
     made = facts(project)
 
     def with_environment(**changes: object) -> str:
@@ -207,13 +209,13 @@ def test_device_and_packages_decide_and_mlflow_does_not(project: Path) -> None:
     assert with_environment(packages=packages | {"mlflow": "0"}) == made.fingerprint
 
 
-def test_facts_are_json(project: Path) -> None:
+def test_facts_can_be_stored_as_json(project: Path) -> None:
     assert json.loads(json.dumps(asdict(facts(project))))["dependencies"]["data"] == {
         "md5": digest(project / "data").md5, "size": 3, "nfiles": 1,
     }  # fmt: skip
 
 
-def test_a_folder_passes_over_compiled_python(tmp_path: Path) -> None:
+def test_compiled_python_is_not_part_of_a_folders_digest(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text("x = 1\n")
     before = digest(tmp_path)
     (tmp_path / "__pycache__").mkdir()
@@ -222,8 +224,10 @@ def test_a_folder_passes_over_compiled_python(tmp_path: Path) -> None:
     assert isinstance(before, Digest)
 
 
-def test_a_clone_has_the_committed_line_endings_whatever_its_git_is_told(tmp_path: Path) -> None:
-    """With core.autocrlf git calls a file clean that DVC and the audit would call another."""
+def test_a_clone_has_the_committed_line_endings_whatever_its_git_configuration(
+    tmp_path: Path,
+) -> None:
+    """With core.autocrlf git would call a file clean that DVC and the audit call changed."""
     (tmp_path / "a").mkdir()
     git(tmp_path / "a", "init", "-q")
     for name in (".gitattributes", "dvc.yaml", "src/cxr/lineage/facts.py"):

@@ -1,4 +1,4 @@
-"""The demo's clone: laid down, refreshed, and found again where the project has moved."""
+"""The demo's copy of the project is created, updated, and found again if the project moves."""
 
 import subprocess
 from pathlib import Path
@@ -30,7 +30,7 @@ def project(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_demo_has_the_tree_as_it_stands_and_results_of_its_own(project: Path) -> None:
+def test_the_demo_copies_the_working_tree_without_its_results(project: Path) -> None:
     (project / "edited.py").write_text("1")
     folder = demo.prepare(project)
     assert folder == project / ".demo"
@@ -41,9 +41,7 @@ def test_the_demo_has_the_tree_as_it_stands_and_results_of_its_own(project: Path
     assert read_yaml(project / "params.yaml")["download"]["source"] != "phantom"
 
 
-def test_a_second_demo_keeps_its_results_and_takes_what_has_changed(
-    project: Path, tmp_path: Path
-) -> None:
+def test_a_second_demo_keeps_its_results_and_copies_changes(project: Path, tmp_path: Path) -> None:
     (demo.prepare(project) / "dvc.lock").write_text("results of the demo\n")
     (project / "edited.py").write_text("2")
     (project / "dvc.lock").write_text("other results of the project\n")
@@ -55,6 +53,6 @@ def test_a_second_demo_keeps_its_results_and_takes_what_has_changed(
     assert (folder / "dvc.lock").read_text() == "results of the demo\n"
 
 
-def test_without_git_there_is_no_demo(tmp_path: Path) -> None:
-    with pytest.raises(CxrError, match="is no git clone"):
+def test_a_folder_that_is_not_a_git_clone_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CxrError, match="is not a git clone"):
         demo.prepare(tmp_path)

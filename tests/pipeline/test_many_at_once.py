@@ -1,4 +1,4 @@
-"""Several stages at once in one working copy, and a stage whose DVC is gone."""
+"""Several stages at once in one working copy, and a stage whose DVC process was killed."""
 
 import os
 import signal
@@ -27,13 +27,13 @@ def repro(pipeline: Pipeline, stage: str) -> subprocess.Popen[str]:
 
 
 def runs(pipeline: Pipeline, stage: str) -> list[Run]:
-    """Of the working copy, the last first."""
+    """The runs of a stage, latest first."""
     store = MlflowClient(f"sqlite:///{pipeline.folder / 'mlflow.db'}")
     ids = [each.experiment_id for each in store.search_experiments()]
     return list(store.search_runs(ids, f"tags.`cxr.stage` = '{stage}'"))
 
 
-def test_three_trainings_at_once(made: Pipeline) -> None:
+def test_three_trainings_can_run_at_once(made: Pipeline) -> None:
     stages = [f"train-{model}" for model in ("cnn", "squeezenet", "vit")]
     made.change(train__protocol__epochs=4)
     before = {stage: len(runs(made, stage)) for stage in stages}
@@ -49,8 +49,8 @@ def test_three_trainings_at_once(made: Pipeline) -> None:
     assert made.repro("--single-item", *stages) == []
 
 
-def test_an_orphan_is_named_and_what_it_made_is_taken(made: Pipeline) -> None:
-    """kill -9 of `dvc` leaves the training alive; the next `dvc repro` must not start a second."""
+def test_an_orphaned_stage_is_named_and_its_progress_is_reused(made: Pipeline) -> None:
+    """After `kill -9` of `dvc` training continues; the next `dvc repro` must not start another."""
     made.change(train__cnn__lr=0.004, train__protocol__epochs=150, train__protocol__patience=150)
     process = repro(made, "train-cnn")
     assert process.stdout is not None
@@ -64,7 +64,7 @@ def test_an_orphan_is_named_and_what_it_made_is_taken(made: Pipeline) -> None:
     assert second.returncode == 255
     (refusal,) = [line for line in second.stderr.splitlines() if line.startswith("train-cnn:")]
     assert (
-        "is already running this stage in this working copy; wait for it, or end it with `kill "
+        "is already running this stage in this working copy; wait for it, or stop it with `kill "
         in refusal
     )
     orphan = int(refusal.rsplit("`kill ", 1)[1].rstrip("`"))
@@ -77,7 +77,7 @@ def test_an_orphan_is_named_and_what_it_made_is_taken(made: Pipeline) -> None:
     assert store.get_run(run.info.run_id).info.status == "KILLED"
     third = made.run("dvc", "repro", "--single-item", "train-cnn")
     assert third.returncode == 0, third.stderr
-    assert "train-cnn: goes on from " in third.stdout  # a batch, or an epoch that has just ended
+    assert "train-cnn: resuming from " in third.stdout  # a batch, or a complete epoch
     done = store.get_run(run.info.run_id)
     assert done.info.status == "FINISHED"
     assert "cxr.failure" not in done.data.tags

@@ -1,4 +1,4 @@
-"""What `cxr repro` says of a run of the pipeline, and how it lets itself be stopped."""
+"""What `cxr repro` reports about a pipeline run, and how it can be interrupted."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from pipeline import ROOT, Pipeline
 from cxr.cli import summary
 from cxr.errors import CxrError
 from cxr.pipeline import repro
-from cxr.pipeline.repro import Done, How, Score, Summary
+from cxr.pipeline.repro import Outcome, Score, StageResult, Summary
 
 CXR = str(Path(sys.executable).parent / "cxr")
 LONG_AGO = "2024-05-01T10:00:00+00:00"
@@ -26,7 +26,7 @@ LONG_AGO = "2024-05-01T10:00:00+00:00"
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A clone in which three stages were run long ago, and the others were not."""
+    """A clone in which three stages ran long ago, and the others never."""
     (tmp_path / "records").mkdir()
     for name in ("dvc.yaml", "params.yaml"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
@@ -37,10 +37,10 @@ def clone(tmp_path: Path) -> Path:
 
 def write_record(folder: Path, stage: str, started: str, seconds: int) -> None:
     finished = datetime.fromisoformat(started) + timedelta(seconds=seconds)
-    told = record() | {"stage": stage, "started": started}
-    told["finished"] = finished.isoformat(timespec="seconds")
-    told["facts"]["stage"] = stage
-    (folder / "records" / f"{stage}.json").write_text(json.dumps(told))
+    content = record() | {"stage": stage, "started": started}
+    content["finished"] = finished.isoformat(timespec="seconds")
+    content["facts"]["stage"] = stage
+    (folder / "records" / f"{stage}.json").write_text(json.dumps(content))
 
 
 def write_metrics(folder: Path, source: str = "phantom") -> None:
@@ -50,14 +50,14 @@ def write_metrics(folder: Path, source: str = "phantom") -> None:
         for name, (val, test) in values.items()
     }
     (folder / "reports").mkdir(exist_ok=True)
-    about = {"data": {"name": "some-28", "source": source}, "models": models}
-    (folder / "reports" / "metrics.json").write_text(json.dumps(about))
+    metrics = {"data": {"name": "some-28", "source": source}, "models": models}
+    (folder / "reports" / "metrics.json").write_text(json.dumps(metrics))
 
 
 def reproduce(
     clone: Path, monkeypatch: pytest.MonkeyPatch, *stages: str, status: int = 0
 ) -> Summary:
-    """With a DVC that runs train-cnn, restores preprocess and leaves download as it is."""
+    """With a fake DVC that runs train-cnn, restores preprocess and leaves download unchanged."""
 
     def fake_dvc(project: Path, *_: Any) -> int:
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -69,40 +69,40 @@ def reproduce(
     return repro.repro(clone, list(stages), sys.stdout)
 
 
-def test_what_became_of_each_stage(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_outcome_of_each_stage_is_reported(
+    clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     done = reproduce(clone, monkeypatch)
     assert {each.stage: (each.how, each.seconds) for each in done.stages} == {
-        "download": (How.UNCHANGED, None),
-        "preprocess": (How.RESTORED, None),
-        "features": (How.NOT_MADE, None),
-        "train-cnn": (How.RAN, 75),
-        "train-squeezenet": (How.NOT_MADE, None),
-        "train-vit": (How.NOT_MADE, None),
-        "evaluate": (How.NOT_MADE, None),
-        "gradcam": (How.NOT_MADE, None),
+        "download": (Outcome.UNCHANGED, None),
+        "preprocess": (Outcome.RESTORED, None),
+        "features": (Outcome.NOT_MADE, None),
+        "train-cnn": (Outcome.RAN, 75),
+        "train-squeezenet": (Outcome.NOT_MADE, None),
+        "train-vit": (Outcome.NOT_MADE, None),
+        "evaluate": (Outcome.NOT_MADE, None),
+        "gradcam": (Outcome.NOT_MADE, None),
     }
     assert done.scores == {}
     assert json.loads(json.dumps(done.as_json()))["stages"][0]["how"] == "unchanged"
 
 
-def test_scores_beside_those_of_learning_nothing(
-    clone: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scores_include_trivial_baselines(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_metrics(clone)
     done = reproduce(clone, monkeypatch)
     assert done.scores == {"cnn": Score(0.7, 0.68), "all-negative": Score(0.5, None)}
     assert (done.data, done.is_phantom) == ("some-28", True)
-    assert reproduce(clone, monkeypatch, status=255).scores == {}, "they may be of before"
+    assert reproduce(clone, monkeypatch, status=255).scores == {}, "they may be from an earlier run"
 
 
-def test_a_stage_that_was_asked_for_is_told_with_all_it_needs_and_no_older_scores(
+def test_a_requested_stage_is_reported_with_its_dependencies_and_without_old_scores(
     clone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_metrics(clone)
     done = reproduce(clone, monkeypatch, "train-squeezenet")
     needed = ["download", "preprocess", "features", "train-squeezenet"]
     assert [each.stage for each in done.stages] == needed
-    assert done.scores == {}, "they are of an evaluation before"
+    assert done.scores == {}, "they are from an earlier evaluation"
     assert reproduce(clone, monkeypatch, "gradcam").scores != {}
 
 
@@ -112,32 +112,37 @@ def test_damaged_metrics_are_refused(
 ) -> None:
     write_metrics(clone)
     (clone / "reports" / "metrics.json").write_text(content)
-    with pytest.raises(CxrError, match=r"metrics\.json is damaged .*; `dvc checkout --force"):
+    sentence = r"metrics\.json is damaged .*; restore it with `dvc checkout --force"
+    with pytest.raises(CxrError, match=sentence):
         reproduce(clone, monkeypatch)
 
 
-def test_a_stage_that_is_none(clone: Path) -> None:
-    with pytest.raises(CxrError, match="has no stage 'train'; it has download, "):
+def test_an_unknown_stage_is_refused_with_the_known_ones(clone: Path) -> None:
+    with pytest.raises(CxrError, match="has no stage 'train'; its stages are download, "):
         repro.repro(clone, ["train"], sys.stdout)
 
 
-def told(done: Summary, folder: Path, capsys: pytest.CaptureFixture[str], **of: bool) -> list[str]:
-    summary.summary(done, folder, **of)
+def printed_summary(
+    done: Summary, folder: Path, capsys: pytest.CaptureFixture[str], **options: bool
+) -> list[str]:
+    summary.summary(done, folder, **options)
     return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines() if line.strip()]
 
 
 STAGES = [
-    Done("download", How.UNCHANGED, None, "2024-05-01T10:05:00+00:00"),
-    Done("preprocess", How.RESTORED, None, "2024-05-01T10:06:00+00:00"),
-    Done("train-cnn", How.RAN, 75, "2024-05-01T10:07:00+00:00"),
+    StageResult("download", Outcome.UNCHANGED, None, "2024-05-01T10:05:00+00:00"),
+    StageResult("preprocess", Outcome.RESTORED, None, "2024-05-01T10:06:00+00:00"),
+    StageResult("train-cnn", Outcome.RAN, 75, "2024-05-01T10:07:00+00:00"),
 ]
 
 
-def test_the_words_of_a_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_summary_lists_stages_scores_and_next_steps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_metrics(tmp_path)
     scores = {"cnn": Score(0.7, 0.68), "all-negative": Score(0.5, None)}
     done = Summary(0, STAGES, "some-28", True, scores)
-    lines = told(done, tmp_path, capsys)
+    lines = printed_summary(done, tmp_path, capsys)
     assert lines[:6] == [
         "download unchanged made 2024-05-01 10:05 UTC",
         "preprocess restored made 2024-05-01 10:06 UTC",
@@ -153,16 +158,16 @@ def test_the_words_of_a_summary(tmp_path: Path, capsys: pytest.CaptureFixture[st
         "make ui all runs, curves and figures in MLflow",
         "cxr audit trace and verify all results",
     ]
-    real = told(Summary(0, STAGES, "some-28", False, scores), tmp_path, capsys)
+    real = printed_summary(Summary(0, STAGES, "some-28", False, scores), tmp_path, capsys)
     assert "PHANTOM" not in "".join(real)
-    of_demo = told(done, tmp_path, capsys, of_demo=True)
+    of_demo = printed_summary(done, tmp_path, capsys, of_demo=True)
     assert of_demo[-2].startswith("make ui DEMO=1 ")
 
 
-def test_a_pipeline_that_stopped_tells_what_it_did(
+def test_a_failed_pipeline_lists_the_stages_that_finished(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lines = told(Summary(255, STAGES, None, False, {}), tmp_path, capsys)
+    lines = printed_summary(Summary(255, STAGES, None, False, {}), tmp_path, capsys)
     assert [line.split()[:2] for line in lines] == [
         ["preprocess", "restored"], ["train-cnn", "ran"],
     ]  # fmt: skip
@@ -171,7 +176,7 @@ def test_a_pipeline_that_stopped_tells_what_it_did(
 FAKE_DVC = """
 import signal, sys, time, pathlib
 def keep(signum, frame):
-    time.sleep(1)  # longer than Python's own patience with a child after Ctrl-C
+    time.sleep(1)  # longer than subprocess.run waits for a child after Ctrl-C
     pathlib.Path("kept").write_text("what was done")
     sys.exit(1)
 signal.signal(signal.SIGINT, keep)
@@ -182,7 +187,7 @@ while True:
 
 
 def started(clone: Path, dvc: str, *before: str) -> tuple[subprocess.Popen[str], str]:
-    """`cxr repro` in a session of its own, with a program for DVC; and the first line of that."""
+    """Start `cxr repro` in a new session with a fake DVC; return it and the fake's first line."""
     (clone / "src" / "dvc").mkdir(parents=True)
     (clone / "src" / "dvc" / "__init__.py").touch()
     (clone / "src" / "dvc" / "__main__.py").write_text(dvc)
@@ -195,9 +200,7 @@ def started(clone: Path, dvc: str, *before: str) -> tuple[subprocess.Popen[str],
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_leaves_dvc_the_time_to_keep_what_was_done(
-    clone: Path, signum: signal.Signals
-) -> None:
+def test_after_a_signal_dvc_has_time_to_save_progress(clone: Path, signum: signal.Signals) -> None:
     process, line = started(clone, FAKE_DVC)
     assert line == "started\n"
     os.kill(process.pid, signum)
@@ -216,7 +219,7 @@ while not os.path.exists("end"):
 
 
 def state(pid: int) -> str:
-    """As Linux has it: T of a process that is stopped."""
+    """The process state in /proc, `T` for a stopped process."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
@@ -238,7 +241,7 @@ def test_ctrl_z_suspends_the_stage_and_fg_resumes_it(clone: Path) -> None:
     stage = int(line)
     try:
         wait_until(lambda: handles(process.pid, signal.SIGCONT))
-        for _ in range(2):  # more than once
+        for _ in range(2):
             os.kill(process.pid, signal.SIGTSTP)
             wait_until(lambda: state(stage) == state(process.pid) == "T")
             os.kill(process.pid, signal.SIGCONT)
@@ -250,7 +253,7 @@ def test_ctrl_z_suspends_the_stage_and_fg_resumes_it(clone: Path) -> None:
     assert process.returncode == 0
 
 
-def test_a_signal_that_is_ignored_stops_nothing(clone: Path) -> None:
+def test_an_ignored_signal_does_not_stop_the_pipeline(clone: Path) -> None:
     """As under nohup, when the terminal closes."""
     wait = "import time; print('started', flush=True); time.sleep(1); print('done')"
     process, line = started(clone, wait, "nohup")
@@ -262,14 +265,14 @@ def test_a_signal_that_is_ignored_stops_nothing(clone: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_real_run_is_told_as_it_was(kept: Path, tmp_path: Path) -> None:
+def test_a_real_run_is_reported_correctly(kept: Path, tmp_path: Path) -> None:
     made = Pipeline(kept).copy(tmp_path / "p")
-    assert hows(made) == dict.fromkeys(hows(made), "unchanged")
+    assert outcomes(made) == dict.fromkeys(outcomes(made), "unchanged")
     made.change(train__cnn__lr=0.004)
-    ran = {stage for stage, how in hows(made).items() if how == "ran"}
+    ran = {stage for stage, how in outcomes(made).items() if how == "ran"}
     assert ran == {"train-cnn", "evaluate", "gradcam"}
     made.change(train__cnn__lr=0.002)
-    restored = {stage for stage, how in hows(made).items() if how == "restored"}
+    restored = {stage for stage, how in outcomes(made).items() if how == "restored"}
     assert restored == {"train-cnn", "evaluate", "gradcam"}
     printed = made.run("cxr", "repro").stdout
     assert "train-cnn" in printed and "unchanged" in printed and "(PHANTOM)" in printed
@@ -281,7 +284,7 @@ def test_a_real_run_is_told_as_it_was(kept: Path, tmp_path: Path) -> None:
     assert done.stderr.splitlines()[-1].startswith("cxr: the pipeline failed in ")
 
 
-def hows(made: Pipeline) -> dict[str, str]:
+def outcomes(made: Pipeline) -> dict[str, str]:
     done = made.run("cxr", "repro", "--json")
     assert done.returncode == 0, done.stderr
     return {each["stage"]: each["how"] for each in json.loads(done.stdout)["stages"]}

@@ -1,4 +1,4 @@
-"""A stage publishes whole or not at all, and says why not."""
+"""A stage publishes all of its outputs or none, and reports why it failed."""
 
 import os
 import shutil
@@ -49,19 +49,19 @@ def only_run(project: Pipeline):
 
 def nothing_is_published(project: Pipeline) -> bool:
     scratch = project.folder / ".scratch"
-    left = [path.name for path in scratch.iterdir() if path.suffix != ".lock"]
-    return not (project.folder / "data").exists() and left == []
+    remaining = [path.name for path in scratch.iterdir() if path.suffix != ".lock"]
+    return not (project.folder / "data").exists() and remaining == []
 
 
 def test_code_of_another_copy_is_refused(project: Pipeline) -> None:
-    """The record would name code that did not run."""
+    """Otherwise the record would name code that did not run."""
     done = project.run("env", f"PYTHONPATH={ROOT / 'src'}", "python", "stages/download.py")
     assert done.returncode == 2
-    assert f"the code of {ROOT / 'src'} would run instead of" in done.stderr
+    assert f"the code in {ROOT / 'src'} would run instead of" in done.stderr
     assert not (project.folder / "data").exists()
 
 
-def test_a_parameter_edited_meanwhile_is_refused(project: Pipeline) -> None:
+def test_a_parameter_edited_while_the_stage_runs_is_refused(project: Pipeline) -> None:
     done = start(
         project,
         "(run.work / 'half').touch(); p = Path('params.yaml'); "
@@ -75,24 +75,24 @@ def test_a_parameter_edited_meanwhile_is_refused(project: Pipeline) -> None:
     assert "seed changed" in run.data.tags["cxr.failure"]
 
 
-def test_code_edited_meanwhile_is_refused(project: Pipeline) -> None:
+def test_code_edited_while_the_stage_runs_is_refused(project: Pipeline) -> None:
     done = start(project, "p = Path('src/cxr/labels.py'); p.write_text(p.read_text() + '#')")
     assert done.returncode == 2
     assert "src/cxr/labels.py changed while the stage ran" in done.stderr
     assert nothing_is_published(project)
 
 
-def test_an_error_for_people_is_one_line(project: Pipeline) -> None:
-    done = start(project, "raise CxrError('the moon is full; wait')")
-    assert (done.returncode, done.stderr) == (2, "download: the moon is full; wait\n")
+def test_a_cxr_error_is_printed_as_one_line(project: Pipeline) -> None:
+    done = start(project, "raise CxrError('the input is wrong; fix it')")
+    assert (done.returncode, done.stderr) == (2, "download: the input is wrong; fix it\n")
     assert nothing_is_published(project)
     run = only_run(project)
-    assert run.data.tags["cxr.failure"] == "the moon is full; wait"
+    assert run.data.tags["cxr.failure"] == "the input is wrong; fix it"
     log = Path(run.info.artifact_uri.removeprefix("file://"), "log.txt").read_text()
-    assert "the moon is full; wait" in log and "stages/download.py" in log  # and where from
+    assert "the input is wrong; fix it" in log and "stages/download.py" in log  # and the traceback
 
 
-def test_a_full_disk_is_one_line(project: Pipeline) -> None:
+def test_a_full_disk_is_reported_in_one_line(project: Pipeline) -> None:
     done = start(project, "raise OSError(28, 'No space left on device', 'x.npz')")
     assert done.returncode == 2
     assert done.stderr.startswith("download: x.npz: No space left on device")
@@ -100,18 +100,18 @@ def test_a_full_disk_is_one_line(project: Pipeline) -> None:
     assert nothing_is_published(project)
 
 
-def test_numpys_own_words_for_a_full_disk_are_one_line(project: Pipeline) -> None:
+def test_numpys_error_for_a_full_disk_is_reported_in_one_line(project: Pipeline) -> None:
     done = start(project, "import numpy; numpy.arange(10**6).tofile(open('/dev/full', 'wb'))")
     assert (done.returncode, done.stderr) == (
         2,
         "download: while writing: 1000000 requested and 0 written; nothing was published; "
-        "fix it and run again\n",
+        "fix the problem and run again\n",
     )
     assert nothing_is_published(project)
 
 
-def test_an_error_that_no_disk_raised_is_a_defect(project: Pipeline) -> None:
-    """tests/test_errors.py has more of them."""
+def test_an_oserror_that_is_not_from_the_disk_is_a_bug(project: Pipeline) -> None:
+    """tests/test_errors.py has more cases."""
     done = start(project, "raise FileNotFoundError(2, 'No such file or directory', 'x.npz')")
     assert done.returncode == 1 and "Traceback" in done.stderr
     assert "run again" not in done.stderr
@@ -119,34 +119,34 @@ def test_an_error_that_no_disk_raised_is_a_defect(project: Pipeline) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "place"),
+    ("error", "device"),
     [
         ("MemoryError()", "this machine"),
         ("type('OutOfMemoryError', (RuntimeError,), {{}})('CUDA out of memory')",
-         "the GPU (CUDA_VISIBLE_DEVICES= hides it)"),
+         "the GPU (CUDA_VISIBLE_DEVICES= disables it)"),
     ],
 )  # fmt: skip
-def test_too_little_memory_is_one_line(project: Pipeline, error: str, place: str) -> None:
+def test_out_of_memory_is_reported_in_one_line(project: Pipeline, error: str, device: str) -> None:
     done = start(project, f"raise {error}".format())
     assert done.returncode == 2
-    assert done.stderr.startswith(f"download: out of memory on {place}; nothing was published")
+    assert done.stderr.startswith(f"download: out of memory on {device}; nothing was published")
     assert len(done.stderr.splitlines()) == 1
     assert nothing_is_published(project)
 
 
-def test_another_error_of_torch_is_a_defect(project: Pipeline) -> None:
+def test_another_runtime_error_is_a_bug(project: Pipeline) -> None:
     done = start(project, "raise RuntimeError('shapes do not match')")
     assert done.returncode == 1 and "Traceback" in done.stderr
 
 
-def test_an_undeclared_output_is_a_defect(project: Pipeline) -> None:
+def test_an_undeclared_output_is_a_bug(project: Pipeline) -> None:
     done = start(project, "run.output('data/secret.npz')")
     assert done.returncode == 1
     assert "dvc.yaml does not declare" in done.stderr
     assert nothing_is_published(project)
 
 
-def test_an_interrupt_is_told_and_publishes_nothing(project: Pipeline) -> None:
+def test_an_interrupt_prints_one_line_and_publishes_nothing(project: Pipeline) -> None:
     (project.folder / "stages/download.py").write_text(
         WORK.format(body="Path('ready').touch(); time.sleep(60)")
     )
@@ -162,15 +162,13 @@ def test_an_interrupt_is_told_and_publishes_nothing(project: Pipeline) -> None:
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert stderr == (
-        "download: stopped; nothing was published, and `dvc repro` goes on from what was done\n"
-    )
+    assert stderr == "download: stopped; nothing was published; run `dvc repro` to resume\n"
     assert not (project.folder / "data").exists()
     assert only_run(project).info.status == "KILLED"
 
 
-def test_a_store_that_cannot_be_opened_costs_no_result(project: Pipeline) -> None:
-    (project.folder / "mlflow.db").write_text("this is no database, and longer than a header")
+def test_a_damaged_mlflow_store_does_not_lose_the_result(project: Pipeline) -> None:
+    (project.folder / "mlflow.db").write_text("this is not a database, and longer than a header")
     done = start(project, "pass")
     assert done.returncode == 0
     assert done.stderr.startswith("download: note: MLflow's store")
@@ -180,11 +178,11 @@ def test_a_store_that_cannot_be_opened_costs_no_result(project: Pipeline) -> Non
     assert len(log["run_id"]) == 32
 
 
-def test_a_stores_password_is_neither_printed_nor_kept(project: Pipeline) -> None:
+def test_a_password_in_the_stores_url_is_not_printed_or_logged(project: Pipeline) -> None:
     uri = "postgresql+nothing://me:secret@127.0.0.1:1/runs"
     body = (
         "import logging, os; logging.getLogger('x').warning(os.environ['MLFLOW_TRACKING_URI']); "
-        "(log,) = Path('.scratch').rglob('log.txt'); Path('kept').write_text(log.read_text())"
+        "(log,) = Path('.scratch').rglob('log.txt'); Path('logged').write_text(log.read_text())"
     )
     (project.folder / "stages/download.py").write_text(WORK.format(body=body))
     done = subprocess.run(
@@ -192,11 +190,11 @@ def test_a_stores_password_is_neither_printed_nor_kept(project: Pipeline) -> Non
         env=project.environment() | {"MLFLOW_TRACKING_URI": uri},
     )  # fmt: skip
     assert done.returncode == 0
-    kept = (project.folder / "kept").read_text()
-    for text in (done.stderr, kept):
+    logged = (project.folder / "logged").read_text()
+    for text in (done.stderr, logged):
         assert "postgresql+nothing://me:***@127.0.0.1:1/runs" in text
-    assert kept.count("me:***@") == 2  # of a library's line, too
-    assert not any("secret" in text for text in (done.stdout, done.stderr, kept))
+    assert logged.count("me:***@") == 2  # also in a line logged by a library
+    assert not any("secret" in text for text in (done.stdout, done.stderr, logged))
 
 
 @pytest.mark.slow
@@ -207,10 +205,10 @@ def test_a_stores_password_is_neither_printed_nor_kept(project: Pipeline) -> Non
         ("src/cxr/models/inputs.py", '"""', '"""A', "src/cxr/models/inputs.py"),
     ],
 )
-def test_an_edit_during_a_training_is_refused(
+def test_an_edit_during_training_is_refused(
     kept: Path, tmp_path: Path, path: str, old: str, new: str, named: str
 ) -> None:
-    """As `dvc repro` runs it: the run is FAILED with the reason, and DVC keeps no result."""
+    """Run by `dvc repro`: the run is FAILED with the reason, and nothing is published."""
     project = Pipeline(kept).copy(tmp_path / "p")
     project.change(train__cnn__lr=0.003, train__protocol__epochs=40, train__protocol__patience=40)
     process = subprocess.Popen(

@@ -109,7 +109,7 @@ def test_a_chart_is_the_same_each_time() -> None:
 
 
 def test_missing_results_are_reported_with_the_command_that_makes_them(tmp_path: Path) -> None:
-    with pytest.raises(CxrError, match=r"metrics\.json is missing; `dvc pull`"):
+    with pytest.raises(CxrError, match=r"metrics\.json is missing; fetch it with `dvc pull`"):
         report.write(tmp_path)
 
 

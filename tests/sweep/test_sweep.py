@@ -241,9 +241,12 @@ def test_only_models_that_a_parameter_affects_are_compared(
     [
         ("train.cnn.dropot=0.1", "-S train.cnn.dropot is not a known key; did you mean `dropout`?"),
         ("train.protocol.epoch=1", "did you mean `epochs`?"),
-        ("train.cnn.lr=1e-3,-1", "-S train.cnn.lr is -1: input should be greater than 0"),
-        ("train.cnn.lr=fast", "-S train.cnn.lr is 'fast': input should be a valid number"),
-        ("train.cnn.dropout=0.5,1.0", "-S train.cnn.dropout is 1.0: input should be less than 1"),
+        ("train.cnn.lr=1e-3,-1", "-S train.cnn.lr is -1; expected a number greater than 0"),
+        ("train.cnn.lr=fast", "-S train.cnn.lr is 'fast'; expected a valid number"),
+        (
+            "train.cnn.dropout=0.5,1.0",
+            "-S train.cnn.dropout is 1.0; expected a number less than 1",
+        ),
         ("train.vit.heads=4,3", "heads (3) must divide width (64)"),
         ("train.squeezenet.augment.translate=0.1", "with freeze: true"),
         ("train.resnet.lr=1e-3", "-S train.resnet.lr: params.yaml has no section train.resnet"),
@@ -288,7 +291,7 @@ def test_the_command_reports_an_error_in_one_line_and_queues_nothing(
     assert run_cxr("sweep", "-S", "train.cnn.lr=1e-3,-1") == 2
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err.startswith("cxr: -S train.cnn.lr is -1: ")
+    assert printed.err.startswith("cxr: -S train.cnn.lr is -1; expected ")
     assert len(printed.err.splitlines()) == 1
     assert not (project / ".dvc/tmp").exists()
 

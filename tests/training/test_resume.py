@@ -107,7 +107,7 @@ def test_broken_off_at_every_batch_in_turn(
     name: str, every: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The batch after each checkpoint is done twice and breaks off: never twice into the result."""
-    monkeypatch.setattr("cxr.pipeline.checkpoint.EVERY", every)
+    monkeypatch.setattr("cxr.pipeline.checkpoint.SAVE_INTERVAL", every)
     whole, weights = fit(name, NoCheckpoint())
     said: list[str] = []
     for batch in (2, BATCHES + 1, 2 if every else 4):
@@ -123,7 +123,7 @@ def test_broken_off_at_every_batch_in_turn(
     assert (again.best_epoch, again.stopped_early) == (whole.best_epoch, whole.stopped_early)
     assert all(torch.equal(weights[key], same[key]) for key in weights)
     assert told == [1, 2, 3]
-    assert said[-1].startswith("goes on from ")
+    assert said[-1].startswith("resuming from ")
 
 
 def test_a_training_that_has_ended_still_gives_its_result(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_a_signal_stops_after_the_batch_with_a_checkpoint(signum: int, tmp_path:
         fit("cnn", FileCheckpoint(tmp_path / "c.pt", said.append), on_batch)
     assert len(done_then) == BATCHES + 2
     again, same = fit("cnn", FileCheckpoint(tmp_path / "c.pt", said.append))
-    assert said == [f"goes on from batch 2 of {BATCHES} of epoch 2"]
+    assert said == [f"resuming from batch 2 of {BATCHES} of epoch 2"]
     assert without_times(again) == without_times(whole)
     assert all(torch.equal(weights[key], same[key]) for key in weights)
 
@@ -171,7 +171,7 @@ def test_a_signal_in_validation_keeps_the_epochs_training(
         patch.setattr(loop, "predict", stopped)
         fit("cnn", FileCheckpoint(tmp_path / "c.pt", said.append))
     again, same = fit("cnn", FileCheckpoint(tmp_path / "c.pt", said.append))
-    assert said == [f"goes on from batch {BATCHES} of {BATCHES} of epoch 1"]
+    assert said == [f"resuming from batch {BATCHES} of {BATCHES} of epoch 1"]
     assert without_times(again) == without_times(whole)
     assert all(torch.equal(weights[key], same[key]) for key in weights)
 
@@ -193,7 +193,7 @@ def test_a_signal_while_a_device_ends_an_epoch_keeps_it(
     with signals.handled(), pytest.raises(KeyboardInterrupt):
         fit("cnn", FileCheckpoint(tmp_path / "c.pt", said.append))
     again, same = fit("cnn", FileCheckpoint(tmp_path / "c.pt", said.append))
-    assert said == [f"goes on from batch {BATCHES} of {BATCHES} of epoch 1"]
+    assert said == [f"resuming from batch {BATCHES} of {BATCHES} of epoch 1"]
     assert without_times(again) == without_times(whole)
     assert all(torch.equal(weights[key], same[key]) for key in weights)
 
@@ -203,7 +203,7 @@ def test_a_damaged_checkpoint_is_told_and_starts_over(tmp_path: Path) -> None:
     (tmp_path / "c.pt").write_bytes(b"PK\x03\x04 and no more")
     fitted, _ = fit("cnn", FileCheckpoint(tmp_path / "c.pt", said.append))
     assert len(fitted.history) == RULES.epochs
-    assert len(said) == 1 and "is damaged" in said[0] and said[0].endswith("starts over")
+    assert len(said) == 1 and "is damaged" in said[0] and said[0].endswith("starting over")
 
 
 def test_a_checkpoint_that_carries_code_is_not_loaded(tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_a_state_without_numbers_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The loss of a step is finite still when the step has ruined the weights."""
-    monkeypatch.setattr("cxr.pipeline.checkpoint.EVERY", 0.0)
+    monkeypatch.setattr("cxr.pipeline.checkpoint.SAVE_INTERVAL", 0.0)
     net = network("cnn")
 
     def ruin(done: int, of: int) -> None:

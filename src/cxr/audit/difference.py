@@ -11,7 +11,7 @@ from cxr.audit.finding import same, some
 from cxr.audit.project import Project
 from cxr.errors import CxrError
 from cxr.lineage.archive import Found
-from cxr.lineage.facts import DECIDING_PACKAGES
+from cxr.lineage.facts import RESULT_AFFECTING_PACKAGES
 from cxr.lineage.records import SHORT_ID
 from cxr.lineage.repository import FETCH_PAST
 from cxr.paths import LOCK_FILE
@@ -243,7 +243,7 @@ def _with_lines(change: Change, project: Project) -> Change:
 
 def _sentence(left: Side, right: Side, changes: dict[str, list[Change]], common: bool) -> str:
     """Say why the results differ, or that nothing that affects them does."""
-    affecting = (*DECIDING_PACKAGES, "python", "machine", "cpu", "device")
+    affecting = (*RESULT_AFFECTING_PACKAGES, "python", "machine", "cpu", "device")
     causes = [
         *(
             f"{c.name} is {c.a} in {left.name} and {c.b} in {right.name}"

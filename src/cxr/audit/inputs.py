@@ -12,7 +12,7 @@ from cxr.formatting import count
 from cxr.hashing import files_below
 from cxr.lineage import facts
 from cxr.lineage.archive import Found
-from cxr.lineage.facts import CODE, DECIDING_PACKAGES, TO_LF, inside, select, with_crlf
+from cxr.lineage.facts import CODE, RESULT_AFFECTING_PACKAGES, TO_LF, inside, select, with_crlf
 from cxr.paths import PARAMS_FILE, PIPELINE_FILE, RAW
 
 REPRO = "dvc repro"
@@ -82,7 +82,7 @@ def environment(found: Found) -> list[Finding]:
     ]
     if changed:
         return [note(Where.ENVIRONMENT, "made in a different environment: " + "; ".join(changed))]
-    packages = ", ".join(f"{name} {was['packages'][name]}" for name in DECIDING_PACKAGES)
+    packages = ", ".join(f"{name} {was['packages'][name]}" for name in RESULT_AFFECTING_PACKAGES)
     threads = count(was["threads"], "thread")
     says = f"Python {was['python']}, {packages}; {was['cpu']}, device {was['device']}, {threads}"
     return [holds(Where.ENVIRONMENT, says)]

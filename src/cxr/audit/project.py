@@ -10,7 +10,7 @@ from cxr.hashing import Digest, files_below, md5_of_folder
 from cxr.lineage import facts
 from cxr.lineage.archive import Archive, Found
 from cxr.lineage.facts import Declaration, code_files, declarations, inside
-from cxr.lineage.hash_cache import HashMemory
+from cxr.lineage.hash_cache import HashCache
 from cxr.lineage.repository import Lock, Repository
 from cxr.paths import PARAMS_FILE
 from cxr.pipeline import scratch
@@ -25,7 +25,7 @@ class Project:
         self.repository = Repository(self.root)
         self.archive = Archive(self.repository)
         self._blobs: dict[str, dict[str, str] | None] = {}
-        self.memory = HashMemory(self.root / scratch.FOLDER / "md5s.json")
+        self.memory = HashCache(self.root / scratch.FOLDER / "md5s.json")
 
     @cached_property
     def store(self) -> Store | None:

@@ -185,7 +185,7 @@ def _run(command: str, copy: Path, root: Path, output: TextIO) -> None:
         "PYTHONPATH": str(copy / "src"),
         "PYTHONDONTWRITEBYTECODE": "1",
         "DVC_ROOT": str(root),  # base of relative paths to the user's own files
-        scratch.ELSEWHERE: str(copy),
+        scratch.FOLDER_VARIABLE: str(copy),
         "MLFLOW_TRACKING_URI": f"sqlite:///{copy / 'mlflow.db'}",
     }
     output.flush()

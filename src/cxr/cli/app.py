@@ -47,7 +47,7 @@ def project(start: Path | None = None) -> Path:
     start = (start or Path.cwd()).resolve()
     root = nearest_project(start)
     if root is None:
-        raise CxrError(f"{start} is not inside a clone of the pipeline; change to one")
+        raise CxrError(f"{start} is not inside a clone of the pipeline; cd into one")
     return root
 
 

@@ -119,13 +119,13 @@ def doctor(as_json: Json = False) -> None:
     Example: cxr doctor
     """
     from cxr import doctor as examination
-    from cxr.doctor.finding import tell
+    from cxr.doctor.finding import print_findings
 
     findings = examination.examine(examination.find_project(Path.cwd()))
     if as_json:
         print_json(examination.as_json(findings))
     else:
-        tell(findings, progress.is_quiet())
+        print_findings(findings, progress.is_quiet())
     raise typer.Exit(int(examination.has_blockers(findings)))
 
 

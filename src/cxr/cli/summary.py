@@ -8,7 +8,7 @@ from rich.text import Text
 from cxr.cli.terminal import console
 from cxr.formatting import number
 from cxr.paths import EVALUATION, METRICS, SAMPLES, SIDE_BY_SIDE
-from cxr.pipeline.repro import Done, How, Summary
+from cxr.pipeline.repro import Outcome, StageResult, Summary
 
 RESULTS = {  # path to description
     f"{EVALUATION}/auroc.png": "AUROC of all models, finding by finding",
@@ -19,9 +19,11 @@ RESULTS = {  # path to description
 
 
 def summary(done: Summary, folder: Path, of_demo: bool = False) -> None:
-    """Print one line per stage, the scores of models and baselines, and where the results are."""
+    """Print one line per stage, the scores of models and baselines, and the results' paths."""
     stages = [
-        each for each in done.stages if done.status == 0 or each.how in (How.RAN, How.RESTORED)
+        each
+        for each in done.stages
+        if done.status == 0 or each.how in (Outcome.RAN, Outcome.RESTORED)
     ]
     if stages:
         console.print()
@@ -42,15 +44,15 @@ def summary(done: Summary, folder: Path, of_demo: bool = False) -> None:
     console.print(table)
 
 
-def _stages(stages: list[Done]) -> Table:
+def _stages(stages: list[StageResult]) -> Table:
     table = Table.grid(padding=(0, 2))
     for each in stages:
-        style = "bold" if each.how is How.RAN else "" if each.how is How.RESTORED else "dim"
+        style = "bold" if each.how is Outcome.RAN else "" if each.how is Outcome.RESTORED else "dim"
         table.add_row(each.stage, Text(each.how, style=style), Text(_when(each), style="dim"))
     return table
 
 
-def _when(each: Done) -> str:
+def _when(each: StageResult) -> str:
     if each.seconds is not None:
         minutes, seconds = divmod(each.seconds, 60)
         return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

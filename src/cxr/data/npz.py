@@ -22,7 +22,7 @@ from typing import IO, Any, NamedTuple, Self, cast
 import numpy as np
 import numpy.typing as npt
 
-from cxr.documents import check_is_no_lfs_pointer, read_made
+from cxr.documents import check_is_no_lfs_pointer, read_output
 from cxr.errors import CxrError
 
 Array = npt.NDArray[Any]
@@ -273,7 +273,7 @@ def load_npy(path: Path, mapped: bool = False) -> Array:
         If the file is missing or does not match its header.
     """
     load = partial(np.load, mmap_mode="c" if mapped else None, allow_pickle=False)
-    return cast(Array, read_made(path, load, read=_checked_path))
+    return cast(Array, read_output(path, load, read=_checked_path))
 
 
 def write_npz_member(

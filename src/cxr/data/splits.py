@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr.data.npz import load_npy
-from cxr.documents import read_made
+from cxr.documents import read_output
 from cxr.errors import CxrError
 
 SPLITS = ("train", "val", "test")
@@ -79,7 +79,7 @@ def write_origin(origin: Origin, folder: Path) -> None:
 
 def read_origin(folder: Path) -> Origin:
     """The origin of the raw file in `folder`."""
-    return read_made(folder / "origin.json", _origin)
+    return read_output(folder / "origin.json", _origin)
 
 
 def write_dataset(dataset: Dataset, folder: Path) -> None:
@@ -88,11 +88,11 @@ def write_dataset(dataset: Dataset, folder: Path) -> None:
 
 def open_dataset(folder: Path) -> Dataset:
     """The description of the arrays in `folder`."""
-    return read_made(folder / "dataset.json", _dataset)
+    return read_output(folder / "dataset.json", _dataset)
 
 
 def open_statistics(path: Path) -> Statistics:
-    return read_made(
+    return read_output(
         path, lambda content: Statistics(float(content["mean"]), float(content["std"]))
     )
 

@@ -1,7 +1,7 @@
 """What is missing on this machine and in this clone, and how to fix it.
 
-Only Python's own library is imported before a check needs more, and whatever a check runs into is
-its finding: this works with a broken environment, and before there is one.
+Only the standard library is imported at first, and an exception in a check becomes its finding, so
+this works in a broken environment and before `make setup`.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from cxr.doctor import machine, project, services
-from cxr.doctor.context import Place, started
+from cxr.doctor.context import Clone, in_background
 from cxr.doctor.finding import MISSING, NOTE, OK, Finding, missing, note
 from cxr.errors import CxrError
 
-# They wait for others, so they wait at once.
-WAITING = ("gpu", "data source", "weights")
-# In the order in which people meet what they need.
-CHECKS: dict[str, Callable[[Place], Finding]] = {
+# Checks that wait for a server or a process; they run in the background.
+SLOW_CHECKS = ("gpu", "data source", "weights")
+# In the order in which a new user needs them.
+CHECKS: dict[str, Callable[[Clone], Finding]] = {
     "python": machine.python,
     "packages": machine.packages,
     "disk": machine.disk,
@@ -42,41 +42,41 @@ CHECKS: dict[str, Callable[[Place], Finding]] = {
 
 
 def find_project(here: Path) -> Path:
-    """The nearest folder, from a path upwards, that holds the pipeline, or what is left of it."""
+    """The nearest folder, from `here` upwards, with a (perhaps incomplete) clone."""
     for folder in (here.resolve(), *here.resolve().parents):
         if any((folder / name).exists() for name in ("dvc.yaml", "params.yaml", ".dvc")):
             return folder
-    raise CxrError(f"{here.resolve()} is not inside a clone of the pipeline; change to one")
+    raise CxrError(f"{here.resolve()} is not inside a clone of the pipeline; cd into one")
 
 
 def examine(root: Path) -> list[Finding]:
-    """Every check of one clone, in order."""
-    place = Place(root)
-    waiting = {name: started(partial(_finding, name, place)) for name in WAITING}
-    found = {name: _finding(name, place) for name in CHECKS if name not in WAITING}
-    return [found[name] if name in found else waiting[name](None) for name in CHECKS]
+    """Run all checks of a clone; findings in the order of `CHECKS`."""
+    clone = Clone(root)
+    slow = {name: in_background(partial(_finding, name, clone)) for name in SLOW_CHECKS}
+    fast = {name: _finding(name, clone) for name in CHECKS if name not in SLOW_CHECKS}
+    return [fast[name] if name in fast else slow[name](None) for name in CHECKS]
 
 
 def has_blockers(findings: list[Finding]) -> bool:
-    """Whether something stands in the way."""
+    """Whether a finding would make a stage or a command fail."""
     return any(each.verdict == MISSING for each in findings)
 
 
 def as_json(findings: list[Finding]) -> dict[str, Any]:
-    """What `cxr doctor --json` prints."""
+    """The output of `cxr doctor --json`."""
     verdicts = {each.verdict for each in findings}
     worst = next(each for each in (MISSING, NOTE, OK) if each in verdicts)
     return {"verdict": worst, "checks": [each.as_json() for each in findings]}
 
 
-def _finding(name: str, place: Place) -> Finding:
+def _finding(name: str, clone: Clone) -> Finding:
     try:
-        found = CHECKS[name](place)
+        finding = CHECKS[name](clone)
     except ImportError as error:
-        found = note(f"not checked without the package {error.name}")
-    except CxrError as error:  # its sentence is the problem and the fix
+        finding = note(f"not checked: package {error.name} is not installed")
+    except CxrError as error:  # its message has the form "problem; fix"
         problem, _, fix = str(error).partition("; ")
-        found = missing(problem, fix)
-    except Exception as error:  # whatever is broken, the other checks go on
-        found = note(f"not checked: {type(error).__name__}: {error}")
-    return found._replace(check=name)
+        finding = missing(problem, fix)
+    except Exception as error:  # the other checks must still run
+        finding = note(f"not checked: {type(error).__name__}: {error}")
+    return finding._replace(check=name)

@@ -1,4 +1,4 @@
-"""One clone on this machine, its parameters, and how long anything outside is waited for."""
+"""The clone to check, its parameters, and work with a timeout."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-LIMIT = 3.0  # seconds that a server is waited for
+TIMEOUT = 3.0  # seconds to wait for a server
 
 T = TypeVar("T")
 
 
-class Place:
+class Clone:
     """A clone of the project."""
 
     def __init__(self, root: Path) -> None:
@@ -21,7 +21,7 @@ class Place:
 
     @cached_property
     def _params(self) -> dict[str, Any]:
-        """The parameters as params.yaml has them; none where it can't be read."""
+        """Parameters in params.yaml by dotted name; empty if it can't be read."""
         try:
             from cxr.documents import read_yaml
             from cxr.params import flatten
@@ -32,13 +32,13 @@ class Place:
             return {}
 
     def param(self, name: str, default: Any) -> Any:
-        """A parameter by its dotted name; `default` where it is missing or of another type."""
+        """A parameter by its dotted name; `default` if it is missing or of another type."""
         value = self._params.get(name, default)
         return value if isinstance(value, type(default)) else default
 
 
-def started(work: Callable[[], T]) -> Callable[[float | None], T]:
-    """Start work in a thread; the function returned waits, and raises what the work raised."""
+def in_background(work: Callable[[], T]) -> Callable[[float | None], T]:
+    """Start work in a thread; the returned function waits for its result or exception."""
     done: list[T] = []
     failed: list[Exception] = []
 

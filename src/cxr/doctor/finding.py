@@ -1,4 +1,4 @@
-"""What one check has found, and how it is printed."""
+"""The finding of a check, and how findings are printed."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import NamedTuple
 from cxr.errors import shown
 
 OK, NOTE, MISSING = "ok", "note", "missing"
-MARKS = {OK: ("✓", "32"), NOTE: ("!", "33"), MISSING: ("✗", "1;31")}  # colours of a terminal
-WIDTH = 12  # of a check's name
+MARKS = {OK: ("✓", "32"), NOTE: ("!", "33"), MISSING: ("✗", "1;31")}  # terminal colours
+WIDTH = 12  # of the column of names
 MOST_NAMED = 4
 
 
 class Finding(NamedTuple):
-    """The answer of one check; `fix` is empty where nothing is to be done."""
+    """The finding of one check; `fix` is empty if nothing needs to be done."""
 
     verdict: str
     found: str
@@ -36,26 +36,26 @@ def ok(found: str) -> Finding:
 
 
 def note(found: str, fix: str = "") -> Finding:
-    """Something to know, with which everything works."""
+    """A finding that does not make anything fail."""
     return Finding(NOTE, found, fix)
 
 
 def missing(found: str, fix: str = "") -> Finding:
-    """Something without which a stage or a command fails."""
+    """A finding that makes a stage or a command fail."""
     return Finding(MISSING, found, fix)
 
 
 def some(names: list[str]) -> str:
-    """The first names of a list, and how many more there are."""
+    """The first names of a list, and the number of the others."""
     more = len(names) - MOST_NAMED
     return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def tell(findings: list[Finding], quietly: bool = False) -> None:
-    """Print a line per check and one per fix, without rich; quietly, only what is missing."""
+def print_findings(findings: list[Finding], quiet: bool = False) -> None:
+    """Print a line per check and one per fix, without rich; only problems if `quiet`."""
     is_coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     for each in findings:
-        if quietly and each.verdict != MISSING:
+        if quiet and each.verdict != MISSING:
             continue
         mark, colour = MARKS[each.verdict]
         mark = f"\033[{colour}m{mark}\033[0m" if is_coloured else mark
@@ -63,5 +63,5 @@ def tell(findings: list[Finding], quietly: bool = False) -> None:
         if each.fix:
             print(f"  {'':<{WIDTH}}try: {shown(each.fix)}")
     n = sum(each.verdict == MISSING for each in findings)
-    if n or not quietly:
+    if n or not quiet:
         print(f"{n or 'no'} problem{'s' * (n != 1)} to fix")

@@ -1,4 +1,4 @@
-"""This machine: Python, packages, disk, memory, processors, graphics."""
+"""Checks of this machine: Python, packages, disk, memory, CPU cores, GPU, user."""
 
 from __future__ import annotations
 
@@ -12,44 +12,47 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-from cxr.doctor.context import LIMIT, Place
+from cxr.doctor.context import TIMEOUT, Clone
 from cxr.doctor.finding import Finding, missing, note, ok, some
 from cxr.errors import user_problem
 
-LEAST_PYTHON = (3, 11)  # as pyproject.toml has it
+MIN_PYTHON = (3, 11)  # as in pyproject.toml
 GB = 1e9
 ENVIRONMENT_BYTES = 6 * GB  # of .venv, as the README says
 OTHER_BYTES = 1 * GB  # figures, maps, models, MLflow
 CHESTMNIST = 112_120  # images
 FEATURE_BYTES = 512 * 4  # of one image
-# The stages take up to 1.5 GB above torch's own 0.3 (docs/performance.md); DVC waits beside them.
-LEAST_MEMORY = 2 * GB
+# Stages use up to 1.5 GB, plus 0.3 GB for torch (docs/performance.md); DVC runs next to them.
+MIN_MEMORY = 2 * GB
 TORCH_LIMIT = 30.0  # seconds for its import
 ASK_TORCH = "import torch; print(torch.cuda.is_available())"
 
 
-def user(place: Place) -> Finding:
+def user(clone: Clone) -> Finding:
     if problem := user_problem():
         return missing(*problem)
     return ok(f"{getpass.getuser()}, {Path.home()}")
 
 
-def python(place: Place) -> Finding:
-    version, least = (".".join(map(str, each)) for each in (sys.version_info[:3], LEAST_PYTHON))
-    if sys.version_info[:2] < LEAST_PYTHON:
+def python(clone: Clone) -> Finding:
+    version, minimum = (".".join(map(str, each)) for each in (sys.version_info[:3], MIN_PYTHON))
+    if sys.version_info[:2] < MIN_PYTHON:
         return missing(
-            f"{version} at {sys.executable}; {least} or newer is needed",
-            f"install Python {least}, then make setup PYTHON=python{least}",
+            f"{version} at {sys.executable} is too old; {minimum} or newer is required",
+            f"install Python {minimum}, then make setup PYTHON=python{minimum}",
         )
-    if not (place.root / ".venv").exists() and find_spec("ensurepip") is None:
-        return missing(f"{version} without venv, which makes .venv", "apt-get install python3-venv")
+    if not (clone.root / ".venv").exists() and find_spec("ensurepip") is None:
+        return missing(
+            f"{version} has no venv module, which `make setup` needs",
+            "apt-get install python3-venv",
+        )
     return ok(f"{version} at {sys.executable}")
 
 
-def packages(place: Place) -> Finding:
-    """The installed packages against requirements.lock; without those that the code imports, ✗."""
-    # Else make takes .venv for complete.
-    always = "--always-make " * (place.root / ".venv" / ".ready").exists()
+def packages(clone: Clone) -> Finding:
+    """Compare the installed packages with requirements.lock."""
+    # Otherwise make considers .venv complete.
+    always = "--always-make " * (clone.root / ".venv" / ".ready").exists()
     setup = f"make {always}setup"
     try:
         import tomllib
@@ -58,11 +61,11 @@ def packages(place: Place) -> Finding:
         from packaging.utils import canonicalize_name
     except ImportError:
         return missing("not installed", setup)
-    lines = (place.root / "requirements.lock").read_text().splitlines()
+    lines = (clone.root / "requirements.lock").read_text().splitlines()
     locked = [Requirement(line.rstrip(" \\")) for line in lines if line[:1].isalnum()]
-    project = tomllib.loads((place.root / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((clone.root / "pyproject.toml").read_text())["project"]
     needed = {canonicalize_name(Requirement(each).name) for each in project["dependencies"]}
-    absent, others, n = [], [], 0
+    absent, different, n = [], [], 0
     for each in locked:
         if each.marker is not None and not each.marker.evaluate():
             continue
@@ -73,23 +76,24 @@ def packages(place: Place) -> Finding:
             absent.append(each.name)
             continue
         if not each.specifier.contains(version, prereleases=True):
-            others.append(f"{each.name} is {version}, not {str(each.specifier)[2:]}")
-    if lacking := [name for name in absent if canonicalize_name(name) in needed]:
-        return missing(f"not installed: {some(lacking)}", setup)
-    if absent or others:
+            different.append(f"{each.name} is {version}, not {str(each.specifier)[2:]}")
+    if required := [name for name in absent if canonicalize_name(name) in needed]:
+        return missing(f"not installed: {some(required)}", setup)
+    if absent or different:
         return note(
-            "unlike requirements.lock: " + some(others + [f"{name} is missing" for name in absent]),
+            "differ from requirements.lock: "
+            + some(different + [f"{name} is missing" for name in absent]),
             setup,
         )
-    return ok(f"{n}, all as in requirements.lock")
+    return ok(f"all {n} match requirements.lock")
 
 
-def disk(place: Place) -> Finding:
-    free = shutil.disk_usage(place.root).free
+def disk(clone: Clone) -> Finding:
+    free = shutil.disk_usage(clone.root).free
     needed = OTHER_BYTES
-    if not (place.root / "data" / "processed").exists():
-        needed += _data_bytes(place)
-    if not (place.root / ".venv").exists() and sys.prefix == sys.base_prefix:
+    if not (clone.root / "data" / "processed").exists():
+        needed += _data_bytes(clone)
+    if not (clone.root / ".venv").exists() and sys.prefix == sys.base_prefix:
         needed += ENVIRONMENT_BYTES
     found = f"{_gb(free)} free, {_gb(needed)} needed"
     if free < needed:
@@ -97,59 +101,61 @@ def disk(place: Place) -> Finding:
     return ok(found)
 
 
-def memory(place: Place) -> Finding:
+def memory(clone: Clone) -> Finding:
     text = Path("/proc/meminfo").read_text()
     total, available = (
         min(float(re.findall(rf"{key}:\s+(\d+) kB", text)[0]) * 1024, _memory_limit())
         for key in ("MemTotal", "MemAvailable")
     )
-    found = f"{_gb(available)} of {_gb(total)} available, {_gb(LEAST_MEMORY)} needed"
-    if total < LEAST_MEMORY:
-        return missing(found, "use a machine, or a limit of its container, with more memory")
-    return ok(found) if available >= LEAST_MEMORY else note(found, "close other programs")
+    found = f"{_gb(available)} of {_gb(total)} available, {_gb(MIN_MEMORY)} needed"
+    if total < MIN_MEMORY:
+        return missing(
+            found, "use a machine with more memory, or raise the container's memory limit"
+        )
+    return ok(found) if available >= MIN_MEMORY else note(found, "close other programs")
 
 
-def cores(place: Place) -> Finding:
-    here, wanted = len(os.sched_getaffinity(0)), place.param("threads", 2)
-    found = f"{here} here, threads: {wanted} in params.yaml"
-    if wanted > here:
+def cores(clone: Clone) -> Finding:
+    available, threads = len(os.sched_getaffinity(0)), clone.param("threads", 2)
+    found = f"{available} core{'s' * (available != 1)}, threads: {threads} in params.yaml"
+    if threads > available:
         return note(
-            f"{found}; threads that share a core are slow",
-            f"dvc exp run -S threads={here} (results are then not bit-identical)",
+            f"{found}; more threads than cores are slow",
+            f"dvc exp run -S threads={available} (results are then not bit-identical)",
         )
     return ok(found)
 
 
-def gpu(place: Place) -> Finding:
-    """The GPU's name, and whether torch can use it; none is needed."""
+def gpu(clone: Clone) -> Finding:
+    """The GPU's name, and whether torch can use it; no GPU is required."""
     smi = shutil.which("nvidia-smi")
     if smi is None:
         return ok("none (no nvidia-smi); everything runs on the CPU")
     query = [smi, "--query-gpu=name", "--format=csv,noheader"]
-    done = subprocess.run(query, capture_output=True, text=True, timeout=LIMIT, check=False)
+    done = subprocess.run(query, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     if done.returncode != 0 or not done.stdout.strip():
-        said = (done.stdout + done.stderr).strip().splitlines() or ["it prints nothing"]
-        return note(f"nvidia-smi fails: {said[-1]}", "install the driver again, or use the CPU")
+        lines = (done.stdout + done.stderr).strip().splitlines() or ["no output"]
+        return note(f"nvidia-smi fails: {lines[-1]}", "reinstall the NVIDIA driver, or use the CPU")
     cards = some(done.stdout.strip().splitlines())
     ask = [sys.executable, "-c", ASK_TORCH]
     done = subprocess.run(ask, capture_output=True, text=True, timeout=TORCH_LIMIT, check=False)
     if done.stdout.strip() != "True":
-        said = done.stderr.strip().splitlines() or ["torch.cuda.is_available() is False"]
+        lines = done.stderr.strip().splitlines() or ["torch.cuda.is_available() is False"]
         return note(
-            f"{cards}; torch uses the CPU: {said[-1]}",
-            "update the driver, or install a torch that is built for it",
+            f"{cards}; torch uses the CPU: {lines[-1]}",
+            "update the driver, or install a build of torch that supports it",
         )
     return ok(f"{cards}; torch can use it")
 
 
-def _data_bytes(place: Place) -> float:
-    """ChestMNIST raw, processed and as features, in the working copy and in DVC's cache."""
-    size: int = place.param("download.size", 28)
+def _data_bytes(clone: Clone) -> float:
+    """Size of raw and processed data and features, in the working copy and in DVC's cache."""
+    size: int = clone.param("download.size", 28)
     return 2.0 * CHESTMNIST * (2 * size * size + FEATURE_BYTES)
 
 
 def _memory_limit() -> float:
-    """The container's, if there is one."""
+    """The container's memory limit in bytes; infinite if there is none."""
     try:
         return float(Path("/sys/fs/cgroup/memory.max").read_text())
     except (OSError, ValueError):  # `max`

@@ -1,4 +1,4 @@
-"""This clone: git, parameters, pipeline, DVC's cache, locks and queue, the user's own files."""
+"""Checks of this clone: git, parameters, pipeline, external files, DVC's cache, locks and queue."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import shlex
 import shutil
 from pathlib import Path
 
-from cxr.doctor.context import Place
+from cxr.doctor.context import Clone
 from cxr.doctor.finding import Finding, missing, note, ok, some
 
 QUEUED, FAILED = "refs/exps/celery/stash", "refs/exps/celery/failed"  # as DVC names them
-MOST_SHOWN = 60  # characters of a command
-# Parameters that can name a file of the user's, and the words that name none.
+MOST_SHOWN = 60  # characters of a command line
+# Parameters that can name an external file, and their values that do not name a file.
 OWN_FILES = {
     "download.path": (),
     "train.squeezenet.weights": ("imagenet", "none"),
@@ -20,137 +20,141 @@ OWN_FILES = {
 }
 
 
-def git_history(place: Place) -> Finding:
+def git_history(clone: Clone) -> Finding:
     from cxr import git
 
     commit_all = "git add -A && git commit -m start"
     if shutil.which("git") is None:
         return missing("git is not installed", "apt-get install git")
-    if git.ask(place.root, "rev-parse", "--git-dir") is None:
+    if git.ask(clone.root, "rev-parse", "--git-dir") is None:
         return missing(
-            f"{place.root} is not a git repository, which DVC needs",
+            f"{clone.root} is not a git repository, which DVC needs",
             f"git clone the project, or git init && {commit_all}",
         )
-    commit = git.ask(place.root, "rev-parse", "--verify", "--quiet", "HEAD")
+    commit = git.ask(clone.root, "rev-parse", "--verify", "--quiet", "HEAD")
     if commit is None:
-        return missing("a repository without a commit, which experiments need", commit_all)
-    if git.ask(place.root, "cat-file", "-e", "HEAD:./dvc.yaml") is None:
+        return missing("the repository has no commit yet, but experiments need one", commit_all)
+    if git.ask(clone.root, "cat-file", "-e", "HEAD:./dvc.yaml") is None:
         return missing(
-            f"commit {commit[:10]} has no dvc.yaml in {place.root}",
+            f"commit {commit[:10]} has no dvc.yaml in {clone.root}",
             f"{commit_all}; if that adds nothing, a .gitignore in a parent folder excludes this "
             "one",
         )
     return ok(f"at commit {commit[:10]}")
 
 
-def parameters(place: Place) -> Finding:
+def parameters(clone: Clone) -> Finding:
     from cxr.errors import CxrError
     from cxr.params import load
     from cxr.paths import PARAMS_FILE
 
     try:
-        params = load(place.root / PARAMS_FILE)
+        params = load(clone.root / PARAMS_FILE)
     except CxrError as error:
         problem, _, fix = str(error).partition("; ")
-        return missing(problem, fix or f"edit {PARAMS_FILE}, or git checkout -- {PARAMS_FILE}")
+        if not fix or fix.startswith("expected "):
+            problem, fix = str(error), f"edit {PARAMS_FILE}, or git checkout -- {PARAMS_FILE}"
+        return missing(problem, fix)
     return ok(f"{PARAMS_FILE} is valid; data from {params.download.source}")
 
 
-def pipeline(place: Place) -> Finding:
-    """dvc.yaml, and dvc.lock where there is one."""
+def pipeline(clone: Clone) -> Finding:
+    """Check dvc.yaml, and dvc.lock if it exists."""
     from cxr.lineage.facts import TO_LF, blobs_at, declarations, with_crlf
     from cxr.lineage.repository import Repository
 
-    n_stages, lock = len(declarations(place.root)), Repository(place.root).lock()
-    if crlf := with_crlf(place.root, blobs_at(place.root, "HEAD")):
+    n_stages, lock = len(declarations(clone.root)), Repository(clone.root).lock()
+    if crlf := with_crlf(clone.root, blobs_at(clone.root, "HEAD")):
         return missing(
-            f"Windows line endings, unlike the commit, in {some(crlf)}; every stage that reads "
-            "them would run again",
+            f"{some(crlf)}: Windows line endings, unlike in the commit; every stage that reads "
+            "these files would run again",
             TO_LF,
         )
-    return ok(f"dvc.yaml has {n_stages} stages, dvc.lock results of {len(lock)}")
+    return ok(f"{n_stages} stages in dvc.yaml, {len(lock)} with results in dvc.lock")
 
 
-def own_files(place: Place) -> Finding:
-    """The user's own files that the parameters name."""
+def own_files(clone: Clone) -> Finding:
+    """Check the user's own files that params.yaml names."""
     from cxr.params import named_file
 
-    found = []
-    for name, words in OWN_FILES.items():
-        value = place.param(name, "")
-        if not value or value in words:
+    files = []
+    for name, keywords in OWN_FILES.items():
+        value = clone.param(name, "")
+        if not value or value in keywords:
             continue
-        if name == "download.path" and place.param("download.source", "") != "file":
+        if name == "download.path" and clone.param("download.source", "") != "file":
             continue
-        file = named_file(name, value, place.root)
+        file = named_file(name, value, clone.root)
         if not os.access(file, os.R_OK):
             return missing(f"{name}: {file} can't be read", f"chmod u+r {shlex.quote(str(file))}")
-        found.append(f"{name} is {file}")
-    return ok("; ".join(found) or "the parameters name none")
+        files.append(f"{name} is {file}")
+    return ok("; ".join(files) or "params.yaml names no files of your own")
 
 
-def cache(place: Place) -> Finding:
+def cache(clone: Clone) -> Finding:
     from cxr.lineage.repository import Repository
 
-    folder = Repository(place.root).cache
+    folder = Repository(clone.root).cache
     nearest = next(each for each in (folder, *folder.parents) if each.exists())
     if not os.access(nearest, os.W_OK | os.X_OK):
-        return missing(f"{nearest} can't be written", "dvc cache dir FOLDER names another cache")
+        return missing(f"{nearest} can't be written to", "use another folder: dvc cache dir FOLDER")
     return ok(str(folder))
 
 
-def locks(place: Place) -> Finding:
-    """Whether files can be locked, and who is at work here."""
+def locks(clone: Clone) -> Finding:
+    """Check file locks, and list the stages and DVC commands running in this clone."""
     from dvc.config import Config
 
     from cxr.locks import has_locks
 
-    can_lock = has_locks(place.root)
-    if not can_lock and not Config(str(place.root / ".dvc"))["core"].get("hardlink_lock"):
+    can_lock = has_locks(clone.root)
+    if not can_lock and not Config(str(clone.root / ".dvc"))["core"].get("hardlink_lock"):
         return missing(
-            "the file system has no file locks, and DVC waits for one in vain",
+            "the file system does not support file locks; DVC would wait for one forever",
             "dvc config --local core.hardlink_lock true && "
-            f"rm -f {shlex.quote(str(place.root / '.dvc/tmp/lock'))}",
+            f"rm -f {shlex.quote(str(clone.root / '.dvc/tmp/lock'))}",
         )
-    if busy := _at_work(place.root):
-        return note(f"at work here: {some(busy)}", "wait for it, or end it with `kill`")
+    if busy := _running(clone.root):
+        return note(
+            f"running in this clone: {some(busy)}", "wait for it, or stop it with `kill PID`"
+        )
     if not can_lock:
         return note(
-            "the file system has no file locks; all but `cxr sweep` works by links instead",
-            "a clone on another disk for `cxr sweep`",
+            "the file system does not support file locks; everything but `cxr sweep` works",
+            "use a clone on another disk for `cxr sweep`",
         )
-    return ok("nothing is at work here")
+    return ok("no stage or DVC command is running in this clone")
 
 
-def queue(place: Place) -> Finding:
-    """DVC's queued experiments; read from git, since asking DVC takes a second."""
-    n_failed, n_queued = (_entries(place.root, ref) for ref in (FAILED, QUEUED))
+def queue(clone: Clone) -> Finding:
+    """Check DVC's queue; read from git, since DVC itself takes a second."""
+    n_failed, n_queued = (_entries(clone.root, ref) for ref in (FAILED, QUEUED))
     if n_failed:
         return note(
-            f"failed experiments: {n_failed}, waiting: {n_queued}",
-            "dvc queue logs NAME says why; dvc queue remove --failed clears them",
+            f"failed experiments: {n_failed}, queued or running: {n_queued}",
+            "see why with dvc queue logs NAME; clear them with dvc queue remove --failed",
         )
     if n_queued:
-        return note(f"experiments that wait or run: {n_queued}", "dvc queue start")
+        return note(f"queued or running experiments: {n_queued}", "dvc queue start")
     return ok("empty")
 
 
-def _at_work(root: Path) -> list[str]:
-    """DVC's processes and stages whose working directory is in a clone."""
-    found = []
+def _running(root: Path) -> list[str]:
+    """Processes of DVC and stages whose working directory is in a clone."""
+    processes = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            words = (process / "cmdline").read_text().split("\0")[:-1]
-            is_here = (process / "cwd").readlink().is_relative_to(root)
-        except (OSError, ValueError):  # it has ended, or is another user's
+            arguments = (process / "cmdline").read_text().split("\0")[:-1]
+            is_in_clone = (process / "cwd").readlink().is_relative_to(root)
+        except (OSError, ValueError):  # it has ended or belongs to another user
             continue
-        if is_here and any(Path(each).name == "dvc" or "stages/" in each for each in words):
-            found.append(f"process {process.name} ({' '.join(words)[-MOST_SHOWN:]})")
-    return found
+        if is_in_clone and any(Path(each).name == "dvc" or "stages/" in each for each in arguments):
+            processes.append(f"process {process.name} ({' '.join(arguments)[-MOST_SHOWN:]})")
+    return processes
 
 
 def _entries(root: Path, ref: str) -> int:
-    """The number of entries of a stash of git."""
+    """The number of entries of a git stash."""
     from cxr import git
 
     return len((git.ask(root, "reflog", "show", "--format=%H", ref) or "").split())

@@ -16,7 +16,7 @@ from sklearn.metrics import roc_curve
 
 from cxr.arrays import Doubles, Floats, Labels
 from cxr.data.ood import SIDE, OodReference
-from cxr.documents import read_made
+from cxr.documents import read_output
 from cxr.evaluation.metrics import sigmoid
 from cxr.labels import LABELS
 
@@ -81,7 +81,7 @@ class OperatingPoint:
 
 def read(path: Path) -> OperatingPoint:
     """The operating point in a file; CxrError if it can't be read."""
-    return read_made(path, _parse)
+    return read_output(path, _parse)
 
 
 def decide(

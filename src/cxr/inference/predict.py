@@ -19,7 +19,7 @@ from cxr.data.ids import stem
 from cxr.data.images import files
 from cxr.data.images.find import Found
 from cxr.data.images.picture import Picture, Topic
-from cxr.documents import write_whole
+from cxr.documents import write_atomically
 from cxr.errors import CxrError
 from cxr.evaluation import decisions
 from cxr.evaluation.decisions import OperatingPoint
@@ -246,7 +246,7 @@ def _draw(
         for i in chosen
     ]
     title = f"{prediction.path.name}\n{model.saved.name}, {len(predicted_positive)} positive"
-    write_whole(path, partial(overlays, picture.grey, attribution[chosen], titles, title))
+    write_atomically(path, partial(overlays, picture.grey, attribution[chosen], titles, title))
 
 
 def write_table(results: list[Prediction | Refused], path: Path) -> None:
@@ -274,7 +274,7 @@ def write_table(results: list[Prediction | Refused], path: Path) -> None:
             )  # fmt: skip
     text = io.StringIO()
     csv.writer(text).writerows([columns, *rows])
-    write_whole(path, text.getvalue().encode(errors="surrogateescape"))
+    write_atomically(path, text.getvalue().encode(errors="surrogateescape"))
 
 
 def check_table(path: Path, paths: list[Path]) -> None:

@@ -1,4 +1,4 @@
-"""Every record that this clone can reach, and which of them made a given output or run."""
+"""Find the record of an output or run among all records that this clone can read."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,22 +17,22 @@ from cxr.paths import RECORDS
 
 @dataclass(frozen=True)
 class Found:
-    """A record, and where it was found."""
+    """A record and where it was found."""
 
     record: Record
     digest: Digest  # of the record's file
-    locked: LockedStage | None  # the entry of the lock file that led here
-    current: bool  # of the working copy: what it made stands on disk
-    trusted: bool = True  # not so where dvc.lock names another and no witness can decide
+    locked: LockedStage | None  # the lock file's entry that names the record
+    current: bool  # its outputs are in the working copy
+    trusted: bool = True  # False if dvc.lock names another record and the cache has neither
 
     @property
     def outputs(self) -> dict[str, Digest]:
-        """All that the stage wrote, the record among it."""
+        """All outputs of the stage, including the record."""
         return {**self.record.outputs, records.path_of(self.record.stage): self.digest}
 
 
 class Archive:
-    """The records of the working copy, and those that DVC's cache keeps of earlier runs."""
+    """Records of the working copy, and those of earlier runs in DVC's cache."""
 
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
@@ -47,7 +47,7 @@ class Archive:
         return {stage: one for stage, one in found.items() if one is not None}
 
     def at(self, lock: Lock) -> dict[str, Found]:
-        """The records that a lock file names, by stage, as far as the cache has them."""
+        """The records that a lock file names and the cache has, by stage."""
         return {found.record.stage: found for found in self._named(lock)}
 
     def of_md5(self, md5: str) -> Found | None:
@@ -56,14 +56,14 @@ class Archive:
         return Found(record, self._digest(md5), None, current=False) if record else None
 
     def find(self, prefix: str) -> dict[str, Found]:
-        """Records by the id of a run that starts with `prefix`.
+        """Records by run id, for run ids that start with `prefix`.
 
-        Those of the working copy; if there is none, earlier ones.
+        Earlier records are searched only if the working copy has no match.
         """
-        for known in (self.current.values(), self.past):
+        for candidates in (self.current.values(), self.past):
             found = {
                 run_id: each
-                for each in reversed(list(known))  # the first that has a run wins
+                for each in reversed(list(candidates))  # the first record with a run wins
                 for run_id in each.record.run_ids
                 if run_id.startswith(prefix)
             }
@@ -72,7 +72,7 @@ class Archive:
         return {}
 
     def lost(self, lock: Lock) -> dict[str, str]:
-        """Records that a lock file names and the cache lacks or has damaged: stage -> MD5."""
+        """Records that a lock file names but are missing or damaged in the cache: stage -> MD5."""
         return {
             name: stage.outputs[records.path_of(name)].md5
             for name, stage in lock.items()
@@ -81,10 +81,11 @@ class Archive:
         }
 
     def maker(self, path: str, md5: str, of: Found) -> Found | None:
-        """What made an output of this content for another result.
+        """The record of the stage that made an input of another result.
 
-        For a result of the working copy that is the working copy's own record. For an earlier one
-        it is the last that was there in time: the same content may have been made again since.
+        For a result in the working copy, this is the working copy's own record. For an earlier
+        result it is the last record finished before that result started, since the same content may
+        have been made again later.
         """
 
         def made(found: Found) -> bool:
@@ -100,7 +101,7 @@ class Archive:
 
     @cached_property
     def past(self) -> list[Found]:
-        """The records of all commits and experiments and of DVC's run cache."""
+        """The records of all commits and experiments, and of DVC's run cache."""
         found = map(self.of_md5, sorted(self._repository.past_outputs(RECORDS)))
         return [one for one in found if one is not None]
 
@@ -113,7 +114,7 @@ class Archive:
                         yield Found(record, self._digest(digest.md5), stage, current=False)
 
     def _current(self, stage: str, lock: Lock) -> Found | None:
-        """The record on disk; where that is not the one dvc.lock names, the named one if cached."""
+        """The record on disk, or the one that dvc.lock names if it differs and is in the cache."""
         path = self._folder / f"{stage}.json"
         entry = lock.get(stage)
         named = entry.outputs.get(records.path_of(stage)) if entry else None
@@ -140,6 +141,6 @@ class Archive:
                 path = self._repository.object(md5)
                 whole = path.is_file() and md5_of_file(path) == md5
                 self._read[md5] = records.read(path) if whole else None
-            except CxrError:  # of a schema that this version can't read, or no record at all
+            except CxrError:  # not a record, or of an unsupported schema
                 self._read[md5] = None
         return self._read[md5]

@@ -1,8 +1,8 @@
-"""What a stage's result depends on: its facts, and the fingerprint of the part that decides it.
+"""What a stage's result depends on: its facts, and the fingerprint of the result-affecting ones.
 
 Result-affecting code is a declared dependency of the stages that import it, so that DVC runs them
-again when it changes. All other code is recorded, but an edit there changes no byte that a later
-stage reads, so it is not a dependency.
+again when it changes. All other code is recorded but is not a dependency, since it does not change
+any file that a later stage reads.
 """
 
 import hashlib
@@ -27,27 +27,34 @@ from cxr.paths import PARAMS_FILE, PIPELINE_FILE, ProjectPath
 CODE = ("src", "stages", PIPELINE_FILE)
 SOURCE_SUFFIX = ".py"
 TO_LF = f"git ls-files -z {' '.join(CODE)} | xargs -0 sed -i 's/\\r$//'"  # keeps uncommitted edits
-# Rooms of `cxr` whose code affects a result. All others only run, record, check or show.
+# Packages and modules of `cxr` whose code affects results. All others are reporting-only.
 RESULT_AFFECTING = frozenset({"cam", "data", "evaluation", "labels", "models", "training"})
 
 PACKAGES = (
     "cxr-pipeline", "numpy", "torch", "torchvision", "scipy", "scikit-learn", "safetensors",
     "matplotlib", "mlflow", "dvc",
 )  # fmt: skip
-# Whatever the user's own settings of git are, `git apply` must be able to read it; and in whichever
-# folder of a larger repository the project is, paths start at the project.
+# `git apply` must be able to read the patch, whatever the user's git configuration, and paths are
+# relative to the project, which may be a subfolder of a larger repository.
 DIFF = (
     "-c", "core.autocrlf=false", "-c", "core.quotePath=false", "diff", "--binary", "--no-color",
     "--no-ext-diff", "--no-textconv", "--no-renames", "--src-prefix=a/", "--dst-prefix=b/",
     "--relative",
 )  # fmt: skip
 Commit = Annotated[str, Field(pattern="^[0-9a-f]{40}([0-9a-f]{24})?$")]
-DECIDING_PACKAGES = ("numpy", "torch", "torchvision", "scipy", "scikit-learn", "safetensors")
+RESULT_AFFECTING_PACKAGES = (
+    "numpy",
+    "torch",
+    "torchvision",
+    "scipy",
+    "scikit-learn",
+    "safetensors",
+)
 
 
 @dataclass(frozen=True)
 class Declaration:
-    """A stage as dvc.yaml declares it, variables filled in."""
+    """A stage as declared in dvc.yaml, with variables filled in."""
 
     stage: str
     command: str
@@ -57,13 +64,13 @@ class Declaration:
 
 
 class Code(TypedDict):
-    """The code of a working copy."""
+    """The code of a working copy; the keys are those of the record's JSON."""
 
     commit: Commit | None
     files: dict[ProjectPath, str]  # path -> blob hash
-    deciding: list[ProjectPath]  # those that the stage depends on
-    edited: list[ProjectPath]  # those that differ from the commit
-    patch: str | None  # that makes the commit's code and params.yaml those that ran
+    deciding: list[ProjectPath]  # result-affecting files, on which the stage depends
+    edited: list[ProjectPath]  # files that differ from the commit
+    patch: str | None  # from the commit to the code and params.yaml that ran
 
 
 class Environment(TypedDict):
@@ -80,44 +87,48 @@ class Environment(TypedDict):
 
 @dataclass(frozen=True)
 class Facts:
-    """All that a result was made from."""
+    """Everything that a result was made from; the fields are the keys of the record's JSON."""
 
     stage: str
     command: str
     dependencies: dict[ProjectPath, Digest]
-    inputs: dict[ProjectPath, Md5]  # path -> md5 of other stages' outputs in these dependencies
+    inputs: dict[ProjectPath, Md5]  # those dependencies that are outputs of other stages
     params: dict[str, Any]  # dotted names
-    foreign: dict[str, Md5]  # path -> md5 of the user's own files that params.yaml names
+    foreign: dict[str, Md5]  # external files: the user's own, named in params.yaml
     code: Code
     environment: Environment
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over what decides the result's bytes."""
+        """SHA-256 of everything that affects the result."""
         environment = self.environment
-        deciding = {
+        result_affecting = {
             "command": self.command,
             "dependencies": {path: digest.md5 for path, digest in self.dependencies.items()},
             "params": self.params,
             "foreign": sorted(self.foreign.values()),
             "environment": {
                 "python": environment["python"],
-                "packages": {name: environment["packages"][name] for name in DECIDING_PACKAGES},
+                "packages": {
+                    name: environment["packages"][name] for name in RESULT_AFFECTING_PACKAGES
+                },
                 "machine": environment["machine"],
                 "cpu": environment["cpu"],
                 "device": environment["device"],
             },
         }
-        canonical = json.dumps(deciding, sort_keys=True, separators=(",", ":"))
+        canonical = json.dumps(result_affecting, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def take_facts(declared: Declaration, root: Path, foreign: dict[str, Path], device: str) -> Facts:
-    """Look at everything the stage depends on, as it is now.
+def take_facts(
+    declared: Declaration, root: Path, external_files: dict[str, Path], device: str
+) -> Facts:
+    """Record the current state of everything the stage depends on.
 
     Parameters
     ----------
-    foreign : the user's own files that the parameters name: name in the record -> file.
+    external_files : the user's own files named in params.yaml: name in the record -> file.
     """
     params = read_yaml(root / PARAMS_FILE)
     dependencies = {path: digest(root / path) for path in declared.dependencies}
@@ -127,14 +138,14 @@ def take_facts(declared: Declaration, root: Path, foreign: dict[str, Path], devi
         dependencies=dependencies,
         inputs=_inputs(declared, root, dependencies),
         params=select(params, declared.params),
-        foreign={name: digest(path).md5 for name, path in foreign.items()},
+        foreign={name: digest(path).md5 for name, path in external_files.items()},
         code=_code(root, declared),
         environment=environment(device, params["threads"]),
     )
 
 
 def changed(before: Facts, after: Facts) -> list[str]:
-    """What is no longer as it was when the stage started; names for a sentence."""
+    """Names of everything that changed since the stage started, for an error message."""
     found = [
         path
         for path, digest in after.dependencies.items()
@@ -153,27 +164,28 @@ def changed(before: Facts, after: Facts) -> list[str]:
 
 
 def declarations(root: Path) -> dict[str, Declaration]:
-    """The stages of dvc.yaml by name; reads the part of DVC's language that ours uses."""
+    """The stages of dvc.yaml by name; supports only the syntax that our dvc.yaml uses."""
     try:
         stages: dict[str, Any] = read_yaml(root / PIPELINE_FILE).get("stages", {})
         return {name: _declaration(name, entry) for name, entry in stages.items()}
     except (KeyError, TypeError, AttributeError, StopIteration) as error:
         reason = f"{type(error).__name__} {error}"
         raise CxrError(
-            f"{root / PIPELINE_FILE} is no pipeline ({reason}); {restoring(root / PIPELINE_FILE)}"
+            f"{root / PIPELINE_FILE} is not a valid pipeline ({reason}); "
+            f"{restoring(root / PIPELINE_FILE)}"
         ) from None
 
 
 def declaration(stage: str, root: Path) -> Declaration:
-    """One stage of dvc.yaml; CxrError where there is no such stage."""
+    """One stage of dvc.yaml; CxrError if it does not exist."""
     known = declarations(root)
     if stage not in known:
-        raise CxrError(f"{PIPELINE_FILE} has no stage `{stage}`; it has {', '.join(known)}")
+        raise CxrError(f"{PIPELINE_FILE} has no stage `{stage}`; its stages are {', '.join(known)}")
     return known[stage]
 
 
 def environment(device: str, threads: int) -> Environment:
-    """Versions, machine and device: torch's word, with a GPU's name, or `none` without torch."""
+    """Versions, machine and device: torch's device with the GPU's name, or `none` without torch."""
     return {
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in PACKAGES},
@@ -186,7 +198,7 @@ def environment(device: str, threads: int) -> Environment:
 
 
 def select(params: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
-    """The values at and below dotted keys of params.yaml, under their full dotted names."""
+    """Parameters at and below the given dotted keys, by full dotted name."""
     found: dict[str, Any] = {}
     for key in keys:
         value: Any = params
@@ -198,9 +210,9 @@ def select(params: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
-def inside(path: str, places: tuple[str, ...]) -> bool:
-    """Whether a path is one of the places or below one."""
-    return any(path == place or path.startswith(f"{place}/") for place in places)
+def inside(path: str, parents: tuple[str, ...]) -> bool:
+    """Whether a path equals or is below one of the other paths."""
+    return any(path == parent or path.startswith(f"{parent}/") for parent in parents)
 
 
 def _declaration(stage: str, entry: dict[str, Any]) -> Declaration:
@@ -226,27 +238,27 @@ def _declaration(stage: str, entry: dict[str, Any]) -> Declaration:
 
 
 def _inputs(declared: Declaration, root: Path, known: dict[str, Digest]) -> dict[str, str]:
-    """MD5 of every output of another stage that is a dependency or stands inside one."""
-    made = [
+    """MD5 of every output of another stage that is, or is inside, a dependency."""
+    outputs = [
         output
         for other in declarations(root).values()
         if other.stage != declared.stage
         for output in other.outputs
         if inside(output, declared.dependencies)
     ]
-    return {path: (known.get(path) or digest(root / path)).md5 for path in made}
+    return {path: (known.get(path) or digest(root / path)).md5 for path in outputs}
 
 
 def _code(root: Path, declared: Declaration) -> Code:
-    """Commit, blob hash of every source file, and a patch where they differ from the commit.
+    """Commit, blob hash of every source file, and a patch if they differ from the commit.
 
-    By blob hash, since `git status` trusts times and sizes and can call an edited file clean.
+    Edits are found by blob hash, since `git status` relies on times and sizes and can miss them.
     """
     files = code_files(root)
-    deciding = sorted(path for path in files if inside(path, declared.dependencies))
+    affecting = sorted(path for path in files if inside(path, declared.dependencies))
     commit = git.ask(root, "rev-parse", "HEAD")
     if commit is None:
-        return {"commit": None, "files": files, "deciding": deciding, "edited": [], "patch": None}
+        return {"commit": None, "files": files, "deciding": affecting, "edited": [], "patch": None}
     committed = blobs_at(root, "HEAD")
     edited = sorted(
         path for path in files.keys() | committed.keys() if files.get(path) != committed.get(path)
@@ -254,36 +266,36 @@ def _code(root: Path, declared: Declaration) -> Code:
     return {
         "commit": commit.strip(),
         "files": files,
-        "deciding": deciding,
+        "deciding": affecting,
         "edited": edited,
         "patch": _patch(root, edited, sorted(files.keys() - committed.keys())),
     }
 
 
 def code_files(root: Path) -> dict[str, str]:
-    """Blob hash of every source file and of dvc.yaml, as they are now."""
+    """Current blob hash of every source file and of dvc.yaml."""
     return {
         path.relative_to(root).as_posix(): _git_blob(path)
-        for place in CODE
-        for path in _files_below(root / place)
+        for part in CODE
+        for path in _files_below(root / part)
     }
 
 
 def blobs_at(root: Path, commit: str) -> dict[str, str]:
-    """Blob hash of every source file and of dvc.yaml in a commit; nothing where it is unknown."""
+    """Blob hash of every source file and of dvc.yaml in a commit; empty if it is unknown."""
     listing = git.ask(root, "ls-tree", "-r", "-z", commit, "--", *CODE) or ""
     found = {}
     for line in listing.split("\0"):
-        about, _, path = line.partition("\t")
+        entry, _, path = line.partition("\t")
         if path.endswith(SOURCE_SUFFIX) or path == PIPELINE_FILE:
-            found[path] = about.split()[2]
+            found[path] = entry.split()[2]
     return found
 
 
 def with_crlf(root: Path, blobs: dict[str, str]) -> list[str]:
-    """Files that differ from the given blobs by nothing but Windows line endings.
+    """Files that differ from the given blobs only by Windows line endings.
 
-    Git calls them clean where `core.autocrlf` is set; DVC hashes the bytes.
+    With `core.autocrlf` git considers them unchanged; DVC hashes the bytes.
     """
     return [
         path
@@ -294,10 +306,10 @@ def with_crlf(root: Path, blobs: dict[str, str]) -> list[str]:
     ]
 
 
-def _files_below(place: Path) -> list[Path]:
-    if place.is_file():
-        return [place]
-    return sorted(place.rglob(f"*{SOURCE_SUFFIX}"))
+def _files_below(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    return sorted(path.rglob(f"*{SOURCE_SUFFIX}"))
 
 
 def _git_blob(path: Path) -> str:
@@ -309,9 +321,9 @@ def _blob_of(content: bytes) -> str:
 
 
 def _patch(root: Path, edited: list[str], new: list[str]) -> str | None:
-    """What makes the commit's code and params.yaml those that ran; None where nothing is to do.
+    """The patch from the commit to the code and params.yaml that ran; None if they are equal.
 
-    `git diff` with an index of its own, which has no times to trust.
+    Uses a temporary git index, since file times in the existing one can be misleading.
     """
     with tempfile.TemporaryDirectory() as folder:
         env = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
@@ -322,7 +334,7 @@ def _patch(root: Path, edited: list[str], new: list[str]) -> str | None:
 
 
 def _cpu() -> str:
-    """The processor's name: the same program can round differently on another kind."""
+    """The processor's model, since rounding can differ between models."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -1,4 +1,4 @@
-"""Records: what made a stage's outputs, written down by the stage itself and kept with them."""
+"""Records of what a stage's outputs were made from, written by the stage as another output."""
 
 import html
 import re
@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter
 
 from cxr.data.splits import Origin
-from cxr.documents import read_made, validated
+from cxr.documents import read_output, validated
 from cxr.errors import CxrError, shown
 from cxr.hashing import Digest
 from cxr.lineage.facts import Facts
@@ -17,21 +17,21 @@ from cxr.lineage.run_log import RunLog
 from cxr.paths import RECORDS, ProjectPath
 
 SCHEMA = 3
-SHORT_ID = 8  # digits of a run id that people are shown
+SHORT_ID = 8  # digits of a run id in messages
 
 STAGE_TAG = "cxr.stage"
 RECORD_TAG = "cxr.record"
-ATTEMPT_TAG = "cxr.attempt"  # of all tries that go on with one another
+ATTEMPT_TAG = "cxr.attempt"  # shared by all runs of a stage that resume one another
 PROCESS_TAG = "cxr.process"
 FAILURE_TAG = "cxr.failure"
 ORIGINAL_TAG = "cxr.original_run_id"
 DESCRIPTION_TAG = "mlflow.note.content"
-READ_TAG, MADE_TAG = "cxr.md5.", "cxr.made."  # and a path: the MD5 of an input, of an output
+READ_TAG, MADE_TAG = "cxr.md5.", "cxr.made."  # plus a path: MD5 of an input or output
 
 # In UTC, ISO 8601.
 Time = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00$")]
 MARKDOWN = re.compile(r"[\\`*_{}\[\]()#+!|~]")
-PLAIN = re.compile(r"[\w./ @=:+-]+")  # as Markdown's code, also in a table
+PLAIN = re.compile(r"[\w./ @=:+-]+")  # safe as Markdown code, also in a table
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Record:
     fingerprint: str
     data: Origin
     facts: Facts
-    outputs: dict[ProjectPath, Digest]  # without the record itself
+    outputs: dict[ProjectPath, Digest]  # except the record itself
     runs: Annotated[list[RunLog], Field(min_length=1)]
     started: Time
     finished: Time
@@ -60,12 +60,12 @@ class Record:
 
 
 def path_of(stage: str) -> str:
-    """Where a stage's record stands: an output of the stage, which no stage depends on."""
+    """Path of a stage's record: an output of the stage, on which no stage depends."""
     return f"{RECORDS}/{stage}.json"
 
 
 def read(path: Path) -> Record:
-    """Read and check a record; CxrError with one line where it is none."""
+    """Read and check a record; CxrError with one line if it is invalid."""
 
     def parse(content: Any) -> Record:
         schema = content.get("schema")
@@ -75,11 +75,11 @@ def read(path: Path) -> Record:
             )
         return validated(_RECORD, content)
 
-    return read_made(path, parse)
+    return read_output(path, parse)
 
 
 def tags(record: Record, log: RunLog, md5: str) -> dict[str, str]:
-    """What MLflow is told of a run once its record is written: its MD5, and a card."""
+    """MLflow tags of a run whose record is written: the record's MD5, and a description."""
     return {
         RECORD_TAG: md5,
         DESCRIPTION_TAG: card(record, log.run_id),
@@ -87,14 +87,14 @@ def tags(record: Record, log: RunLog, md5: str) -> dict[str, str]:
 
 
 def card(record: Record, run_id: str) -> str:
-    """The run's lineage as Markdown, for the page that MLflow shows of it."""
+    """The run's lineage as Markdown, shown on its page in MLflow."""
     facts = record.facts
     edited = len(facts.code["edited"])
     packages = facts.environment["packages"]
     rows = [
         ("data", f"{_text(record.data.name)} ({record.data.source})"),
-        *((f"from {_code(path)}", f"md5 `{md5}`") for path, md5 in facts.inputs.items()),
-        *((f"from {_code(path)}", f"md5 `{md5}`") for path, md5 in facts.foreign.items()),
+        *((f"input {_code(path)}", f"md5 `{md5}`") for path, md5 in facts.inputs.items()),
+        *((f"input {_code(path)}", f"md5 `{md5}`") for path, md5 in facts.foreign.items()),
         ("code", f"commit `{facts.code['commit']}`" + (f", {edited} edited" if edited else "")),
         (
             "environment",
@@ -104,22 +104,22 @@ def card(record: Record, run_id: str) -> str:
             ),
         ),
         *(
-            (f"made {_code(path)}", f"md5 `{digest.md5}`")
+            (f"output {_code(path)}", f"md5 `{digest.md5}`")
             for path, digest in record.outputs.items()
         ),
     ]
-    lines = [f"**{record.stage}**: what made it, and whether that still holds:", ""]
+    lines = [f"**{record.stage}**: what this run was made from. To check that it still holds:", ""]
     lines += [f"    cxr audit {run_id[:SHORT_ID]}", "", "| | |", "|---|---|"]
     return "\n".join(lines + [f"| {key} | {value} |" for key, value in rows])
 
 
 def _code(text: str) -> str:
-    """A name as Markdown's code, or escaped where it would end that or a cell of a table."""
+    """A name as Markdown code, or escaped if it would end the code span or table cell."""
     return f"`{text}`" if PLAIN.fullmatch(text) else _text(text)
 
 
 def _text(text: str) -> str:
-    """A text that Markdown shows as it is, in one line and with nothing of HTML in it."""
+    """Escape text for Markdown: one line, without HTML."""
     return MARKDOWN.sub(r"\\\g<0>", html.escape(shown(text), quote=False))
 
 

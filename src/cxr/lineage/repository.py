@@ -1,4 +1,4 @@
-"""What DVC and git keep of a project: lock files, cached content, revisions. Reads only."""
+"""Read what DVC and git store of a project: lock files, cached content, revisions."""
 
 import hashlib
 import re
@@ -27,15 +27,15 @@ from cxr.params import flatten
 from cxr.paths import LOCK_FILE, PARAMS_FILE, ProjectPath
 
 EXPERIMENTS = "refs/exps"
-# Without the second, DVC fetches nothing that an experiment alone has.
+# `dvc fetch` does not fetch content that only an experiment has.
 FETCH_PAST = "dvc fetch --all-commits && dvc exp pull --all-commits origin"
-NO_BLOB = "0" * 40  # git's name for a file that is not there
-EXPERIMENTS_AT_WORK = ("exec", "celery", "apply")  # DVC's own notes below refs/exps
+NO_BLOB = "0" * 40  # git's hash of a missing file
+EXPERIMENTS_AT_WORK = ("exec", "celery", "apply")  # DVC's internal refs below refs/exps
 
 
 @dataclass(frozen=True)
 class LockedStage:
-    """A stage as dvc.lock has it."""
+    """A stage in dvc.lock."""
 
     command: str
     dependencies: dict[str, Digest]
@@ -54,25 +54,25 @@ class Repository:
 
     @cached_property
     def cache(self) -> Path:
-        """DVC's cache, wherever its settings put it."""
+        """The folder of DVC's cache, from its configuration."""
         try:
-            place = Config(str(self.root / ".dvc"))["cache"].get("dir")
+            folder = Config(str(self.root / ".dvc"))["cache"].get("dir")
         except ConfigError as error:
             raise CxrError(
-                f"DVC's settings can't be read: {error}; fix .dvc/config or .dvc/config.local"
+                f"DVC's configuration can't be read: {error}; fix .dvc/config or .dvc/config.local"
             ) from None
-        return Path(place) if place else self.root / ".dvc" / "cache"
+        return Path(folder) if folder else self.root / ".dvc" / "cache"
 
     def lock(self) -> Lock:
-        """dvc.lock as it is now; empty where nothing was made yet."""
+        """The current dvc.lock; empty if the file does not exist."""
         path = self.root / LOCK_FILE
         try:
             return _lock(read_within(path, MOST_YAML_BYTES))
         except FileNotFoundError:
             return {}
         except ValueError as error:
-            found = defect(path, f"is damaged ({error})")
-            raise CxrError(f"{path} {found}, or delete it; then run `dvc repro`") from None
+            problem = defect(path, f"is damaged ({error})")
+            raise CxrError(f"{path} {problem}, or delete it; then run `dvc repro`") from None
 
     def lock_at(self, commit: str) -> Lock:
         """dvc.lock of a commit."""
@@ -85,12 +85,12 @@ class Repository:
             ) from None
 
     def text_at(self, commit: str, path: str) -> str | None:
-        """Text of a project's file in a commit; None if the commit lacks the file."""
-        # Without ./ git takes a path as relative to the top of the repository.
+        """Text of a file in a commit; None if the commit lacks the file."""
+        # Without ./ git reads the path relative to the top of the repository.
         return git.ask(self.root, "show", f"{commit}:./{path}")
 
     def experiments(self) -> list[tuple[str, str]]:
-        """DVC's experiments: name and commit; two of one name on different commits are two."""
+        """Name and commit of each DVC experiment; names can repeat."""
         listing = git.ask(
             self.root, "for-each-ref", "--format=%(objectname) %(refname)", EXPERIMENTS
         )
@@ -98,7 +98,7 @@ class Repository:
         for line in (listing or "").splitlines():
             commit, ref = line.split(" ", 1)
             parts = ref.removeprefix(f"{EXPERIMENTS}/").split("/", 2)
-            # refs/exps/<two digits>/<the other 38>/<name>
+            # refs/exps/<2 digits>/<the other 38 digits>/<name>
             if len(parts) == 3 and parts[0] not in EXPERIMENTS_AT_WORK:
                 found.append((parts[2], commit))
         return found
@@ -107,7 +107,9 @@ class Repository:
         """The commit of an experiment or a git revision."""
         commits = [commit for each, commit in self.experiments() if each == name]
         if len(commits) > 1:
-            raise CxrError(f"{name} is the name of {len(commits)} experiments; give the commit")
+            raise CxrError(
+                f"{name} is the name of {len(commits)} experiments; give a commit instead"
+            )
         if commits:
             return commits[0]
         if name.startswith("-"):
@@ -119,25 +121,25 @@ class Repository:
         return git.ask(self.root, "cat-file", "-e", f"{commit}^{{commit}}") is not None
 
     def fetching_commits(self) -> str:
-        """The command that brings commits which this clone lacks."""
+        """The command that fetches commits which this clone lacks."""
         is_shallow = git.ask(self.root, "rev-parse", "--is-shallow-repository") == "true\n"
         return "git fetch --unshallow" if is_shallow else "git fetch --all"
 
     def object(self, md5: str) -> Path:
-        """Where the cache keeps a file, or the list of a folder's files."""
-        if not re.fullmatch(MD5, md5):  # it would lead anywhere
-            raise CxrError(f"{md5!r} is no md5")
+        """Path in the cache of a file, or of the list of a folder's files."""
+        if not re.fullmatch(MD5, md5):  # the path could leave the cache
+            raise CxrError(f"{md5!r} is not an MD5")
         return self.cache / "files" / "md5" / md5[:2] / md5[2:]
 
     def content(self, path: str, md5: str) -> dict[str, str] | None:
-        """MD5 of each file of an output, by path; None where the cache lacks a folder's list."""
+        """MD5 of each file of an output, by path; None if the cache lacks a folder's list."""
         if not md5.endswith(".dir"):
             return {path: md5}
-        place = self.object(md5)
+        path_of_list = self.object(md5)
         try:
-            if place.stat().st_size > MOST_JSON_BYTES:
+            if path_of_list.stat().st_size > MOST_JSON_BYTES:
                 return None
-            listing = place.read_bytes()
+            listing = path_of_list.read_bytes()
             if hashlib.md5(listing, usedforsecurity=False).hexdigest() != md5.removesuffix(".dir"):
                 return None
             entries = validated(_LIST, parse_json(listing))
@@ -146,10 +148,10 @@ class Repository:
         return {f"{path}/{each['relpath']}": each["md5"] for each in entries}
 
     def past_outputs(self, folder: str) -> set[str]:
-        """MD5 of every file below a folder that was an output once.
+        """MD5 of every file below a folder that was ever an output.
 
-        As every dvc.lock in a commit, branch or experiment says, and DVC's run cache, which also
-        knows what was never committed.
+        They are listed in each dvc.lock in a commit, branch or experiment, and in DVC's run cache,
+        which also has results that were never committed.
         """
         listing = git.ask(
             self.root, "log", "--all", "-m", "--format=", "--raw", "--no-abbrev", "--", LOCK_FILE
@@ -159,7 +161,7 @@ class Repository:
         for file in (self.cache / "runs").glob("*/*/*"):
             if file.is_file() and file.stat().st_size <= MOST_YAML_BYTES:
                 texts.append(file.read_text(errors="replace"))
-        # Parsed as YAML, a hundred lock files would take seconds.
+        # Parsing a hundred lock files as YAML would take seconds.
         entry = re.compile(rf"path: {folder}/\S+\n\s+hash: md5\n\s+md5: ([0-9a-f]{{32}})\s")
         return {md5 for text in texts for md5 in entry.findall(text)}
 

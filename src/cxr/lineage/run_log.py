@@ -1,4 +1,4 @@
-"""What one MLflow run holds, as a stage collects and records it."""
+"""Everything logged to an MLflow run, as a stage collects and records it."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -21,7 +21,7 @@ class Slide:
 
 @dataclass(frozen=True)
 class Registration:
-    """A model that MLflow registers with the run, and what it is ranked by."""
+    """A model to register in MLflow, and its ranking score."""
 
     files: list[ProjectPath]
     score: float  # validation macro AUROC; the best one of the same data is the champion
@@ -30,7 +30,7 @@ class Registration:
 
 @dataclass
 class RunLog:
-    """Everything MLflow is told about one run; a record keeps it, so that it can be told again."""
+    """Everything logged to one MLflow run; stored in the record, so that it can be logged again."""
 
     name: str
     model: str | None
@@ -38,7 +38,7 @@ class RunLog:
     params: dict[str, Any] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     datasets: list[dict[str, str]] = field(default_factory=list)  # name, digest, context
-    history: list[dict[str, float]] = field(default_factory=list)  # one mapping an epoch
+    history: list[dict[str, float]] = field(default_factory=list)  # one mapping per epoch
     metrics: dict[str, float] = field(default_factory=dict)
     artifacts: list[ProjectPath] = field(default_factory=list)  # paths of outputs
     slides: list[Slide] = field(default_factory=list)

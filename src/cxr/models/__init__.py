@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from cxr.data.splits import Statistics
-from cxr.documents import read_made, validated
+from cxr.documents import read_output, validated
 from cxr.errors import CxrError
 from cxr.models.inputs import InputSpec, _input_spec
 from cxr.models.weights import load_weights, write_weights
@@ -127,7 +127,7 @@ def load(folder: Path) -> SavedModel:
         labels = tuple(map(str, content["labels"]))
         return name, params, hyper, _input_spec(**content["input"]), labels
 
-    name, params, hyper, spec, labels = read_made(folder / "model.json", parse)
+    name, params, hyper, spec, labels = read_output(folder / "model.json", parse)
     network = build(name, hyper, spec.image_size, spec.channels, len(labels))
     load_weights(network, folder / "weights.safetensors")
     return SavedModel(name, network.eval(), spec, labels, params)

@@ -36,7 +36,7 @@ class Hyper(ModelParams):
 
     @model_validator(mode="after")
     def _frozen_features_are_computed_once(self) -> "Hyper":
-        if self.freeze and not self.augment.is_only_mirror:
+        if self.freeze and not self.augment.is_hflip_only:
             raise ValueError(
                 "with freeze: true the features are computed once, so that augment can only "
                 "hflip; set translate, degrees, scale and contrast to 0, or freeze: false"

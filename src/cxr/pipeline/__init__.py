@@ -1,1 +1,1 @@
-"""The life of a stage: claim, run, checkpoint, publish; `dvc repro` and the demo."""
+"""How a stage runs (lock, run, checkpoint, publish), `dvc repro` and the demo."""

@@ -1,4 +1,4 @@
-"""A training's state in one file, which is whole or as it was before."""
+"""Training checkpoints, written atomically to one file."""
 
 import time
 from collections.abc import Callable
@@ -7,46 +7,49 @@ from pathlib import Path
 
 import torch
 
-from cxr.documents import write_whole
+from cxr.documents import write_atomically
 from cxr.training.checkpoint import State
 
-EVERY = 15.0  # seconds of work that a power failure may cost
+SAVE_INTERVAL = 15.0  # seconds of work that a power failure can lose
 
 
 class FileCheckpoint:
-    """The state in one file, which is there whole or as it was before."""
+    """A checkpoint in one file, which is replaced atomically.
 
-    def __init__(self, path: Path, tell: Callable[[str], None]) -> None:
+    `say` prints a line.
+    """
+
+    def __init__(self, path: Path, say: Callable[[str], None]) -> None:
         self._path = path
-        self._tell = tell
-        self._since = time.monotonic()
+        self._say = say
+        self._saved_at = time.monotonic()
         self._last: str | None = None
-        self._fails = False
+        self._has_failed = False
 
     def load(self) -> State | None:
         try:
-            kept = torch.load(self._path, map_location="cpu", weights_only=True)
-            state, self._last = kept["state"], kept["named"]
+            saved = torch.load(self._path, map_location="cpu", weights_only=True)
+            state, self._last = saved["state"], saved["named"]
         except FileNotFoundError:
             return None
-        except Exception as error:  # a damaged file can raise whatever it likes
-            self._tell(f"note: {self._path} is damaged ({type(error).__name__}); starts over")
+        except Exception as error:  # a damaged file can raise any exception
+            self._say(f"note: {self._path} is damaged ({type(error).__name__}); starting over")
             return None
-        self._tell(f"goes on from {self._last}")
+        self._say(f"resuming from {self._last}")
         return dict(state)
 
     def is_due(self) -> bool:
-        return time.monotonic() - self._since >= EVERY
+        return time.monotonic() - self._saved_at >= SAVE_INTERVAL
 
     def save(self, state: State, named: str) -> None:
         try:
-            write_whole(self._path, partial(torch.save, {"state": state, "named": named}))
+            write_atomically(self._path, partial(torch.save, {"state": state, "named": named}))
             self._last = named
-        except OSError as error:  # the training itself may still come to its end
-            if not self._fails:
-                self._tell(f"note: no checkpoint could be kept: {error}; the training goes on")
-            self._fails = True
-        self._since = time.monotonic()
+        except OSError as error:  # training can still finish without a checkpoint
+            if not self._has_failed:
+                self._say(f"note: could not save a checkpoint: {error}; training continues")
+            self._has_failed = True
+        self._saved_at = time.monotonic()
 
     def last(self) -> str | None:
         return f"{self._last}, in {self._path}" if self._last else None

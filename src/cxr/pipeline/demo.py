@@ -1,4 +1,4 @@
-"""The whole pipeline on the phantom in a git repository of its own; the project is unchanged."""
+"""Run the whole pipeline on the phantom in a separate git repository, `.demo/`."""
 
 import shutil
 from pathlib import Path
@@ -10,14 +10,14 @@ from cxr.lineage.facts import code_files
 from cxr.paths import LOCK_FILE, PARAMS_FILE
 
 FOLDER = ".demo"
-# Author of the commits in that repository, so that the user's git settings need not name one.
+# Author of the commits in that repository, since the user's git configuration may have none.
 COMMITTER = {
     f"GIT_{who}_{what}": value
     for who in ("AUTHOR", "COMMITTER")
     for what, value in (("NAME", "cxr demo"), ("EMAIL", "demo@localhost"))
 }
 
-# What the demo changes in params.yaml: small enough for two cores and a few minutes.
+# Changes to params.yaml, for a run of a few minutes on two cores.
 CHANGES: dict[str, Any] = {
     "download.source": "phantom",
     "download.path": None,
@@ -33,49 +33,50 @@ CHANGES: dict[str, Any] = {
 
 
 def prepare(project: Path) -> Path:
-    """Lay down or refresh `.demo/`: the tree as it stands, with its own dvc.lock, cache and store.
+    """Create or update `.demo/`: a copy of the project with its own dvc.lock, cache and store.
 
-    It is a git repository of its own with a copy of the project's files, not a clone, since the
-    project may be a small folder of a large repository.
+    It is a new git repository and not a clone, since the project may be a small folder of a large
+    repository.
 
     Returns
     -------
-    The demo's folder. What an earlier demo made there is kept, so that a second one has little to
-    do.
+    The demo's folder. Results of an earlier demo are kept, so that a second one is fast.
     """
     demo = project / FOLDER
-    lay(project, demo)
+    copy_project(project, demo)
     params.change(demo / PARAMS_FILE, CHANGES)
     return demo
 
 
-def lay(project: Path, copy: Path) -> None:
-    """Copy the project's files, edited and new ones too, into a git repository; commit them."""
+def copy_project(project: Path, copy: Path) -> None:
+    """Copy the project's files, including edited and new ones, to a git repository and commit."""
     if git.ask(project, "rev-parse", "--git-dir") is None:
-        raise CxrError(f"{project} is no git clone; clone the repository with git, then run again")
+        raise CxrError(
+            f"{project} is not a git clone; clone the repository with git, then run again"
+        )
     git.run(project, "init", "--quiet", str(copy))
     _commit(copy, _copy(project, copy))
 
 
 def _copy(project: Path, copy: Path) -> set[str]:
-    """Copy files that differ, delete those that the project lacks; return the paths of both."""
+    """Copy changed files and delete removed ones; return the paths of both."""
     listed = git.run(project, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-    here = {name for name in listed.split("\0") if name and (project / name).is_file()}
-    here |= code_files(project).keys()  # a parent's .gitignore may exclude some
-    there = {name for name in git.run(copy, "ls-files", "-z").split("\0") if name}
-    here, there = here - {LOCK_FILE}, there - {LOCK_FILE}
-    for name in there - here:
+    current = {name for name in listed.split("\0") if name and (project / name).is_file()}
+    current |= code_files(project).keys()  # a parent's .gitignore may exclude some
+    copied = {name for name in git.run(copy, "ls-files", "-z").split("\0") if name}
+    current, copied = current - {LOCK_FILE}, copied - {LOCK_FILE}
+    for name in copied - current:
         (copy / name).unlink(missing_ok=True)
-    for name in here:
+    for name in current:
         source, target = project / name, copy / name
         if not target.exists() or source.read_bytes() != target.read_bytes():
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target)
-    return here | there
+    return current | copied
 
 
 def _commit(copy: Path, names: set[str]) -> None:
-    """Commit the files if they have changed, without the user's hooks and signing key."""
+    """Commit the files if they have changed, without running hooks or signing."""
     changes = ("update-index", "--add", "--remove", "--replace", "-z", "--stdin")
     git.run(copy, *changes, stdin="\0".join(names))
     tree = git.run(copy, "write-tree").strip()

@@ -1,20 +1,20 @@
-"""What a stage takes of the machine; MLflow shows it among a run's system metrics."""
+"""Resources used by a stage, logged to MLflow as system metrics."""
 
 import os
 import resource
 import time
 
 
-class Meter:
-    """Starts when it is made."""
+class ResourceUsage:
+    """Resources used since this object was created."""
 
     def __init__(self) -> None:
         self._processor, self._wall = time.process_time(), time.monotonic()
 
     def read(self) -> dict[str, float]:
-        """Seconds since the start, cores that were busy on average, and the most memory by now.
+        """Elapsed seconds, average number of busy cores, and peak memory so far.
 
-        Memory counts mapped files, too, as the system itself counts it.
+        Memory includes mapped files, as the operating system counts it.
         """
         processor = time.process_time() - self._processor
         seconds = time.monotonic() - self._wall

@@ -1,12 +1,12 @@
-"""What a stage has done so far, kept where DVC deletes nothing: `.scratch/<fingerprint>/`.
+"""A stage's progress, in `.scratch/<fingerprint>/`, where DVC deletes nothing.
 
-    attempt.json  names the tries that go on with one another, and their working copy
-    work/         what a stage goes on from when it was broken off
-    outputs/      its outputs; whole once the stage's record is among them, which comes last
-    log.txt       what it said
+    attempt.json  id shared by all tries that resume one another, and their working copy
+    work/         files from which an interrupted stage resumes
+    outputs/      its outputs; complete once they include the stage's record, which is written last
+    log.txt       its log
 
-What is finished stays, as second names of the published files, until DVC has taken it: a power
-failure between the two costs nothing.
+Finished outputs stay, hard-linked to the published files, until dvc.lock names them: a power
+failure before that loses nothing.
 """
 
 import json
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cxr import hashing, locks
-from cxr.documents import write_whole
+from cxr.documents import write_atomically
 from cxr.errors import CxrError
 from cxr.hashing import md5_of_file
 from cxr.lineage import records
@@ -29,27 +29,27 @@ from cxr.locks import Timeout
 from cxr.paths import LOCK_FILE
 
 FOLDER = ".scratch"
-ELSEWHERE = "CXR_SCRATCH"  # names another folder than the project's, for work that must begin anew
-KEPT_SECONDS = 14 * 24 * 3600  # for which unfinished work waits to be taken up again
+FOLDER_VARIABLE = "CXR_SCRATCH"  # environment variable: another folder, to start from scratch
+KEPT_SECONDS = 14 * 24 * 3600  # how long unfinished work is kept
 ATTEMPT = "attempt.json"
 
-Tell = Callable[[str], None]
+Say = Callable[[str], None]  # prints a line
 
 
 @dataclass(frozen=True)
 class Scratch:
-    """The scratch of one fingerprint, held by this process alone."""
+    """The scratch folder of one fingerprint, locked by this process."""
 
     stage: str
     folder: Path
-    attempt: str  # the same for all tries that go on with one another
+    attempt: str  # id shared by all tries that resume one another
 
     @property
     def work(self) -> Path:
-        """A folder for what a later try can go on from."""
-        place = self.folder / "work"
-        place.mkdir(parents=True, exist_ok=True)
-        return place
+        """A folder for files from which a later try can resume."""
+        folder = self.folder / "work"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     @property
     def outputs(self) -> Path:
@@ -57,62 +57,62 @@ class Scratch:
 
     @property
     def log(self) -> Path:
-        """What the stage said, in all its tries."""
+        """The log of all tries of the stage."""
         return self.folder / "log.txt"
 
     def finished(self) -> Record | None:
-        """The record of outputs that are all there, as it says; else None."""
+        """The record, if all outputs exist and match it; else None."""
         try:
             record = records.read(self.outputs / records.path_of(self.stage))
-            whole = all(
+            is_complete = all(
                 hashing.digest(self.outputs / path) == digest
                 for path, digest in record.outputs.items()
             )
         except (CxrError, OSError):
             return None
-        return record if whole else None
+        return record if is_complete else None
 
     def clear_outputs(self) -> None:
-        """Before a try writes its own."""
+        """Delete the outputs of an earlier try."""
         shutil.rmtree(self.outputs, ignore_errors=True)
         self.outputs.mkdir(parents=True)
 
     def publish(self, outputs: tuple[str, ...], workspace: Path) -> None:
-        """Give the outputs second names in a working copy, each renamed into place."""
-        ready = folder_of(workspace) / f"publishing-{self.stage}"
-        shutil.rmtree(ready, ignore_errors=True)
+        """Hard-link the outputs into a working copy, each moved into place with a rename."""
+        staging = folder_of(workspace) / f"publishing-{self.stage}"
+        shutil.rmtree(staging, ignore_errors=True)
         for output in outputs:
-            made, linked, place = self.outputs / output, ready / output, workspace / output
+            made, linked, target = self.outputs / output, staging / output, workspace / output
             linked.parent.mkdir(parents=True, exist_ok=True)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            # shutil.copytree would raise an error of its own, which loses what the disk refused.
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # shutil.copytree would raise shutil.Error, which hides the errno of a full disk.
             for each in (made, *made.rglob("*")):
                 copy = linked / each.relative_to(made)
                 if each.is_dir():
                     copy.mkdir()
                 else:
                     _link(each, copy)
-            if place.is_dir():
-                shutil.rmtree(place)
-            linked.replace(place)
-        shutil.rmtree(ready)
+            if target.is_dir():
+                shutil.rmtree(target)
+            linked.replace(target)
+        shutil.rmtree(staging)
 
     def drop_work(self) -> None:
-        """Once the outputs are whole."""
+        """Delete the work folder, once the outputs are complete."""
         shutil.rmtree(self.folder / "work", ignore_errors=True)
 
     def drop(self) -> None:
-        """Keep nothing."""
+        """Delete everything."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def drop_if_idle(self) -> None:
-        """Keep nothing where there is nothing to go on from."""
+    def drop_if_empty(self) -> None:
+        """Delete everything if there is nothing to resume from."""
         if not any(self.work.iterdir()) and self.finished() is None:
             self.drop()
 
 
 def folder_of(project: Path) -> Path:
-    """The scratch of a project, made where it is not there."""
+    """The scratch folder of a project, created if missing."""
     folder = project / FOLDER
     folder.mkdir(exist_ok=True)
     return folder
@@ -120,29 +120,32 @@ def folder_of(project: Path) -> Path:
 
 @contextmanager
 def claimed(
-    project: Path, workspace: Path, stage: str, fingerprint: str, tell: Tell
+    project: Path, workspace: Path, stage: str, fingerprint: str, say: Say
 ) -> Iterator[Scratch]:
-    """Hold the scratch of a stage's fingerprint, with what an earlier try left there.
+    """Lock the scratch folder of a stage's fingerprint, with the files of an earlier try.
 
     Parameters
     ----------
-    workspace : the working copy, where one process at a time may be in a stage. Another working
-        copy with the same fingerprint waits, and finds the result when its turn comes.
+    workspace : the working copy, in which one process at a time may run a stage. A process in
+        another working copy with the same fingerprint waits, and then reuses the result.
 
     Raises
     ------
     CxrError
-        Where a process is in this stage in this working copy.
+        If another process is running this stage in this working copy.
     """
-    with _alone(workspace, stage), _in_turn(folder_of(project), fingerprint, tell) as folder:
-        _sweep(folder_of(project), fingerprint)
-        if _is_taken(folder):  # DVC has its result, so that it is asked for anew
+    with (
+        _stage_lock(workspace, stage),
+        _fingerprint_lock(folder_of(project), fingerprint, say) as folder,
+    ):
+        _remove_stale(folder_of(project), fingerprint)
+        if _is_in_dvc_lock(folder):  # the result is to be made again, as with `dvc repro --force`
             shutil.rmtree(folder)
         yield Scratch(stage, folder, _attempt(folder, workspace, stage))
 
 
 @contextmanager
-def _alone(workspace: Path, stage: str) -> Iterator[None]:
+def _stage_lock(workspace: Path, stage: str) -> Iterator[None]:
     lock = locks.file_lock(folder_of(workspace) / f"{stage}.lock")
     try:
         locks.acquire(lock)
@@ -158,12 +161,15 @@ def _alone(workspace: Path, stage: str) -> Iterator[None]:
 
 
 @contextmanager
-def _in_turn(scratch: Path, fingerprint: str, tell: Tell) -> Iterator[Path]:
+def _fingerprint_lock(scratch: Path, fingerprint: str, say: Say) -> Iterator[Path]:
     lock = locks.file_lock(scratch / f"{fingerprint}.lock")
     try:
         locks.acquire(lock)
     except Timeout:
-        tell(f"waits for {locks.holder(lock)}, which makes the same in another working copy")
+        say(
+            f"waiting for {locks.holder(lock)}, which is making the same result in another "
+            "working copy"
+        )
         locks.acquire(lock, blocking=True)
     try:
         yield scratch / fingerprint
@@ -175,33 +181,33 @@ def _in_turn(scratch: Path, fingerprint: str, tell: Tell) -> Iterator[Path]:
 
 def _attempt(folder: Path, workspace: Path, stage: str) -> str:
     path = folder / ATTEMPT
-    known = _read(path)
-    if known is None:
+    attempt = _read(path)
+    if attempt is None:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        known = {"attempt": uuid.uuid4().hex, "workspace": str(workspace), "stage": stage}
-        write_whole(path, json.dumps(known).encode() + b"\n")
-    return known["attempt"]
+        attempt = {"attempt": uuid.uuid4().hex, "workspace": str(workspace), "stage": stage}
+        write_atomically(path, json.dumps(attempt).encode() + b"\n")
+    return attempt["attempt"]
 
 
-def _sweep(scratch: Path, own: str) -> None:
-    """Drop what DVC has taken, and what nobody came back to."""
+def _remove_stale(scratch: Path, own: str) -> None:
+    """Delete results that dvc.lock has, and abandoned work."""
     for folder in scratch.iterdir():
-        if folder.name != own and (folder / ATTEMPT).exists() and _is_over(folder):
+        if folder.name != own and (folder / ATTEMPT).exists() and _is_stale(folder):
             lock = locks.file_lock(scratch / f"{folder.name}.lock")
             with suppress(Timeout), lock.acquire(blocking=False):
                 shutil.rmtree(folder, ignore_errors=True)
                 Path(lock.lock_file).unlink(missing_ok=True)
 
 
-def _is_over(folder: Path) -> bool:
+def _is_stale(folder: Path) -> bool:
     with suppress(OSError):
-        return _is_taken(folder) or time.time() - folder.stat().st_mtime > KEPT_SECONDS
+        return _is_in_dvc_lock(folder) or time.time() - folder.stat().st_mtime > KEPT_SECONDS
     return False
 
 
-def _is_taken(folder: Path) -> bool:
-    """Whether DVC has written the finished result into dvc.lock, or its working copy is gone."""
+def _is_in_dvc_lock(folder: Path) -> bool:
+    """Whether dvc.lock has the finished result, or the working copy no longer exists."""
     attempt = _read(folder / ATTEMPT)
     if attempt is None:
         return False
@@ -210,7 +216,7 @@ def _is_taken(folder: Path) -> bool:
     try:
         md5 = md5_of_file(record)
         return not workspace.is_dir() or md5 in (workspace / LOCK_FILE).read_text()
-    except OSError:  # it is not finished, or DVC has taken nothing at all
+    except OSError:  # it is not finished, or there is no dvc.lock
         return False
 
 

@@ -1,7 +1,7 @@
-"""The life of a stage: facts, run, work, facts again, publish, record. Every stage runs inside it.
+"""Runs a stage: collect facts, start runs, do the work, compare facts, write the record, publish.
 
-A stage writes into its scratch and is published at the end by renaming, so that an output is there
-whole or not at all, and a stage that was broken off goes on from what it had done.
+A stage writes to its scratch folder and is published at the end by renaming: outputs are complete
+or missing, and an interrupted stage resumes from its progress.
 """
 
 import json
@@ -21,7 +21,7 @@ import cxr
 from cxr import hashing, progress, signals
 from cxr.data import source, splits
 from cxr.data.splits import Origin
-from cxr.documents import write_whole
+from cxr.documents import write_atomically
 from cxr.errors import CxrError, is_out_of_memory, is_refused_by_disk, one_line, shown
 from cxr.hashing import files_below, md5_of_file
 from cxr.lineage import facts, records
@@ -31,54 +31,54 @@ from cxr.lineage.run_log import Registration, RunLog, Slide
 from cxr.params import Params, load
 from cxr.paths import PARAMS_FILE, PROCESSED, RAW
 from cxr.pipeline import scratch
-from cxr.pipeline.resources import Meter
+from cxr.pipeline.resources import ResourceUsage
 from cxr.pipeline.scratch import Scratch
 from cxr.tracking.best_effort import BestEffort
 from cxr.tracking.format import FAILED, KILLED
 from cxr.tracking.processes import this_process
 
-REFUSED_IN_TAGS = re.compile(r"[^\w./ :-]", re.ASCII)  # by MLflow, in a tag's name
-# Brackets in strings are safe: there is no line break in a string of JSON.
+INVALID_IN_TAG_NAMES = re.compile(r"[^\w./ :-]", re.ASCII)  # in MLflow
+# Brackets in strings are safe, since JSON strings contain no line breaks.
 LIST_OF_SCALARS = re.compile(r"\[\n[^][{}]*\n *\]")
 
 
 Prepare = Callable[[Params], str]
-Foreign = Callable[[Params, Path], tuple[Path, ...]]
+ExternalFiles = Callable[[Params, Path], tuple[Path, ...]]
 
 
 @dataclass
 class Stage:
-    """What a stage's work may use: its parameters, inputs and outputs, and the logs of its runs."""
+    """A running stage: its parameters, inputs, outputs, and the logs of its runs."""
 
     name: str
     folder: Path  # the working copy in which it runs
-    project: Path  # the project's root: elsewhere when an experiment runs in a temporary copy
+    project: Path  # the project's root, which differs if an experiment runs in a temporary copy
     params: Params
     origin: Origin
     declared: Declaration
     facts: Facts
-    logs: dict[str, RunLog]  # by model; a stage that is one run has one log, under its own name
+    logs: dict[str, RunLog]  # by model; under the stage's name if the stage is a single run
     device: str  # as torch names it
     scratch: Scratch
     tracker: BestEffort
 
     @property
     def work(self) -> Path:
-        """A folder that outlives the stage, for what a later try can go on from."""
+        """A folder that outlives the stage, for files from which a later try can resume."""
         return self.scratch.work
 
     def say(self, line: str) -> None:
-        """One line for the person who watches."""
+        """Print a line of progress."""
         progress.say(f"{self.name}: {line}")
 
     def input(self, path: str) -> Path:
-        """A declared dependency, or something inside one."""
+        """Path of a declared dependency, or of a file inside one."""
         if not facts.inside(path, self.declared.dependencies):
             raise RuntimeError(f"{self.name} reads {path}, which dvc.yaml does not declare")
         return self.folder / path
 
     def output(self, path: str) -> Path:
-        """Where to write a declared output, or something inside one."""
+        """Path to write a declared output to, or a file inside one."""
         if not facts.inside(path, self.declared.outputs):
             raise RuntimeError(f"{self.name} writes {path}, which dvc.yaml does not declare")
         target = self.scratch.outputs / path
@@ -86,32 +86,34 @@ class Stage:
         return target
 
     def picture(self, path: str, log: RunLog | None = None) -> Path:
-        """Where to write an output that MLflow shows with the run, too."""
+        """Path to write an output to that is also an MLflow artifact."""
         for each in [log] if log else self.logs.values():
             each.artifacts.append(path)
         return self.output(path)
 
     def slide(self, path: str, log: RunLog, key: str, step: int) -> Path:
-        """Where to write an output that is one step of a slider in MLflow."""
+        """Path to write an output to that is one step of an image slider in MLflow."""
         log.slides.append(Slide(path, key, step))
         return self.output(path)
 
-    def register(self, log: RunLog, model: str, decision: str, score: float) -> None:
-        """Let MLflow register a model with its decision, once both are published."""
+    def register(self, log: RunLog, model: str, decision_file: str, score: float) -> None:
+        """Register a model with its operating point in MLflow, once both are published."""
         files = [f"{model}/{name}" for name in sorted(files_below(self.input(model)))]
-        log.registration = Registration([*files, decision], score, self.facts.inputs[PROCESSED])
+        log.registration = Registration(
+            [*files, decision_file], score, self.facts.inputs[PROCESSED]
+        )
 
     def write_json(self, path: str, content: dict[str, Any]) -> None:
-        """Write a JSON output; NaN is refused, since JSON has none."""
-        self.output(path).write_text(_as_text(content))
+        """Write a JSON output; ValueError if it contains NaN, which JSON does not have."""
+        self.output(path).write_text(_json_text(content))
 
     @property
     def log(self) -> RunLog:
-        """The log of a stage that is one run."""
+        """The log of a stage that is a single run."""
         return self.logs[self.name]
 
     def log_epoch(self, values: dict[str, float]) -> None:
-        """One point of each curve, shown in MLflow at once; `values` has the `epoch`."""
+        """Log a point of each curve to MLflow immediately; `values` includes `epoch`."""
         self.log.history.append(values)
         self.tracker.log_epoch(self.log, values)
 
@@ -122,52 +124,55 @@ def run(
     *,
     models: Callable[[Path], tuple[str, ...]] = lambda folder: (),
     prepare: Prepare = lambda params: "none",
-    foreign: Foreign = lambda params, project: (),
+    external_files: ExternalFiles = lambda params, project: (),
 ) -> None:
-    """Run one stage and end the process: 0 done, 2 with one line where input is wrong.
+    """Run one stage and exit: status 0 if it is done, 2 with one line if the input is invalid.
 
     Parameters
     ----------
     name : the stage in dvc.yaml.
-    work : does the work and writes every declared output by way of `Stage.output`.
-    models : the models that get a run each, by working copy; none for a stage that is one run.
-    prepare : sets seeds and threads before any tensor work and names the device.
-    foreign : the user's own files that the parameters name, by parameters and project root.
+    work : does the work and writes every declared output to `Stage.output`.
+    models : returns the models that get a run each; none for a stage that is a single run.
+    prepare : sets seeds and threads before any tensor work, and returns the device.
+    external_files : returns the user's own files that the parameters name.
     """
     try:
         with signals.handled():
-            _run_stage(name, work, models(Path.cwd()), prepare, foreign)
+            _run_stage(name, work, models(Path.cwd()), prepare, external_files)
     except CxrError as error:
         _refuse(name, str(error))
     except OSError as error:
         if not is_refused_by_disk(error):
             raise
-        place = error.filename or "while writing"
+        subject = error.filename or "while writing"
         _refuse(
             name,
-            f"{place}: {error.strerror or error}; nothing was published; fix it and run again",
+            f"{subject}: {error.strerror or error}; nothing was published; "
+            "fix the problem and run again",
         )
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        place = (
-            "the GPU (CUDA_VISIBLE_DEVICES= hides it)" if "CUDA" in str(error) else "this machine"
+        device = (
+            "the GPU (CUDA_VISIBLE_DEVICES= disables it)"
+            if "CUDA" in str(error)
+            else "this machine"
         )
         _refuse(
             name,
-            f"out of memory on {place}; nothing was published; close other programs, or lower "
+            f"out of memory on {device}; nothing was published; close other programs, or lower "
             "train.protocol.batch_size or download.size",
         )
     except KeyboardInterrupt:
         print(
-            f"{name}: stopped; nothing was published, and `dvc repro` goes on from what was done",
+            f"{name}: stopped; nothing was published; run `dvc repro` to resume",
             file=sys.stderr,
         )
         sys.exit(130)
 
 
 def trained_models(folder: Path) -> tuple[str, ...]:
-    """The models that dvc.yaml trains, in its order."""
+    """The models that dvc.yaml trains, in the order of dvc.yaml."""
     stages = declarations(folder)
     return tuple(name.removeprefix("train-") for name in stages if name.startswith("train-"))
 
@@ -177,7 +182,7 @@ def _run_stage(
     work: Callable[[Stage], None],
     models: tuple[str, ...],
     prepare: Prepare,
-    foreign: Foreign,
+    external_files: ExternalFiles,
 ) -> None:
     folder = Path.cwd()
     project = Path(os.environ.get("DVC_ROOT", folder)).resolve()
@@ -186,29 +191,37 @@ def _run_stage(
     declared = declaration(name, folder)
     params = load(folder / PARAMS_FILE)
     device = prepare(params)
-    files = {_name(path, project): path for path in foreign(params, project)}
+    files = {_recorded_name(path, project): path for path in external_files(params, project)}
 
-    def look() -> Facts:
+    def current_facts() -> Facts:
         return take_facts(declared, folder, files, device)
 
-    before = look()
-    home = Path(os.environ.get(scratch.ELSEWHERE, project))
+    before = current_facts()
+    scratch_root = Path(os.environ.get(scratch.FOLDER_VARIABLE, project))
     origin = _origin(declared, folder, params)
     with (
         scratch.claimed(
-            home, folder, name, before.fingerprint, lambda line: progress.say(f"{name}: {line}")
-        ) as kept,
-        progress.kept(kept.log),
+            scratch_root,
+            folder,
+            name,
+            before.fingerprint,
+            lambda line: progress.say(f"{name}: {line}"),
+        ) as own_scratch,
+        progress.logged_to(own_scratch.log),
     ):
         tracker = BestEffort(project, origin.name, lambda line: progress.note(f"{name}: {line}"))
-        record = kept.finished()
+        record = own_scratch.finished()
         if record is not None:
-            progress.say(f"{name}: was done, but DVC had not taken it; it is published again")
-            with _accounted_for(record.runs, tracker, kept):
-                kept.publish(declared.outputs, folder)
+            progress.say(
+                f"{name}: already finished but not yet in dvc.lock; republishing the result"
+            )
+            with _closing_failed_runs(record.runs, tracker, own_scratch):
+                own_scratch.publish(declared.outputs, folder)
         else:
             logs = {
-                model: _new_log(name, model if models else None, before, origin, kept.attempt)
+                model: _new_log(
+                    name, model if models else None, before, origin, own_scratch.attempt
+                )
                 for model in (models or (name,))
             }
             stage = Stage(
@@ -221,79 +234,84 @@ def _run_stage(
                 facts=before,
                 logs=logs,
                 device=device.split()[0],
-                scratch=kept,
+                scratch=own_scratch,
                 tracker=tracker,
             )
-            with _accounted_for(logs.values(), tracker, kept):
-                record = _make(stage, work, look, started)
-                kept.publish(declared.outputs, folder)
-        _tell_mlflow(record, kept, tracker, folder)
-        kept.drop_work()
+            with _closing_failed_runs(logs.values(), tracker, own_scratch):
+                record = _make_outputs(stage, work, current_facts, started)
+                own_scratch.publish(declared.outputs, folder)
+        _log_to_mlflow(record, own_scratch, tracker, folder)
+        own_scratch.drop_work()
 
 
-def _make(
-    stage: Stage, work: Callable[[Stage], None], look: Callable[[], Facts], started: datetime
+def _make_outputs(
+    stage: Stage,
+    work: Callable[[Stage], None],
+    current_facts: Callable[[], Facts],
+    started: datetime,
 ) -> Record:
-    """The outputs and their record, in the scratch."""
+    """Write the outputs and their record to the scratch folder."""
     for log in stage.logs.values():
         stage.tracker.start(log)
     stage.scratch.clear_outputs()
-    meter = Meter()
+    usage = ResourceUsage()
     work(stage)
-    taken = meter.read()
+    resource_metrics = usage.read()
     for log in stage.logs.values():
-        log.metrics |= taken
-    if moved := changed(stage.facts, look()):
-        stage.scratch.drop_work()  # it may have been made from either
+        log.metrics |= resource_metrics
+    if changes := changed(stage.facts, current_facts()):
+        stage.scratch.drop_work()  # it may come from the old or the new state
         raise CxrError(
-            f"{', '.join(moved)} changed while the stage ran; nothing was published; "
+            f"{', '.join(changes)} changed while the stage ran; nothing was published; "
             "run `dvc repro` again"
         )
     return _write_record(stage, started)
 
 
 @contextmanager
-def _accounted_for(runs: Iterable[RunLog], tracker: BestEffort, kept: Scratch) -> Iterator[None]:
-    """Where it fails, the runs are closed and say why."""
+def _closing_failed_runs(
+    runs: Iterable[RunLog], tracker: BestEffort, own_scratch: Scratch
+) -> Iterator[None]:
+    """If the block fails, close the runs with the reason."""
     try:
         yield
     except BaseException as error:
         progress.log.info("stopped", exc_info=True)
-        is_asked = isinstance(error, KeyboardInterrupt)
-        reason = "stopped by a signal" if is_asked else one_line(error)
+        is_interrupt = isinstance(error, KeyboardInterrupt)
+        reason = "stopped by a signal" if is_interrupt else one_line(error)
         for log in runs:
-            tracker.abandon(log, KILLED if is_asked else FAILED, reason, kept.log)
-        if not is_asked:
-            kept.drop_if_idle()
+            tracker.abandon(log, KILLED if is_interrupt else FAILED, reason, own_scratch.log)
+        if not is_interrupt:
+            own_scratch.drop_if_empty()
         raise
 
 
-def _tell_mlflow(record: Record, kept: Scratch, tracker: BestEffort, folder: Path) -> None:
-    md5 = md5_of_file(kept.outputs / records.path_of(record.stage))
+def _log_to_mlflow(record: Record, own_scratch: Scratch, tracker: BestEffort, folder: Path) -> None:
+    md5 = md5_of_file(own_scratch.outputs / records.path_of(record.stage))
     ended = int(datetime.fromisoformat(record.finished).timestamp() * 1000)
     try:
         for log in record.runs:
             tracker.finish(log, records.tags(record, log, md5), folder.joinpath, ended)
     except KeyboardInterrupt:
         print(
-            f"{record.stage}: stopped; the result is published, `cxr sync` tells MLflow",
+            f"{record.stage}: stopped; the result is published; run `cxr sync` to log it to MLflow",
             file=sys.stderr,
         )
         sys.exit(130)
 
 
 def _check_own_code(folder: Path) -> None:
-    """Else the facts name code that did not run: the installed package may be another copy's."""
+    """Refuse to run another copy's installed code, since the facts describe this copy's code."""
     running = Path(cxr.__file__).resolve().parents[1]
     if running != (folder / "src").resolve():
         raise CxrError(
-            f"the code of {running} would run instead of {folder / 'src'}; set PYTHONPATH=src, as "
+            f"the code in {running} would run instead of {folder / 'src'}; set PYTHONPATH=src, as "
             "dvc.yaml does"
         )
 
 
-def _name(path: Path, project: Path) -> str:
-    """A user's own file in the record: what lies in the project may move with it."""
+def _recorded_name(path: Path, project: Path) -> str:
+    """Path of an external file in the record: relative if inside the project, which may move."""
     inside = path.resolve().is_relative_to(project)
     return path.resolve().relative_to(project).as_posix() if inside else str(path.resolve())
 
@@ -314,7 +332,7 @@ def _new_log(name: str, model: str | None, facts: Facts, origin: Origin, attempt
         "mlflow.source.git.commit": facts.code["commit"] or "",
         **{records.READ_TAG + path: digest.md5 for path, digest in facts.dependencies.items()},
         **{
-            records.READ_TAG + REFUSED_IN_TAGS.sub("_", Path(path).name): md5
+            records.READ_TAG + INVALID_IN_TAG_NAMES.sub("_", Path(path).name): md5
             for path, md5 in facts.foreign.items()
         },
     }
@@ -332,7 +350,7 @@ def _new_log(name: str, model: str | None, facts: Facts, origin: Origin, attempt
     return RunLog(
         name=title,
         model=model or trains,
-        # Until MLflow gives one, and for good where it can't be reached.
+        # Until MLflow assigns one, and permanently if MLflow can't be reached.
         run_id=uuid.uuid5(uuid.UUID(attempt), title).hex,
         params=dict(facts.params),
         tags={key: value for key, value in tags.items() if value},
@@ -340,17 +358,17 @@ def _new_log(name: str, model: str | None, facts: Facts, origin: Origin, attempt
     )
 
 
-def _as_text(content: dict[str, Any]) -> str:
+def _json_text(content: dict[str, Any]) -> str:
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     return LIST_OF_SCALARS.sub(_in_one_line, text)
 
 
-def _in_one_line(found: re.Match[str]) -> str:
-    return re.sub(r"\n *", " ", found[0]).replace("[ ", "[", 1)[:-2] + "]"
+def _in_one_line(match: re.Match[str]) -> str:
+    return re.sub(r"\n *", " ", match[0]).replace("[ ", "[", 1)[:-2] + "]"
 
 
 def _origin(declared: Declaration, folder: Path, params: Params) -> Origin:
-    """Whose data this is: read off the data itself where there is some already."""
+    """Origin of the data: read from the data if it exists, else from the parameters."""
     if PROCESSED in declared.dependencies:
         return splits.open_dataset(folder / PROCESSED).origin
     if RAW in declared.dependencies:
@@ -359,9 +377,9 @@ def _origin(declared: Declaration, folder: Path, params: Params) -> Origin:
 
 
 def _write_record(stage: Stage, started: datetime) -> Record:
-    """The record of what made the outputs: an output of its own, which no stage depends on.
+    """Write the record, an output on which no stage depends.
 
-    It comes last and whole: where it is, all outputs are.
+    It is written last and atomically: if it exists, all outputs are complete.
     """
     facts, path = stage.facts, records.path_of(stage.name)
     outputs = {
@@ -385,7 +403,7 @@ def _write_record(stage: Stage, started: datetime) -> Record:
         dvc_experiment=os.environ.get("DVC_EXP_NAME"),
         dvc_baseline=os.environ.get("DVC_EXP_BASELINE_REV"),
     )
-    write_whole(stage.output(path), _as_text(record.as_json()).encode())
+    write_atomically(stage.output(path), _json_text(record.as_json()).encode())
     return record
 
 

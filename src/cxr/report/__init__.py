@@ -6,7 +6,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 
 from cxr import formatting
-from cxr.documents import write_whole
+from cxr.documents import write_atomically
 from cxr.errors import CxrError
 from cxr.paths import REPORTS
 from cxr.report import content
@@ -29,7 +29,7 @@ def write(project: Path) -> Path:
             "`dvc repro` makes them again"
         ) from None
     path = project / REPORTS / NAME
-    write_whole(path, page.encode())
+    write_atomically(path, page.encode())
     return path
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from cxr.audit.audit import Audit, Auditor
 from cxr.audit.finding import Verdict
 from cxr.data.splits import Origin
-from cxr.documents import read_made
+from cxr.documents import read_output
 from cxr.evaluation.description import BASELINES
 from cxr.labels import LABELS
 from cxr.lineage.facts import Environment
@@ -71,7 +71,7 @@ def gather(project: Path) -> Report:
     LookupError, TypeError, ValueError, AttributeError
         If a file does not have the structure that the stages write.
     """
-    metrics, data = (read_made(project / path, dict) for path in (METRICS, DATA_REPORT))
+    metrics, data = (read_output(project / path, dict) for path in (METRICS, DATA_REPORT))
     origin = Origin(metrics["data"]["name"], metrics["data"]["source"])
     models = tuple(name for name in metrics["models"] if name not in BASELINES)
     if not models:
@@ -80,7 +80,7 @@ def gather(project: Path) -> Report:
     has_maps = (project / MAPS_REPORT).exists()
     audit = Auditor(project).output(project / (REPORTS if has_maps else METRICS))
     nodes = {node.record.stage: node for node in audit.results}
-    trust = read_made(project / MAPS_REPORT, dict) if has_maps else None
+    trust = read_output(project / MAPS_REPORT, dict) if has_maps else None
     # Maps of other models or images do not belong to these results.
     maps_match = trust is not None and set(trust["models"]) == set(models)
     maps_match = maps_match and nodes[GRADCAM].verdict is not Verdict.FAILS
@@ -108,7 +108,7 @@ def gather(project: Path) -> Report:
 
 def _training(project: Path, name: str) -> Training:
     folder = project / REPORTS / name
-    summary = read_made(folder / "train.json", dict)
+    summary = read_output(folder / "train.json", dict)
     parameters = summary["parameters"]
     return Training(
         model=name,
@@ -119,7 +119,7 @@ def _training(project: Path, name: str) -> Training:
         stopped_early=summary["stopped_early"],
         seconds_per_epoch=summary["seconds"] / summary["epochs"],
         device=summary["device"],
-        history=read_made(folder / "history.csv", _history, read=Path.read_text),
+        history=read_output(folder / "history.csv", _history, read=Path.read_text),
     )
 
 

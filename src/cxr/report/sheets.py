@@ -12,7 +12,7 @@ from PIL import Image
 
 from cxr.data import splits
 from cxr.data.npz import NpzReader
-from cxr.documents import read_made
+from cxr.documents import read_output
 from cxr.evaluation import decisions
 from cxr.labels import LABELS
 from cxr.paths import DECISIONS, EVALUATION, MAPS, MAPS_REPORT, PROCESSED, SAMPLES
@@ -62,7 +62,7 @@ class Sheets:
 
 def gather(project: Path, models: tuple[str, ...]) -> Sheets:
     """Read the maps that gradcam has stored, and the images that they belong to."""
-    report = read_made(project / MAPS_REPORT, dict)
+    report = read_output(project / MAPS_REPORT, dict)
     split = splits.open_split(project / PROCESSED, report["split"])
     maps: dict[str, dict[int, dict[str, Map]]] = {
         name: _maps(project, name, split.images) for name in models

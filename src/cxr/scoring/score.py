@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from cxr.arrays import Doubles
 from cxr.data import splits
-from cxr.documents import read_made
+from cxr.documents import read_output
 from cxr.errors import CxrError
 from cxr.evaluation import decisions, metrics
 from cxr.evaluation.decisions import CHOSEN_ON
@@ -190,4 +190,4 @@ def _reported(project: Path, split: str) -> dict[str, Any]:
         models = report["models"].items()
         return {name: each[split] for name, each in models if name not in BASELINES}
 
-    return read_made(project / METRICS, parse)
+    return read_output(project / METRICS, parse)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cxr.documents import parse_yaml, read_json, write_whole
+from cxr.documents import parse_yaml, read_json, write_atomically
 from cxr.errors import CxrError, one_line
 from cxr.lineage.repository import Repository
 from cxr.params import flatten
@@ -42,8 +42,8 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(document, indent=2, allow_nan=False, default=str) + "\n"
     path = folder / f"{plan.name}.json"
-    write_whole(path, text.encode())
-    write_whole(folder / f"{plan.name}.csv", _as_csv(plan, outcomes).encode())
+    write_atomically(path, text.encode())
+    write_atomically(folder / f"{plan.name}.csv", _as_csv(plan, outcomes).encode())
     return path
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from cxr import models
 from cxr.data.npz import NpyWriter
-from cxr.documents import write_whole
+from cxr.documents import write_atomically
 from cxr.models.inputs import InputSpec, to_network_input
 from cxr.models.weights import write_weights
 
@@ -97,7 +97,7 @@ def compute_in_parts(
                 progress(start + done, len(images))
 
             values = compute(backbone, images[start:stop], spec, device, hflip, advance)
-            write_whole(part, partial(np.save, arr=values, allow_pickle=False))
+            write_atomically(part, partial(np.save, arr=values, allow_pickle=False))
         progress(stop, len(images))
         parts.append(part)
     return parts

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cxr.data.npz import load_npy
 from cxr.data.splits import open_split
-from cxr.documents import read_made
+from cxr.documents import read_output
 from cxr.models import SavedModel
 from cxr.models.inputs import InputSpec, micro_batch_size, normalise, on_unit_scale
 from cxr.models.weights import read_weights
@@ -104,7 +104,7 @@ class FeatureStore:
 
 
 def open_store(folder: Path) -> FeatureStore:
-    return read_made(
+    return read_output(
         folder / "features.json",
         lambda content: FeatureStore(folder, str(content["model"]), bool(content["frozen"])),
     )

@@ -333,7 +333,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
 
 
 FEATURES: dict[str, tuple[str, int | None, str]] = {
-    "another network's weights": ("other.pt", None, "holds the weights of another network"),
+    "another network's weights": ("other.pt", None, "contains the weights of another network"),
     "weights that carry code": ("code.pt", None, "is not a file of plain tensors"),
     # above the size of the store and the backbone, below that of the 4.5 MB of features
     "a disk full for numpy": ("none", 3_500_000, "written"),

@@ -268,7 +268,7 @@ def test_maps_that_can_not_be_made_are_refused_before_any_training(
 
 def test_frozen_features_can_only_be_hflip(copy: Path) -> None:
     change(copy, {"train.squeezenet.augment.translate": 0.1})
-    assert refusal(copy).startswith("params.yaml: train.squeezenet: with freeze: true")
+    assert refusal(copy).startswith("params.yaml: train.squeezenet: freeze: true")
     change(copy, {"train.squeezenet.freeze": False})
     params.load(copy)
 

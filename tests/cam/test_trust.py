@@ -194,7 +194,7 @@ def test_large_images_go_through_the_network_one_at_a_time(
     whole = told()
     sizes: list[int] = []
     of.network.features.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
-    monkeypatch.setattr(inputs, "PIXELS_AT_ONCE", 28**2)
+    monkeypatch.setattr(inputs, "PIXELS_PER_MICRO_BATCH", 28**2)
     for one_by_one, at_once in zip(told(), whole, strict=True):
         np.testing.assert_allclose(one_by_one, at_once, atol=1e-4)
     assert set(sizes) == {1}

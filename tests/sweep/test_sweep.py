@@ -243,7 +243,7 @@ def test_the_models_that_a_parameter_changes_are_compared(
         ("train.cnn.lr=fast", "-S train.cnn.lr is 'fast': input should be a valid number"),
         ("train.cnn.dropout=0.5,1.0", "-S train.cnn.dropout is 1.0: input should be less than 1"),
         ("train.vit.heads=4,3", "heads (3) must divide width (64)"),
-        ("train.squeezenet.augment.translate=0.1", "with freeze: true"),
+        ("train.squeezenet.augment.translate=0.1", "freeze: true computes the features once"),
         ("train.resnet.lr=1e-3", "-S train.resnet.lr: params.yaml has no place for it"),
         ("train.cnn.lr.x=1", "params.yaml has no place for it"),
         ("train.cnn.augment=1", "-S train.cnn.augment is a section"),

@@ -530,7 +530,7 @@ def test_batch_of_large_images_goes_through_in_parts_and_learns_the_same(
     monkeypatch.setattr(torch.optim, "AdamW", torch.optim.SGD)
     weights, losses, passes = [], [], []
     for images_at_once in (99, 3):
-        monkeypatch.setattr(inputs, "PIXELS_AT_ONCE", images_at_once * 28**2 + 1)
+        monkeypatch.setattr(inputs, "PIXELS_PER_MICRO_BATCH", images_at_once * 28**2 + 1)
         torch.manual_seed(0)
         net = network("vit", depth=1)
         sizes = of_all_passes(net)

@@ -24,7 +24,7 @@ def measure(turns: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as place:
         file = Path(place, "images.npy")
         np.save(file, np.random.default_rng(0).integers(0, 256, (N, SIZE, SIZE), np.uint8))
-        mapped = feed.mapped(file)
+        mapped = feed.load_mapped(file)
         works = {"mapped": _batches(mapped), "copied": _batches(mapped.clone())}
         seconds = in_turns(works, turns)
     what = f"batches of {N:,} images of {SIZE} px, mapped"

@@ -139,7 +139,7 @@ def test_wrong_boxes_or_methods_stop_the_stage_in_one_line(made: Pipeline) -> No
     before = (made.folder / "params.yaml").read_text()
     cases = {
         "gradcam.boxes=none.csv": "gradcam.boxes: ",
-        "gradcam.method.cnn=rollout": "rollout follows attention, and Cnn has none",
+        "gradcam.method.cnn=rollout": "rollout requires a network with attention, and Cnn has none",
     }
     for change, sentence in cases.items():
         key, value = change.split("=")

@@ -222,7 +222,7 @@ def test_the_bar_of_a_training_is_over_all_its_epochs() -> None:
         params=SimpleNamespace(train=SimpleNamespace(protocol=SimpleNamespace(epochs=20))),
     )
     told: list[tuple[int, int]] = []
-    advance = train.over_all_epochs(run, lambda done, total: told.append((done, total)))
+    advance = train.training_progress(run, lambda done, total: told.append((done, total)))
     advance(5, 613)
     run.log.history.append({})
     advance(1, 613)

@@ -91,7 +91,7 @@ def test_a_chart_takes_its_colours_from_the_page() -> None:
     assert "width" not in root.attrib
     assert COLOURS[0].lower() not in svg.lower()
     assert "var(--series-0)" in svg
-    assert "macro AUROC on validation" in "".join(root.itertext())
+    assert "Macro AUROC (validation)" in "".join(root.itertext())
 
 
 def test_charts_of_one_page_share_no_id() -> None:

@@ -1,41 +1,45 @@
-"""The bench's arithmetic: ratios, bars, and when a miss is more than noise."""
+"""The benchmarks' ratios and targets, and the measurement of memory."""
 
 from pathlib import Path
 
 import pytest
 from bench import measure, stages
-from bench.measure import Row, faster, of_the_limit
+from bench.measure import Row, faster, relative_to
 
 
-def test_ratios_are_taken_turn_by_turn_and_their_median_counts() -> None:
+def test_the_ratio_is_the_median_of_the_ratios_of_each_run() -> None:
     row = faster("a pass", [1.0, 2.0, 4.0], [3.0, 4.0, 40.0], least=2.5)
-    assert row.ratios == (3, 2, 10) and row.ratio == 3  # not 4 / 2, of the medians
+    assert row.ratios == (3, 2, 10) and row.ratio == 3  # not 4 / 2, the ratio of the medians
     assert (row.ours, row.theirs) == (2, 4)
-    row = of_the_limit("a pass", [1.0, 2.0, 4.0], [1.0, 1.0, 8.0], most=1.15)
+    row = relative_to("a pass", [1.0, 2.0, 4.0], [1.0, 1.0, 8.0], most=1.15)
     assert row.ratios == (1, 2, 0.5) and row.ratio == 1
 
 
 @pytest.mark.parametrize(
-    ("ratio", "least", "holds", "misses_widely"),
+    ("ratio", "least", "holds", "misses_by_factor_two"),
     [(2.0, 2.0, True, False), (1.99, 2.0, False, False), (1.0, 2.0, False, False),
      (0.99, 2.0, False, True)],
 )  # fmt: skip
-def test_bar_from_below(ratio: float, least: float, holds: bool, misses_widely: bool) -> None:
+def test_a_target_is_met_from_its_minimum(
+    ratio: float, least: float, holds: bool, misses_by_factor_two: bool
+) -> None:
     row = Row("a pass", 1, ratio, "s", (ratio,), least=least)
-    assert (row.holds, row.misses_widely) == (holds, misses_widely)
+    assert (row.holds, row.misses_by_factor_two) == (holds, misses_by_factor_two)
 
 
 @pytest.mark.parametrize(
-    ("number", "holds", "misses_widely"),
+    ("number", "holds", "misses_by_factor_two"),
     [(1500.0, True, False), (1501.0, False, False), (3000.0, False, False), (3001.0, False, True)],
 )
-def test_bar_from_above(number: float, holds: bool, misses_widely: bool) -> None:
-    row = Row.of_a_bar("memory", number, 1500, "MB")
-    assert (row.holds, row.misses_widely) == (holds, misses_widely)
+def test_a_limit_is_met_up_to_its_maximum(
+    number: float, holds: bool, misses_by_factor_two: bool
+) -> None:
+    row = Row.with_limit("memory", number, 1500, "MB")
+    assert (row.holds, row.misses_by_factor_two) == (holds, misses_by_factor_two)
     assert row.as_json()["holds"] == holds and row.as_json()["ratio"] == number / 1500
 
 
-def test_ways_take_turns_after_each_has_warmed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_functions_run_in_turn_after_a_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(100))
     monkeypatch.setattr(measure.time, "perf_counter", lambda: next(clock))
     done: list[str] = []
@@ -44,8 +48,8 @@ def test_ways_take_turns_after_each_has_warmed_up(monkeypatch: pytest.MonkeyPatc
     assert seconds == {"a": [1, 1, 1], "b": [1, 1, 1]}
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells memory there")
-def test_memory_of_a_program_is_what_it_holds_and_no_file_that_it_maps(tmp_path: Path) -> None:
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_memory_of_a_program_does_not_include_mapped_files(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(bytes(200_000_000))
     idle = "import time; time.sleep(0.2)"
     maps = (

@@ -132,7 +132,7 @@ def label_pairs(
     n_of_row = of_row.sum(axis=0)
     for axes in panels:
         axes.axis("off")
-    columns_of = {"True labels": labels}
+    columns_of: dict[str, npt.NDArray[Any]] = {"True labels": labels}
     columns_of |= {f"Predictions of {name}": each for name, each in predicted_positive.items()}
     for axes, (title, of_column) in zip(panels, columns_of.items(), strict=False):
         axes.axis("on")

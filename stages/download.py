@@ -1,4 +1,4 @@
-"""download: the raw file of the asked-for source, one npz in ChestMNIST's layout."""
+"""download: write the raw file of the configured source, one npz in ChestMNIST's layout."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""evaluate: every trained model on validation and test, beside what learning nothing scores."""
+"""evaluate: metrics of every trained model and of trivial baselines on validation and test."""
 
 import csv
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from cxr.evaluation import evaluate as evaluation
 from cxr.evaluation.curves import Curve, precision_recall, roc
 from cxr.evaluation.description import BASELINES, Predicted
 from cxr.evaluation.evaluate import Evaluation
-from cxr.evaluation.hard_examples import most_surprising
+from cxr.evaluation.hard_examples import find_hard_examples
 from cxr.formatting import comparison, number, signed, with_interval
 from cxr.labels import LABELS
 from cxr.params import flatten
@@ -35,8 +35,8 @@ from cxr.training.feed import open_feed, open_store
 
 BATCH = 256
 HELD_OUT = ("val", "test")
-N_SURPRISES = 24
-SUMS = (
+N_HARD_EXAMPLES = 24
+SUMMARY_METRICS = (
     "macro_auroc", "macro_ap", "accuracy", "accuracy_all_negative", "accuracy_gain", "brier",
     "brier_skill", "ece", "n_labels",
 )  # fmt: skip
@@ -52,17 +52,19 @@ def evaluate(run: stage.Stage) -> None:
         if name in BASELINES:
             continue
         model = models.load(run.input(f"{paths.MODELS}/{name}"))
-        log.params = flatten(model.params) | log.params  # its own seed and threads win
+        log.params = (
+            flatten(model.params) | log.params
+        )  # this stage's seed and threads take precedence
         log.metrics["parameters/trainable"] = models.n_parameters(model.network)["trainable"]
         logits = predict(run, model)
-        wanted = run.params.evaluate
-        decision = decisions.decide(
+        options = run.params.evaluate
+        operating_point = decisions.decide(
             name, data["val"].labels, logits["val"],
-            wanted.calibration, wanted.threshold_rule, wanted.sensitivity, ood,
+            options.calibration, options.threshold_rule, options.sensitivity, ood,
         )  # fmt: skip
-        run.write_json(f"{paths.DECISIONS}/{name}.json", decision.as_json())
+        run.write_json(f"{paths.DECISIONS}/{name}.json", operating_point.as_json())
         for split in HELD_OUT:
-            predicted[split][name] = Predicted.by(decision, logits[split])
+            predicted[split][name] = Predicted.from_logits(operating_point, logits[split])
     evaluated = {split: measure(run, split, data[split], predicted[split]) for split in HELD_OUT}
     write_reports(run, evaluated, data)
     draw(run, evaluated["test"], predicted["test"], data["test"])
@@ -71,11 +73,11 @@ def evaluate(run: stage.Stage) -> None:
         score = evaluated["val"].models[name]["macro_auroc"]
         if name not in BASELINES and score is not None:
             run.register(log, f"{paths.MODELS}/{name}", f"{paths.DECISIONS}/{name}.json", score)
-    tell(evaluated["test"])
+    report_progress(evaluated["test"])
 
 
 def predict(run: stage.Stage, model: models.SavedModel) -> dict[str, np.ndarray[Any, Any]]:
-    """Logits of validation and test, kept in `predictions/`."""
+    """Logits of validation and test, also written to `predictions/`."""
     device = torch.device(run.device)
     model.network.to(device)
     store = open_store(run.input(paths.FEATURES))
@@ -104,17 +106,17 @@ def measure(
 def write_reports(
     run: stage.Stage, evaluated: dict[str, Evaluation], data: dict[str, Split]
 ) -> None:
-    about = {
+    data_info = {
         "name": run.origin.name,
         "source": run.origin.source,
         "size": splits.open_dataset(run.input(paths.PROCESSED)).size,
         "md5": run.facts.dependencies[paths.PROCESSED].md5,
         "n": {split: len(data[split].labels) for split in HELD_OUT},
     }
-    told = {name: {s: evaluated[s].models[name] for s in HELD_OUT} for name in run.logs}
+    metrics = {name: {s: evaluated[s].models[name] for s in HELD_OUT} for name in run.logs}
     run.write_json(
         paths.METRICS,
-        {"data": about, "models": told, "comparisons": evaluated["test"].comparisons},
+        {"data": data_info, "models": metrics, "comparisons": evaluated["test"].comparisons},
     )
     summary: dict[str, Any] = {
         name: {
@@ -122,10 +124,10 @@ def write_reports(
             "test_macro_auroc": each["test"]["macro_auroc"],
             "test_macro_ap": each["test"]["macro_ap"],
         }
-        for name, each in told.items()
+        for name, each in metrics.items()
         if name not in BASELINES
     }
-    all_negative, prevalence = (told[name]["test"] for name in BASELINES)
+    all_negative, prevalence = (metrics[name]["test"] for name in BASELINES)
     summary["all_negative_accuracy"] = all_negative["accuracy"]
     summary["prevalence_macro_ap"] = prevalence["macro_ap"]
     run.write_json(paths.SUMMARY, summary)
@@ -134,7 +136,7 @@ def write_reports(
 def draw(
     run: stage.Stage, evaluated: Evaluation, predicted: dict[str, Predicted], test: Split
 ) -> None:
-    """The pictures, which MLflow shows, too."""
+    """Draw the figures, which are also logged to MLflow."""
     tests = {name: evaluated.models[name] for name in predicted}
     for metric in ("auroc", "ap"):
         figures.forest(tests, metric, run.origin, run.picture(f"{paths.EVALUATION}/{metric}.png"))
@@ -158,13 +160,13 @@ def draw(
         run.picture(f"{paths.EVALUATION}/label_pairs.png"),
     )
     probs = {name: each.probs for name, each in predicted.items()}
-    found = most_surprising(test.labels, list(probs.values()), N_SURPRISES)
-    names = [f"#{i}" if test.ids is None else f"#{i} {test.ids[i]}" for i in found.index]
+    examples = find_hard_examples(test.labels, list(probs.values()), N_HARD_EXAMPLES)
+    names = [f"#{i}" if test.ids is None else f"#{i} {test.ids[i]}" for i in examples.index]
     figures.hard_examples(
-        found,
-        test.images[found.index],
-        test.labels[found.index],
-        {name: each[found.index] for name, each in probs.items()},
+        examples,
+        test.images[examples.index],
+        test.labels[examples.index],
+        {name: each[examples.index] for name, each in probs.items()},
         names,
         run.origin,
         run.picture(f"{paths.EVALUATION}/hard_examples.png"),
@@ -175,13 +177,13 @@ def draw(
 def curves_of(
     curve: Callable[[Labels, Floats], Curve], test: Split, predicted: dict[str, Predicted]
 ) -> Curves:
-    """By label and model; a label of one class has none."""
-    there = decisions.has_both_classes(test.labels)
+    """Curves by label and model; none for a label with one class only."""
+    has_both = decisions.has_both_classes(test.labels)
     return {
         label: {
             name: curve(test.labels[:, i], each.scores[:, i]) for name, each in predicted.items()
         }
-        if there[i]
+        if has_both[i]
         else {}
         for i, label in enumerate(LABELS)
     }
@@ -190,15 +192,15 @@ def curves_of(
 def write_tables(
     run: stage.Stage, evaluated: Evaluation, tests: dict[str, Any], curves: dict[str, Curves]
 ) -> None:
-    """What `dvc plots` draws."""
-    areas = [["(macro)", name, *[evaluated.models[name]["macro_auroc"]] * 3] for name in BASELINES]
-    areas += [
+    """Write the tables that `dvc plots` draws."""
+    aurocs = [["(macro)", name, *[evaluated.models[name]["macro_auroc"]] * 3] for name in BASELINES]
+    aurocs += [
         [label, name, each["auroc"], *each["auroc_ci"]]
         for name, test in tests.items()
         for label, each in {"(macro)": macro(test), **test["labels"]}.items()
         if each["auroc"] is not None and each["auroc_ci"] is not None
     ]
-    write_table(run, "auroc", ("auroc", "low", "high"), areas)
+    write_table(run, "auroc", ("auroc", "low", "high"), aurocs)
     axes = {
         "roc": ("false_positive_rate", "sensitivity"),
         "precision_recall": ("recall", "precision"),
@@ -232,36 +234,37 @@ def write_table(
 
 
 def flat_metrics(of_split: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """One model's numbers under MLflow's names; what is undefined is left out."""
+    """One model's metrics under their names in MLflow, without undefined ones."""
     values: dict[str, float | None] = {}
-    for split, told in of_split.items():
-        values |= {f"{split}/{key}": told[key] for key in SUMS}
+    for split, metrics in of_split.items():
+        values |= {f"{split}/{key}": metrics[key] for key in SUMMARY_METRICS}
         for key in ("macro_auroc", "macro_ap"):
-            low, high = told.get(f"{key}_ci") or (None, None)
+            low, high = metrics.get(f"{key}_ci") or (None, None)
             values |= {f"{split}/{key}_low": low, f"{split}/{key}_high": high}
     for label, numbers in of_split["test"].get("labels", {}).items():
         values |= {f"test_{key}/{label}": numbers[key] for key in ("auroc", "ap")}
     return {key: value for key, value in values.items() if value is not None}
 
 
-def tell(test: Evaluation) -> None:
-    """What a person who watches wants to know first."""
-    for name, told in test.models.items():
+def report_progress(test: Evaluation) -> None:
+    """Print the main test metrics, the comparisons and the note on intervals."""
+    for name, metrics in test.models.items():
         progress.say(
-            f"evaluate: {name:<12} test macro AUROC {with_interval(told, 'macro_auroc')}, "
-            f"macro AP {with_interval(told, 'macro_ap')}, accuracy {number(told['accuracy'])} "
-            f"({signed(told['accuracy_gain'])} against all-negative)"
+            f"evaluate: {name:<12} test macro AUROC {with_interval(metrics, 'macro_auroc')}, "
+            f"macro AP {with_interval(metrics, 'macro_ap')}, "
+            f"accuracy {number(metrics['accuracy'])} "
+            f"({signed(metrics['accuracy_gain'])} vs all-negative)"
         )
     for each in test.comparisons:
         if each["metric"] == "macro_auroc" and each["p"] is not None:
             progress.say(f"evaluate: {each['a']} minus {each['b']}: macro AUROC {comparison(each)}")
-    about = next(told["intervals"] for told in test.models.values() if "intervals" in told)
-    if "note" in about:
-        progress.say(f"evaluate: note: {about['note']}")
+    interval_info = next(m["intervals"] for m in test.models.values() if "intervals" in m)
+    if "note" in interval_info:
+        progress.say(f"evaluate: note: {interval_info['note']}")
 
 
 def runs(folder: Path) -> tuple[str, ...]:
-    """A run for each model, and one for each baseline: a row in every table of MLflow's."""
+    """One run per model and per baseline."""
     return (*stage.trained_models(folder), *BASELINES)
 
 

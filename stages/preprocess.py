@@ -1,4 +1,4 @@
-"""preprocess: the raw file laid down as arrays that can be memory-mapped, and described."""
+"""preprocess: write the raw file's splits as memory-mappable arrays, and the data report."""
 
 from dataclasses import asdict
 

@@ -1,4 +1,4 @@
-"""A real browser without a window: pages as they are drawn, and what they ask the network for."""
+"""A headless browser for tests: rendered pages, their network requests, accessibility checks."""
 
 import json
 import re
@@ -16,14 +16,14 @@ FLAGS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
     "--window-size=1800,3600", "--virtual-time-budget=600000",
 )  # fmt: skip
-LOOKS = 3  # on a busy machine a page may not be ready when the time budget ends
-BROWSER = "not an origin"  # who asks, where no page does
-AXE_DONE = "axe-has-looked"
+ATTEMPTS = 3  # on a busy machine a page may not be ready when the time budget ends
+BROWSER = "not an origin"  # the initiator of the browser's own requests
+AXE_RESULT = "axe-result"
 
 
 def dom(url: str, folder: Path, awaited: list[str], *flags: str) -> str:
-    """A page's elements once it is drawn and holds the awaited texts."""
-    for attempt in range(LOOKS):
+    """The elements of a rendered page, once they contain the awaited texts."""
+    for attempt in range(ATTEMPTS):
         command = [str(PROGRAM), *FLAGS, *flags, f"--user-data-dir={folder / str(attempt)}"]
         done = subprocess.run(
             [*command, "--dump-dom", url], capture_output=True, text=True, timeout=180
@@ -34,7 +34,7 @@ def dom(url: str, folder: Path, awaited: list[str], *flags: str) -> str:
 
 
 def requested(url: str, folder: Path) -> list[str]:
-    """Every address that a page asks the network for, by the log of the browser."""
+    """Every address that a page requests, from the browser's network log."""
     folder.mkdir(exist_ok=True)
     log = folder / "net.json"
     dom(url, folder, ["</html>"], f"--log-net-log={log}")
@@ -44,20 +44,20 @@ def requested(url: str, folder: Path) -> list[str]:
 
 
 def violations(page: Path, folder: Path) -> list[dict[str, Any]]:
-    """What axe finds wrong with a page for people who use it by ear or by key."""
+    """A page's accessibility problems found by axe."""
     axe = files("axe_core_python").joinpath("axe.min.js").read_text()
-    look = (
-        "axe.run().then((found) => {"
-        f"const said = document.createElement('pre'); said.id = '{AXE_DONE}';"
-        "said.textContent = JSON.stringify(found.violations.map((each) => ({"
+    check = (
+        "axe.run().then((result) => {"
+        f"const output = document.createElement('pre'); output.id = '{AXE_RESULT}';"
+        "output.textContent = JSON.stringify(result.violations.map((each) => ({"
         "id: each.id, impact: each.impact, help: each.help,"
         "nodes: each.nodes.map((node) => node.html)})));"
-        "document.body.append(said); });"
+        "document.body.append(output); });"
     )
-    watched = folder / "watched.html"
-    watched.write_text(f"{page.read_text()}<script>{axe}</script><script>{look}</script>")
-    drawn = dom(watched.as_uri(), folder, [f'<pre id="{AXE_DONE}"'])
-    said = re.search(rf'<pre id="{AXE_DONE}">(.*?)</pre>', drawn, re.DOTALL)
-    assert said is not None, "axe did not come to its end"
-    found: list[dict[str, Any]] = json.loads(unescape(said[1]))
-    return found
+    checked = folder / "checked.html"
+    checked.write_text(f"{page.read_text()}<script>{axe}</script><script>{check}</script>")
+    rendered = dom(checked.as_uri(), folder, [f'<pre id="{AXE_RESULT}"'])
+    match = re.search(rf'<pre id="{AXE_RESULT}">(.*?)</pre>', rendered, re.DOTALL)
+    assert match is not None, "axe did not finish"
+    problems: list[dict[str, Any]] = json.loads(unescape(match[1]))
+    return problems

@@ -1,4 +1,4 @@
-"""What more than one module of tests needs."""
+"""Fixtures that several test modules share, and the order of the tests."""
 
 import shutil
 import subprocess
@@ -13,8 +13,8 @@ from pipeline import create
 from cxr import cli
 
 # Files that take minutes, the longest first. Those before test_clean_results.py do not need `kept`,
-# so that one worker makes it while the other is at them.
-LONG = (
+# so one worker runs them while another builds it.
+SLOWEST_FIRST = (
     "sweep/test_queue.py",
     "faults/test_faults.py",
     "hostile/test_fuzz.py",
@@ -43,23 +43,23 @@ Cxr = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first, so that in the end no worker waits for one that the other has begun."""
-    order = {Path(__file__).parent / name: n for n, name in enumerate(LONG)}
-    items.sort(key=lambda item: order.get(item.path, len(LONG)))
+    """Run slow files first, so that no worker is still busy with one long after the others."""
+    order = {Path(__file__).parent / name: n for n, name in enumerate(SLOWEST_FIRST)}
+    items.sort(key=lambda item: order.get(item.path, len(SLOWEST_FIRST)))
 
 
 @pytest.fixture
 def cxr(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cxr:
-    """`cxr(*arguments, cwd=folder)` in this process, since a new one imports for seconds."""
+    """`cxr(*arguments, cwd=folder)` in this process: a new process takes seconds to import."""
 
     def call(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         monkeypatch.chdir(cwd)
         monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
         monkeypatch.setattr(sys, "argv", ["cxr", *arguments])
         capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit) as exit_info:
             cli.main()
-        status = ended.value.code
+        status = exit_info.value.code
         assert isinstance(status, int)
         return subprocess.CompletedProcess(arguments, status, *capsys.readouterr())
 
@@ -68,7 +68,7 @@ def cxr(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's database without any run. Tests copy it: MLflow takes seconds to create one."""
+    """An MLflow database without runs. Tests copy it: MLflow takes seconds to create one."""
     from cxr.tracking import database
 
     path = tmp_path_factory.mktemp("store") / database.STORE_FILE
@@ -78,34 +78,34 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def pipelines(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """The folder of `once` and `kept`, which all workers share: they take minutes to make."""
+    """The folder with `once` and `kept`, built once for all workers: this takes minutes."""
     if worker_id == "master":
-        return make(tmp_path_factory.mktemp("pipelines"))
-    folder = tmp_path_factory.getbasetemp().parent / "pipelines"  # of all of xdist's workers
+        return build_pipelines(tmp_path_factory.mktemp("pipelines"))
+    folder = tmp_path_factory.getbasetemp().parent / "pipelines"  # shared by xdist's workers
     with FileLock(folder.with_name("pipelines.lock")):
         done = folder.with_name("pipelines.done")
         if not done.exists():
-            shutil.rmtree(folder, ignore_errors=True)  # of a worker that has failed
+            shutil.rmtree(folder, ignore_errors=True)  # left by a worker that failed
             folder.mkdir()
-            make(folder)
+            build_pipelines(folder)
             done.touch()
     return folder
 
 
 @pytest.fixture(scope="session")
 def once(pipelines: Path) -> Path:
-    """A pipeline that has run once, with nothing committed since. Tests copy it."""
+    """A pipeline that has run once; its results are not committed. Tests copy it."""
     return pipelines / "once"
 
 
 @pytest.fixture(scope="session")
 def kept(pipelines: Path) -> Path:
-    """The same pipeline, committed and pushed, with an experiment `fast`. Tests copy it."""
+    """The same pipeline, committed and pushed, with a DVC experiment `fast`. Tests copy it."""
     return pipelines / "kept"
 
 
-def make(folder: Path) -> Path:
-    """Both pipelines, and a remote of the second."""
+def build_pipelines(folder: Path) -> Path:
+    """Build `once`, and `kept` with its DVC remote."""
     pipeline = create(folder / "kept")
     assert len(pipeline.repro()) == 8
     pipeline.copy(folder / "once")

@@ -11,7 +11,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 
 def gradient(height: int = 60, width: int = 40) -> np.ndarray:
-    """Brighter to the right and below, no two corners alike."""
+    """A gradient, brighter to the right and to the bottom; all four corners differ."""
     rows, columns = np.mgrid[:height, :width]
     return np.rint(200 * columns / width + 50 * rows / height).astype(np.uint8)
 
@@ -22,13 +22,13 @@ def saved(path: Path, image: Image.Image, **options: object) -> Path:
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
-    """One chunk of a PNG."""
+    """One PNG chunk."""
     checksum = struct.pack(">I", zlib.crc32(kind + data))
     return struct.pack(">I", len(data)) + kind + data + checksum
 
 
 def deep_png(path: Path, values: np.ndarray, *more: bytes) -> Path:
-    """A PNG of 16 bits per channel, (H, W) or (H, W, C), more chunks in front of the pixels."""
+    """A PNG with 16 bits per channel, (H, W) or (H, W, C); `more` chunks precede the pixels."""
     height, width, *channels = values.shape
     colour = {(): 0, (2,): 4, (3,): 2, (4,): 6}[tuple(channels)]
     rows = values.astype(">u2").reshape(height, -1).view(np.uint8).reshape(height, -1)
@@ -42,7 +42,7 @@ def deep_png(path: Path, values: np.ndarray, *more: bytes) -> Path:
 def dicom(
     path: Path, stored: np.ndarray, syntax: str = ExplicitVRLittleEndian, **tags: object
 ) -> Path:
-    """A DICOM file of one grey frame; a tag of None is left out."""
+    """A DICOM file with one grey frame; a tag set to None is left out."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"
     meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=["a"])

@@ -1,4 +1,4 @@
-"""A pipeline on a tiny phantom in a working copy of its own, for the tests that need one."""
+"""A working copy with the project's pipeline on a tiny phantom, for tests."""
 
 import json
 import os
@@ -32,7 +32,7 @@ TINY: dict[str, Any] = {
     "gradcam.max_findings": 4,
 }
 
-LIMIT = 600  # seconds: no command takes so long
+TIMEOUT = 600  # seconds; every command is faster
 
 COMMITTER = {
     f"GIT_{who}_{what}": value
@@ -47,12 +47,12 @@ class Pipeline:
 
     folder: Path
 
-    def run(self, *command: str, limit: int = LIMIT) -> subprocess.CompletedProcess[str]:
-        """Run a program of the environment there; `dvc` and `python` are found first."""
+    def run(self, *command: str, limit: int = TIMEOUT) -> subprocess.CompletedProcess[str]:
+        """Run a program in the folder, with `dvc` and `python` of this environment."""
         with (
             tempfile.TemporaryFile("w+") as out,
             tempfile.TemporaryFile("w+") as err,
-            # Files, since a worker of DVC's queue that outlives its command would hold pipes open.
+            # Files, not pipes: a DVC queue worker that outlives its command keeps pipes open.
             subprocess.Popen(
                 list(command), cwd=self.folder, env=self.environment(), stdin=subprocess.DEVNULL,
                 stdout=out, stderr=err, start_new_session=True,
@@ -67,7 +67,7 @@ class Pipeline:
         return subprocess.CompletedProcess(command, process.returncode, printed, errors)
 
     def environment(self) -> dict[str, str]:
-        """Of the programs that run there."""
+        """The environment variables of programs in the folder."""
         env = os.environ | COMMITTER
         env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
         env["PYTHONPATH"] = str(self.folder / "src")
@@ -76,26 +76,26 @@ class Pipeline:
         return env
 
     def dvc(self, *arguments: str) -> str:
-        """What a DVC command prints; it must succeed."""
+        """Output of a DVC command, which must succeed."""
         done = self.run("dvc", *arguments)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
 
     def git(self, *arguments: str) -> str:
-        """What a git command prints; it must succeed."""
+        """Output of a git command, which must succeed."""
         done = self.run("git", *arguments)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     def repro(self, *arguments: str) -> list[str]:
-        """`dvc repro`; the stages that ran, in order."""
+        """Run `dvc repro`; return the stages that ran, in order."""
         lines = self.dvc("repro", *arguments).splitlines()
         return [line.split("'")[1] for line in lines if line.startswith("Running stage")]
 
     def run_queue(self, workers: int) -> str:
-        """Run all queued experiments; what `dvc queue status` says then."""
+        """Run all queued experiments; return the final output of `dvc queue status`."""
         self.dvc("queue", "start", "-j", str(workers))
-        deadline = time.monotonic() + LIMIT
+        deadline = time.monotonic() + TIMEOUT
         while time.monotonic() < deadline:
             status = self.dvc("queue", "status")
             if "Running" not in status and "Queued" not in status:
@@ -104,17 +104,17 @@ class Pipeline:
         raise AssertionError(status)
 
     def copy(self, folder: Path) -> "Pipeline":
-        """The same pipeline in another folder."""
+        """Copy the pipeline to another folder."""
         shutil.copytree(self.folder, folder, symlinks=True)
         return Pipeline(folder)
 
     def change(self, **params: Any) -> None:
-        """Set parameters; a dot in a key is written as two underscores."""
+        """Set parameters; two underscores in a name stand for a dot."""
         changes = {key.replace("__", "."): value for key, value in params.items()}
         params_file.change(self.folder / "params.yaml", changes)
 
     def run_id(self, stage: str) -> str:
-        """Of the stage's (first) run, as its record has it."""
+        """MLflow id of the stage's first run, from the stage's record."""
         run_id: str = self.json(f"records/{stage}.json")["runs"][0]["run_id"]
         return run_id
 
@@ -128,7 +128,7 @@ def _read(file: IO[str]) -> str:
 
 
 def create(folder: Path, params: dict[str, Any] = TINY) -> Pipeline:
-    """A fresh repository with the project's own pipeline and the given parameters."""
+    """A new repository with the project's pipeline and the given parameters."""
     for name in ("src", "stages"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache"))

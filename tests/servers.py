@@ -1,10 +1,10 @@
-"""Servers of this machine that tests start and end."""
+"""Helpers for tests that start a server on this machine."""
 
 import socket
 import time
 import urllib.request
 
-PATIENCE = 90  # seconds until a server must answer
+TIMEOUT = 90  # seconds
 
 
 def free_port() -> int:
@@ -13,12 +13,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for(address: str) -> None:
-    """Until an address answers with what is no error."""
-    deadline = time.monotonic() + PATIENCE
+def wait_for(url: str) -> None:
+    """Wait until a URL answers without an error."""
+    deadline = time.monotonic() + TIMEOUT
     while True:
         try:
-            urllib.request.urlopen(address, timeout=2).close()
+            urllib.request.urlopen(url, timeout=2).close()
             return
         except OSError:
             if time.monotonic() > deadline:

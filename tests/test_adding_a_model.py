@@ -1,4 +1,4 @@
-"""docs/adding-a-model.md, followed to the letter in a clone."""
+"""Following docs/adding-a-model.md step by step adds a working model."""
 
 import json
 import re
@@ -9,14 +9,14 @@ import pytest
 from pipeline import ROOT, Pipeline
 
 PAGE = (ROOT / "docs" / "adding-a-model.md").read_text()
-TRAIN = "\n  vit:\n    lr:"  # in params.yaml, in front of which a model's block can stand
-FIRST = ("cnn", "squeezenet", "vit")
-STAGE = "\n  evaluate:\n    cmd:"  # in dvc.yaml
+VIT_BLOCK = "\n  vit:\n    lr:"  # in params.yaml; the new model's block is inserted before it
+EVALUATE_STAGE = "\n  evaluate:\n    cmd:"  # in dvc.yaml; the new stage is inserted before it
+EXISTING_MODELS = ("cnn", "squeezenet", "vit")
 
 
 def block(language: str, containing: str) -> str:
     blocks = re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
-    return next(each for each in blocks if containing in each)
+    return next(text for text in blocks if containing in text)
 
 
 def insert(path: Path, before: str, text: str) -> None:
@@ -26,26 +26,27 @@ def insert(path: Path, before: str, text: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def followed(once: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+def with_resnet(once: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    """A pipeline that has run with the docs page's model added."""
     pipeline = Pipeline(once).copy(tmp_path_factory.mktemp("fourth") / "p")
     assert pipeline.run("cxr", "sync").returncode == 0
     folder = pipeline.folder
     (folder / "src/cxr/models/resnet.py").write_text(block("python", "class ResNet"))
-    insert(folder / "params.yaml", TRAIN, block("yaml", "  resnet:"))
+    insert(folder / "params.yaml", VIT_BLOCK, block("yaml", "  resnet:"))
     params = (folder / "params.yaml").read_text()
-    asked = re.search(r"in `gradcam\.method`: `(.*?)`", PAGE)
-    assert asked is not None
-    (folder / "params.yaml").write_text(params.replace("method: {", f"method: {{{asked[1]}, "))
-    insert(folder / "dvc.yaml", STAGE, block("yaml", "train-resnet:"))
+    method = re.search(r"in `gradcam\.method`: `(.*?)`", PAGE)
+    assert method is not None
+    (folder / "params.yaml").write_text(params.replace("method: {", f"method: {{{method[1]}, "))
+    insert(folder / "dvc.yaml", EVALUATE_STAGE, block("yaml", "train-resnet:"))
     pipeline.repro()
     return pipeline
 
 
 @pytest.mark.slow
-def test_the_page_adds_a_model_that_is_in_every_result(followed: Pipeline) -> None:
-    reports = followed.folder / "reports"
+def test_the_added_model_is_in_every_result(with_resnet: Pipeline) -> None:
+    reports = with_resnet.folder / "reports"
     metrics = json.loads((reports / "metrics.json").read_text())["models"]
-    assert list(metrics) == [*FIRST, "resnet", "all-negative", "prevalence"]
+    assert list(metrics) == [*EXISTING_MODELS, "resnet", "all-negative", "prevalence"]
     assert 0 < metrics["resnet"]["test"]["macro_auroc"] < 1
     maps = json.loads((reports / "gradcam.json").read_text())["models"]
     assert maps["resnet"]["grid"] == [7, 7]
@@ -55,24 +56,23 @@ def test_the_page_adds_a_model_that_is_in_every_result(followed: Pipeline) -> No
 
 
 @pytest.mark.slow
-def test_the_new_model_is_audited_and_reported_like_the_others(followed: Pipeline) -> None:
-    audited = followed.run("cxr", "audit", "models/resnet")
+def test_the_added_model_is_audited_and_reported(with_resnet: Pipeline) -> None:
+    audited = with_resnet.run("cxr", "audit", "models/resnet")
     assert audited.returncode == 0, audited.stdout + audited.stderr
-    written = followed.run("cxr", "report")
+    written = with_resnet.run("cxr", "report")
     assert written.returncode == 0, written.stderr
-    assert "resnet" in (followed.folder / "reports/index.html").read_text()
+    assert "resnet" in (with_resnet.folder / "reports/index.html").read_text()
 
 
 @pytest.mark.slow
-def test_the_new_model_passes_what_is_asked_of_all(followed: Pipeline) -> None:
-    """As the page says: the tests of models and of dvc.yaml find it by themselves."""
-    tests = followed.folder / "tests"
+def test_the_tests_for_all_models_find_the_added_model_and_pass(with_resnet: Pipeline) -> None:
+    tests = with_resnet.folder / "tests"
     shutil.copytree(ROOT / "tests", tests, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy2(ROOT / "pyproject.toml", followed.folder)
-    done = followed.run(
+    shutil.copy2(ROOT / "pyproject.toml", with_resnet.folder)
+    done = with_resnet.run(
         "python", "-m", "pytest", "-rA", "-p", "no:cacheprovider", "-m", "not slow",
         "-k", "resnet", "tests/models", "tests/test_dependencies.py", "tests/test_layering.py",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:]
-    for found in ("[resnet]", "[train-resnet]", "[models/resnet.py]"):
-        assert f"{found}\n" in done.stdout
+    for test_id in ("[resnet]", "[train-resnet]", "[models/resnet.py]"):
+        assert f"{test_id}\n" in done.stdout

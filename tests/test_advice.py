@@ -1,4 +1,4 @@
-"""What an error message advises is done to the letter, and helps."""
+"""Following the advice of an error message literally fixes the error."""
 
 import os
 import re
@@ -21,14 +21,14 @@ from cxr.tracking import database
 from cxr.tracking.store import Store
 
 
-def refusal(call: Callable[..., Any], *arguments: Any) -> str:
-    with pytest.raises(CxrError) as refused:
+def error_of(call: Callable[..., Any], *arguments: Any) -> str:
+    with pytest.raises(CxrError) as raised:
         call(*arguments)
-    return str(refused.value)
+    return str(raised.value)
 
 
-def advised(message: str) -> str:
-    """The first command of a message."""
+def advised_command(message: str) -> str:
+    """The first command in a message."""
     return re.findall("`([^`]+)`", message)[0]
 
 
@@ -39,7 +39,7 @@ def shell(folder: Path, command: str) -> None:
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """An empty git repository; its path needs quotes in a shell."""
+    """An empty git repository whose path needs quotes in a shell."""
     folder = tmp_path / "my clone"
     folder.mkdir()
     shell(folder, "git init -q -b main && git commit -q --allow-empty -m start")
@@ -47,7 +47,7 @@ def clone(tmp_path: Path) -> Path:
 
 
 def conflict(clone: Path, name: str, text: str) -> None:
-    """Merge two branches that have changed the same value of a file."""
+    """Merge two branches that changed the same value of a file."""
     path = clone / name
     path.write_text(text.format(value="base"))
     shell(clone, "git add -A && git commit -q -m base && git branch theirs")
@@ -74,9 +74,9 @@ def test_a_merge_conflict_is_named_and_resolved(
     clone: Path, name: str, text: str, read: Callable[[Path], Any]
 ) -> None:
     conflict(clone, name, text)
-    message = refusal(read, clone)
+    message = error_of(read, clone)
     assert message.startswith(f"{clone / name} has merge conflicts; ")
-    shell(clone, advised(message))
+    shell(clone, advised_command(message))
     assert "ours" in repr(read(clone))
 
 
@@ -85,49 +85,49 @@ def test_a_damaged_file_is_restored(clone: Path) -> None:
     path.write_text("seed: 0\n")
     shell(clone, "git add -A && git commit -q -m params")
     path.write_text("seed: [")
-    shell(clone, advised(refusal(read_yaml, path)))
+    shell(clone, advised_command(error_of(read_yaml, path)))
     assert read_yaml(path) == {"seed": 0}
-    shell(clone, advised(refusal(params.change, path, {"train.cnn.lr": 1})))
+    shell(clone, advised_command(error_of(params.change, path, {"train.cnn.lr": 1})))
 
 
-def test_a_revision_without_a_lock_file_says_so(clone: Path) -> None:
+def test_a_revision_without_a_lock_file_is_reported(clone: Path) -> None:
     (clone / "dvc.yaml").write_text("stages: {}\n")
     (clone / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
-    message = refusal(difference, clone, "HEAD", "workspace")
-    assert message.startswith("HEAD has no dvc.lock, and so no results; commit dvc.lock")
+    message = error_of(difference, clone, "HEAD", "workspace")
+    assert message.startswith("HEAD has no dvc.lock and thus no results; commit dvc.lock")
 
 
-def test_a_damaged_lock_file_of_a_commit_is_not_said_to_be_restored(clone: Path) -> None:
+def test_a_damaged_lock_file_in_a_commit_advises_another_commit(clone: Path) -> None:
     (clone / "dvc.lock").write_text("stages: 5\n")
     shell(clone, "git add -A && git commit -q -m lock")
-    message = refusal(Repository(clone).lock_at, "HEAD")
+    message = error_of(Repository(clone).lock_at, "HEAD")
     assert message.endswith("use another commit")
 
 
 @pytest.mark.parametrize("folder", ["my clone", "my clone/project"])
-def test_a_repository_of_another_user_is_trusted(
+def test_a_repository_of_another_user_becomes_trusted(
     clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
 ) -> None:
     (clone / "project").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
-    message = refusal(git.ask, tmp_path / folder, "rev-parse", "HEAD")
-    shell(clone, advised(message))
+    message = error_of(git.ask, tmp_path / folder, "rev-parse", "HEAD")
+    shell(clone, advised_command(message))
     assert git.ask(tmp_path / folder, "rev-parse", "HEAD")
 
 
 @pytest.mark.parametrize("uri", ["./mlruns", "file:///srv/mlruns", "nonsense://host"])
-def test_a_store_that_mlflow_does_not_accept_says_what_to_set(
+def test_an_invalid_tracking_uri_names_the_valid_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    message = refusal(Store.open, tmp_path)
+    message = error_of(Store.open, tmp_path)
     assert message.endswith(
         "; set MLFLOW_TRACKING_URI to sqlite:///FILE or the URL of a server, or unset it"
     )
 
 
-def test_a_store_of_another_mlflow_is_upgraded_or_rebuilt(
+def test_a_database_of_another_mlflow_version_can_be_upgraded_or_rebuilt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -135,31 +135,33 @@ def test_a_store_of_another_mlflow_is_upgraded_or_rebuilt(
     with sqlite3.connect(tmp_path / "mlflow.db") as base:
         base.execute("UPDATE alembic_version SET version_num = '0123456789ab'")
     base.close()
-    message = refusal(Store.open, tmp_path)
+    message = error_of(Store.open, tmp_path)
     assert "`mlflow db upgrade URI`" in message and "`cxr sync`" in message
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["predict", "serve"])
-def test_a_registered_model_is_found_after_a_move(kept: Path, tmp_path: Path, command: str) -> None:
+def test_a_registered_model_is_found_after_moving_the_project(
+    kept: Path, tmp_path: Path, command: str
+) -> None:
     old = Pipeline(kept).copy(tmp_path / "old")
     assert old.run("cxr", "sync").returncode == 0
     made = Pipeline(old.folder.rename(tmp_path / "new"))
     address = "models:/cxr-phantom-28@champion"
     image = made.folder / "reports/data/labels.png"
-    asked = {"predict": ("predict", str(image), "--model", address), "serve": ("serve",)}
-    done = made.run("cxr", *asked[command])
+    commands = {"predict": ("predict", str(image), "--model", address), "serve": ("serve",)}
+    done = made.run("cxr", *commands[command])
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
-    assert advised(done.stderr) == "cxr sync"
+    assert advised_command(done.stderr) == "cxr sync"
     assert made.run("cxr", "sync").returncode == 0
-    done = made.run("cxr", *asked["predict"])
+    done = made.run("cxr", *commands["predict"])
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
 def test_the_results_of_an_experiment_are_fetched(kept: Path, tmp_path: Path) -> None:
-    """DVC keeps them apart from those of commits, and fetches them by another command."""
+    """DVC fetches results of experiments with another command than results of commits."""
     made = Pipeline(kept).copy(tmp_path / "made")
     made.dvc("remote", "add", "--force", "--default", "lab", str(tmp_path / "remote"))
     made.dvc("push")
@@ -175,7 +177,7 @@ def test_the_results_of_an_experiment_are_fetched(kept: Path, tmp_path: Path) ->
     other.git("fetch", "-q", "origin", f"{baseline}:{baseline}")
     done = other.run("cxr", "diff", "fast")
     assert done.returncode == 2 and "records of train-cnn" in done.stderr, done.stderr
-    fixed = other.run("sh", "-c", advised(done.stderr))
+    fixed = other.run("sh", "-c", advised_command(done.stderr))
     assert fixed.returncode == 0, fixed.stderr
     done = other.run("cxr", "diff", "fast")
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Bad input to the stages: status 2, one line that names what, nothing published."""
+"""Bad input to the stages: exit status 2, one line that names the problem, nothing published."""
 
 import os
 import pickle
@@ -23,76 +23,78 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     return create(tmp_path_factory.mktemp("project"))
 
 
-def run_stage(project: Pipeline, *command: str, **more: Any) -> subprocess.CompletedProcess[str]:
+def run_stage(project: Pipeline, *command: str, **options: Any) -> subprocess.CompletedProcess[str]:
     env = os.environ | {"PYTHONPATH": str(project.folder / "src")}
     env |= {"HTTPS_PROXY": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
     for name in ("MLFLOW_TRACKING_URI", "DVC_ROOT"):
         env.pop(name, None)
     return subprocess.run(
         [sys.executable, *command], cwd=project.folder, env=env, capture_output=True, text=True,
-        **more,
+        **options,
     )  # fmt: skip
 
 
-def is_refused(project: Pipeline, done: subprocess.CompletedProcess[str], *words: str) -> None:
+def check_refused(
+    project: Pipeline, done: subprocess.CompletedProcess[str], *fragments: str
+) -> None:
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
-    for word in words:
-        assert word in done.stderr
+    for fragment in fragments:
+        assert fragment in done.stderr
     scratch = project.folder / ".scratch"
     assert [p.name for p in scratch.glob("publishing-*")] == []
 
 
 def arrays(n: int = 6) -> Arrays:
-    """A good file of n images a split."""
+    """Valid arrays with n images per split."""
     rng = np.random.default_rng(0)
-    made: Arrays = {}
+    data: Arrays = {}
     for split in ("train", "val", "test"):
-        made[f"{split}_images"] = rng.integers(0, 256, (n, 28, 28), dtype=np.uint8)
-        made[f"{split}_labels"] = (np.arange(n * 14).reshape(n, 14) % 2).astype(np.uint8)
-    return made
+        data[f"{split}_images"] = rng.integers(0, 256, (n, 28, 28), dtype=np.uint8)
+        data[f"{split}_labels"] = (np.arange(n * 14).reshape(n, 14) % 2).astype(np.uint8)
+    return data
 
 
-def put(made: Arrays, key: str, value: Any) -> Arrays:
-    return made | {key: value}
+def with_array(data: Arrays, key: str, value: Any) -> Arrays:
+    return data | {key: value}
 
 
-def with_two(made: Arrays) -> Arrays:
-    made["val_labels"][3, 6] = 2
-    return made
+def with_two(data: Arrays) -> Arrays:
+    data["val_labels"][3, 6] = 2
+    return data
 
 
-def with_nan(made: Arrays) -> Arrays:
-    images = made["test_images"] / 255
+def with_nan(data: Arrays) -> Arrays:
+    images = data["test_images"] / 255
     images[0, 0, 0] = np.nan
-    return put(made, "test_images", images)
+    return with_array(data, "test_images", images)
 
 
 BAD_ARRAYS: dict[str, tuple[Callable[[Arrays], Arrays], list[str]]] = {
     "floats": (
-        lambda a: put(a, "train_images", a["train_images"] / 255),
-        ["train_images is float64", "uint8"],
+        lambda a: with_array(a, "train_images", a["train_images"] / 255),
+        ["train_images has dtype float64", "uint8"],
     ),
-    "NaN": (with_nan, ["test_images is float64 with 1 NaN"]),
+    "NaN": (with_nan, ["test_images has dtype float64 with 1 NaN value;"]),
     "13 labels": (
-        lambda a: put(a, "val_labels", a["val_labels"][:, :13]),
-        ["val_labels has shape (6, 13)", "14 labels"],
+        lambda a: with_array(a, "val_labels", a["val_labels"][:, :13]),
+        ["val_labels has shape (6, 13)", "expected (N, 14)"],
     ),
-    "labels of 2": (with_two, ["val_labels holds 2 at row 3, pneumonia", "0 or 1"]),
+    "labels of 2": (with_two, ["val_labels contains 2 at row 3, pneumonia", "0 or 1"]),
     "labels of NaN": (
-        lambda a: put(a, "val_labels", np.full((6, 14), np.nan)),
-        ["val_labels holds nan at row 0", "(84 such values); labels must be 0 or 1"],
+        lambda a: with_array(a, "val_labels", np.full((6, 14), np.nan)),
+        ["val_labels contains nan at row 0", "(84 invalid values); labels must be 0 or 1"],
     ),
     "different lengths": (
-        lambda a: put(a, "test_labels", a["test_labels"][:5]),
+        lambda a: with_array(a, "test_labels", a["test_labels"][:5]),
         ["test_images has 6 rows and test_labels has 5"],
     ),
     "different sizes": (
-        lambda a: put(a, "val_images", a["val_images"][:, :20, :20]),
+        lambda a: with_array(a, "val_images", a["val_images"][:, :20, :20]),
         ["different sizes"],
     ),
     "not square": (
-        lambda a: put(a, "val_images", a["val_images"][:, :20]),
+        lambda a: with_array(a, "val_images", a["val_images"][:, :20]),
         ["shape (6, 20, 28)", "square"],
     ),
     "an empty split": (
@@ -102,22 +104,22 @@ BAD_ARRAYS: dict[str, tuple[Callable[[Arrays], Arrays], list[str]]] = {
 }
 
 
-@pytest.mark.parametrize(("spoil", "words"), BAD_ARRAYS.values(), ids=BAD_ARRAYS)
-def test_bad_arrays_are_refused(
-    tmp_path: Path, spoil: Callable[[Arrays], Arrays], words: list[str]
+@pytest.mark.parametrize(("corrupt", "fragments"), BAD_ARRAYS.values(), ids=BAD_ARRAYS)
+def test_invalid_arrays_are_refused_with_the_problem(
+    tmp_path: Path, corrupt: Callable[[Arrays], Arrays], fragments: list[str]
 ) -> None:
     from cxr.data import raw
     from cxr.errors import CxrError
 
-    np.savez(tmp_path / "bad.npz", **spoil(arrays()))
+    np.savez(tmp_path / "bad.npz", **corrupt(arrays()))
     with pytest.raises(CxrError) as caught:
         raw.check(tmp_path / "bad.npz", tmp_path)
     assert "\n" not in str(caught.value)
-    for word in [*words, "bad.npz"]:
-        assert word in str(caught.value)
+    for fragment in [*fragments, "bad.npz"]:
+        assert fragment in str(caught.value)
 
 
-def test_good_arrays_are_what_numpy_reads(tmp_path: Path) -> None:
+def test_valid_arrays_are_extracted_as_numpy_reads_them(tmp_path: Path) -> None:
     from cxr.data import raw, splits
 
     good = arrays() | {f"{s}_patients": np.arange(6) for s in ("train", "val", "test")}
@@ -163,18 +165,21 @@ def test_pickled_arrays_are_refused_and_never_loaded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stated", [(2, 4), (4, 4)], ids=["too few", "too many"])
-def test_a_header_that_lies_is_refused(tmp_path: Path, stated: tuple[int, int]) -> None:
+def test_a_header_with_the_wrong_size_is_refused(tmp_path: Path, stated: tuple[int, int]) -> None:
     from cxr.data.npz import NpzReader, write_npz_member
     from cxr.errors import CxrError
 
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         rows = np.zeros((3, 4), np.uint8)
         write_npz_member(archive, "x", stated, np.uint8, iter([rows]))
-    with NpzReader(tmp_path / "a.npz") as reader, pytest.raises(CxrError, match="states"):
+    with (
+        NpzReader(tmp_path / "a.npz") as reader,
+        pytest.raises(CxrError, match="its header states"),
+    ):
         reader.header("x")
 
 
-def test_a_flipped_byte_is_found(tmp_path: Path) -> None:
+def test_a_flipped_byte_is_detected(tmp_path: Path) -> None:
     from cxr.data.npz import NpzReader
     from cxr.errors import CxrError
 
@@ -189,21 +194,21 @@ def test_a_flipped_byte_is_found(tmp_path: Path) -> None:
 
 BAD_PARAMS: dict[str, tuple[str, str, list[str]]] = {
     "a typo": ("batch_size:", "batchsize:", ["train.protocol.batch", "batch_size"]),
-    "a word": ("lr: 1e-3", "lr: fast", ["train.vit.lr", "'fast'"]),
-    "a negative rate": ("lr: 1e-3", "lr: -1e-3", ["train.vit.lr", "-0.001"]),
+    "a word for a number": ("lr: 1e-3", "lr: fast", ["train.vit.lr", "'fast'"]),
+    "a negative learning rate": ("lr: 1e-3", "lr: -1e-3", ["train.vit.lr", "-0.001"]),
     "not a number": ("lr: 1e-3", "lr: .nan", ["train.vit.lr"]),
-    "a truth for a count": ("batch_size: 64", "batch_size: true", ["train.protocol.batch_size"]),
+    "a boolean for a count": ("batch_size: 64", "batch_size: true", ["train.protocol.batch_size"]),
     "an unknown model": ("  vit:", "  bert:", ["unknown model `bert`", "cnn, squeezenet, vit"]),
     "an unknown source": ("source: phantom", "source: web", ["download.source", "'web'"]),
     "a file without path": ("source: phantom", "source: file", ["download", "path"]),
-    "a size between": ("size: 28", "size: 30", ["download.size", "30"]),
-    "no YAML": ("seed: 0", "seed: [0", ["params.yaml is not valid YAML"]),
+    "an unsupported size": ("size: 28", "size: 30", ["download.size", "30"]),
+    "not YAML": ("seed: 0", "seed: [0", ["params.yaml is not valid YAML"]),
 }
 
 
-@pytest.mark.parametrize(("old", "new", "words"), BAD_PARAMS.values(), ids=BAD_PARAMS)
-def test_bad_params_are_refused(
-    project: Pipeline, tmp_path: Path, old: str, new: str, words: list[str]
+@pytest.mark.parametrize(("old", "new", "fragments"), BAD_PARAMS.values(), ids=BAD_PARAMS)
+def test_invalid_params_are_refused_with_the_key_and_value(
+    project: Pipeline, tmp_path: Path, old: str, new: str, fragments: list[str]
 ) -> None:
     from cxr import params
     from cxr.errors import CxrError
@@ -215,11 +220,11 @@ def test_bad_params_are_refused(
     with pytest.raises(CxrError) as caught:
         params.load(path)
     assert "\n" not in str(caught.value)
-    for word in words:
-        assert word in str(caught.value)
+    for fragment in fragments:
+        assert fragment in str(caught.value)
 
 
-def test_a_networks_own_parameter_is_checked_before_its_work(project: Pipeline) -> None:
+def test_a_networks_own_parameters_are_checked_before_training(project: Pipeline) -> None:
     text = (project.folder / "params.yaml").read_text()
     (project.folder / "params.yaml").write_text(text.replace("heads: 4", "haeds: 4"))
     try:
@@ -233,7 +238,7 @@ def test_a_networks_own_parameter_is_checked_before_its_work(project: Pipeline) 
         (project.folder / "params.yaml").write_text(text)
 
 
-def test_exponents_read_as_dvc_reads_them(project: Pipeline) -> None:
+def test_numbers_with_exponents_are_parsed_as_dvc_parses_them(project: Pipeline) -> None:
     import yaml
     from dvc.utils.serialize import load_yaml
 
@@ -246,24 +251,24 @@ def test_exponents_read_as_dvc_reads_them(project: Pipeline) -> None:
     assert yaml.safe_load(path.read_text())["train"]["vit"]["lr"] == "1e-3"
 
 
-def test_no_network(project: Pipeline) -> None:
+def test_a_download_without_network_names_the_alternatives(project: Pipeline) -> None:
     project.change(download__source="medmnist")
     done = run_stage(project, "stages/download.py")
     project.change(download__source="phantom")
-    is_refused(project, done, "could not be downloaded", "try again", "file", "phantom")
+    check_refused(project, done, "could not be downloaded", "try again", "file", "phantom")
     assert not (project.folder / "data/raw").exists()
 
 
 FILES: dict[str, tuple[bytes | None, str]] = {
     "missing": (None, "does not exist"),
-    "cut short": (b"PK\x03\x04" + bytes(2000), "cut short"),
-    "text": (b"these are words, and no images at all", "is not an npz file"),
+    "truncated": (b"PK\x03\x04" + bytes(2000), "truncated"),
+    "text": (b"this is text and not an image", "is not an npz file"),
 }
 
 
-@pytest.mark.parametrize(("content", "words"), FILES.values(), ids=FILES)
-def test_a_bad_file_at_the_stage(
-    project: Pipeline, tmp_path: Path, content: bytes | None, words: str
+@pytest.mark.parametrize(("content", "fragment"), FILES.values(), ids=FILES)
+def test_the_download_stage_refuses_an_invalid_file(
+    project: Pipeline, tmp_path: Path, content: bytes | None, fragment: str
 ) -> None:
     path = tmp_path / "mine.npz"
     if content is not None:
@@ -271,15 +276,17 @@ def test_a_bad_file_at_the_stage(
     project.change(download__source="file", download__path=str(path))
     done = run_stage(project, "stages/download.py")
     project.change(download__source="phantom", download__path=None)
-    is_refused(project, done, "mine.npz", words)
+    check_refused(project, done, "mine.npz", fragment)
     assert not (project.folder / "data/raw").exists()
 
 
-def test_an_unknown_model_at_the_stage(project: Pipeline) -> None:
-    is_refused(project, run_stage(project, "stages/train.py", "nosuch"), "no stage `train-nosuch`")
+def test_the_train_stage_refuses_an_unknown_model(project: Pipeline) -> None:
+    check_refused(
+        project, run_stage(project, "stages/train.py", "nosuch"), "no stage `train-nosuch`"
+    )
 
 
-def test_weights_of_another_network(tmp_path: Path) -> None:
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     from cxr.errors import CxrError
     from cxr.models import squeezenet
 
@@ -288,12 +295,12 @@ def test_weights_of_another_network(tmp_path: Path) -> None:
         squeezenet.backbone("other.pt", tmp_path)
     with pytest.raises(CxrError, match="does not exist"):
         squeezenet.backbone("none.pt", tmp_path)
-    (tmp_path / "words.pt").write_text("words")
-    with pytest.raises(CxrError, match=r"words\.pt"):
-        squeezenet.backbone("words.pt", tmp_path)
+    (tmp_path / "text.pt").write_text("some text")
+    with pytest.raises(CxrError, match=r"text\.pt"):
+        squeezenet.backbone("text.pt", tmp_path)
 
 
-def test_weights_that_carry_code_are_not_loaded(tmp_path: Path) -> None:
+def test_weights_that_contain_code_are_not_loaded(tmp_path: Path) -> None:
     from cxr.errors import CxrError
     from cxr.models import squeezenet
 
@@ -306,8 +313,8 @@ def test_weights_that_carry_code_are_not_loaded(tmp_path: Path) -> None:
     assert not marker.exists()
 
 
-def test_a_full_disk_while_writing(tmp_path: Path) -> None:
-    """A limit on the size of a file stands for the full disk; the store is there already."""
+def test_a_full_disk_keeps_the_previous_result(tmp_path: Path) -> None:
+    """A limit on the file size simulates a full disk; the tracking store already exists."""
     project = create(tmp_path)
     assert run_stage(project, "stages/download.py").returncode == 0
     before = (project.folder / "data/raw/chest.npz").read_bytes()
@@ -317,13 +324,13 @@ def test_a_full_disk_while_writing(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
 
     done = run_stage(project, "stages/download.py", preexec_fn=limit)
-    is_refused(project, done, "too large")
+    check_refused(project, done, "too large")
     assert (project.folder / "data/raw/chest.npz").read_bytes() == before
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    """Data preprocessed, and files of weights that are none."""
+    """A project with preprocessed data and two invalid weights files."""
     project = create(tmp_path_factory.mktemp("prepared"), {**TINY, "download.phantom.train": 2200})
     for name in ("download", "preprocess"):
         assert run_stage(project, f"stages/{name}.py").returncode == 0
@@ -334,16 +341,16 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
 
 FEATURES: dict[str, tuple[str, int | None, str]] = {
     "another network's weights": ("other.pt", None, "contains the weights of another network"),
-    "weights that carry code": ("code.pt", None, "is not a file of plain tensors"),
-    # above the size of the store and the backbone, below that of the 4.5 MB of features
+    "weights that contain code": ("code.pt", None, "is not a file of plain tensors"),
+    # larger than the store and the backbone, smaller than the 4.5 MB of features
     "a disk full for numpy": ("none", 3_500_000, "written"),
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("weights", "limit", "words"), FEATURES.values(), ids=FEATURES)
-def test_features_at_the_stage(
-    prepared: Pipeline, weights: str, limit: int | None, words: str
+@pytest.mark.parametrize(("weights", "limit", "fragment"), FEATURES.values(), ids=FEATURES)
+def test_the_features_stage_refuses_bad_weights_and_a_full_disk(
+    prepared: Pipeline, weights: str, limit: int | None, fragment: str
 ) -> None:
     def restrict() -> None:
         if limit is not None:
@@ -352,16 +359,16 @@ def test_features_at_the_stage(
     prepared.change(train__squeezenet__weights=weights)
     done = run_stage(prepared, "stages/features.py", preexec_fn=restrict)
     prepared.change(train__squeezenet__weights="none")
-    is_refused(prepared, done, words)
+    check_refused(prepared, done, fragment)
     assert not (prepared.folder / "data/features").exists()
     assert not (prepared.folder / "ran").exists()
 
 
 @pytest.mark.slow
-def test_a_networks_mistyped_parameter_at_the_stage(prepared: Pipeline) -> None:
+def test_the_train_stage_refuses_a_mistyped_parameter(prepared: Pipeline) -> None:
     original = (prepared.folder / "params.yaml").read_text()
     prepared.change(train__cnn__chanels=[8])
     done = run_stage(prepared, "stages/train.py", "cnn")
     (prepared.folder / "params.yaml").write_text(original)
-    is_refused(prepared, done, "train.cnn.chanels", "`channels`")
+    check_refused(prepared, done, "train.cnn.chanels", "`channels`")
     assert not (prepared.folder / "models/cnn").exists()

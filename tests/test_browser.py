@@ -1,4 +1,4 @@
-"""MLflow's pages in a real browser: the runs table, the curves, a Grad-CAM picture."""
+"""MLflow's pages in a real browser: the runs table, learning curves, Grad-CAM images."""
 
 import os
 import subprocess
@@ -18,19 +18,19 @@ pytestmark = [
 ]
 
 
-VIEWS = ["phantom-28, its models, best first:", "phantom-28, their learning curves:"]
+VIEWS = ["phantom-28, models ranked by validation AUROC:", "phantom-28, learning curves:"]
 
 
 @pytest.fixture(scope="module")
 def pipeline(once: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    made = Pipeline(once).copy(tmp_path_factory.mktemp("browser") / "p")
-    assert made.run("cxr", "sync").returncode == 0
-    return made
+    copy = Pipeline(once).copy(tmp_path_factory.mktemp("browser") / "p")
+    assert copy.run("cxr", "sync").returncode == 0
+    return copy
 
 
 @pytest.fixture(scope="module")
 def printed(pipeline: Pipeline) -> Iterator[list[str]]:
-    """What `cxr ui` prints once it runs on a free port."""
+    """The lines that `cxr ui` prints, while it runs on a free port."""
     port = free_port()
     env = os.environ | {"PYTHONPATH": str(pipeline.folder / "src")}
     env.pop("MLFLOW_TRACKING_URI", None)
@@ -54,7 +54,7 @@ def address(printed: list[str]) -> str:
 
 @pytest.fixture(scope="module")
 def views(printed: list[str]) -> dict[str, str]:
-    """The printed addresses by what is said of them."""
+    """The printed URLs by their titles."""
     return dict(zip(printed[1::2], printed[2::2], strict=True))
 
 
@@ -62,8 +62,8 @@ def views(printed: list[str]) -> dict[str, str]:
 def run_ids(pipeline: Pipeline) -> dict[str, str]:
     store = MlflowClient(f"sqlite:///{pipeline.folder / 'mlflow.db'}")
     experiment = store.get_experiment_by_name("phantom-28")
-    found = store.search_runs([experiment.experiment_id])
-    ids = {run.info.run_name: run.info.run_id for run in found}
+    runs = store.search_runs([experiment.experiment_id])
+    ids = {run.info.run_name: run.info.run_id for run in runs}
     return ids | {"experiment": experiment.experiment_id}
 
 
@@ -80,35 +80,35 @@ def test_the_runs_table_shows_every_stage(address, run_ids, tmp_path) -> None:
     assert [name for name in names if name not in shown] == []
 
 
-def test_the_models_table_opens_with_what_tells_them_apart(views, tmp_path) -> None:
+def test_the_view_of_models_shows_evaluation_runs_with_their_metrics(views, tmp_path) -> None:
     assert list(views) == VIEWS
     models = ["evaluate-cnn", "evaluate-squeezenet", "evaluate-vit", "evaluate-all-negative"]
     columns = ["cxr.model", "val/macro_auroc", "test/macro_auroc_low", "test/macro_auroc_high"]
     columns += ["test/macro_ap", "test/accuracy_gain", "parameters/trainable"]
-    # Wide, since columns beyond the window are not drawn.
+    # A wide window, because columns outside it are not rendered.
     wide = "--window-size=3200,1200"
     shown = chromium.dom(views[VIEWS[0]], tmp_path, models + columns, wide)
     assert [text for text in models + columns if text not in shown] == []
     assert "train-cnn" not in shown
 
 
-def test_the_three_loss_curves_stand_over_each_other(views, tmp_path) -> None:
+def test_the_view_of_curves_shows_the_loss_of_all_three_models(views, tmp_path) -> None:
     curves = [f"train-{model} (loss/val)" for model in ("cnn", "squeezenet", "vit")]
     shown = chromium.dom(views[VIEWS[1]], tmp_path, curves)
     assert [curve for curve in curves if curve not in shown] == []
     assert shown.count('class="trace scatter') >= len(curves)
 
 
-def test_a_grad_cam_picture_is_shown(address, run_ids, tmp_path) -> None:
+def test_a_grad_cam_image_is_shown(address, run_ids, tmp_path) -> None:
     run = run_ids["gradcam-cnn"]
-    place = f"#/experiments/{run_ids['experiment']}/runs/{run}/artifacts/gradcam/cnn/0.png"
-    shown = chromium.dom(f"{address}{place}", tmp_path, ["<img", "gradcam/cnn/0.png"])
+    path = f"#/experiments/{run_ids['experiment']}/runs/{run}/artifacts/gradcam/cnn/0.png"
+    shown = chromium.dom(f"{address}{path}", tmp_path, ["<img", "gradcam/cnn/0.png"])
     assert "gradcam/cnn/0.png" in shown
     assert "<img" in shown
 
 
-def test_maps_stand_in_sliders(address, run_ids, tmp_path) -> None:
-    """One for each image, in a section of their own among the run's charts."""
+def test_maps_are_shown_in_sliders(address, run_ids, tmp_path) -> None:
+    """One slider per image, in a separate section of the run's charts."""
     run, awaited = run_ids["gradcam-cnn"], ["test image 0", "test image 3", 'role="slider"']
     url = f"{address}#/experiments/{run_ids['experiment']}/runs/{run}/model-metrics"
     shown = chromium.dom(url, tmp_path, awaited)
@@ -116,9 +116,9 @@ def test_maps_stand_in_sliders(address, run_ids, tmp_path) -> None:
     assert shown.count('role="slider"') == 2
 
 
-def test_the_server_answers_on_loopback_alone(address) -> None:
+def test_the_server_listens_on_loopback_only(address) -> None:
     port = int(address.rsplit(":", 1)[1].strip("/"))
     listening = Path("/proc/net/tcp").read_text().splitlines()[1:]
-    places = {line.split()[1] for line in listening if line.split()[3] == "0A"}
-    assert f"0100007F:{port:04X}" in places
-    assert f"00000000:{port:04X}" not in places
+    addresses = {line.split()[1] for line in listening if line.split()[3] == "0A"}
+    assert f"0100007F:{port:04X}" in addresses
+    assert f"00000000:{port:04X}" not in addresses

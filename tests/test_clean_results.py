@@ -1,4 +1,4 @@
-"""Audit accuses nobody where nothing is wrong, however a result came to be where it is."""
+"""`cxr audit` reports no problem with a sound result, whichever way it was produced or moved."""
 
 import json
 from pathlib import Path
@@ -10,13 +10,13 @@ from pipeline import Pipeline
 
 pytestmark = pytest.mark.slow
 
-CHEAP = "evaluate.threshold_rule=f1"  # runs evaluate and gradcam alone
+CHEAP = "evaluate.threshold_rule=f1"  # re-runs evaluate and gradcam only
 
 
 @pytest.fixture
-def made(kept: Path, tmp_path: Path) -> Pipeline:
-    """The same folder moved elsewhere, its artifacts' places repaired."""
-    pipeline = Pipeline(kept).copy(tmp_path / "another place")
+def pipeline(kept: Path, tmp_path: Path) -> Pipeline:
+    """A copy of `kept` in another folder; `cxr sync` has updated its artifact locations."""
+    pipeline = Pipeline(kept).copy(tmp_path / "another folder")
     assert cxr(pipeline, "sync")["runs"] == []
     return pipeline
 
@@ -27,32 +27,33 @@ def cxr(pipeline: Pipeline, *arguments: str, status: int = 0) -> Any:
     return json.loads(done.stdout)
 
 
-def accusations(answer: dict[str, Any]) -> list[str]:
+def problems(answer: dict[str, Any]) -> list[str]:
+    """Sentences of all findings that do not hold, notes included."""
     findings = [*answer["findings"], *(f for node in answer["stages"] for f in node["findings"])]
     return [f["says"] for f in findings if f["verdict"] != "holds"]
 
 
-def holds(pipeline: Pipeline, *target: str) -> dict[str, Any]:
-    """Audit: exit status 0, and not even a note."""
+def clean_audit(pipeline: Pipeline, *target: str) -> dict[str, Any]:
+    """Audit; the exit status must be 0 and there must be neither problems nor notes."""
     answer: dict[str, Any] = cxr(pipeline, "audit", *target)
-    assert accusations(answer) == []
+    assert problems(answer) == []
     return answer
 
 
 def run_ids(pipeline: Pipeline, experiment: str) -> list[str]:
     store = MlflowClient(f"sqlite:///{pipeline.folder / 'mlflow.db'}")
-    (found,) = (e for e in store.search_experiments() if e.name == "phantom-28")
-    runs = store.search_runs([found.experiment_id], f"tags.`cxr.experiment` = '{experiment}'")
+    (ours,) = (e for e in store.search_experiments() if e.name == "phantom-28")
+    runs = store.search_runs([ours.experiment_id], f"tags.`cxr.experiment` = '{experiment}'")
     return [run.info.run_id for run in runs]
 
 
-def test_repro_and_a_moved_folder(made: Pipeline, kept: Path) -> None:
-    """`made` is a copy elsewhere: its pictures are found there, and all holds."""
-    assert len(holds(made)["stages"]) == 16  # eight of the working copy, eight of `fast`
-    store = MlflowClient(f"sqlite:///{made.folder / 'mlflow.db'}")
-    run_id = made.run_id("gradcam")
-    place = store.get_run(run_id).info.artifact_uri
-    assert kept.as_uri() not in place
+def test_a_moved_folder_holds_and_its_artifacts_are_found(pipeline: Pipeline, kept: Path) -> None:
+    stages = clean_audit(pipeline)["stages"]
+    assert len(stages) == 16  # eight of the working copy, eight of `fast`
+    store = MlflowClient(f"sqlite:///{pipeline.folder / 'mlflow.db'}")
+    run_id = pipeline.run_id("gradcam")
+    artifact_uri = store.get_run(run_id).info.artifact_uri
+    assert kept.as_uri() not in artifact_uri
     assert [a.path for a in store.list_artifacts(run_id, "gradcam/cnn")] == [
         "gradcam/cnn/0.png", "gradcam/cnn/3.png", "gradcam/cnn/labels",
     ]  # fmt: skip
@@ -60,74 +61,76 @@ def test_repro_and_a_moved_folder(made: Pipeline, kept: Path) -> None:
 
 def test_before_the_sync_a_moved_folder_is_a_note(kept: Path, tmp_path: Path) -> None:
     moved = Pipeline(kept).copy(tmp_path / "moved")
-    assert accusations(cxr(moved, "audit")) == [
-        "MLflow looks for its pictures where this folder was before"
+    assert problems(cxr(moved, "audit")) == [
+        "MLflow still has the artifact paths of this folder before it was moved"
     ]
-    assert cxr(moved, "sync")["n_moved"] == 23  # fourteen, and nine of `fast`
+    assert cxr(moved, "sync")["n_moved"] == 23  # 14 runs, and 9 of `fast`
     assert cxr(moved, "sync")["n_moved"] == 0
 
 
-def test_exp_run_run_cache_and_apply(made: Pipeline) -> None:
-    made.dvc("exp", "run", "-n", "one", "-S", CHEAP)
-    holds(made)
-    made.git("checkout", "--", ".")
-    assert "is cached - skipping run" in made.dvc("repro")
-    holds(made)
-    for run_id in run_ids(made, "one"):
-        assert holds(made, run_id[:12])["stages"][-1]["record"]["dvc_experiment"] == "one"
-    made.dvc("exp", "apply", "one")
-    answer = holds(made, "reports/metrics.json")
+def test_results_of_exp_run_the_run_cache_and_exp_apply_hold(pipeline: Pipeline) -> None:
+    pipeline.dvc("exp", "run", "-n", "one", "-S", CHEAP)
+    clean_audit(pipeline)
+    pipeline.git("checkout", "--", ".")
+    assert "is cached - skipping run" in pipeline.dvc("repro")
+    clean_audit(pipeline)
+    for run_id in run_ids(pipeline, "one"):
+        stage = clean_audit(pipeline, run_id[:12])["stages"][-1]
+        assert stage["record"]["dvc_experiment"] == "one"
+    pipeline.dvc("exp", "apply", "one")
+    answer = clean_audit(pipeline, "reports/metrics.json")
     assert answer["stages"][-1]["record"]["dvc_experiment"] == "one"
 
 
-def test_a_temporary_copy(made: Pipeline) -> None:
-    made.dvc("exp", "run", "--temp", "-n", "aside", "-S", CHEAP)
-    holds(made)
-    runs = run_ids(made, "aside")
+def test_results_of_exp_run_in_a_temporary_copy_hold(pipeline: Pipeline) -> None:
+    pipeline.dvc("exp", "run", "--temp", "-n", "aside", "-S", CHEAP)
+    clean_audit(pipeline)
+    runs = run_ids(pipeline, "aside")
     assert len(runs) == 8
     for run_id in runs:
-        holds(made, run_id)
+        clean_audit(pipeline, run_id)
 
 
-def test_a_temporary_copy_runs_its_own_code(made: Pipeline) -> None:
-    """Not that of the working copy, whose package may be the installed one."""
-    path = made.folder / "src/cxr/evaluation/metrics.py"
+def test_a_temporary_copy_runs_its_own_code(pipeline: Pipeline) -> None:
+    """Even if the package installed is that of the working copy."""
+    path = pipeline.folder / "src/cxr/evaluation/metrics.py"
     text = path.read_text()
-    path.write_text(text + "\nraise ImportError('another working copy was imported')\n")
-    made.dvc("exp", "run", "--queue", "-n", "queued", "-S", CHEAP)
+    path.write_text(text + "\nraise ImportError('the code of the queued experiment ran')\n")
+    pipeline.dvc("exp", "run", "--queue", "-n", "queued", "-S", CHEAP)
     path.write_text(text)
-    assert "Failed" in made.run_queue(1)
+    assert "Failed" in pipeline.run_queue(1)
 
 
-def test_two_workers_of_a_queue(made: Pipeline) -> None:
+def test_results_of_two_queue_workers_hold(pipeline: Pipeline) -> None:
     for name, indices in {"left": "[1]", "right": "[2]"}.items():
-        made.dvc("exp", "run", "--queue", "-n", name, "-S", f"gradcam.indices={indices}")
-    made.run_queue(2)
-    holds(made)
+        pipeline.dvc("exp", "run", "--queue", "-n", name, "-S", f"gradcam.indices={indices}")
+    pipeline.run_queue(2)
+    clean_audit(pipeline)
     for name in ("left", "right"):
-        (first, *_) = run_ids(made, name)
-        holds(made, first)
-    answer = cxr(made, "diff", "left", "right")
+        (first, *_) = run_ids(pipeline, name)
+        clean_audit(pipeline, first)
+    answer = cxr(pipeline, "diff", "left", "right")
     assert [(c["name"], c["a"], c["b"]) for c in answer["parameters"]] == [
         ("gradcam.indices", [1], [2])
     ]
 
 
-def test_a_fresh_clone_with_pull_and_sync(kept: Path, tmp_path: Path) -> None:
+def test_a_fresh_clone_holds_after_pull_and_sync(kept: Path, tmp_path: Path) -> None:
     folder = tmp_path / "clone"
     Pipeline(kept).git("clone", "-q", str(kept), str(folder))
     clone = Pipeline(folder)
-    lost = cxr(clone, "audit", status=1)
-    assert {f["mend"] for f in lost["findings"] if f["where"] == "record"} == {"dvc pull"}
+    answer = cxr(clone, "audit", status=1)
+    assert {f["mend"] for f in answer["findings"] if f["where"] == "record"} == {"dvc pull"}
     clone.dvc("pull")
-    assert accusations(cxr(clone, "audit")) == [
-        "MLflow's database is not there; the records hold all it had"
+    assert problems(cxr(clone, "audit")) == [
+        "MLflow's database is missing; it can be rebuilt from the records"
     ]
     done = cxr(clone, "sync")
     assert {run["how"] for run in done["runs"]} == {"rebuilt"}
     assert len(done["runs"]) == 14
     assert not any(run["lost"] for run in done["runs"])
-    holds(clone)
-    for run in done["runs"][:2]:  # the recorded id and the new one mean the same
-        assert holds(clone, run["run_id"])["target"] == holds(clone, run["now"])["target"]
+    clean_audit(clone)
+    for run in done["runs"][:2]:  # the recorded run id and the new one name the same run
+        recorded, new = (clean_audit(clone, run[key]) for key in ("run_id", "now"))
+        assert recorded["target"] == new["target"]
     assert cxr(clone, "sync") == {"runs": [], "refused": {}, "n_there": 14, "n_moved": 0}

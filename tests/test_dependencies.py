@@ -28,17 +28,17 @@ def module_file(name: str) -> Path | None:
 
 
 def has_code(path: Path) -> bool:
-    """Whether there is more than a docstring."""
+    """Whether a module contains more than a docstring."""
     return len(ast.parse(path.read_text()).body) > 1
 
 
 def affects_results(path: Path) -> bool:
-    room = path.relative_to(SRC / "cxr").parts[0].removesuffix(".py")
-    return room in RESULT_AFFECTING and has_code(path)
+    package = path.relative_to(SRC / "cxr").parts[0].removesuffix(".py")
+    return package in RESULT_AFFECTING and has_code(path)
 
 
 def imports(path: Path) -> set[Path]:
-    found = set()
+    files = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
@@ -46,15 +46,15 @@ def imports(path: Path) -> set[Path]:
             names = [alias.name for alias in node.names]
         else:
             continue
-        # Importing a.b.c runs a and a.b, too.
+        # Importing a.b.c also runs a and a.b.
         for name in names:
             parts = name.split(".")
-            found |= {module_file(".".join(parts[:n])) for n in range(1, len(parts) + 1)}
-    return {path for path in found if path is not None}
+            files |= {module_file(".".join(parts[:n])) for n in range(1, len(parts) + 1)}
+    return {path for path in files if path is not None}
 
 
 def closure(start: set[Path]) -> set[Path]:
-    """Result-affecting modules reached from the given files, not by way of others."""
+    """Result-affecting modules that the files import, not through reporting-only modules."""
     reached: set[Path] = set()
     todo = {path for file in start for path in imports(file)}
     while todo:
@@ -67,7 +67,7 @@ def closure(start: set[Path]) -> set[Path]:
 
 
 def models_of(stage: str) -> set[Path]:
-    """Networks that are found by name and not by an import statement."""
+    """Files of the networks that the stage loads by name, without an import statement."""
     folder = SRC / "cxr" / "models"
     if stage.startswith("train-"):
         return {folder / f"{stage.removeprefix('train-')}.py"}
@@ -84,7 +84,7 @@ def declared_code(stage: str) -> set[Path]:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_declared_code_is_what_is_imported(stage: str) -> None:
+def test_dvc_yaml_declares_exactly_the_modules_that_a_stage_imports(stage: str) -> None:
     declaration = facts.declaration(stage, ROOT)
     path, python, script, *_ = declaration.command.split()
     assert (path, python) == ("PYTHONPATH=src", "python")
@@ -94,19 +94,19 @@ def test_declared_code_is_what_is_imported(stage: str) -> None:
     assert script in declaration.dependencies
 
 
-def test_result_affecting_rooms_exist() -> None:
+def test_every_result_affecting_package_exists() -> None:
     assert {path.stem for path in (SRC / "cxr").iterdir()} >= RESULT_AFFECTING
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_no_stage_depends_on_times(stage: str) -> None:
-    """Records and reports hold times and run ids, so nothing may depend on them."""
+def test_no_stage_depends_on_records_or_reports(stage: str) -> None:
+    """They contain times and run ids."""
     declaration = facts.declaration(stage, ROOT)
     assert not any(path.startswith(("records", "reports")) for path in declaration.dependencies)
     assert f"records/{stage}.json" in declaration.outputs
 
 
-def test_our_reading_of_dvc_yaml_is_dvcs() -> None:
+def test_declarations_are_those_that_dvc_reads_from_dvc_yaml() -> None:
     from dvc.repo import Repo
 
     for stage in Repo(str(ROOT)).index.stages:
@@ -120,31 +120,31 @@ def test_our_reading_of_dvc_yaml_is_dvcs() -> None:
 
 
 @pytest.mark.parametrize("name", [s for s in STAGES if s.startswith("train-") or s == "features"])
-def test_whatever_makes_a_networks_input_has_the_statistics(name: str) -> None:
-    """A model that reads features and normalises by the data's own mean needs them, too."""
+def test_every_training_and_features_depend_on_the_statistics(name: str) -> None:
+    """A model that reads features may also normalise by the mean of the training pixels."""
     assert "data/statistics.json" in declarations(ROOT)[name].dependencies
 
 
-def test_every_package_that_is_imported_is_declared() -> None:
-    """An import that another package happens to bring fails once that package drops it."""
+def test_every_imported_package_is_declared() -> None:
+    """A package installed only as another's dependency is missing once that one drops it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = {canonicalize_name(Requirement(each).name) for each in project["dependencies"]}
-    brought_by = packages_distributions()
+    declared = {canonicalize_name(Requirement(line).name) for line in project["dependencies"]}
+    distributions = packages_distributions()
     missing = {
         (name, path.relative_to(ROOT).as_posix())
         for path in [*SRC.rglob("*.py"), *(ROOT / "stages").glob("*.py")]
-        for name in top_names(path) - sys.stdlib_module_names - {"cxr"}
-        if not declared & set(map(canonicalize_name, brought_by[name]))
+        for name in top_level_imports(path) - sys.stdlib_module_names - {"cxr"}
+        if not declared & set(map(canonicalize_name, distributions[name]))
     }
     assert missing == set()
 
 
-def top_names(path: Path) -> set[str]:
+def top_level_imports(path: Path) -> set[str]:
     """The first part of every name that a file imports, also inside its functions."""
-    found = set()
+    names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
+            names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module.split(".")[0])
-    return found
+            names.add(node.module.split(".")[0])
+    return names

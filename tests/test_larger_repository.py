@@ -1,4 +1,4 @@
-"""A project in a sub-folder of a larger git repository, a submodule or a linked worktree."""
+"""Projects in a sub-folder of a larger git repository, in a submodule or a linked worktree."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def commit(folder: Path) -> None:
 
 
 def fill(folder: Path) -> None:
-    """A project of one stage and one module, which has run once."""
+    """Write a project with one stage and two modules, whose stage has run once."""
     for name in ("src/cxr/data", "stages"):
         (folder / name).mkdir(parents=True)
     (folder / "src/cxr/a.py").write_text("x = 1\n")
@@ -68,16 +68,16 @@ def fill(folder: Path) -> None:
     (folder / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
 
 
-def repository(folder: Path, place: str = ".") -> Path:
-    """A git repository with a project at a place in it, and with files beside."""
-    fill(folder / place)
+def repository(folder: Path, subfolder: str = ".") -> Path:
+    """Create a git repository with a project and a file beside it; return the project's folder."""
+    fill(folder / subfolder)
     (folder / "beside.txt").write_text("1\n")
     run(folder, "init", "-q")
     commit(folder)
-    return folder / place
+    return folder / subfolder
 
 
-def laid(layout: str, folder: Path) -> Path:
+def create_project(layout: str, folder: Path) -> Path:
     if layout == "alone":
         return repository(folder / "alone")
     if layout == "in a sub-folder":
@@ -96,16 +96,16 @@ def laid(layout: str, folder: Path) -> Path:
 
 @pytest.fixture(params=LAYOUTS)
 def project(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    return laid(request.param, tmp_path)
+    return create_project(request.param, tmp_path)
 
 
 @pytest.fixture
 def nested(tmp_path: Path) -> Path:
-    return laid("in a sub-folder", tmp_path)
+    return create_project("in a sub-folder", tmp_path)
 
 
 def edit(project: Path) -> None:
-    """A changed, a new and a deleted file of code, changed parameters, and a change outside."""
+    """Change, add and delete a code file, change parameters, and add a file outside."""
     (project / "src/cxr/a.py").write_text("x = 2\n")
     (project / "src/cxr/new.py").write_text("y = 1\n")
     (project / "src/cxr/data/b.py").unlink()
@@ -121,62 +121,64 @@ def code(project: Path) -> Code:
 def test_the_facts_of_code_are_those_of_a_project_that_is_alone(
     project: Path, tmp_path: Path
 ) -> None:
-    """Down to the patch, whose paths begin at the project."""
-    reference = repository(tmp_path / "reference")
+    """This includes the patch, whose paths are relative to the project's folder."""
+    alone = repository(tmp_path / "reference")
     assert code(project)["edited"] == []
-    for each in (project, reference):
-        edit(each)
-    ours, theirs = code(project), code(reference)
-    assert ours["edited"] == ["src/cxr/a.py", "src/cxr/data/b.py", "src/cxr/new.py"]
-    assert ours.pop("commit") == run(project, "rev-parse", "HEAD").strip()
-    assert theirs.pop("commit")
-    assert ours == theirs
+    for folder in (project, alone):
+        edit(folder)
+    facts, expected = code(project), code(alone)
+    assert facts["edited"] == ["src/cxr/a.py", "src/cxr/data/b.py", "src/cxr/new.py"]
+    assert facts.pop("commit") == run(project, "rev-parse", "HEAD").strip()
+    assert expected.pop("commit")
+    assert facts == expected
 
 
-def test_commit_and_patch_are_laid_out_as_they_ran(project: Path, tmp_path: Path) -> None:
+def test_replay_restores_the_code_from_commit_and_patch(project: Path, tmp_path: Path) -> None:
     edit(project)
-    made, expected = code(project), code_files(project)
+    recorded, expected = code(project), code_files(project)
     run(project, "stash", "-q")
-    (tmp_path / "place").mkdir()
-    replay._lay_code(made, Project(project), tmp_path / "place")
-    assert code_files(tmp_path / "place") == expected
-    assert read_yaml(tmp_path / "place/params.yaml")["seed"] == 7
+    (tmp_path / "restored").mkdir()
+    replay._restore_code(recorded, Project(project), tmp_path / "restored")
+    assert code_files(tmp_path / "restored") == expected
+    assert read_yaml(tmp_path / "restored/params.yaml")["seed"] == 7
 
 
-def test_a_commit_from_before_the_project_moved_is_named(nested: Path, tmp_path: Path) -> None:
-    made, moved = code(nested), nested.parents[1] / "moved"
+def test_replay_refuses_a_commit_from_before_the_project_moved(
+    nested: Path, tmp_path: Path
+) -> None:
+    recorded, moved = code(nested), nested.parents[1] / "moved"
     run(nested.parents[1], "mv", "apps/x ray", "moved")
     commit(moved)
     with pytest.raises(replay.MissingInput, match=r"has no params\.yaml in this folder"):
-        replay._lay_code(made, Project(moved), tmp_path)
+        replay._restore_code(recorded, Project(moved), tmp_path)
 
 
-def test_an_audit_notes_that_a_commit_had_the_project_elsewhere(nested: Path) -> None:
-    made, moved = code(nested), nested.parents[1] / "moved"
-    found = SimpleNamespace(current=False, record=SimpleNamespace(facts=SimpleNamespace(code=made)))
-    (here,) = inputs.code(cast(Found, found), Project(nested))
-    assert here.verdict == Verdict.HOLDS
+def test_an_audit_notes_that_a_commit_has_the_project_in_another_folder(nested: Path) -> None:
+    facts, moved = SimpleNamespace(code=code(nested)), nested.parents[1] / "moved"
+    found = SimpleNamespace(current=False, record=SimpleNamespace(facts=facts))
+    (before,) = inputs.code(cast(Found, found), Project(nested))
+    assert before.verdict == Verdict.HOLDS
     run(nested.parents[1], "mv", "apps/x ray", "moved")
     commit(moved)
-    (elsewhere,) = inputs.code(cast(Found, found), Project(moved))
-    assert elsewhere.verdict == Verdict.NOTE
-    assert "has no code in this folder of the repository" in elsewhere.says
+    (after,) = inputs.code(cast(Found, found), Project(moved))
+    assert after.verdict == Verdict.NOTE
+    assert "has no code in this folder of the repository" in after.says
 
 
 def test_files_of_a_commit_are_read_from_the_projects_own_folder(project: Path) -> None:
-    here = Repository(project)
+    repo = Repository(project)
     top = Path(run(project, "rev-parse", "--show-toplevel").strip())
     if top != project:
         (top / "dvc.lock").write_text("stages: {another: {cmd: x}}\n")
         (top / "params.yaml").write_text("seed: 99\n")
         commit(top)
-    assert here.lock_at("HEAD") == here.lock()
-    assert here.text_at("HEAD", "params.yaml") == (project / "params.yaml").read_text()
-    assert here.text_at("HEAD", "beside.txt" if top != project else "none.txt") is None
-    assert here.past_outputs("records") == {"0123456789abcdef0123456789abcdef"}
+    assert repo.lock_at("HEAD") == repo.lock()
+    assert repo.text_at("HEAD", "params.yaml") == (project / "params.yaml").read_text()
+    assert repo.text_at("HEAD", "beside.txt" if top != project else "none.txt") is None
+    assert repo.past_outputs("records") == {"0123456789abcdef0123456789abcdef"}
 
 
-def test_lines_of_a_changed_file_are_counted_whatever_the_users_settings(nested: Path) -> None:
+def test_changed_lines_are_counted_even_with_gits_diff_relative_set(nested: Path) -> None:
     from cxr.audit.difference import Change, _with_lines
 
     run(nested, "config", "diff.relative", "true")
@@ -186,24 +188,23 @@ def test_lines_of_a_changed_file_are_counted_whatever_the_users_settings(nested:
     assert _with_lines(Change("a", *blobs), Project(nested)).detail == "+1 -0 lines"
 
 
-def test_a_hook_of_the_larger_repository_does_not_turn_git_elsewhere(
+def test_variables_that_git_sets_for_hooks_do_not_redirect_git_to_another_repository(
     nested: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the variables that git sets for hooks in a linked worktree."""
     top = nested.parents[1]
     other = repository(tmp_path / "other")
-    before = {each: run(each, "rev-parse", "HEAD") for each in (top, other)}
+    before = {folder: run(folder, "rev-parse", "HEAD") for folder in (top, other)}
     monkeypatch.setenv("GIT_DIR", str(other / ".git"))
     monkeypatch.setenv("GIT_INDEX_FILE", str(other / ".git/index"))
     assert git.run(nested, "rev-parse", "--show-prefix") == "apps/x ray/\n"
     demo.prepare(nested)
     for name in ("GIT_DIR", "GIT_INDEX_FILE"):
         monkeypatch.delenv(name)
-    assert {each: run(each, "rev-parse", "HEAD") for each in (top, other)} == before
+    assert {folder: run(folder, "rev-parse", "HEAD") for folder in before} == before
     assert run(other, "status", "--porcelain") == ""
 
 
-def test_the_demo_is_a_repository_of_its_own_that_nobody_else_sees(project: Path) -> None:
+def test_the_demo_is_a_separate_repository_that_the_outer_one_ignores(project: Path) -> None:
     edit(project)
     folder = demo.prepare(project)
     assert folder == project / ".demo"
@@ -216,7 +217,7 @@ def test_the_demo_is_a_repository_of_its_own_that_nobody_else_sees(project: Path
     assert code(folder)["edited"] == []
 
 
-def test_a_second_demo_commits_what_has_changed_and_nothing_twice(project: Path) -> None:
+def test_a_second_demo_commits_only_if_files_have_changed(project: Path) -> None:
     folder = demo.prepare(project)
     (folder / "dvc.lock").write_text("results of the demo\n")
     first = run(folder, "rev-parse", "HEAD")
@@ -229,7 +230,7 @@ def test_a_second_demo_commits_what_has_changed_and_nothing_twice(project: Path)
     assert (folder / "dvc.lock").read_text() == "results of the demo\n"
 
 
-def test_a_demo_that_an_earlier_version_cloned_is_taken_on(tmp_path: Path) -> None:
+def test_a_demo_that_an_earlier_version_cloned_is_updated(tmp_path: Path) -> None:
     project = repository(tmp_path / "p")
     run(tmp_path, "clone", "-q", str(project), str(project / ".demo"))
     (project / ".demo/dvc.lock").write_text("results of the demo\n")
@@ -239,7 +240,7 @@ def test_a_demo_that_an_earlier_version_cloned_is_taken_on(tmp_path: Path) -> No
     assert (folder / "dvc.lock").read_text() == "results of the demo\n"
 
 
-def test_the_demo_needs_no_name_no_signature_and_no_hook(
+def test_the_demo_commits_without_a_user_name_a_signature_or_hooks(
     nested: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hooks = tmp_path / "hooks"
@@ -256,7 +257,7 @@ def test_the_demo_needs_no_name_no_signature_and_no_hook(
 
 
 def test_code_that_the_larger_repository_ignores_is_in_the_demo(nested: Path) -> None:
-    """A folder of data is often ignored, and one of the code has such a name."""
+    """Repositories often ignore `data/`, and src/cxr/data has that name."""
     (nested.parents[1] / ".gitignore").write_text("data/\n")
     run(nested, "rm", "-q", "--cached", "src/cxr/data/b.py")
     folder = demo.prepare(nested)
@@ -264,7 +265,7 @@ def test_code_that_the_larger_repository_ignores_is_in_the_demo(nested: Path) ->
     assert code(folder)["edited"] == []
 
 
-def test_the_repository_that_git_does_not_trust_is_named_by_its_top(
+def test_the_error_about_an_untrusted_repository_names_its_top_folder(
     nested: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
@@ -278,35 +279,35 @@ def plan(project: Path) -> sweep.Plan:
     return sweep.make(project, "s", sweep.grid(space), 1, 1)
 
 
-def test_code_that_the_larger_repository_ignores_is_refused_by_a_sweep(nested: Path) -> None:
+def test_a_sweep_refuses_code_that_the_larger_repository_ignores(nested: Path) -> None:
     assert plan(nested)
     (nested.parents[1] / ".gitignore").write_text("data/\n")
     run(nested, "rm", "-q", "--cached", "src/cxr/data/b.py")
-    with pytest.raises(CxrError, match=r"git does not know src/cxr/data/b\.py.*with --force"):
+    with pytest.raises(CxrError, match=r"git does not track src/cxr/data/b\.py.*with --force"):
         plan(nested)
 
 
-def test_two_projects_of_one_repository_name_their_experiments_apart(nested: Path) -> None:
-    """One repository has one list of experiments."""
+def test_two_projects_in_one_repository_name_their_experiments_differently(nested: Path) -> None:
+    """They share the repository's list of DVC experiments."""
     twin = nested.with_name("twin")
     shutil.copytree(nested, twin)
     commit(nested.parents[1])
-    (ours,), (theirs,) = plan(nested).experiments, plan(twin).experiments
-    assert ours.name != theirs.name
+    (first,), (second,) = plan(nested).experiments, plan(twin).experiments
+    assert first.name != second.name
 
 
-def test_the_doctor_names_a_folder_that_no_commit_has(nested: Path) -> None:
+def test_the_doctor_reports_a_project_folder_that_is_not_committed(nested: Path) -> None:
     assert checks.git_history(Place(nested)).verdict == OK
-    stranger = nested.with_name("stranger")
-    shutil.copytree(nested, stranger)
-    found = checks.git_history(Place(stranger))
-    assert found.verdict == MISSING
-    assert f"has no dvc.yaml in {stranger}" in found.found
+    uncommitted = nested.with_name("uncommitted")
+    shutil.copytree(nested, uncommitted)
+    finding = checks.git_history(Place(uncommitted))
+    assert finding.verdict == MISSING
+    assert f"has no dvc.yaml in {uncommitted}" in finding.found
 
 
 @pytest.fixture(scope="module")
 def large(kept: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    """A pipeline that has run in a sub-folder of a larger repository, and is committed there."""
+    """A pipeline that has run and is committed in a sub-folder of a larger repository."""
     top = tmp_path_factory.mktemp("large")
     (top / "beside.txt").write_text("1\n")
     pipeline = Pipeline(kept).copy(top / "apps/cxr")
@@ -317,22 +318,22 @@ def large(kept: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
 
 
 @pytest.mark.slow
-def test_a_run_with_edits_is_made_again_compared_audited_and_shown(large: Pipeline) -> None:
+def test_a_run_of_edited_code_can_be_replayed_synced_compared_and_audited(large: Pipeline) -> None:
     (large.folder.parents[1] / "beside.txt").write_text("2\n")
     with open(large.folder / "src/cxr/evaluation/curves.py", "a") as file:
         file.write("# a comment\n")
     assert large.repro("evaluate") == ["evaluate"]
-    made = large.json("records/evaluate.json")["facts"]["code"]
-    assert made["edited"] == ["src/cxr/evaluation/curves.py"]
-    assert "diff --git a/src/cxr/evaluation/curves.py" in made["patch"]
+    recorded = large.json("records/evaluate.json")["facts"]["code"]
+    assert recorded["edited"] == ["src/cxr/evaluation/curves.py"]
+    assert "diff --git a/src/cxr/evaluation/curves.py" in recorded["patch"]
     for command in (["replay", large.run_id("evaluate")], ["sync"]):
         done = large.run("cxr", *command)
         assert done.returncode == 0, done.stdout + done.stderr
     done = large.run("cxr", "diff", "HEAD", "--json")
     (change,) = json.loads(done.stdout)["code"]
-    assert change["name"] == made["edited"][0]
+    assert change["name"] == recorded["edited"][0]
     done = large.run("cxr", "audit", "reports/metrics.json")
-    n_files = len(made["deciding"])
+    n_files = len(recorded["deciding"])
     assert f"{n_files} files of commit" in done.stdout
     assert "✗" not in done.stdout
     large.git("checkout", "--", ".")
@@ -340,7 +341,7 @@ def test_a_run_with_edits_is_made_again_compared_audited_and_shown(large: Pipeli
 
 
 @pytest.mark.slow
-def test_a_sweep_ends_in_its_table(large: Pipeline) -> None:
+def test_a_sweep_prints_its_table_and_leaves_the_working_copy_unchanged(large: Pipeline) -> None:
     status = large.git("status", "--porcelain")
     call = ("cxr", "sweep", "-S", "train.cnn.lr=1e-3,2e-3", "--seeds", "1")
     done = large.run(*call)
@@ -351,7 +352,7 @@ def test_a_sweep_ends_in_its_table(large: Pipeline) -> None:
     assert "2 of them done" in large.run(*call).stdout
     name = large.json("reports/sweeps/sweep.json")["experiments"][0]["name"]
     done = large.run("cxr", "diff", "HEAD", name, "--json")
-    assert [each["name"] for each in json.loads(done.stdout)["parameters"]] == ["train.cnn.lr"]
+    assert [change["name"] for change in json.loads(done.stdout)["parameters"]] == ["train.cnn.lr"]
     done = large.run("cxr", "audit")
     assert "executions of stages in experiments" in done.stdout
     assert "✗" not in done.stdout

@@ -1,4 +1,4 @@
-"""A file imports from lower floors only, and two libraries have their homes."""
+"""Files import only from lower layers; mlflow and matplotlib only in their packages."""
 
 import ast
 from pathlib import Path
@@ -8,8 +8,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SRC = ROOT / "src" / "cxr"
 
-# From the ground up: packages, and modules beside them.
-FLOORS = (
+# Packages and top-level modules of cxr, the lowest layer first.
+LAYERS = (
     {"arrays", "errors", "formatting", "labels", "locks", "paths", "signals"},
     {"documents", "git", "progress"},
     {"hashing", "params"},
@@ -21,72 +21,71 @@ FLOORS = (
     {"inference", "report"},
     {"cli"},
 )
-MOST_ROOMS = 30
-FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
+MAX_PACKAGES = 30
+LAYER_OF = {package: number for number, layer in enumerate(LAYERS) for package in layer}
 FILES = sorted(path for path in SRC.rglob("*.py") if path != SRC / "__init__.py")
 
 
-def room_of(path: Path) -> str:
+def package_of(path: Path) -> str:
     return path.relative_to(SRC).parts[0].removesuffix(".py")
 
 
 def imported_modules(path: Path) -> set[str]:
-    found = set()
+    names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
 
 
 def layout() -> str:
-    """The rooms of `cxr` floor by floor, the highest first, each with its own first sentence."""
+    """The packages of `cxr`, the highest layer first, each with its docstring's first line."""
     lines = []
-    for floor in reversed(FLOORS):
-        for room in sorted(floor):
-            folder = SRC / room
+    for layer in reversed(LAYERS):
+        for package in sorted(layer):
+            folder = SRC / package
             file = folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")
-            says = (ast.get_docstring(ast.parse(file.read_text())) or "").splitlines()[0]
-            name = f"{room}/" if folder.is_dir() else f"{room}.py"
-            lines.append(f"{name:<14}{says}")
+            summary = (ast.get_docstring(ast.parse(file.read_text())) or "").splitlines()[0]
+            name = f"{package}/" if folder.is_dir() else f"{package}.py"
+            lines.append(f"{name:<14}{summary}")
         lines.append("")
     return "\n".join(lines).rstrip()
 
 
-def test_every_file_has_a_floor() -> None:
-    assert {room_of(path) for path in FILES} == set(FLOOR_OF)
-    assert len(FLOOR_OF) <= MOST_ROOMS
+def test_every_file_belongs_to_a_layer() -> None:
+    assert {package_of(path) for path in FILES} == set(LAYER_OF)
+    assert len(LAYER_OF) <= MAX_PACKAGES
 
 
-def test_the_layout_in_the_docs_is_the_packages_own() -> None:
-    """`python tests/test_layering.py` prints it anew."""
+def test_the_docs_list_every_package_with_its_docstring() -> None:
+    """`python tests/test_layering.py` prints the list for the docs."""
     assert f"```\n{layout()}\n```" in (ROOT / "docs/architecture.md").read_text()
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SRC)))
-def test_imports_go_down(path: Path) -> None:
-    room = room_of(path)
-    rooms = {name.split(".")[1] for name in imported_modules(path) if name.startswith("cxr.")}
-    upwards = {other for other in rooms - {room} if FLOOR_OF[other] >= FLOOR_OF[room]}
-    assert not upwards
+def test_a_file_imports_only_from_lower_layers(path: Path) -> None:
+    package = package_of(path)
+    imported = {name.split(".")[1] for name in imported_modules(path) if name.startswith("cxr.")}
+    assert not {p for p in imported - {package} if LAYER_OF[p] >= LAYER_OF[package]}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SRC)))
-def test_the_package_knows_no_stage(path: Path) -> None:
+def test_the_package_imports_no_stage(path: Path) -> None:
     assert not any(name.startswith("stages") for name in imported_modules(path))
 
 
 @pytest.mark.parametrize(
-    ("library", "homes"), [("mlflow", {"tracking", "inference"}), ("matplotlib", {"plots"})]
+    ("library", "packages"), [("mlflow", {"tracking", "inference"}), ("matplotlib", {"plots"})]
 )
-def test_a_library_is_at_home_where_it_belongs(library: str, homes: set[str]) -> None:
+def test_a_library_is_imported_only_by_its_packages(library: str, packages: set[str]) -> None:
     importers = {
-        room_of(path) if path.is_relative_to(SRC) else path.name
+        package_of(path) if path.is_relative_to(SRC) else path.name
         for path in [*FILES, *(ROOT / "stages").glob("*.py")]
         if any(name.split(".")[0] == library for name in imported_modules(path))
     }
-    assert importers == homes
+    assert importers == packages
 
 
 if __name__ == "__main__":

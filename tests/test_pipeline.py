@@ -1,4 +1,4 @@
-"""The pipeline itself: what `dvc repro` leaves behind, and what makes which stage run again."""
+"""The whole pipeline: what `dvc repro` writes, and which changes re-run which stages."""
 
 import csv
 import json
@@ -27,12 +27,12 @@ STAGES = {
     "download", "preprocess", "features", "train-cnn", "train-squeezenet", "train-vit",
     "evaluate", "gradcam",
 }  # fmt: skip
-DECIDING_OUTPUTS = ("data", "models", "predictions", "decisions")
+REPRODUCIBLE_OUTPUTS = ("data", "models", "predictions", "decisions")
 
 
 @pytest.fixture(scope="module")
-def made(once: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    """A pipeline that has run once."""
+def pipeline(once: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    """A pipeline that has run once and is synced, in a folder with umlaut and space."""
     pipeline = Pipeline(once).copy(tmp_path_factory.mktemp("pipeline") / "röntgen bilder")
     assert pipeline.run("cxr", "sync").returncode == 0
     return pipeline
@@ -49,139 +49,143 @@ def runs(pipeline: Pipeline) -> dict[str, object]:
 
 
 def digests(pipeline: Pipeline) -> dict[str, str]:
-    return {path: hashing.digest(pipeline.folder / path).md5 for path in DECIDING_OUTPUTS}
+    return {path: hashing.digest(pipeline.folder / path).md5 for path in REPRODUCIBLE_OUTPUTS}
 
 
-def test_nothing_runs_twice(made: Pipeline) -> None:
-    assert made.repro() == []
+def test_a_second_repro_runs_no_stage(pipeline: Pipeline) -> None:
+    assert pipeline.repro() == []
 
 
-def test_nothing_is_left_in_scratch_but_what_dvc_took_last(made: Pipeline) -> None:
-    (last,) = [path for path in (made.folder / ".scratch").iterdir() if path.is_dir()]
+def test_scratch_keeps_only_the_last_stages_attempt(pipeline: Pipeline) -> None:
+    (last,) = [path for path in (pipeline.folder / ".scratch").iterdir() if path.is_dir()]
     assert json.loads((last / "attempt.json").read_text())["stage"] == "gradcam"
     assert {path.name for path in last.iterdir()} == {"attempt.json", "log.txt", "outputs"}
 
 
-def test_git_sees_only_the_lock(made: Pipeline) -> None:
-    assert made.run("git", "status", "--porcelain").stdout.split() == ["??", "dvc.lock"]
+def test_the_only_new_file_for_git_is_dvc_lock(pipeline: Pipeline) -> None:
+    assert pipeline.run("git", "status", "--porcelain").stdout.split() == ["??", "dvc.lock"]
 
 
-def test_metrics_are_those_of_the_predictions(made: Pipeline) -> None:
-    """Recomputed here from predictions and labels with sklearn alone."""
-    labels = np.load(made.folder / "data/processed/test_labels.npy")
-    metrics = made.json("reports/metrics.json")
+def test_metrics_equal_those_that_sklearn_computes_from_the_predictions(pipeline: Pipeline) -> None:
+    labels = np.load(pipeline.folder / "data/processed/test_labels.npy")
+    metrics = pipeline.json("reports/metrics.json")
     assert list(metrics["models"]) == [*MODELS, *BASELINES]
     for model in MODELS:
-        logits = np.load(made.folder / f"predictions/{model}.npz")["test_logits"]
-        both = [i for i in range(14) if 0 < labels[:, i].sum() < len(labels)]
-        areas = [roc_auc_score(labels[:, i], logits[:, i]) for i in both]
+        logits = np.load(pipeline.folder / f"predictions/{model}.npz")["test_logits"]
+        defined = [i for i in range(14) if 0 < labels[:, i].sum() < len(labels)]
+        aurocs = [roc_auc_score(labels[:, i], logits[:, i]) for i in defined]
         test = metrics["models"][model]["test"]
-        assert test["macro_auroc"] == pytest.approx(np.mean(areas), abs=1e-12)
-        assert test["n_labels"] == len(both)
+        assert test["macro_auroc"] == pytest.approx(np.mean(aurocs), abs=1e-12)
+        assert test["n_labels"] == len(defined)
         undefined = {
             entry["label"] for entry in test["undefined"] if "auroc" in entry["what"].split(", ")
         }
-        assert undefined == {LABELS[i] for i in range(14) if i not in both}
-        probs = decisions.read(made.folder / f"decisions/{model}.json").calibration.probs(logits)
+        assert undefined == {LABELS[i] for i in range(14) if i not in defined}
+        probs = decisions.read(pipeline.folder / f"decisions/{model}.json").calibration.probs(
+            logits
+        )
         accuracy = ((probs >= 0.5) == labels).mean()
         assert test["accuracy"] == pytest.approx(accuracy)
     assert metrics["models"]["all-negative"]["test"]["accuracy"] == (labels == 0).mean()
 
 
-def test_summary_is_small_and_flat_enough(made: Pipeline) -> None:
-    summary = made.json("reports/summary.json")
+def test_the_summary_has_at_most_twelve_numbers(pipeline: Pipeline) -> None:
+    summary = pipeline.json("reports/summary.json")
     scalars = list(flatten(summary).values())
     assert len(scalars) <= 12
     assert all(isinstance(value, float) for value in scalars)
 
 
-def test_thresholds_come_from_validation(made: Pipeline) -> None:
-    labels = np.load(made.folder / "data/processed/val_labels.npy")
-    logits = np.load(made.folder / "predictions/cnn.npz")["val_logits"]
-    decision = decisions.read(made.folder / "decisions/cnn.json")
-    train, val = (splits.open_split(made.folder / "data/processed", s) for s in ("train", "val"))
+def test_thresholds_are_fitted_on_validation(pipeline: Pipeline) -> None:
+    labels = np.load(pipeline.folder / "data/processed/val_labels.npy")
+    logits = np.load(pipeline.folder / "predictions/cnn.npz")["val_logits"]
+    operating_point = decisions.read(pipeline.folder / "decisions/cnn.json")
+    train, val = (
+        splits.open_split(pipeline.folder / "data/processed", s) for s in ("train", "val")
+    )
     ood = OodReference.of(train.images, val.images)
-    again = decisions.decide("cnn", labels, logits, "temperature", "youden", 0.9, ood)
-    assert decision.as_json() == again.as_json()
+    refitted = decisions.decide("cnn", labels, logits, "temperature", "youden", 0.9, ood)
+    assert operating_point.as_json() == refitted.as_json()
     missing = [i for i in range(14) if not labels[:, i].any()]
-    assert np.flatnonzero(np.isnan(decision.thresholds)).tolist() == missing
+    assert np.flatnonzero(np.isnan(operating_point.thresholds)).tolist() == missing
 
 
-def test_every_map_is_alive_and_changes_with_the_label(made: Pipeline) -> None:
+def test_no_map_is_all_zero_and_maps_differ_between_labels(pipeline: Pipeline) -> None:
     for model in MODELS:
-        attribution = np.load(made.folder / f"reports/maps/{model}.npz")["attribution"]
+        attribution = np.load(pipeline.folder / f"reports/maps/{model}.npz")["attribution"]
         flat = attribution.reshape(*attribution.shape[:2], -1)
         assert (np.abs(flat).max(axis=2) > 0).all()
         for image in flat:
             assert len(np.unique(image, axis=0)) == len(LABELS)
 
 
-def test_maps_are_held_against_the_phantoms_masks(made: Pipeline) -> None:
-    """On the findings that the model has found, as the predictions say."""
-    labels = np.load(made.folder / "data/processed/test_labels.npy")
-    report = made.json("reports/gradcam.json")["models"]
+def test_maps_of_true_positives_are_compared_with_the_phantoms_masks(pipeline: Pipeline) -> None:
+    labels = np.load(pipeline.folder / "data/processed/test_labels.npy")
+    report = pipeline.json("reports/gradcam.json")["models"]
     for model in MODELS:
-        decision = decisions.read(made.folder / f"decisions/{model}.json")
-        logits = np.load(made.folder / f"predictions/{model}.npz")["test_logits"]
-        found = (decision.calibration.probs(logits) >= decision.thresholds) & (labels == 1)
-        told = report[model]["localisation"]
-        assert told["truth"] == "phantom"
+        operating_point = decisions.read(pipeline.folder / f"decisions/{model}.json")
+        logits = np.load(pipeline.folder / f"predictions/{model}.npz")["test_logits"]
+        predicted_positive = operating_point.calibration.probs(logits) >= operating_point.thresholds
+        true_positive = predicted_positive & (labels == 1)
+        trained = report[model]["localisation"]
+        assert trained["truth"] == "phantom"
         for i, label in enumerate(LABELS):
-            assert abs(told["labels"][label]["n"] - found[:, i].sum()) <= 1  # at the threshold
+            # A probability at the threshold may fall on either side.
+            assert abs(trained["labels"][label]["n"] - true_positive[:, i].sum()) <= 1
         untrained = report[model]["localisation_untrained"]["pooled"]
-        assert untrained["n"] == told["pooled"]["n"]
-        assert untrained["pointing_centre"] == told["pooled"]["pointing_centre"]
-        assert report[model]["faithfulness"]["n"] == min(4, found.sum())
+        assert untrained["n"] == trained["pooled"]["n"]
+        assert untrained["pointing_centre"] == trained["pooled"]["pointing_centre"]
+        assert report[model]["faithfulness"]["n"] == min(4, true_positive.sum())
         assert report[model]["sanity"]["randomised"][0]["down_to"] == "classifier"
 
 
-def test_wrong_boxes_or_methods_stop_the_stage_in_one_line(made: Pipeline) -> None:
-    before = (made.folder / "params.yaml").read_text()
+def test_wrong_boxes_or_methods_stop_the_stage_with_a_one_line_error(pipeline: Pipeline) -> None:
+    before = (pipeline.folder / "params.yaml").read_text()
     cases = {
         "gradcam.boxes=none.csv": "gradcam.boxes: ",
         "gradcam.method.cnn=rollout": "rollout requires a network with attention, and Cnn has none",
     }
-    for change, sentence in cases.items():
-        key, value = change.split("=")
-        made.change(**{key: value})
-        done = made.run("dvc", "repro", "--single-item", "gradcam")
-        (made.folder / "params.yaml").write_text(before)
-        (line,) = [each for each in done.stderr.splitlines() if each.startswith("gradcam: ")]
+    for setting, sentence in cases.items():
+        key, value = setting.split("=")
+        pipeline.change(**{key: value})
+        done = pipeline.run("dvc", "repro", "--single-item", "gradcam")
+        (pipeline.folder / "params.yaml").write_text(before)
+        (line,) = [text for text in done.stderr.splitlines() if text.startswith("gradcam: ")]
         assert sentence in line and "Traceback" not in done.stderr
-    made.dvc("checkout")
-    assert made.repro() == []
+    pipeline.dvc("checkout")
+    assert pipeline.repro() == []
 
 
-def test_every_stage_has_its_runs_in_mlflow(made: Pipeline) -> None:
+def test_every_stage_has_its_runs_in_mlflow(pipeline: Pipeline) -> None:
     single = STAGES - {"evaluate", "gradcam"}
     expected = single | {f"gradcam-{model}" for model in MODELS}
     expected |= {f"evaluate-{name}" for name in (*MODELS, *BASELINES)}
-    found = runs(made)
-    assert set(found) == expected
-    assert {run.info.status for run in found.values()} == {"FINISHED"}
+    logged = runs(pipeline)
+    assert set(logged) == expected
+    assert {run.info.status for run in logged.values()} == {"FINISHED"}
 
 
-def test_records_lead_to_the_runs_that_made_the_outputs(made: Pipeline) -> None:
-    found = {run.info.run_id: run for run in runs(made).values()}
+def test_records_name_the_runs_that_made_the_outputs(pipeline: Pipeline) -> None:
+    remaining = {run.info.run_id: run for run in runs(pipeline).values()}
     for stage in STAGES:
-        record = made.json(f"records/{stage}.json")
+        record = pipeline.json(f"records/{stage}.json")
         for log in record["runs"]:
-            run = found.pop(log["run_id"])
+            run = remaining.pop(log["run_id"])
             assert run.data.tags["cxr.fingerprint"] == record["fingerprint"]
             assert run.data.params == {key: str(value) for key, value in log["params"].items()}
             for name, value in log["metrics"].items():
                 assert run.data.metrics[name] == pytest.approx(value)
         for path, digest in record["outputs"].items():
-            assert hashing.digest(made.folder / path).md5 == digest["md5"]
-    assert found == {}
+            assert hashing.digest(pipeline.folder / path).md5 == digest["md5"]
+    assert remaining == {}
 
 
-def test_records_and_dvc_lock_hold_the_same_md5s(made: Pipeline) -> None:
+def test_records_and_dvc_lock_have_the_same_md5s(pipeline: Pipeline) -> None:
     from cxr.documents import read_yaml
 
-    locked = read_yaml(made.folder / "dvc.lock")["stages"]
+    locked = read_yaml(pipeline.folder / "dvc.lock")["stages"]
     for stage in STAGES:
-        record = made.json(f"records/{stage}.json")
+        record = pipeline.json(f"records/{stage}.json")
         outs = {out["path"]: out["md5"] for out in locked[stage]["outs"]}
         deps = {dep["path"]: dep["md5"] for dep in locked[stage].get("deps", [])}
         assert deps == {k: v["md5"] for k, v in record["facts"]["dependencies"].items()}
@@ -189,104 +193,104 @@ def test_records_and_dvc_lock_hold_the_same_md5s(made: Pipeline) -> None:
         assert record["facts"]["command"] == locked[stage]["cmd"]
 
 
-def test_mlflow_holds_the_curves_of_history_csv(made: Pipeline) -> None:
-    store, found = client(made), runs(made)
+def test_mlflow_has_the_curves_of_history_csv(pipeline: Pipeline) -> None:
+    store, logged = client(pipeline), runs(pipeline)
     for model in MODELS:
-        with open(made.folder / f"reports/{model}/history.csv") as file:
+        with open(pipeline.folder / f"reports/{model}/history.csv") as file:
             rows = list(csv.DictReader(file))
-        points = store.get_metric_history(found[f"train-{model}"].info.run_id, "loss/val")
+        points = store.get_metric_history(logged[f"train-{model}"].info.run_id, "loss/val")
         assert [(p.step, p.value) for p in points] == [
             (int(row["epoch"]), float(row["val_loss"])) for row in rows
         ]
 
 
-def test_a_training_logs_how_long_it_took(made: Pipeline) -> None:
-    found = runs(made)
+def test_a_training_logs_how_long_it_took(pipeline: Pipeline) -> None:
+    logged = runs(pipeline)
     for model in MODELS:
-        seconds = made.json(f"reports/{model}/train.json")["seconds"]
-        logged = found[f"train-{model}"].data.metrics["speed/training_seconds"]
-        assert logged == pytest.approx(seconds)
+        seconds = pipeline.json(f"reports/{model}/train.json")["seconds"]
+        metrics = logged[f"train-{model}"].data.metrics
+        assert metrics["speed/training_seconds"] == pytest.approx(seconds)
 
 
-def test_mlflow_holds_pictures_data_sets_and_training_parameters(made: Pipeline) -> None:
-    store, found = client(made), runs(made)
-    gradcam = found["gradcam-vit"]
-    names = [a.path for a in store.list_artifacts(gradcam.info.run_id, "gradcam/vit")]
-    assert names == ["gradcam/vit/0.png", "gradcam/vit/3.png", "gradcam/vit/labels"]
-    names = [a.path for a in store.list_artifacts(gradcam.info.run_id, "gradcam/side-by-side")]
-    assert names == ["gradcam/side-by-side/0.png", "gradcam/side-by-side/3.png"]
-    processed = hashing.digest(made.folder / "data/processed").md5
-    for run in (gradcam, found["train-cnn"]):
+def test_mlflow_has_images_data_sets_and_training_parameters(pipeline: Pipeline) -> None:
+    store, logged = client(pipeline), runs(pipeline)
+    gradcam = logged["gradcam-vit"]
+    paths = [a.path for a in store.list_artifacts(gradcam.info.run_id, "gradcam/vit")]
+    assert paths == ["gradcam/vit/0.png", "gradcam/vit/3.png", "gradcam/vit/labels"]
+    paths = [a.path for a in store.list_artifacts(gradcam.info.run_id, "gradcam/side-by-side")]
+    assert paths == ["gradcam/side-by-side/0.png", "gradcam/side-by-side/3.png"]
+    processed = hashing.digest(pipeline.folder / "data/processed").md5
+    for run in (gradcam, logged["train-cnn"]):
         digests = {d.dataset.name: d.dataset.digest for d in run.inputs.dataset_inputs}
         assert digests["phantom-28/data/processed"] == processed
         assert run.data.tags["cxr.md5.data/processed"] == processed
-    assert found["evaluate-vit"].data.params["train.vit.depth"] == "1"
-    assert found["evaluate-vit"].data.params["train.protocol.epochs"] == "2"
+    assert logged["evaluate-vit"].data.params["train.vit.depth"] == "1"
+    assert logged["evaluate-vit"].data.params["train.protocol.epochs"] == "2"
 
 
-def test_sliders_have_a_step_for_each_label_that_is_shown(made: Pipeline) -> None:
-    """What is there, and what the model calls; of that at most three that are not there.
-
-    Where there is nothing, one label stands for all.
-    """
-    store, found = client(made), runs(made)
-    labels = np.load(made.folder / "data/processed/test_labels.npy")
+def test_sliders_have_a_step_for_each_label_that_is_shown(pipeline: Pipeline) -> None:
+    """The labels of the image and at most three false positives; without either, one label."""
+    store, logged = client(pipeline), runs(pipeline)
+    labels = np.load(pipeline.folder / "data/processed/test_labels.npy")
     for model in MODELS:
-        run = found[f"gradcam-{model}"]
-        decision = decisions.read(made.folder / f"decisions/{model}.json")
-        logits = np.load(made.folder / f"predictions/{model}.npz")["test_logits"]
-        called = decision.calibration.probs(logits) >= decision.thresholds
+        run = logged[f"gradcam-{model}"]
+        operating_point = decisions.read(pipeline.folder / f"decisions/{model}.json")
+        logits = np.load(pipeline.folder / f"predictions/{model}.npz")["test_logits"]
+        predicted_positive = operating_point.calibration.probs(logits) >= operating_point.thresholds
         names = [Path(a.path).name for a in store.list_artifacts(run.info.run_id, "images")]
         for image in (0, 3):
             slides = [n for n in names if n.startswith(f"maps~test image {image}+")]
             steps = [int(n.split("+")[2]) for n in slides if n.endswith(".png")]
-            there = set(np.flatnonzero(labels[image]))
-            wrong = set(np.flatnonzero(called[image])) - there
-            assert len(steps) == len(set(steps)) == max(1, len(there) + min(3, len(wrong)))
-            assert there <= set(steps)
-            assert set(steps) <= there | wrong or not there | wrong
-            files = (made.folder / f"reports/gradcam/{model}/{image}").glob("*.png")
+            true = set(np.flatnonzero(labels[image]))
+            wrong = set(np.flatnonzero(predicted_positive[image])) - true
+            assert len(steps) == len(set(steps)) == max(1, len(true) + min(3, len(wrong)))
+            assert true <= set(steps)
+            assert set(steps) <= true | wrong or not true | wrong
+            files = (pipeline.folder / f"reports/gradcam/{model}/{image}").glob("*.png")
             assert {LABELS.index(path.stem) for path in files} == set(steps)
 
 
-def test_pictures_say_phantom_and_data_says_its_source(made: Pipeline) -> None:
-    assert made.json("reports/data.json")["data"]["source"] == "phantom"
-    assert made.json("reports/metrics.json")["data"]["name"] == "phantom-28"
-    assert made.json("records/gradcam.json")["data"] == {"name": "phantom-28", "source": "phantom"}
+def test_reports_and_records_name_the_data_and_its_source(pipeline: Pipeline) -> None:
+    assert pipeline.json("reports/data.json")["data"]["source"] == "phantom"
+    assert pipeline.json("reports/metrics.json")["data"]["name"] == "phantom-28"
+    assert pipeline.json("records/gradcam.json")["data"] == {
+        "name": "phantom-28",
+        "source": "phantom",
+    }
 
 
-def test_what_later_stages_read_is_free_of_times_ids_and_hosts(made: Pipeline) -> None:
-    secrets = {log["run_id"] for s in STAGES for log in made.json(f"records/{s}.json")["runs"]}
-    secrets |= {made.json("records/evaluate.json")["host"], str(made.folder)}
-    for folder in DECIDING_OUTPUTS:
-        for path in (made.folder / folder).rglob("*.json"):
-            assert not any(secret in path.read_text() for secret in secrets)
+def test_files_that_later_stages_read_contain_no_run_id_host_or_folder(pipeline: Pipeline) -> None:
+    variable = {log["run_id"] for s in STAGES for log in pipeline.json(f"records/{s}.json")["runs"]}
+    variable |= {pipeline.json("records/evaluate.json")["host"], str(pipeline.folder)}
+    for folder in REPRODUCIBLE_OUTPUTS:
+        for path in (pipeline.folder / folder).rglob("*.json"):
+            assert not any(text in path.read_text() for text in variable)
 
 
-def test_dvc_tells_the_story(made: Pipeline) -> None:
-    made.run("git", "add", "dvc.lock")
-    made.run("git", "commit", "-qm", "first")
-    before = (made.folder / "params.yaml").read_text()
-    made.change(train__vit__lr=0.5)
-    assert "train.vit.lr" in made.dvc("params", "diff")
-    (made.folder / "params.yaml").write_text(before)
-    assert "test_macro_auroc" in made.dvc("metrics", "show")
-    done = made.run("dvc", "plots", "diff", "--json")
+def test_dvc_shows_parameters_metrics_plots_and_experiments(pipeline: Pipeline) -> None:
+    pipeline.run("git", "add", "dvc.lock")
+    pipeline.run("git", "commit", "-qm", "first")
+    before = (pipeline.folder / "params.yaml").read_text()
+    pipeline.change(train__vit__lr=0.5)
+    assert "train.vit.lr" in pipeline.dvc("params", "diff")
+    (pipeline.folder / "params.yaml").write_text(before)
+    assert "test_macro_auroc" in pipeline.dvc("metrics", "show")
+    done = pipeline.run("dvc", "plots", "diff", "--json")
     plots = json.loads(done.stdout)
     assert "errors" not in plots
     curves = {"ROC curves on test", "precision and recall on test", "reliability on test"}
     others = {"loss on training", "AUROC on test with 95 % intervals"}
     assert curves | others | {"reports/evaluation/auroc.png"} <= set(plots["data"])
-    for name in curves:  # drawn by our own template, with every model and label
-        (drawn,) = plots["data"][name]
-        points = drawn["content"]["data"]["values"]
+    for name in curves:  # drawn by the project's own template, with every model and label
+        (plot,) = plots["data"][name]
+        points = plot["content"]["data"]["values"]
         assert {point["model"] for point in points} == set(MODELS)
         assert len({point["label"] for point in points}) >= 10
-    assert "test_macro_auroc" in made.dvc("exp", "show", "--csv")
+    assert "test_macro_auroc" in pipeline.dvc("exp", "show", "--csv")
 
 
-def test_an_edit_of_reporting_code_runs_nothing_again(made: Pipeline) -> None:
-    source = made.folder / "src/cxr"
+def test_an_edit_of_reporting_code_re_runs_no_stage(pipeline: Pipeline) -> None:
+    source = pipeline.folder / "src/cxr"
     edited = [
         path
         for path in source.rglob("*.py")
@@ -296,7 +300,7 @@ def test_an_edit_of_reporting_code_runs_nothing_again(made: Pipeline) -> None:
     for path, text in zip(edited, originals, strict=True):
         path.write_text(text + "\n# a new colour\n")
     try:
-        assert "up to date" in made.dvc("status")
+        assert "up to date" in pipeline.dvc("status")
     finally:
         for path, text in zip(edited, originals, strict=True):
             path.write_text(text)
@@ -311,57 +315,55 @@ def test_an_edit_of_reporting_code_runs_nothing_again(made: Pipeline) -> None:
     ],
 )
 def test_an_edit_of_a_module_changes_the_stages_that_import_it(
-    made: Pipeline, module: str, stages: set[str]
+    pipeline: Pipeline, module: str, stages: set[str]
 ) -> None:
-    path = made.folder / "src/cxr" / module
+    path = pipeline.folder / "src/cxr" / module
     text = path.read_text()
     path.write_text(text + "\n# a comment\n")
     try:
-        status = made.dvc("status")
+        status = pipeline.dvc("status")
     finally:
         path.write_text(text)
     assert set(re.findall(r"^([\w-]+):$", status, re.MULTILINE)) == stages
 
 
-def test_one_rate_runs_one_training_and_what_follows(made: Pipeline) -> None:
-    before = (made.folder / "params.yaml").read_text()
-    made.change(train__vit__lr=0.003)
-    assert made.repro() == ["train-vit", "evaluate", "gradcam"]
-    assert made.repro() == []
-    (made.folder / "params.yaml").write_text(before)
-    made.repro()
+def test_a_new_learning_rate_re_runs_its_training_and_later_stages(pipeline: Pipeline) -> None:
+    before = (pipeline.folder / "params.yaml").read_text()
+    pipeline.change(train__vit__lr=0.003)
+    assert pipeline.repro() == ["train-vit", "evaluate", "gradcam"]
+    assert pipeline.repro() == []
+    (pipeline.folder / "params.yaml").write_text(before)
+    pipeline.repro()
 
 
-def test_retraining_gives_the_same_bits_and_runs_nothing_after_it(made: Pipeline) -> None:
-    before = digests(made)
+def test_retraining_is_bit_identical_and_re_runs_no_later_stage(pipeline: Pipeline) -> None:
+    before = digests(pipeline)
     for model in MODELS:
-        assert made.repro("--force", "--single-item", f"train-{model}") == [f"train-{model}"]
-    assert digests(made) == before
-    assert made.repro() == []
+        assert pipeline.repro("--force", "--single-item", f"train-{model}") == [f"train-{model}"]
+    assert digests(pipeline) == before
+    assert pipeline.repro() == []
 
 
-def test_reporting_code_changes_no_byte_of_a_result(made: Pipeline, tmp_path: Path) -> None:
-    """Figures, messages and tracking are changed for real, and everything is made again.
-
-    In a folder whose name is not plain.
-    """
+def test_reporting_code_changes_no_byte_of_a_result(pipeline: Pipeline, tmp_path: Path) -> None:
+    """Change figures, messages and tracking, and run all in a folder with umlaut and space."""
     other = create(tmp_path / "röntgen bilder")
-    source = other.folder / "src/cxr"
-    plots = source / "plots" / "figure.py"
-    plots.write_text(plots.read_text().replace("DPI = 100", "DPI = 50"))
-    progress = source / "progress.py"
-    progress.write_text(progress.read_text().replace("shown(line)", "shown(line)[::-1]"))
-    tracking = source / "tracking/processes.py"
-    tracking.write_text(tracking.read_text().replace("without an error message", "in silence"))
+    for name, before, after in (
+        ("plots/figure.py", "DPI = 100", "DPI = 50"),
+        ("progress.py", "shown(line)", "shown(line)[::-1]"),
+        ("tracking/processes.py", "without an error message", "in silence"),
+    ):
+        file = other.folder / "src/cxr" / name
+        assert before in file.read_text()
+        file.write_text(file.read_text().replace(before, after))
     other.repro()
-    assert digests(other) == digests(made)
-    mine, theirs = (
-        hashing.digest(p.folder / "reports/evaluation/auroc.png") for p in (other, made)
+    assert digests(other) == digests(pipeline)
+    edited, original = (
+        hashing.digest(p.folder / "reports/evaluation/auroc.png") for p in (other, pipeline)
     )
-    assert mine != theirs
+    assert edited != original
 
 
-def test_fine_tuning_the_whole_squeezenet(tmp_path: Path) -> None:
+def test_an_unfrozen_squeezenet_trains_all_its_parameters(tmp_path: Path) -> None:
     whole = create(tmp_path)
     whole.change(train__squeezenet__freeze=False, train__protocol__epochs=1)
     assert "train-squeezenet" in whole.repro("train-squeezenet")

@@ -1,7 +1,7 @@
-"""Every command of the README, in its order, on a small phantom.
+"""Runs every command of the README, in order, on a small phantom.
 
-`make demo` is left to CI, which runs it whole. A word in capitals or a made-up path stands for
-something of the reader's own, which is put there first.
+Except `make demo`, which CI runs as it is. Placeholders in capitals and example paths are replaced
+by a reader's own files, which the tests create.
 """
 
 import csv
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 LEFT_TO_CI = "make demo"
 SERVERS = {"make ui": "health", "make ui DEMO=1": "health", "make serve": "ping"}
 ACTIVATE = "source .venv/bin/activate"
-OWN_FILE = "my Röntgen, images=[1].npz"  # the README's quotes must keep each of these characters
+OWN_FILE = "my Röntgen, images=[1].npz"  # special characters that the README's quotes protect
 
 
 def commands() -> list[str]:
@@ -36,22 +36,22 @@ def commands() -> list[str]:
 
 @pytest.fixture(scope="module")
 def clone(kept: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    """A clone in which the pipeline and the demo have run, with what a reader would bring."""
+    """A clone in which the pipeline and the demo have run, with a reader's own files."""
     folder = tmp_path_factory.mktemp("readme") / "clone"
     pipeline = Pipeline(kept).copy(folder)
     for name in ("Makefile", "requirements.lock", "pyproject.toml"):
         (folder / name).write_bytes((ROOT / name).read_bytes())
-        os.utime(folder / name, (0, 0))  # older than what was installed from it
+        os.utime(folder / name, (0, 0))  # old, so that make does not install again
     environment(folder / ".venv")
     pipeline.git("add", "-A")
     pipeline.git("commit", "-qm", "as cloned")
     Pipeline(kept).copy(folder / ".demo")
-    own(folder)
+    create_own_files(folder)
     return pipeline
 
 
 def environment(folder: Path) -> None:
-    """The one that the tests run in, ready for make."""
+    """Link the environment of the tests, marked as ready for make."""
     folder.mkdir()
     for each in Path(sys.prefix).iterdir():
         if each.name != ".ready":
@@ -59,8 +59,8 @@ def environment(folder: Path) -> None:
     (folder / ".ready").touch()
 
 
-def own(folder: Path) -> None:
-    """What stands in the README for a reader's own: scans, another project's predictions."""
+def create_own_files(folder: Path) -> None:
+    """Create a reader's own files: scans, images, labels and predictions."""
     raw = np.load(folder / "data/raw/chest.npz")
     (folder / "scans").mkdir()
     Image.fromarray(raw["test_images"][0]).save(folder / "scans/one.png")
@@ -74,18 +74,18 @@ def own(folder: Path) -> None:
 
 
 def as_typed(command: str, clone: Pipeline) -> list[str]:
-    """A command's words with the reader's own in their places."""
+    """The words of a command, with placeholders replaced by a reader's own."""
     own_words = {
         "RUN_ID": clone.run_id("train-vit"),
         "download.path='/path/to/images.npz'": f"download.path='{OWN_FILE}'",
     }
     words = [own_words.get(word, word) for word in shlex.split(command)]
-    # A sweep of eight experiments has tests of its own.
+    # Sweeps are tested elsewhere.
     return [*words, "--dry-run"] if words[:2] == ["cxr", "sweep"] else words
 
 
 def serve(command: str, clone: Pipeline) -> None:
-    """Start a server, ask it whether it is there, and end it as a person does."""
+    """Start a server, wait until it answers, and stop it with Ctrl-C."""
     port = free_port()
     process = subprocess.Popen(
         [*command.split(), f"PORT={port}"], cwd=clone.folder, env=clone.environment(),
@@ -98,8 +98,8 @@ def serve(command: str, clone: Pipeline) -> None:
         process.wait(60)
 
 
-def test_every_command_does_what_it_says(clone: Pipeline) -> None:
-    """In one test, since each stands on those before it."""
+def test_every_command_succeeds(clone: Pipeline) -> None:
+    """In one test, since each command builds on those before it."""
     for command in commands():
         if command in (LEFT_TO_CI, ACTIVATE):
             continue
@@ -110,7 +110,7 @@ def test_every_command_does_what_it_says(clone: Pipeline) -> None:
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 
 
-def test_what_the_commands_make_is_there(clone: Pipeline) -> None:
+def test_the_commands_created_their_files(clone: Pipeline) -> None:
     assert (clone.folder / "reports/index.html").exists()
     assert (clone.folder / ".demo/reports/index.html").exists()
     assert list((clone.folder / "maps").glob("*.png"))

@@ -1,4 +1,4 @@
-"""uv is run with pip's index and certificates."""
+"""uv runs with the index, proxy and certificates that pip is configured with."""
 
 import os
 import subprocess
@@ -23,8 +23,8 @@ format = columns
 """
 
 
-def listing(config: Path, **variables: str) -> str:
-    """What pip itself says that it is configured with."""
+def pip_config_list(config: Path, **variables: str) -> str:
+    """Output of `pip config list`."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("PIP_")}
     done = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True,
@@ -33,11 +33,13 @@ def listing(config: Path, **variables: str) -> str:
     return done.stdout
 
 
-def test_pips_settings_become_uvs(tmp_path: Path) -> None:
+def test_pip_settings_become_uv_variables(tmp_path: Path) -> None:
     config = tmp_path / "pip.conf"
     config.write_text(CONFIG)
-    settings = run_uv.pip_settings(listing(config, PIP_TIMEOUT="9", PIP_PROXY="http://p.example"))
-    found = run_uv.uv_environment(settings, {"PATH": "/bin", "SSL_CERT_FILE": "/other.crt"})
+    listing = pip_config_list(config, PIP_TIMEOUT="9", PIP_PROXY="http://p.example")
+    environment = run_uv.uv_environment(
+        run_uv.pip_settings(listing), {"PATH": "/bin", "SSL_CERT_FILE": "/other.crt"}
+    )
     expected = {
         "UV_DEFAULT_INDEX": "https://user:secret@index.example/simple",
         "UV_INDEX": "https://a.example/simple https://b.example/simple",
@@ -48,27 +50,32 @@ def test_pips_settings_become_uvs(tmp_path: Path) -> None:
         "HTTPS_PROXY": "http://p.example",
         "PATH": "/bin",
     }
-    assert found.items() >= expected.items()
+    assert environment.items() >= expected.items()
 
 
-def test_uvs_own_variables_win() -> None:
-    found = run_uv.uv_environment({"index-url": "https://a.example"}, {"UV_DEFAULT_INDEX": "b"})
-    assert found["UV_DEFAULT_INDEX"] == "b"
+def test_uvs_own_variables_take_precedence() -> None:
+    variables = {"UV_DEFAULT_INDEX": "b"}
+    environment = run_uv.uv_environment({"index-url": "https://a.example"}, variables)
+    assert environment["UV_DEFAULT_INDEX"] == "b"
 
 
-def test_nothing_is_set_that_pip_does_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pip_settings_only_the_index_strategy_is_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(run_uv, "has_system_certificates", lambda: False)
     assert run_uv.uv_environment({}, {}) == {"UV_INDEX_STRATEGY": "unsafe-best-match"}
 
 
-def test_without_a_home_the_cache_is_not_in_the_working_folder(
+def test_without_a_home_folder_the_cache_is_in_the_virtual_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(run_uv, "has_home", lambda: False)
     assert Path(run_uv.uv_environment({}, {})["UV_CACHE_DIR"]).parent == run_uv.VENV
 
 
-def test_no_index_becomes_an_argument(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_pip_no_index_becomes_an_argument_of_uv(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     uv = tmp_path / "bin" / "uv"
     uv.parent.mkdir()
     uv.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/arguments\nexit 3\n')

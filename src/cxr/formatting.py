@@ -6,6 +6,11 @@ from typing import Any
 UNDEFINED = "-"
 
 
+def count(n: int, noun: str) -> str:
+    """`1 image`, `2 images`."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
 def number(value: float | None, digits: int = 4) -> str:
     """`0.7123`; a dash if the value is not defined."""
     return UNDEFINED if value is None else f"{value:,.{digits}f}"

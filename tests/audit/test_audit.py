@@ -1,4 +1,4 @@
-"""Every alteration is found and named, and nothing else is accused."""
+"""Every alteration is found and named, without false alarms."""
 
 import json
 import re
@@ -25,29 +25,29 @@ PROJECT = "the project"
 
 
 @pytest.fixture(scope="module")
-def place(kept: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    """Where every case finds the pipeline as it was made."""
+def shared(kept: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    """The pipeline in the folder that all cases use in turn."""
     pipeline = Pipeline(kept).copy(tmp_path_factory.mktemp("röntgen bilder") / "p")
     pipeline.run("cxr", "sync")
     return pipeline
 
 
 @pytest.fixture(scope="module")
-def original(place: Pipeline) -> Pipeline:
-    """A copy of it to restore it from."""
-    return place.copy(place.folder.with_name("original"))
+def original(shared: Pipeline) -> Pipeline:
+    """A copy that each case starts from."""
+    return shared.copy(shared.folder.with_name("original"))
 
 
 @pytest.fixture
-def made(place: Pipeline, original: Pipeline) -> Pipeline:
-    """The pipeline as it was made."""
-    shutil.rmtree(place.folder)
-    return original.copy(place.folder)
+def made(shared: Pipeline, original: Pipeline) -> Pipeline:
+    """The pipeline, unaltered."""
+    shutil.rmtree(shared.folder)
+    return original.copy(shared.folder)
 
 
 @pytest.fixture(scope="module")
 def table(request: pytest.FixtureRequest) -> Iterator[list[str]]:
-    """One line a case, printed at the end."""
+    """One line per case, printed at the end."""
     lines: list[str] = []
     yield lines
     capture = request.config.pluginmanager.getplugin("capturemanager")
@@ -56,7 +56,7 @@ def table(request: pytest.FixtureRequest) -> Iterator[list[str]]:
 
 
 Alter = Callable[[Pipeline], None]
-Trouble = set[tuple[str, str]]  # stage and what about it
+Problems = set[tuple[str, str]]  # stage and `where` of its findings
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,12 @@ class Case:
     name: str
     alter: Alter
     verdict: Verdict
-    trouble: Trouble = field(default_factory=set)
-    says: str = ""  # a pattern that the finding's sentence matches
+    problems: Problems = field(default_factory=set)
+    says: str = ""  # a pattern that one finding's sentence matches
 
 
 def flip(path: str, at: int = -1) -> Alter:
-    """Change one byte, and nothing of size or name."""
+    """Change one byte, but not the size or the name."""
 
     def alter(made: Pipeline) -> None:
         file = made.folder / path
@@ -81,7 +81,7 @@ def flip(path: str, at: int = -1) -> Alter:
 
 
 def edit(path: str, old: str, new: str) -> Alter:
-    """Replace a text once; it must be there."""
+    """Replace the first match, which must exist."""
 
     def alter(made: Pipeline) -> None:
         file = made.folder / path
@@ -138,11 +138,11 @@ TRAINED = of_run("train-cnn")
 
 def delete(path: str) -> Alter:
     def alter(made: Pipeline) -> None:
-        place = made.folder / path
-        if place.is_dir():
-            shutil.rmtree(place)
+        target = made.folder / path
+        if target.is_dir():
+            shutil.rmtree(target)
         else:
-            place.unlink()
+            target.unlink()
 
     return alter
 
@@ -207,7 +207,7 @@ def lose_experiment(made: Pipeline) -> None:
 
 
 def other_record(made: Pipeline) -> None:
-    """The record of the experiment's training, which the cache keeps."""
+    """Put the record of the experiment's training, which is in the cache, in its place."""
     target = made.folder / "records/train-cnn.json"
     target.unlink()
     shutil.copyfile(cached_record_of_experiment(made), target)
@@ -222,7 +222,7 @@ def experiment_lock(made: Pipeline) -> str:
 
 
 def edit_record_everywhere(made: Pipeline) -> None:
-    """The record, and dvc.lock and the cache with it: only MLflow and arithmetic know."""
+    """Edit the record, dvc.lock and the cache: only MLflow and the fingerprint disagree."""
     edit_json("records/train-cnn.json", lambda r: r["facts"]["params"].update(seed=7))(made)
     made.dvc("commit", "--force", "train-cnn")
 
@@ -240,7 +240,7 @@ def both(*alters: Alter) -> Alter:
     return alter
 
 
-def stages(where: str, *names: str) -> Trouble:
+def stages(where: str, *names: str) -> Problems:
     return {(name, where) for name in names}
 
 
@@ -268,7 +268,8 @@ CASES = [
     Case("a file beside a model's", add("models/vit/extra.bin"), FAILS,
          stages("files", "train-vit"), "extra.bin was added"),
     Case("a folder that no stage made, among the models", add("models/resnet/weights.bin"), FAILS,
-         stages("inputs", "evaluate", "gradcam"), "models/resnet/weights.bin: no stage made"),
+         stages("inputs", "evaluate", "gradcam"),
+         "models/resnet/weights.bin: not made by any stage"),
     Case("a byte of predictions", flip("predictions/cnn.npz", 300), FAILS,
          stages("files", "evaluate"), "predictions/cnn.npz was altered"),
     Case("a threshold", edit_json("decisions/cnn.json", lambda j: j["thresholds"].update(mass=0.9)),
@@ -300,24 +301,25 @@ CASES = [
          FAILS, stages("dvc.lock", "train-vit"), f"records/train-vit.json is md5 {ELSEWHERE}"),
     Case("a size in dvc.lock",
          lock_value("train-cnn", rf"curves.png{MD5}\w+\n      size: ", "1"),
-         FAILS, stages("dvc.lock", "train-cnn"), r"curves.png is md5 \w+ \(1 bytes\)"),
+         FAILS, stages("dvc.lock", "train-cnn"), r"curves.png is md5 \w+ \(1 byte\)"),
     Case("a parameter in dvc.lock", lock_value("evaluate", "threshold_rule: ", "f1"), FAILS,
-         stages("dvc.lock", "evaluate"), "threshold_rule is 'f1', the record says 'youden'"),
+         stages("dvc.lock", "evaluate"), "threshold_rule is 'f1' but 'youden' in the record"),
     Case("a command in dvc.lock", lock_value("download", "cmd: ", "python other.py"), FAILS,
          stages("dvc.lock", "download"), "the command is `python other.py`"),
     Case("a stage cut from dvc.lock", edit("dvc.lock", r"\n  gradcam:\n(    .*\n)+", "\n"), FAILS,
          stages("dvc.lock", "gradcam"), "dvc.lock has no stage gradcam"),
     # parameters
-    Case("a number turned into a truth value", param(seed=False), FAILS,
-         stages("parameters", *SEEDED), "seed is False in params.yaml, this was made with 0"),
+    Case("a number replaced by a Boolean", param(seed=False), FAILS,
+         stages("parameters", *SEEDED),
+         "seed is False in params.yaml; this result was made with 0"),
     Case("a parameter taken out", edit("params.yaml", "    patch: 4[^\n]*\n", ""), FAILS,
          stages("parameters", "train-vit"), "train.vit.patch is None"),
     Case("a file beside the code of the models", add("src/cxr/models/notes.txt"), FAILS,
-         stages("code", "evaluate", "gradcam"), "src/cxr/models has other files beside its code"),
+         stages("code", "evaluate", "gradcam"), "files in src/cxr/models other than its code"),
     Case("a model's parameter", param(train__vit__lr=0.5), FAILS, stages("parameters", "train-vit"),
-         "train.vit.lr is 0.5 in params.yaml, this was made with 0"),
+         "train.vit.lr is 0.5 in params.yaml; this result was made with 0"),
     Case("another seed", param(seed=1), FAILS,
-         stages("parameters", *SEEDED), "seed is 1 in params.yaml, this was made with 0"),
+         stages("parameters", *SEEDED), "seed is 1 in params.yaml; this result was made with 0"),
     Case("another number of threads", param(threads=2), FAILS,
          stages("parameters", *STAGES), "threads is 2"),
     # code
@@ -327,16 +329,16 @@ CASES = [
          stages("code", *VIT_CODE), "models/vit.py was changed by a commit"),
     Case("a stage's own program", edit("stages/gradcam.py", "$", "\n# x\n"), FAILS,
          stages("code", "gradcam"), "stages/gradcam.py was edited"),
-    Case("a deciding file deleted", delete("src/cxr/cam/trust.py"), FAILS,
-         stages("code", "gradcam"), "src/cxr/cam/trust.py is gone"),
+    Case("a result-affecting file deleted", delete("src/cxr/cam/trust.py"), FAILS,
+         stages("code", "gradcam"), "src/cxr/cam/trust.py was deleted"),
     Case("Windows line endings", windows_line_ends("src/cxr/models/vit.py"), FAILS,
-         stages("code", *VIT_CODE), "models/vit.py as when this was made, but with Windows line"),
-    Case("presenting code", edit("src/cxr/plots/figure.py", "$", "\n# x\n"), HOLDS),
+         stages("code", *VIT_CODE), "Windows line endings in src/cxr/models/vit.py"),
+    Case("reporting-only code", edit("src/cxr/plots/figure.py", "$", "\n# x\n"), HOLDS),
     Case("a stage that reads more", edit("dvc.yaml", "    params: .seed, threads, gradcam.",
          "    params: [seed, threads, gradcam, evaluate]"), FAILS,
          stages("parameters", "gradcam"), "evaluate.threshold_rule is 'youden' in params.yaml"),
     Case("a stage with another command", edit("dvc.yaml", "stages/gradcam.py\n", "x.py\n"),
-         FAILS, stages("code", "gradcam"), "declares other command for gradcam now"),
+         FAILS, stages("code", "gradcam"), "the command of gradcam changed in dvc.yaml"),
     # records
     Case("a record edited",
          edit_json("records/train-cnn.json", lambda r: r["facts"]["params"].update(seed=7)), FAILS,
@@ -347,9 +349,9 @@ CASES = [
          stages("record", "train-cnn"), "records/train-cnn.json is missing"),
     Case("a record edited, and dvc.lock and the cache with it", edit_record_everywhere, FAILS,
          {("train-cnn", "record"), ("train-cnn", "dvc.lock"), ("train-cnn", "parameters"),
-          ("train-cnn", "mlflow")}, "its fingerprint is not that of its facts"),
+          ("train-cnn", "mlflow")}, "the fingerprint does not match the recorded facts"),
     Case("an upstream stage run alone, with another parameter", retrain_alone, FAILS,
-         stages("inputs", "evaluate", "gradcam"), "train-vit has made another"),
+         stages("inputs", "evaluate", "gradcam"), "train-vit has since replaced it"),
     # MLflow
     Case("a metric in MLflow's runs table",
          sql("UPDATE latest_metrics SET value = 0.99 WHERE key = 'test/macro_auroc' AND "
@@ -370,7 +372,7 @@ CASES = [
          sql("UPDATE datasets SET digest = 'x' WHERE name LIKE '%/data/raw'"), FAILS,
          stages("mlflow", "preprocess"), "data set phantom-28/data/raw is x"),
     Case("a picture in MLflow", lambda made: flip(str(picture(made)))(made), FAILS,
-         stages("mlflow", "gradcam"), "MLflow's reports/gradcam/cnn/0.png is another"),
+         stages("mlflow", "gradcam"), "reports/gradcam/cnn/0.png in MLflow"),
     Case("a picture deleted from MLflow", lambda made: picture(made).unlink(), NOTE,
          stages("mlflow", "gradcam"), "MLflow lacks reports/gradcam/cnn/0.png"),
     Case("a run deleted", sql(f"UPDATE runs SET lifecycle_stage = 'deleted' WHERE {TRAINED}"), NOTE,
@@ -378,16 +380,16 @@ CASES = [
     Case("a run deleted for good", delete_run_for_good, NOTE,
          stages("mlflow", "train-cnn"), "is not in MLflow"),
     Case("MLflow's database deleted", delete("mlflow.db"), NOTE,
-         stages("mlflow", PROJECT), "MLflow's database is not there"),
+         stages("mlflow", PROJECT), "MLflow's database is missing"),
     Case("a metric added in MLflow",
          sql("INSERT INTO latest_metrics SELECT 'test/luck', value, timestamp, step, is_nan, "
              "run_uuid FROM latest_metrics WHERE key = 'test/macro_auroc' AND "
              + of_run("evaluate-cnn")), FAILS, stages("mlflow", "evaluate"),
-         "metric test/luck is .*, the record has none"),
+         "metric test/luck is .* in MLflow but missing in the record"),
     Case("a parameter added in MLflow",
          sql("INSERT INTO params SELECT 'train.cnn.luck', '7', run_uuid FROM runs "
              "WHERE name = 'train-cnn'"), FAILS, stages("mlflow", "train-cnn"), "luck is 7"),
-    Case("a tag of ours added in MLflow",
+    Case("a tag of this project added in MLflow",
          sql("INSERT INTO tags SELECT 'cxr.made.models/vit', 'x', run_uuid FROM runs "
              "WHERE name = 'train-cnn'"), FAILS, stages("mlflow", "train-cnn"), "models/vit is x"),
     Case("a person's tag, name and description in MLflow",
@@ -399,7 +401,7 @@ CASES = [
                   "lifecycle_stage, creation_time, last_update_time, workspace "
                   "FROM experiments LIMIT 1"),
               sql("UPDATE runs SET experiment_id = 9 WHERE name = 'evaluate-vit'")), NOTE,
-         stages("mlflow", "evaluate"), "stands in experiment chestmnist-28"),
+         stages("mlflow", "evaluate"), "is in experiment chestmnist-28"),
     Case("the record that MLflow names",
          sql(f"UPDATE tags SET value = '{ELSEWHERE}' WHERE key = 'cxr.record' AND {TRAINED}"),
          FAILS, stages("mlflow", "train-cnn"), f"tag cxr.record is {ELSEWHERE}"),
@@ -408,8 +410,8 @@ CASES = [
          stages("cache", "gradcam"), "the cached copy of reports/gradcam is damaged"),
     Case("an experiment's record in the cache", damage_experiment, FAILS,
          stages("cache", PROJECT), "the cached record of train-cnn in experiment fast is damaged"),
-    Case("an experiment's record gone from the cache", lose_experiment, NOTE,
-         stages("cache", PROJECT), "lacks the records of train-cnn in experiment fast"),
+    Case("an experiment's record missing from the cache", lose_experiment, NOTE,
+         stages("cache", PROJECT), "lacks records of experiment fast: train-cnn"),
     Case("the cache emptied", delete(".dvc/cache/files"), NOTE,
          stages("cache", *STAGES, PROJECT), "DVC's cache lacks"),
     Case("a cached file damaged", damage_cache, FAILS,
@@ -417,17 +419,17 @@ CASES = [
 ]  # fmt: skip
 
 
-def trouble(answer: dict[str, Any]) -> dict[tuple[str, str], list[str]]:
-    """What was found fault with: stage and subject, and the sentences."""
-    found: dict[tuple[str, str], list[str]] = {}
+def problems(answer: dict[str, Any]) -> dict[tuple[str, str], list[str]]:
+    """Sentences of the findings that are not `holds`, by stage and `where`."""
+    sentences: dict[tuple[str, str], list[str]] = {}
     for stage, findings in [
         (PROJECT, answer["findings"]),
         *((node["stage"], node["findings"]) for node in answer["stages"]),
     ]:
         for finding in findings:
             if finding["verdict"] != Verdict.HOLDS:
-                found.setdefault((stage, finding["where"]), []).append(finding["says"])
-    return found
+                sentences.setdefault((stage, finding["where"]), []).append(finding["says"])
+    return sentences
 
 
 def audit(made: Pipeline, *arguments: str) -> dict[str, Any]:
@@ -440,36 +442,34 @@ def audit(made: Pipeline, *arguments: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
-def test_an_alteration_is_named_and_nothing_else(
-    case: Case, made: Pipeline, table: list[str]
-) -> None:
+def test_only_what_was_altered_is_reported(case: Case, made: Pipeline, table: list[str]) -> None:
     case.alter(made)
     answer = audit(made)
-    found = trouble(answer)
-    where = ", ".join(sorted({f"{about} of {stage}" for stage, about in found})) or "-"
+    found = problems(answer)
+    where = ", ".join(sorted({f"{subject} of {stage}" for stage, subject in found})) or "-"
     table.append(f"{case.name:<58} {answer['verdict']:<6} {where}")
     assert answer["verdict"] == case.verdict, found
-    assert set(found) == case.trouble, found
+    assert set(found) == case.problems, found
     if case.says:
         sentences = [sentence for says in found.values() for sentence in says]
         assert any(re.search(case.says, sentence) for sentence in sentences), sentences
 
 
-def test_another_package_is_a_note(made: Pipeline, table: list[str]) -> None:
-    about = made.folder / "src/numpy-9.9.dist-info/METADATA"
-    about.parent.mkdir()
-    about.write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 9.9\n")
+def test_another_version_of_a_package_is_a_note(made: Pipeline, table: list[str]) -> None:
+    metadata = made.folder / "src/numpy-9.9.dist-info/METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 9.9\n")
     answer = audit(made)
     table.append(f"{'another version of a package':<58} {answer['verdict']:<6} environment of all")
     assert answer["verdict"] == Verdict.NOTE
-    found = trouble(answer)
+    found = problems(answer)
     assert set(found) == stages("environment", *STAGES)
     assert re.search(r"numpy [\d.]+ then, 9.9 now", found["download", "environment"][0])
 
 
 @pytest.fixture(scope="module")
 def of_file(tmp_path_factory: pytest.TempPathFactory) -> tuple[Pipeline, Path]:
-    """Data from a user's own file: only the first two stages."""
+    """The first two stages, with data from a user's own file."""
     pipeline = create(tmp_path_factory.mktemp("file"))
     pipeline.repro("download")
     own = tmp_path_factory.mktemp("own") / "images.npz"
@@ -479,31 +479,31 @@ def of_file(tmp_path_factory: pytest.TempPathFactory) -> tuple[Pipeline, Path]:
     return pipeline, own
 
 
-def test_a_users_file_that_changed_fails_and_one_that_is_elsewhere_is_a_note(
+def test_a_changed_file_of_the_user_fails_and_a_missing_one_is_a_note(
     of_file: tuple[Pipeline, Path], table: list[str]
 ) -> None:
     pipeline, own = of_file
     answer = audit(pipeline, "data/processed")
-    assert (answer["verdict"], trouble(answer)) == (Verdict.HOLDS, {})
+    assert (answer["verdict"], problems(answer)) == (Verdict.HOLDS, {})
 
     content = own.read_bytes()
     own.write_bytes(content[:-1] + b"x")
     answer = audit(pipeline, "data/processed")
     table.append(f"{'the file behind download.path':<58} {answer['verdict']:<6} source of download")
     assert answer["verdict"] == Verdict.FAILS
-    assert set(trouble(answer)) == stages("source", "download")
-    assert f"{own} has changed since" in trouble(answer)["download", "source"][0]
+    assert set(problems(answer)) == stages("source", "download")
+    assert f"{own} has changed since" in problems(answer)["download", "source"][0]
 
     own.unlink()
     answer = audit(pipeline, "data/processed")
-    table.append(f"{'that file gone':<58} {answer['verdict']:<6} source of download")
+    table.append(f"{'the same file missing':<58} {answer['verdict']:<6} source of download")
     assert answer["verdict"] == Verdict.NOTE
-    assert set(trouble(answer)) == stages("source", "download")
+    assert set(problems(answer)) == stages("source", "download")
     own.write_bytes(content)
 
 
-def test_a_record_that_mlflow_names_wrongly_misleads_nobody(made: Pipeline) -> None:
-    """The tag of one run leads to the record of another."""
+def test_a_wrong_record_tag_in_mlflow_does_not_change_the_audited_record(made: Pipeline) -> None:
+    """The tag of one run names the record of another."""
     ours, theirs = (
         made.run_id("train-vit"),
         md5_of_file(made.folder / "records/train-cnn.json"),
@@ -514,11 +514,11 @@ def test_a_record_that_mlflow_names_wrongly_misleads_nobody(made: Pipeline) -> N
     answer = audit(made, ours)
     (asked,) = [node["stage"] for node in answer["stages"] if node["asked_for"]]
     assert asked == "train-vit"
-    assert set(trouble(answer)) == stages("mlflow", "train-vit")
+    assert set(problems(answer)) == stages("mlflow", "train-vit")
 
 
-def test_an_earlier_result_names_what_was_there_in_time(made: Pipeline) -> None:
-    """Not the maker of the same bytes that ran after it."""
+def test_an_earlier_result_is_traced_to_inputs_that_already_existed(made: Pipeline) -> None:
+    """Not to a later execution that made the same bytes."""
     before = made.run_id("preprocess")
     made.dvc("repro", "--force", "--single-item", "preprocess")
     assert made.run_id("preprocess") != before

@@ -1,4 +1,4 @@
-"""Why two results differ is said in one sentence, with both values of what differs."""
+"""`cxr diff` says in one sentence why two results differ, with both values."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ def run_of(pipeline: Pipeline, experiment: str, name: str) -> str:
     return str(run.info.run_id)
 
 
-def test_an_experiment_against_a_revision_and_the_workspace(made: Pipeline) -> None:
+def test_an_experiment_is_compared_with_a_revision_and_the_workspace(made: Pipeline) -> None:
     answer = diff(made, "HEAD", "fast")
     assert [(c["name"], c["a"], c["b"]) for c in answer["parameters"]] == [
         ("train.cnn.lr", 0.002, 0.01)
@@ -46,12 +46,12 @@ def test_an_experiment_against_a_revision_and_the_workspace(made: Pipeline) -> N
     assert test["a"] == made.json("reports/summary.json")["cnn"]["test_macro_auroc"]
     assert not any("vit" in name or "squeezenet" in name for name in names(answer["results"]))
     assert answer["sentence"] == (
-        "The numbers differ because this does: train.cnn.lr is 0.002 in HEAD and 0.01 in fast."
+        "The results differ because train.cnn.lr is 0.002 in HEAD and 0.01 in fast."
     )
     assert diff(made, "fast")["b"] == "workspace"
 
 
-def test_two_runs_and_the_order_of_what_is_printed(made: Pipeline) -> None:
+def test_two_runs_are_compared_from_data_to_results(made: Pipeline) -> None:
     ours, theirs = made.run_id("train-cnn"), run_of(made, "fast", "train-cnn")
     answer = diff(made, ours[:12], theirs)
     assert names(answer["parameters"]) == {"train.cnn.lr"}
@@ -59,33 +59,33 @@ def test_two_runs_and_the_order_of_what_is_printed(made: Pipeline) -> None:
     lines = made.run("cxr", "diff", ours, theirs).stdout.splitlines()
     titles = [line.split(":")[0] for line in lines if not line.startswith(" ") and ": " in line]
     assert titles[:5] == ["data", "parameters", "code", "environment", "results"]
-    assert lines[-1].startswith("The numbers differ because this does: train.cnn.lr is 0.002")
+    assert lines[-1].startswith("The results differ because train.cnn.lr is 0.002")
 
 
-def test_the_same_twice(made: Pipeline) -> None:
+def test_a_repeated_training_gives_the_same_results(made: Pipeline) -> None:
     made.dvc("repro", "--force", "--single-item", "train-vit")
     answer = diff(made, "HEAD", "workspace")
     assert answer["results"] == []
     assert answer["n_equal"] > 100
     assert answer["sentence"] == (
-        "Nothing that decides the numbers differs, and they are the same."
+        "The results are the same, and so is everything that affects them."
     )
 
 
-def test_code_that_changes_no_number(made: Pipeline) -> None:
+def test_changed_code_with_the_same_results(made: Pipeline) -> None:
     path = made.folder / "stages/evaluate.py"
     path.write_text(path.read_text() + "\n# one\n# two\n")
     made.git("commit", "-qam", "two lines")
     made.dvc("repro", "--single-item", "evaluate")
-    answer = diff(made, "HEAD")  # HEAD's dvc.lock is the one of before
+    answer = diff(made, "HEAD")  # HEAD still has the dvc.lock of the first run
     (change,) = answer["code"]
     assert (change["name"], change["detail"]) == ("stages/evaluate.py", "+3 -0 lines")
     assert answer["sentence"] == (
-        "The numbers are the same, although this differs: the code of stages/evaluate.py."
+        "The results are the same, although the code of stages/evaluate.py differs."
     )
 
 
-def test_other_data_says_which_files_and_how_many_images(made: Pipeline) -> None:
+def test_changed_data_are_listed_with_files_and_image_counts(made: Pipeline) -> None:
     made.change(download__phantom__train=301)
     made.dvc("repro", "preprocess")
     answer = diff(made, "HEAD")
@@ -98,30 +98,29 @@ def test_other_data_says_which_files_and_how_many_images(made: Pipeline) -> None
     assert "download.phantom.train is 300 in HEAD and 301 in workspace" in answer["sentence"]
 
 
-def test_another_package_is_found_in_the_records(made: Pipeline) -> None:
-    about = made.folder / "src/scipy-9.9.dist-info/METADATA"
-    about.parent.mkdir()
-    about.write_text("Metadata-Version: 2.1\nName: matplotlib\nVersion: 9.9\n")
-    about.parent.rename(about.parent.with_name("matplotlib-9.9.dist-info"))
+def test_another_version_of_a_package_is_listed(made: Pipeline) -> None:
+    metadata = made.folder / "src/scipy-9.9.dist-info/METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text("Metadata-Version: 2.1\nName: matplotlib\nVersion: 9.9\n")
+    metadata.parent.rename(metadata.parent.with_name("matplotlib-9.9.dist-info"))
     made.dvc("repro", "--force", "--single-item", "preprocess")
     answer = diff(made, "HEAD")
     assert [(c["name"], c["b"]) for c in answer["environment"]] == [("matplotlib", "9.9")]
-    assert answer["sentence"].startswith("Nothing that decides the numbers differs")
+    assert answer["sentence"].startswith("The results are the same, and so is everything")
 
 
-def test_a_run_against_all_that_stands_here(made: Pipeline) -> None:
-    """It is held against the run of its name, and against nothing else."""
+def test_a_run_is_compared_with_the_run_of_its_name_in_the_workspace(made: Pipeline) -> None:
     answer = diff(made, made.run_id("train-cnn"))
     assert answer["sentence"] == (
-        "Nothing that decides the numbers differs, and they are the same."
+        "The results are the same, and so is everything that affects them."
     )
     assert answer["alone"] == []
     answer = diff(made, run_of(made, "fast", "train-cnn"))
     assert names(answer["parameters"]) == {"train.cnn.lr"}
 
 
-def test_a_change_in_one_stage_alone_names_it(made: Pipeline) -> None:
-    """One training with another seed, and the rest as before."""
+def test_a_change_in_one_stage_names_the_stage(made: Pipeline) -> None:
+    """Only one model is trained with another seed."""
     made.change(seed=1)
     made.dvc("repro", "--single-item", "train-vit")
     made.change(seed=0)
@@ -133,14 +132,14 @@ def test_a_change_in_one_stage_alone_names_it(made: Pipeline) -> None:
     assert "seed is 0 in HEAD and 1 in workspace for train-vit" in answer["sentence"]
 
 
-def test_runs_of_different_things_say_so(made: Pipeline) -> None:
+def test_runs_of_different_kinds_are_compared_by_what_both_were_made_from(made: Pipeline) -> None:
     answer = diff(made, made.run_id("train-cnn"), made.run_id("train-vit"))
     assert answer["parameters"] == []
-    assert "different things, train-cnn and train-vit" in answer["sentence"]
+    assert "different kinds of runs, train-cnn and train-vit" in answer["sentence"]
     assert answer["alone"] == [
         f"train-cnn is only in {answer['a']}", f"train-vit is only in {answer['b']}",
     ]  # fmt: skip
     of_cnn, _, of_vit, *_ = (log["run_id"] for log in made.json("records/evaluate.json")["runs"])
     answer = diff(made, of_cnn, of_vit)
     assert "test/macro_auroc" in names(answer["results"])
-    assert "different things, evaluate-cnn and evaluate-vit" in answer["sentence"]
+    assert "different kinds of runs, evaluate-cnn and evaluate-vit" in answer["sentence"]

@@ -1,4 +1,4 @@
-"""Calls of audit, diff and replay that can't be answered: one line, status 2, no traceback."""
+"""Errors of audit, diff and replay are one line with exit status 2 and no traceback."""
 
 import shutil
 import sqlite3
@@ -20,7 +20,7 @@ def made(kept: Path, tmp_path: Path) -> Pipeline:
 
 
 def refusal(pipeline: Pipeline, *arguments: str) -> str:
-    """The one line that a refused call prints."""
+    """The one line that a failing command prints."""
     done = pipeline.run("cxr", *arguments)
     assert done.returncode == 2, done.stdout + done.stderr
     assert done.stdout == ""
@@ -30,25 +30,27 @@ def refusal(pipeline: Pipeline, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("command", ["audit", "replay", "diff"])
-def test_an_unknown_id(made: Pipeline, command: str) -> None:
+def test_an_unknown_run_id_is_named(made: Pipeline, command: str) -> None:
     assert "no run 0123456789ab" in refusal(made, command, "0123456789ab")
 
 
 @pytest.mark.parametrize("command", ["audit", "replay", "diff"])
-def test_a_word_that_is_nothing(made: Pipeline, command: str) -> None:
+def test_a_name_that_is_neither_file_nor_run_nor_revision_is_named(
+    made: Pipeline, command: str
+) -> None:
     assert "nonsense is n" in refusal(made, command, "nonsense")
 
 
-def test_an_ambiguous_start(made: Pipeline) -> None:
+def test_an_ambiguous_run_id_prefix_needs_more_digits(made: Pipeline) -> None:
     with sqlite3.connect(made.folder / "mlflow.db") as base:
         for digit, name in enumerate(("download", "preprocess")):
             new = "abcd" + str(digit) * 28
             base.execute("UPDATE runs SET run_uuid = ? WHERE name = ?", (new, name))
     base.close()
-    assert "abcd is the start of 2 run ids; give more digits" in refusal(made, "audit", "abcd")
+    assert "abcd matches 2 run ids; give more digits" in refusal(made, "audit", "abcd")
 
 
-def test_a_path_outside_of_the_project(made: Pipeline, tmp_path: Path) -> None:
+def test_a_path_outside_of_the_project_is_refused(made: Pipeline, tmp_path: Path) -> None:
     outside = tmp_path / "outside.json"
     outside.write_text("{}")
     assert "is not inside a clone of the pipeline" in refusal(made, "audit", str(outside))
@@ -58,15 +60,15 @@ def test_a_path_outside_of_the_project(made: Pipeline, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "path", ["params.yaml", "src/cxr/pipeline/stage.py", "reports/none.json", "./docs/x"]
 )
-def test_a_path_that_is_no_output(made: Pipeline, path: str) -> None:
-    assert "is no output of a stage" in refusal(made, "audit", path)
+def test_a_path_that_is_not_an_output_is_refused(made: Pipeline, path: str) -> None:
+    assert "is neither an output of a stage nor a run id" in refusal(made, "audit", path)
 
 
-def test_a_project_without_results(made: Pipeline, tmp_path: Path) -> None:
+def test_a_project_without_results_names_the_command_to_run(made: Pipeline, tmp_path: Path) -> None:
     made.git("clone", "-q", str(made.folder), str(tmp_path / "clone"))
     clone = Pipeline(tmp_path / "clone")
     (clone.folder / "dvc.lock").unlink()
-    assert "holds no results yet; `dvc repro` makes some" in refusal(clone, "audit")
+    assert "has no results yet; run `dvc repro`" in refusal(clone, "audit")
     assert "has no record (records/evaluate.json)" in refusal(
         clone, "audit", "reports/metrics.json"
     )
@@ -100,7 +102,7 @@ def locked(database: Path) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("command", ["audit", "sync"])
-def test_a_locked_database(made: Pipeline, command: str) -> None:
+def test_a_locked_database_is_reported(made: Pipeline, command: str) -> None:
     with locked(made.folder / "mlflow.db"):
         assert "another program has locked it" in refusal(made, command)
 
@@ -113,11 +115,11 @@ def test_a_run_without_a_result_says_why(made: Pipeline) -> None:
     with sqlite3.connect(made.folder / "mlflow.db") as base:
         ((run_id,),) = base.execute("SELECT run_uuid FROM runs WHERE status = 'FAILED'").fetchall()
     base.close()
-    assert f"run {run_id} is FAILED and made no result" in refusal(made, "audit", run_id)
+    assert f"run {run_id} is FAILED and has no result" in refusal(made, "audit", run_id)
 
 
-def test_a_cache_without_the_record_is_named(made: Pipeline) -> None:
-    """The run of the experiment, whose record only the cache has."""
+def test_a_record_missing_from_the_cache_names_the_command_to_fetch_it(made: Pipeline) -> None:
+    """The record of an experiment's run is only in the cache."""
     with sqlite3.connect(made.folder / "mlflow.db") as base:
         ((run_id,),) = base.execute(
             "SELECT t.run_uuid FROM tags t JOIN runs r USING (run_uuid) "
@@ -125,6 +127,6 @@ def test_a_cache_without_the_record_is_named(made: Pipeline) -> None:
         ).fetchall()
     base.close()
     shutil.rmtree(made.folder / ".dvc/cache/files")
-    fetch = f"`{FETCH_PAST}` may bring"
+    fetch = f"`{FETCH_PAST}` may fetch"
     assert f"is not in DVC's cache; {fetch} it" in refusal(made, "audit", run_id)
     assert f"{fetch} them" in refusal(made, "diff", "fast")

@@ -1,4 +1,4 @@
-"""A run made again is the same bit for bit, or what it needed is named."""
+"""A replayed run is bit-identical, or the missing input is named."""
 
 import shutil
 import signal
@@ -21,18 +21,20 @@ def replayed(output: Compared, *, same_kind: bool, metric: float = 0.7) -> Repla
     return Replay("0" * 32, "train-x", same_kind, [output], [Compared("auroc", 0.7, metric)])
 
 
-def test_on_the_same_kind_of_machine_only_the_same_bits_will_do() -> None:
+def test_on_the_same_kind_of_machine_outputs_must_be_bit_identical() -> None:
     assert replayed(SAME, same_kind=True).holds
     assert not replayed(OTHER, same_kind=True).holds
     assert replayed(SAME, same_kind=False).holds
 
 
 @pytest.mark.parametrize(("metric", "holds"), [(0.7, True), (0.72, True), (0.74, False)])
-def test_elsewhere_the_metrics_may_differ_within_the_tolerance(metric: float, holds: bool) -> None:
+def test_on_another_kind_of_machine_metrics_may_differ_within_the_tolerance(
+    metric: float, holds: bool
+) -> None:
     assert replayed(OTHER, same_kind=False, metric=metric).holds is holds
 
 
-def test_a_metric_that_one_side_lacks_is_not_close() -> None:
+def test_a_metric_missing_on_one_side_is_not_close() -> None:
     lacking = replace(replayed(OTHER, same_kind=False), metrics=[Compared("auroc", 0.7, None)])
     assert not lacking.holds
 
@@ -51,17 +53,18 @@ def edit(pipeline: Pipeline, path: str, old: str, new: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["preprocess", "train-cnn", "train-squeezenet", "evaluate"])
-def test_a_stage_is_made_again_bit_for_bit(made: Pipeline, stage: str) -> None:
+def test_a_replayed_stage_is_bit_identical(made: Pipeline, stage: str) -> None:
     done = made.run("cxr", "replay", made.run_id(stage)[:10])
     assert done.returncode == 0, done.stderr
-    assert f"✓ {stage} made again" in done.stdout
-    assert "bit for bit the same" in done.stdout
+    assert f"✓ {stage}: replay is bit-identical (" in done.stdout
     assert made.run("git", "status", "--porcelain").stdout == ""
     assert made.run("cxr", "audit").returncode == 0
 
 
 @pytest.mark.slow
-def test_a_replay_that_is_stopped_leaves_nothing(made: Pipeline, tmp_path: Path) -> None:
+def test_an_interrupted_replay_leaves_no_process_and_no_folder(
+    made: Pipeline, tmp_path: Path
+) -> None:
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     process = subprocess.Popen(
@@ -71,19 +74,19 @@ def test_a_replay_that_is_stopped_leaves_nothing(made: Pipeline, tmp_path: Path)
     )  # fmt: skip
     deadline = time.monotonic() + 120
     while not list(temporary.glob("cxr-replay-*/mlflow.db")) and time.monotonic() < deadline:
-        time.sleep(0.05)  # until the stage itself is at work
+        time.sleep(0.05)  # until the stage is running
     (stage,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors.splitlines()[-1]) == (130, "cxr: stopped")
     assert list(temporary.glob("cxr-replay-*")) == []
     status = Path(f"/proc/{stage}/status")
-    assert not status.exists() or "State:\tZ" in status.read_text()  # dead, if not buried
+    assert not status.exists() or "State:\tZ" in status.read_text()  # ended, perhaps as a zombie
 
 
 @pytest.mark.slow
-def test_a_dirty_tree_and_another_number_of_threads_are_made_again(made: Pipeline) -> None:
-    """An edited file, a new one and parameters that were never committed, with two threads."""
+def test_uncommitted_edits_and_the_number_of_threads_are_replayed(made: Pipeline) -> None:
+    """An edited file, a new file and parameters, none committed, with two threads."""
     vit = "src/cxr/models/vit.py"
     edit(made, vit, "nn.GELU()", "Odd()")
     edit(made, vit, "from cxr.errors", "from cxr.odd import Odd\nfrom cxr.errors")
@@ -95,21 +98,21 @@ def test_a_dirty_tree_and_another_number_of_threads_are_made_again(made: Pipelin
     (made.folder / "src/cxr/odd.py").unlink()
     done = made.run("cxr", "replay", run_id)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "bit for bit the same" in done.stdout
+    assert "replay is bit-identical" in done.stdout
 
 
 @pytest.mark.slow
-def test_a_run_that_is_not_deterministic_does_not_hold(made: Pipeline) -> None:
+def test_a_nondeterministic_run_fails_the_replay(made: Pipeline) -> None:
     edit(made, "src/cxr/training/device.py", "torch.manual_seed(seed)", "torch.seed()")
     made.dvc("repro", "--single-item", "train-vit")
     done = made.run("cxr", "replay", made.run_id("train-vit"))
     assert done.returncode == 1
-    assert "✗ train-vit made again is another" in done.stdout
+    assert "✗ train-vit: replay gave a different result from identical inputs" in done.stdout
     assert "! models/vit: " in done.stdout
 
 
 @pytest.mark.slow
-def test_what_is_gone_is_named(made: Pipeline) -> None:
+def test_missing_data_are_named_with_the_command_to_fetch_them(made: Pipeline) -> None:
     run_id = made.run_id("train-cnn")
     shutil.rmtree(made.folder / ".dvc/cache/files")
     shutil.rmtree(made.folder / "data/processed")
@@ -121,8 +124,10 @@ def test_what_is_gone_is_named(made: Pipeline) -> None:
 
 
 @pytest.mark.slow
-def test_a_commit_that_is_gone_is_named(made: Pipeline, tmp_path: Path) -> None:
-    """In a clone whose history was cut off."""
+def test_a_missing_commit_is_named_with_the_command_to_fetch_it(
+    made: Pipeline, tmp_path: Path
+) -> None:
+    """In a shallow clone."""
     edit(made, "stages/gradcam.py", '"""gradcam', '"""Gradcam')
     made.git("commit", "-qam", "later")
     other = tmp_path / "shallow"
@@ -139,7 +144,7 @@ def test_a_commit_that_is_gone_is_named(made: Pipeline, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_maps_are_compared_too(made: Pipeline) -> None:
+def test_attribution_maps_are_compared_too(made: Pipeline) -> None:
     edit(made, "stages/gradcam.py", "attribution=", "attribution=np.random.rand(1) + ")
     made.dvc("repro", "--single-item", "gradcam")
     done = made.run("cxr", "replay", made.run_id("gradcam"))
@@ -148,7 +153,7 @@ def test_maps_are_compared_too(made: Pipeline) -> None:
 
 
 @pytest.mark.slow
-def test_neither_git_settings_nor_ignored_files_lose_the_code(made: Pipeline) -> None:
+def test_code_is_restored_despite_git_settings_and_ignored_files(made: Pipeline) -> None:
     made.git("config", "diff.noprefix", "true")
     made.git("config", "color.ui", "always")
     made.git("config", "core.autocrlf", "true")
@@ -166,7 +171,7 @@ def test_neither_git_settings_nor_ignored_files_lose_the_code(made: Pipeline) ->
 
 
 @pytest.mark.slow
-def test_a_users_file_beside_the_project_is_read_where_it_is(made: Pipeline) -> None:
+def test_a_file_of_the_user_outside_the_project_is_read_in_place(made: Pipeline) -> None:
     own = made.folder.parent / "side (1)/images (1).npz"
     own.parent.mkdir()
     shutil.copyfile(made.folder / "data/raw/chest.npz", own)

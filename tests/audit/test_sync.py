@@ -1,4 +1,4 @@
-"""MLflow is brought up to the records: whatever is missing, and nothing twice."""
+"""`cxr sync` adds to MLflow what it lacks of the records, and nothing twice."""
 
 import re
 import sqlite3
@@ -15,7 +15,7 @@ from cxr.lineage.records import ORIGINAL_TAG
 
 pytestmark = pytest.mark.slow
 
-# What MLflow puts into the name of each picture of a slider.
+# What MLflow adds to the file name of each image of a slider.
 TIMED = re.compile(r"\+timestamp\+\d+\+[0-9a-f-]{36}")
 
 
@@ -25,15 +25,15 @@ def made(kept: Path, tmp_path: Path) -> Pipeline:
 
 
 def runs(pipeline: Pipeline) -> dict[str, Run]:
-    """By the id that the record has."""
+    """All runs, by their ids in the records."""
     store = MlflowClient(f"sqlite:///{pipeline.folder / 'mlflow.db'}")
     ids = [each.experiment_id for each in store.search_experiments()]
-    found = store.search_runs(ids, run_view_type=ViewType.ALL)
-    return {run.data.tags.get(ORIGINAL_TAG, run.info.run_id): run for run in found}
+    stored = store.search_runs(ids, run_view_type=ViewType.ALL)
+    return {run.data.tags.get(ORIGINAL_TAG, run.info.run_id): run for run in stored}
 
 
 def shown(pipeline: Pipeline, run: Run) -> dict[str, Any]:
-    """All that MLflow's pages show of a run, free of ids, places and times of logging."""
+    """Everything MLflow shows of a run, except ids, paths and times of logging."""
     store = MlflowClient(f"sqlite:///{pipeline.folder / 'mlflow.db'}")
     tags = {k: v for k, v in run.data.tags.items() if k != ORIGINAL_TAG}
     artifacts = Path(run.info.artifact_uri.removeprefix("file://"))
@@ -59,12 +59,12 @@ def shown(pipeline: Pipeline, run: Run) -> dict[str, Any]:
     }
 
 
-def test_a_lost_database_is_rebuilt_as_it_was(made: Pipeline) -> None:
-    """Every run of the working copy and of the experiment, to the last point and picture."""
+def test_a_lost_database_is_rebuilt(made: Pipeline) -> None:
+    """Every run of the working copy and the experiment, with every point and image."""
     made.run("cxr", "sync")
     before = {run_id: shown(made, run) for run_id, run in runs(made).items()}
     assert len(before) == 23
-    # A new name: within one process MLflow keeps a database open that it has seen.
+    # Under a new path, since MLflow keeps a database open within a process.
     other = made.copy(made.folder.with_name("lost"))
     (other.folder / "mlflow.db").unlink()
     assert other.run("cxr", "sync").returncode == 0
@@ -75,7 +75,7 @@ def test_a_lost_database_is_rebuilt_as_it_was(made: Pipeline) -> None:
         assert run.info.start_time <= run.info.end_time
 
 
-def test_two_at_once_rebuild_nothing_twice(made: Pipeline) -> None:
+def test_two_parallel_syncs_rebuild_each_run_once(made: Pipeline) -> None:
     (made.folder / "mlflow.db").unlink()
     env = made.environment()
     both = [
@@ -83,14 +83,13 @@ def test_two_at_once_rebuild_nothing_twice(made: Pipeline) -> None:
         for _ in range(2)
     ]
     assert [process.wait(timeout=120) for process in both] == [0, 0]
-    found = runs(made)
-    assert len(found) == 23
+    assert len(runs(made)) == 23
     store = MlflowClient(f"sqlite:///{made.folder / 'mlflow.db'}")
     ids = [each.experiment_id for each in store.search_experiments()]
     assert len(store.search_runs(ids, run_view_type=ViewType.ALL)) == 23
 
 
-def test_a_deleted_run_and_an_unfinished_one_come_back_under_their_ids(made: Pipeline) -> None:
+def test_a_deleted_and_an_unfinished_run_are_restored_under_their_ids(made: Pipeline) -> None:
     made.run("cxr", "sync")
     before = runs(made)
     trained, evaluated = (
@@ -110,7 +109,7 @@ def test_a_deleted_run_and_an_unfinished_one_come_back_under_their_ids(made: Pip
         assert shown(made, after[run_id]) == shown(made, before[run_id])
 
 
-def test_a_picture_that_is_gone_from_mlflow_comes_back(made: Pipeline) -> None:
+def test_an_image_missing_from_mlflow_is_restored(made: Pipeline) -> None:
     made.run("cxr", "sync")
     run_id = made.run_id("gradcam")
     picture = made.folder / f"mlruns/phantom-28/{run_id}/artifacts/gradcam/cnn/3.png"
@@ -120,7 +119,7 @@ def test_a_picture_that_is_gone_from_mlflow_comes_back(made: Pipeline) -> None:
     assert picture.read_bytes() == content
 
 
-def test_a_step_of_a_slider_comes_back_and_the_others_stay(made: Pipeline) -> None:
+def test_a_missing_step_of_a_slider_is_restored_and_the_others_stay(made: Pipeline) -> None:
     made.run("cxr", "sync")
     folder = made.folder / f"mlruns/phantom-28/{made.run_id('gradcam')}/artifacts/images"
     before = {TIMED.sub("", path.name): path.read_bytes() for path in folder.iterdir()}
@@ -135,8 +134,8 @@ def test_a_step_of_a_slider_comes_back_and_the_others_stay(made: Pipeline) -> No
     assert len(list(folder.glob("*.png"))) == len(kept) + 1
 
 
-def test_the_card_leads_to_the_audit(made: Pipeline) -> None:
-    """What MLflow shows as a run's description names data, code and the command."""
+def test_the_description_of_a_run_names_the_audit_command(made: Pipeline) -> None:
+    """It also names the data and the code."""
     run_id = made.run_id("train-vit")
     run = MlflowClient(f"sqlite:///{made.folder / 'mlflow.db'}").get_run(run_id)
     card = run.data.tags["mlflow.note.content"]
@@ -147,7 +146,7 @@ def test_the_card_leads_to_the_audit(made: Pipeline) -> None:
     assert record["outputs"]["models/vit"]["md5"] in card
 
 
-def test_a_run_is_found_by_the_md5_of_what_it_read_or_made(made: Pipeline) -> None:
+def test_a_run_is_found_by_the_md5_of_an_input_or_output(made: Pipeline) -> None:
     record = made.json("records/train-vit.json")
     md5 = record["outputs"]["models/vit"]["md5"]
     store = MlflowClient(f"sqlite:///{made.folder / 'mlflow.db'}")
@@ -159,7 +158,7 @@ def test_a_run_is_found_by_the_md5_of_what_it_read_or_made(made: Pipeline) -> No
     assert {run.info.run_name for run in readers} >= {"train-cnn", "features", "evaluate-vit"}
 
 
-def test_lost_points_and_a_rebuild_that_was_killed_are_completed(made: Pipeline) -> None:
+def test_missing_points_and_an_interrupted_rebuild_are_completed(made: Pipeline) -> None:
     (made.folder / "mlflow.db").unlink()
     made.run("cxr", "sync")
     with sqlite3.connect(made.folder / "mlflow.db") as base:
@@ -175,7 +174,7 @@ def test_lost_points_and_a_rebuild_that_was_killed_are_completed(made: Pipeline)
     assert made.run("cxr", "audit").returncode == 0
 
 
-def test_one_run_that_mlflow_refuses_stops_no_other(made: Pipeline) -> None:
+def test_a_run_that_mlflow_rejects_does_not_stop_the_others(made: Pipeline) -> None:
     made.run("cxr", "sync")
     refused, deleted = made.run_id("train-cnn"), made.run_id("train-vit")
     with sqlite3.connect(made.folder / "mlflow.db") as base:
@@ -188,19 +187,19 @@ def test_one_run_that_mlflow_refuses_stops_no_other(made: Pipeline) -> None:
     done = made.run("cxr", "sync")
     assert done.returncode == 1
     assert f"restored {deleted[:8]}" in done.stdout
-    assert f"{refused[:8]} could not be told" in done.stdout
+    assert f"could not log run {refused[:8]} to MLflow: " in done.stdout
     assert done.stderr == ""
 
 
-def test_what_a_person_keeps_in_mlflow_stays(made: Pipeline, tmp_path: Path) -> None:
-    """Another experiment with its artifacts, and a description that was edited."""
+def test_content_that_a_person_added_to_mlflow_is_kept(made: Pipeline, tmp_path: Path) -> None:
+    """Another experiment with artifacts, and an edited description."""
     store = MlflowClient(f"sqlite:///{made.folder / 'mlflow.db'}")
-    place = (tmp_path / "mine/mlruns/7").as_uri()
-    mine = store.create_experiment("mine", artifact_location=place)
+    location = (tmp_path / "mine/mlruns/7").as_uri()
+    mine = store.create_experiment("mine", artifact_location=location)
     store.set_tag(made.run_id("gradcam"), "mlflow.note.content", "look at this")
     picture = made.run_id("gradcam")
     made.run("cxr", "sync")
     (made.folder / f"mlruns/phantom-28/{picture}/artifacts/gradcam/cnn/3.png").unlink()
     assert made.run("cxr", "sync").stdout.startswith("completed")
-    assert store.get_experiment(mine).artifact_location == place
+    assert store.get_experiment(mine).artifact_location == location
     assert store.get_run(picture).data.tags["mlflow.note.content"] == "look at this"

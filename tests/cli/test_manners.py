@@ -1,4 +1,4 @@
-"""How `cxr` behaves at a terminal, in a pipe and in a shell: help, colours, quiet, completion."""
+"""`cxr` at a terminal, in a pipe and in a shell: help, colours, --quiet, completion."""
 
 import fcntl
 import json
@@ -38,25 +38,26 @@ def piped(*arguments: str, folder: Path = ROOT, **env: str) -> "subprocess.Compl
     )
 
 
-def at_a_terminal(*command: str, **env: str) -> str:
-    """What a terminal of 80 columns is sent."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, WIDTH, 0, 0))
-    kept = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS", "CXR_QUIET")}
+def at_a_terminal(*command: str, **variables: str) -> str:
+    """The output of a command on a terminal of 80 columns."""
+    master, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, WIDTH, 0, 0))
+    unset = ("NO_COLOR", "COLUMNS", "CXR_QUIET")
+    env = {key: value for key, value in os.environ.items() if key not in unset}
+    env |= {"TERM": "xterm-256color"} | variables
     process = subprocess.Popen(
-        command, cwd=ROOT, env=kept | {"TERM": "xterm-256color"} | env, stdin=theirs,
-        stdout=theirs, stderr=theirs,
-    )  # fmt: skip
-    os.close(theirs)
-    sent = b""
+        command, cwd=ROOT, env=env, stdin=terminal, stdout=terminal, stderr=terminal
+    )
+    os.close(terminal)
+    output = b""
     try:
-        while piece := os.read(ours, 4096):
-            sent += piece
-    except OSError:  # the other side is closed
+        while chunk := os.read(master, 4096):
+            output += chunk
+    except OSError:  # the command has closed the terminal
         pass
-    os.close(ours)
+    os.close(master)
     process.wait()
-    return sent.decode()
+    return output.decode()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -70,23 +71,23 @@ def test_help_in_a_pipe_is_plain_text_with_an_example(command: str) -> None:
 
 
 @pytest.mark.parametrize("arguments", [(), *((command,) for command in COMMANDS)])
-def test_help_at_a_terminal_fits_it(arguments: tuple[str, ...]) -> None:
-    sent = at_a_terminal(CXR, *arguments, "--help")
-    assert "\x1b[" in sent and BOX.search(sent)
-    lines = ESCAPES.sub("", sent).splitlines()
+def test_help_at_a_terminal_fits_its_width(arguments: tuple[str, ...]) -> None:
+    output = at_a_terminal(CXR, *arguments, "--help")
+    assert "\x1b[" in output and BOX.search(output)
+    lines = ESCAPES.sub("", output).splitlines()
     assert max(map(len, lines)) <= WIDTH
     assert any("Example: cxr" in line or "&& cxr" in line for line in lines)
 
 
 @pytest.mark.parametrize("env", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
-def test_no_colour_where_none_is_wanted(env: dict[str, str]) -> None:
+def test_no_colour_with_no_color_or_a_dumb_terminal(env: dict[str, str]) -> None:
     assert "\x1b" not in at_a_terminal(CXR, "--help", **env)
     code = "from cxr.cli.terminal import console; console.print('[bold red]x[/] y')"
     assert at_a_terminal(sys.executable, "-c", code, **env) == "x y\r\n"
     assert "\x1b" in at_a_terminal(sys.executable, "-c", code)
 
 
-def test_commands_stand_in_panels_in_the_order_of_the_work() -> None:
+def test_help_lists_every_command_by_panel() -> None:
     assert {each.rich_help_panel for each in cli.app.registered_commands} <= set(completion.PANELS)
     lines = piped("--help").stdout.splitlines()
     titles = [
@@ -95,16 +96,16 @@ def test_commands_stand_in_panels_in_the_order_of_the_work() -> None:
     assert titles == list(completion.PANELS)
     listed = [line.split()[0] for line in lines if re.match(r"  \w+ ", line)]
     assert sorted(name for name in listed if name in COMMANDS) == COMMANDS
-    assert not any(line.endswith("...") for line in lines[1:]), "cut"
+    assert not any(line.endswith("...") for line in lines[1:]), "truncated"
 
 
-def test_every_json_is_known_here() -> None:
+def test_every_command_with_json_is_tested_here() -> None:
     with_json = [command for command in COMMANDS if "--json" in piped(command, "--help").stdout]
     assert with_json == list(WITH_JSON)
 
 
 def complete(clone: Path, *words: str) -> list[str]:
-    """What bash offers for the last word, by the script that `--show-completion` shows."""
+    """Bash's completions of the last word, with the script that `--show-completion` prints."""
     script = f"""
         eval "$(_CXR_COMPLETE=source_bash cxr)"
         COMP_WORDS=({" ".join(f"'{word}'" for word in ("cxr", *words))})
@@ -122,7 +123,7 @@ def complete(clone: Path, *words: str) -> list[str]:
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A clone with two models, a run, an experiment and a branch, as far as completion looks."""
+    """A minimal clone for completion: two models, a run, an experiment and a branch."""
     for model in ("cnn", "squeezenet"):
         (tmp_path / "models" / model).mkdir(parents=True)
         (tmp_path / "models" / model / "model.json").touch()
@@ -144,7 +145,7 @@ def clone(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("words", "offered"),
+    ("words", "expected"),
     [
         (["pred"], ["predict"]),
         (["predict", "--model", "s"], ["squeezenet"]),
@@ -156,22 +157,22 @@ def clone(tmp_path: Path) -> Path:
         (["audit", "ab"], ["abcd1234"]),
     ],
 )  # fmt: skip
-def test_bash_completes(clone: Path, words: list[str], offered: list[str]) -> None:
-    assert sorted(complete(clone, *words)) == sorted(offered)
+def test_bash_completes(clone: Path, words: list[str], expected: list[str]) -> None:
+    assert sorted(complete(clone, *words)) == sorted(expected)
 
 
-def test_completion_outside_of_a_clone_offers_nothing(tmp_path: Path) -> None:
+def test_completion_outside_of_a_clone_is_empty(tmp_path: Path) -> None:
     for words in (["repro", ""], ["predict", "--model", ""], ["diff", "x"]):
         assert complete(tmp_path, *words) == []
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
-def test_the_script_for_a_shell_is_printed(shell: str) -> None:
+def test_the_completion_script_is_printed(shell: str) -> None:
     done = piped(_CXR_COMPLETE=f"source_{shell}")
     assert f"_CXR_COMPLETE=complete_{shell}" in done.stdout
 
 
-def test_quiet_silences_progress_and_notes_and_no_log(
+def test_quiet_hides_progress_and_notes_but_logs_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for quiet in (False, True):
@@ -197,50 +198,52 @@ print("done")
     ("of", "arguments", "shows"),
     [("bar('work')", "3, 12", "3/12"), ("steps('work', 12)", "", "1/12")],
 )
-def test_a_bar_is_for_a_terminal_that_wants_it(of: str, arguments: str, shows: str) -> None:
+def test_progress_bars_are_drawn_only_at_terminals_without_quiet(
+    of: str, arguments: str, shows: str
+) -> None:
     code = BAR.format(of=of, arguments=arguments)
-    sent = ESCAPES.sub("", at_a_terminal(sys.executable, "-c", code))
-    assert "work" in sent and shows in sent
-    assert max(map(len, re.split("[\r\n]+", sent))) <= WIDTH
+    output = ESCAPES.sub("", at_a_terminal(sys.executable, "-c", code))
+    assert "work" in output and shows in output
+    assert max(map(len, re.split("[\r\n]+", output))) <= WIDTH
     assert at_a_terminal(sys.executable, "-c", code, CXR_QUIET="1") == "done\r\n"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("done\n", "")
 
 
-def test_a_bar_beside_an_answer_is_not_on_stdout() -> None:
+def test_the_progress_bar_of_a_command_with_output_is_on_stderr() -> None:
     code = BAR.format(of="bar('work', progress.stderr_console)", arguments="3, 12")
-    sent = at_a_terminal("sh", "-c", '"$0" -c "$1" | tr d D', sys.executable, code)
-    assert "3/12" in ESCAPES.sub("", sent)
-    assert sent.endswith("Done\r\n")
+    output = at_a_terminal("sh", "-c", '"$0" -c "$1" | tr d D', sys.executable, code)
+    assert "3/12" in ESCAPES.sub("", output)
+    assert output.endswith("Done\r\n")
 
 
-def test_the_bar_of_a_training_is_over_all_its_epochs() -> None:
+def test_the_progress_bar_of_a_training_covers_all_epochs() -> None:
     from stages import train
 
     run = SimpleNamespace(
         log=SimpleNamespace(history=[{}, {}]),
         params=SimpleNamespace(train=SimpleNamespace(protocol=SimpleNamespace(epochs=20))),
     )
-    told: list[tuple[int, int]] = []
-    advance = train.training_progress(run, lambda done, total: told.append((done, total)))
+    calls: list[tuple[int, int]] = []
+    advance = train.training_progress(run, lambda done, total: calls.append((done, total)))
     advance(5, 613)
     run.log.history.append({})
     advance(1, 613)
-    assert told == [(2 * 613 + 5, 20 * 613), (3 * 613 + 1, 20 * 613)]
+    assert calls == [(2 * 613 + 5, 20 * 613), (3 * 613 + 1, 20 * 613)]
 
 
-def test_the_pages_of_a_store_with_a_server_are_there(
+def test_ui_prints_the_pages_of_a_tracking_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """No second server is started, which could not read such a store."""
+    """It does not start a second server, which could not read such a store."""
     from cxr.cli import share
     from cxr.tracking.store import Store
     from cxr.tracking.view import View
 
-    found = SimpleNamespace(views=lambda: [View("phantom-28", "its models", "#/experiments/7")])
+    store = SimpleNamespace(views=lambda: [View("phantom-28", "its models", "#/experiments/7")])
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@mlflow.lab:5000/")
     monkeypatch.setattr(share, "with_runs", lambda of_demo: tmp_path)
-    monkeypatch.setattr(Store, "open", lambda folder: found)
+    monkeypatch.setattr(Store, "open", lambda folder: store)
     monkeypatch.setattr(os, "execv", lambda program, command: pytest.fail(f"ran {command}"))
     share.ui()
     lines = capsys.readouterr().out.splitlines()
@@ -251,7 +254,7 @@ def test_the_pages_of_a_store_with_a_server_are_there(
 
 @pytest.fixture(scope="module")
 def made(kept: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    """A pipeline that has run, with predictions and an X-ray of somebody's."""
+    """A finished pipeline, with predictions and an X-ray of a user."""
     pipeline = Pipeline(kept).copy(tmp_path_factory.mktemp("manners") / "p")
     rng = np.random.default_rng(0)
     np.savez(
@@ -275,7 +278,7 @@ def arguments_of(command: str, made: Pipeline) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", WITH_JSON)
-def test_json_is_one_document_and_nothing_else(command: str, made: Pipeline) -> None:
+def test_json_prints_one_document_and_nothing_else(command: str, made: Pipeline) -> None:
     done = made.run("cxr", command, *arguments_of(command, made), "--json")
     assert isinstance(json.loads(done.stdout), dict), done.stderr
     assert done.returncode == 0 or command == "doctor", done.stderr
@@ -283,7 +286,7 @@ def test_json_is_one_document_and_nothing_else(command: str, made: Pipeline) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["audit", "repro", "replay", "sync"])
-def test_quiet_says_nothing_where_all_is_well(command: str, made: Pipeline) -> None:
+def test_quiet_prints_nothing_without_problems(command: str, made: Pipeline) -> None:
     loud = made.run("cxr", command, *arguments_of(command, made))
     assert loud.returncode == 0 and loud.stdout
     done = made.run("cxr", "--quiet", command, *arguments_of(command, made))
@@ -291,15 +294,15 @@ def test_quiet_says_nothing_where_all_is_well(command: str, made: Pipeline) -> N
 
 
 @pytest.mark.slow
-def test_quiet_says_what_is_wrong(made: Pipeline, tmp_path: Path) -> None:
-    spoilt = made.copy(tmp_path / "p")
-    (spoilt.folder / "reports" / "summary.json").write_text("{}")
-    done = spoilt.run("cxr", "--quiet", "audit")
+def test_quiet_prints_problems(made: Pipeline, tmp_path: Path) -> None:
+    damaged = made.copy(tmp_path / "p")
+    (damaged.folder / "reports" / "summary.json").write_text("{}")
+    done = damaged.run("cxr", "--quiet", "audit")
     assert done.returncode == 1 and "reports/summary.json" in done.stdout
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", WITH_JSON)
-def test_an_answer_in_a_pipe_has_no_escapes(command: str, made: Pipeline) -> None:
+def test_output_in_a_pipe_has_no_escapes(command: str, made: Pipeline) -> None:
     done = made.run("cxr", command, *arguments_of(command, made))
     assert done.stdout and "\x1b" not in done.stdout + done.stderr

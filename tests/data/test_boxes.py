@@ -1,4 +1,4 @@
-"""Files of radiologists' boxes: ours, NIH's own, and what is refused in one line."""
+"""Files of radiologists' boxes: our format, NIH's own, and invalid files."""
 
 from pathlib import Path
 
@@ -16,14 +16,14 @@ def written(folder: Path, text: str) -> Path:
     return folder / "boxes.csv"
 
 
-def test_a_box_is_read_under_our_names(tmp_path: Path) -> None:
+def test_a_box_is_read_with_our_label_names(tmp_path: Path) -> None:
     path = written(tmp_path, HEADER + "00000181_061,train,Infiltrate,209.9,568.7,213.7,254.9\n")
     (box,) = boxes.read(path)
     assert (box.image, box.label) == ("00000181_061", "infiltration")
     assert box.corners.tolist() == [209.9, 568.7, 213.7, 254.9]
 
 
-def test_a_dicom_uid_is_kept_whole(tmp_path: Path) -> None:
+def test_a_dicom_uid_is_not_shortened(tmp_path: Path) -> None:
     path = written(tmp_path, HEADER + "1.2.840.113704.5,train,Mass,1,2,3,4\n")
     assert boxes.read(path)[0].image == "1.2.840.113704.5"
 
@@ -45,19 +45,22 @@ def test_nihs_own_file_is_read(tmp_path: Path) -> None:
     [
         ("", "has no column for id, label, x, y, width, height"),
         ("image_id,label,x,y\n", "has no column for width, height"),
-        (HEADER + "a,test,Cough,1,2,3,4\n", "line 2 of .* names 'Cough', which is none of the 14"),
-        (HEADER + "a,test,Mass,1,2,3\n", "line 2 of .* has 6 columns"),
-        (HEADER + "a,test,Mass,1,2,3,4\na,test,Mass,1,2,x,4\n", "line 3 of .* holds no numbers"),
+        (HEADER + "a,test,Cough,1,2,3,4\n", "line 2 of .*: 'Cough' is not one of the 14"),
+        (HEADER + "a,test,Mass,1,2,3\n", "line 2 of .* has 6 columns; expected at least 7"),
+        (
+            HEADER + "a,test,Mass,1,2,3,4\na,test,Mass,1,2,x,4\n",
+            "line 3 of .*: x, y, width and height must be",
+        ),
         (HEADER + "a,test,Mass,1,2,0,4\n", "line 2 of .* is not a box"),
         (HEADER + "a,test,Mass,1,nan,3,4\n", "line 2 of .* is not a box"),
     ],
 )
-def test_what_is_no_box_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
+def test_an_invalid_box_is_refused_with_its_line(tmp_path: Path, text: str, sentence: str) -> None:
     with pytest.raises(CxrError, match=sentence):
         boxes.read(written(tmp_path, text))
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_binary_file_are_refused(tmp_path: Path) -> None:
     for name in ("none.csv", "."):
         with pytest.raises(CxrError, match=r"gradcam.boxes: .* does not exist or is not a file"):
             boxes.find(name, tmp_path)
@@ -68,7 +71,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         boxes.read(path)
 
 
-@pytest.mark.skipif(not SHARED.is_file(), reason=f"{SHARED} is not here")
+@pytest.mark.skipif(not SHARED.is_file(), reason=f"{SHARED} does not exist")
 def test_the_real_boxes_are_read() -> None:
     found = boxes.read(SHARED)
     assert len(found) == 61

@@ -1,4 +1,4 @@
-"""Chunked reading gives what numpy gives, and a faulty archive is refused and never unpickled."""
+"""Chunked reading equals numpy's, and an invalid archive is refused and never unpickled."""
 
 import hashlib
 import io
@@ -46,7 +46,7 @@ def write_member(path: Path, content: bytes, key: str = "x") -> None:
 
 
 def npy(shape: Any, body: bytes, descr: Any = "|u1", fortran_order: bool = False) -> bytes:
-    """A .npy file of which the header says what it is told to."""
+    """A .npy file with the given values in its header."""
     file = io.BytesIO()
     header = {"descr": descr, "fortran_order": fortran_order, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
@@ -81,11 +81,11 @@ def test_reading_in_chunks_equals_numpys_load(
 @pytest.mark.parametrize("save", SAVES)
 @pytest.mark.parametrize("key", ["images", "labels", "floats", "big_endian", "ids", "no_rows"])
 @pytest.mark.parametrize("chunk_bytes", [1, 7 * 81, 2**24])
-def test_rows_of_an_array_in_fortran_order_are_those_of_numpy(
+def test_an_array_in_fortran_order_is_read_as_numpy_reads_it(
     path: Path, monkeypatch: pytest.MonkeyPatch, save: Save, key: str, chunk_bytes: int
 ) -> None:
     monkeypatch.setattr(npz, "CHUNK_BYTES", chunk_bytes)
-    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")  # it may be in memory
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")  # the default folder may be in memory
     array = np.asfortranarray(ARRAYS[key])
     save(path, x=array)
     with NpzReader(path, path.parent) as reader:
@@ -114,22 +114,27 @@ def test_a_damaged_array_in_fortran_order_is_refused(path: Path) -> None:
     whole = bytearray(path.read_bytes())
     whole[600] ^= 1
     path.write_bytes(whole)
-    assert refusal(path) == f"{path} is damaged; get the file again"
+    assert refusal(path) == f"{path} is damaged; get a new copy of the file"
     write_member(path, npy((3, 4), bytes(8), fortran_order=True))
-    assert "`x` states 12 bytes and holds 8" in refusal(path)
+    assert "`x` has 8 bytes, but its header states 12" in refusal(path)
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
         (POINTER, "is a Git LFS pointer, not the file; run `git lfs pull`"),
-        (npy((2,), bytes(2)), "is one array (.npy); save all arrays into one file with np.savez"),
-        (b"", "is not an npz file, or it is cut short; get the file again"),
-        (b"<html>login</html>", "is not an npz file, or it is cut short; get the file again"),
+        (
+            npy((2,), bytes(2)),
+            "is a single array (.npy); save all arrays to one npz file with np.savez",
+        ),
+        (b"", "is not an npz file or is truncated; get a new copy of the file"),
+        (b"<html>login</html>", "is not an npz file or is truncated; get a new copy of the file"),
     ],
     ids=["pointer", "npy", "empty", "html"],
 )
-def test_another_file_is_named_for_what_it_is(path: Path, content: bytes, words: str) -> None:
+def test_a_file_of_another_format_is_refused_with_the_fix(
+    path: Path, content: bytes, words: str
+) -> None:
     path.write_bytes(content)
     assert refusal(path) == f"{path} {words}"
 
@@ -139,7 +144,7 @@ def test_another_file_is_named_for_what_it_is(path: Path, content: bytes, words:
     [(1, [1] * 37), (80, [1] * 37), (7 * 81, [7] * 5 + [2]), (7 * 81 - 1, [6] * 6 + [1]),
      (37 * 81, [37]), (37 * 81 - 1, [36, 1])],
 )  # fmt: skip
-def test_a_chunk_is_as_many_whole_rows_as_fit(
+def test_a_chunk_has_as_many_whole_rows_as_fit(
     path: Path, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int, lengths: list[int]
 ) -> None:
     monkeypatch.setattr(npz, "CHUNK_BYTES", chunk_bytes)
@@ -157,7 +162,7 @@ def test_a_header_of_version_2_is_read(path: Path) -> None:
 
 
 class Trap:
-    """Unpickling it makes a file."""
+    """Unpickling it creates a file."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -174,7 +179,7 @@ def test_pickled_objects_are_refused_and_never_loaded(
     array = np.zeros(2, dtype)
     array[1] = Trap(marker) if dtype is object else (0, Trap(marker))
     np.savez(path, x=array)
-    assert "`x` holds pickled Python objects, which are never loaded" in refusal(path)
+    assert "`x` contains pickled Python objects, which are never loaded" in refusal(path)
     assert not marker.exists()
     _ = np.load(path, allow_pickle=True)["x"]
     assert marker.exists()  # the trap works
@@ -183,11 +188,11 @@ def test_pickled_objects_are_refused_and_never_loaded(
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (npy((), bytes(1)), "`x` is a single value; an array of rows is needed"),
-        (npy((3, 4), bytes(8)), "`x` states 12 bytes and holds 8"),
-        (npy((2, 4), bytes(12)), "`x` states 8 bytes and holds 12"),
-        (npy((2**40, 2**40), bytes(8)), f"`x` has shape ({2**40}, {2**40}), which no data has"),
-        (npy((-2, -4), bytes(8)), "`x` has shape (-2, -4), which no data has"),
+        (npy((), bytes(1)), "`x` is a single value; expected an array of rows"),
+        (npy((3, 4), bytes(8)), "`x` has 8 bytes, but its header states 12"),
+        (npy((2, 4), bytes(12)), "`x` has 12 bytes, but its header states 8"),
+        (npy((2**40, 2**40), bytes(8)), f"`x` has shape ({2**40}, {2**40}); expected"),
+        (npy((-2, -4), bytes(8)), "`x` has shape (-2, -4); expected 1 to 4 dimensions"),
         (npy((2,), bytes(2), descr="<u9"), "`x` is not a numpy array"),
         (npy("long", bytes(2)), "`x` is not a numpy array"),
         (npy((2,), bytes(2))[:9], "`x` is not a numpy array"),
@@ -196,23 +201,21 @@ def test_pickled_objects_are_refused_and_never_loaded(
         (b"not an array", "`x` is not a numpy array"),
         (b"", "`x` is not a numpy array"),
     ],
-    ids=["scalar", "fewer held", "more held", "overflowing", "negative", "no dtype",
+    ids=["scalar", "too few bytes", "too many bytes", "overflowing", "negative", "no dtype",
          "no shape", "cut in magic", "cut in header", "version 9", "text", "empty"],
 )  # fmt: skip
-def test_a_member_that_is_not_what_it_says_is_refused(
-    path: Path, content: bytes, words: str
-) -> None:
+def test_a_member_with_an_invalid_header_is_refused(path: Path, content: bytes, words: str) -> None:
     write_member(path, content)
     assert words in refusal(path)
 
 
-def test_a_missing_key_is_named_with_those_there(path: Path) -> None:
+def test_a_missing_key_is_named_with_the_existing_keys(path: Path) -> None:
     np.savez(path, b=np.zeros(2), a=np.zeros(2))
-    assert refusal(path).endswith("has no `x`; it holds a, b")
+    assert refusal(path).endswith("has no `x`; it contains a, b")
     write_member(path, b"", key="other.txt")
     with zipfile.ZipFile(path, "w"):
         pass
-    assert refusal(path).endswith("has no `x`; it holds nothing")
+    assert refusal(path).endswith("has no `x`; it contains no arrays")
 
 
 def test_text_is_not_an_npz_file(path: Path) -> None:
@@ -220,26 +223,26 @@ def test_text_is_not_an_npz_file(path: Path) -> None:
     assert "is not an npz file" in refusal(path)
 
 
-def test_a_missing_file_and_a_folder_are_named(path: Path) -> None:
-    assert refusal(path).endswith("does not exist")
+def test_a_missing_file_and_a_folder_are_refused(path: Path) -> None:
+    assert refusal(path).endswith("does not exist; check the path")
     path.mkdir()
     assert "is a folder" in refusal(path)
 
 
 @pytest.mark.parametrize("save", SAVES)
-def test_an_archive_cut_anywhere_is_refused(path: Path, save: Save) -> None:
+def test_an_archive_truncated_anywhere_is_refused(path: Path, save: Save) -> None:
     save(path, x=np.arange(20, dtype=np.uint8))
     whole = path.read_bytes()
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
-        assert "cut short" in refusal(path)
+        assert "truncated" in refusal(path)
 
 
 @pytest.mark.parametrize("save", SAVES)
-def test_a_flipped_bit_never_changes_a_value_unseen(
+def test_a_flipped_bit_never_changes_a_value_undetected(
     path: Path, monkeypatch: pytest.MonkeyPatch, save: Save
 ) -> None:
-    monkeypatch.setattr(npz, "CHUNK_BYTES", 16)  # the check sum is complete with the last chunk
+    monkeypatch.setattr(npz, "CHUNK_BYTES", 16)  # the checksum is verified with the last chunk
     array = np.random.default_rng(1).integers(0, 256, (64, 4)).astype(np.uint8)
     save(path, x=array)
     whole = path.read_bytes()
@@ -250,7 +253,7 @@ def test_a_flipped_bit_never_changes_a_value_unseen(
         flipped[position] ^= 1
         path.write_bytes(flipped)
         try:
-            with NpzReader(path) as reader:  # the last bits of a compressed member say nothing
+            with NpzReader(path) as reader:  # the last bits of a compressed member are unused
                 np.testing.assert_array_equal(reader.read("x"), array)
         except CxrError as error:
             assert str(path) in str(error)
@@ -259,7 +262,7 @@ def test_a_flipped_bit_never_changes_a_value_unseen(
 
 
 @pytest.mark.parametrize("save", SAVES)
-def test_no_flipped_byte_of_an_archive_is_a_traceback(path: Path, save: Save) -> None:
+def test_no_flipped_byte_causes_a_traceback(path: Path, save: Save) -> None:
     array = np.arange(6, dtype=np.uint8)
     save(path, x=array)
     whole = path.read_bytes()
@@ -275,7 +278,7 @@ def test_no_flipped_byte_of_an_archive_is_a_traceback(path: Path, save: Save) ->
                 assert str(path) in str(error)
 
 
-def test_written_members_are_what_numpy_loads(path: Path) -> None:
+def test_numpy_loads_the_written_members(path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for key, array in ARRAYS.items():
             rows = iter(np.array_split(array, 3))
@@ -286,7 +289,7 @@ def test_written_members_are_what_numpy_loads(path: Path) -> None:
         np.testing.assert_array_equal(theirs[key], array, strict=True)
 
 
-def test_equal_rows_give_equal_bytes_whatever_the_chunks(tmp_path: Path) -> None:
+def test_equal_rows_give_equal_bytes_for_any_chunk_size(tmp_path: Path) -> None:
     array = ARRAYS["images"]
     digests = set()
     for n_chunks in (1, 1, 5):
@@ -294,12 +297,19 @@ def test_equal_rows_give_equal_bytes_whatever_the_chunks(tmp_path: Path) -> None
         with zipfile.ZipFile(path, "w") as archive:
             rows = iter(np.array_split(array, n_chunks))
             write_npz_member(archive, "x", array.shape, array.dtype, rows)
-            assert archive.getinfo("x.npy").date_time == (1980, 1, 1, 0, 0, 0)  # not the clock's
+            assert archive.getinfo("x.npy").date_time == (
+                1980,
+                1,
+                1,
+                0,
+                0,
+                0,
+            )  # not the current time
         digests.add(hashlib.sha256(path.read_bytes()).hexdigest())
     assert len(digests) == 1
 
 
-def test_an_array_in_chunks_is_the_file_that_numpy_saves(tmp_path: Path) -> None:
+def test_an_array_written_in_chunks_equals_numpys_file(tmp_path: Path) -> None:
     array = ARRAYS["floats"]
     np.save(tmp_path / "theirs.npy", array)
     with open(tmp_path / "ours.npy", "wb") as file:

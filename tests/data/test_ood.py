@@ -1,4 +1,4 @@
-"""Likeness to the mean training image, against numpy."""
+"""Similarity to the mean training image, compared with numpy."""
 
 import numpy as np
 import pytest
@@ -22,23 +22,23 @@ def test_similarity_is_pearsons_with_the_mean_image() -> None:
     assert ood.threshold == pytest.approx(np.quantile(of_val, 0.01))
 
 
-def test_larger_images_are_brought_to_28_by_areas() -> None:
+def test_larger_images_are_downsampled_by_area_averaging() -> None:
     train = chests("train", 50, 56)
     ood = OodReference.of(train, train)
     small = train.reshape(50, 28, 2, 28, 2).mean(axis=(2, 4))
     np.testing.assert_allclose(ood.mean_image, small.mean(axis=0))
 
 
-def test_what_is_no_chest_is_told_from_one() -> None:
+def test_images_that_are_not_chests_score_below_the_threshold() -> None:
     ood = OodReference.of(chests("train"), chests("val"))
     test = chests("test")
     assert (ood.similarity(test) >= ood.threshold).mean() > 0.95
     rng = np.random.default_rng(0)
-    for strange in (255 - test, test[:, ::-1], rng.integers(0, 256, test.shape, np.uint8)):
-        assert (ood.similarity(strange) < ood.threshold).mean() > 0.95
+    for not_chests in (255 - test, test[:, ::-1], rng.integers(0, 256, test.shape, np.uint8)):
+        assert (ood.similarity(not_chests) < ood.threshold).mean() > 0.95
 
 
-def test_one_grey_value_is_like_nothing() -> None:
+def test_a_constant_image_has_similarity_0() -> None:
     ood = OodReference.of(chests("train", 20), chests("val", 20))
     assert ood.similarity(np.full((2, 28, 28), 90, np.uint8)).tolist() == [0, 0]
     assert ood.similarity(np.empty((0, 28, 28), np.uint8)).shape == (0,)

@@ -1,4 +1,4 @@
-"""The phantom: the same chest however it is asked for, signs where they belong, real statistics."""
+"""The phantom: reproducible chests, findings in plausible positions, published statistics."""
 
 import numpy as np
 import pytest
@@ -62,7 +62,7 @@ def train_masks() -> np.ndarray:
 
 
 def render_without(label: str, patch: pytest.MonkeyPatch) -> np.ndarray:
-    """The images of `train` with a finding left unpainted, all else the same."""
+    """The images of `train` without one finding, otherwise unchanged."""
 
     def draw_without(seed: int, split: str, block: int) -> Draws:
         return draw(seed, split, block).without(label)
@@ -71,7 +71,7 @@ def render_without(label: str, patch: pytest.MonkeyPatch) -> np.ndarray:
     return phantom.render(0, "train", 0, 2048, 28).images
 
 
-def test_batch_is_uint8_of_the_asked_shape(train: phantom.Batch) -> None:
+def test_a_batch_is_uint8_of_the_requested_shape(train: phantom.Batch) -> None:
     assert train.images.shape == (2048, 28, 28) and train.images.dtype == np.uint8
     assert train.labels.shape == (2048, 14) and train.labels.dtype == np.uint8
     assert set(np.unique(train.labels)) == {0, 1}
@@ -79,7 +79,7 @@ def test_batch_is_uint8_of_the_asked_shape(train: phantom.Batch) -> None:
     assert empty.images.shape == (0, 64, 64) and empty.labels.shape == (0, 14)
 
 
-def test_values_use_the_range_as_chestmnist_does(train: phantom.Batch) -> None:
+def test_grey_values_are_distributed_as_in_chestmnist(train: phantom.Batch) -> None:
     grey = train.images / 255
     assert 0.42 < grey.mean() < 0.58
     assert 0.20 < grey.std() < 0.30
@@ -87,7 +87,7 @@ def test_values_use_the_range_as_chestmnist_does(train: phantom.Batch) -> None:
 
 
 @pytest.mark.parametrize("size", [28, 100])
-def test_how_the_range_is_cut_changes_nothing(size: int) -> None:
+def test_images_do_not_depend_on_how_the_range_is_split(size: int) -> None:
     whole = phantom.render(3, "train", 0, 300, size)
     cuts = [(0, 37), (37, 129), (129, 130), (130, 300)]
     parts = [phantom.render(3, "train", *cut, size) for cut in cuts]
@@ -95,13 +95,13 @@ def test_how_the_range_is_cut_changes_nothing(size: int) -> None:
     np.testing.assert_array_equal(whole.labels, np.concatenate([p.labels for p in parts]))
 
 
-def test_masks_do_not_depend_on_the_cut() -> None:
+def test_masks_do_not_depend_on_how_the_range_is_split() -> None:
     whole = phantom.masks(3, "val", 240, 280, 28)
     parts = [phantom.masks(3, "val", *cut, 28) for cut in ((240, 259), (259, 280))]
     np.testing.assert_array_equal(whole, np.concatenate(parts))
 
 
-def test_seed_split_and_index_each_make_other_chests() -> None:
+def test_seed_split_and_index_each_give_different_chests() -> None:
     first = phantom.render(0, "train", 0, 64, 28)
     again = phantom.render(0, "train", 0, 64, 28)
     np.testing.assert_array_equal(first.images, again.images)
@@ -111,7 +111,7 @@ def test_seed_split_and_index_each_make_other_chests() -> None:
         phantom.render(0, "test", 0, 64, 28),
         phantom.render(0, "train", 256, 320, 28),
     ]
-    # Labels, because other pixel noise alone would make the images differ.
+    # Labels, because different pixel noise alone would make the images differ.
     assert len({batch.labels.tobytes() for batch in [first, *others]}) == 5
 
 
@@ -126,13 +126,13 @@ def test_an_index_is_the_same_chest_at_every_size(size: int) -> None:
     np.testing.assert_array_equal(match.argmax(axis=1), np.arange(16))
 
 
-def test_rendered_labels_are_the_drawn_ones(train: phantom.Batch) -> None:
+def test_rendered_labels_equal_the_drawn_ones(train: phantom.Batch) -> None:
     drawn = np.concatenate([draw(0, "train", block).labels for block in range(8)])
     np.testing.assert_array_equal(train.labels, drawn)
 
 
 @pytest.mark.parametrize("label", LABELS)
-def test_prevalence_is_the_published_one(label: str, many_labels: np.ndarray) -> None:
+def test_prevalence_matches_the_published_one(label: str, many_labels: np.ndarray) -> None:
     prevalence = PUBLISHED_POSITIVES[label] / PUBLISHED_IMAGES
     sampling_sd = np.sqrt(prevalence * (1 - prevalence) / len(many_labels))
     assert abs(many_labels[:, LABELS.index(label)].mean() - prevalence) < 4 * sampling_sd
@@ -142,7 +142,7 @@ def test_prevalence_is_the_published_one(label: str, many_labels: np.ndarray) ->
 def test_pairs_occur_together_as_published(pair: tuple[str, str], many_labels: np.ndarray) -> None:
     a, b = (many_labels[:, LABELS.index(label)] for label in pair)
     expected = PUBLISHED_PAIRS[pair] / PUBLISHED_IMAGES * len(many_labels)
-    # The correlations are rounded to 0.01, which moves a count by up to some 5 %.
+    # The correlations are rounded to 0.01, which changes a count by up to about 5 %.
     assert abs((a & b).sum() - expected) < 4 * np.sqrt(expected) + 0.05 * expected
 
 
@@ -165,7 +165,7 @@ def test_local_signs_are_small(train: phantom.Batch, train_masks: np.ndarray) ->
 
 
 @pytest.mark.parametrize("label", LABELS)
-def test_a_sign_changes_the_picture_inside_its_mask(
+def test_a_finding_changes_the_image_inside_its_mask(
     label: str, train: phantom.Batch, train_masks: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     k = LABELS.index(label)
@@ -187,10 +187,10 @@ def test_cardiomegaly_is_a_heart_wider_than_half_the_thorax() -> None:
         heart = phantom.masks(0, "train", row, row + 1, size)[0, LABELS.index("cardiomegaly")]
         a = draws.anatomy
         thorax_pixels = (a["thorax"] * a["zoom"])[row].item() * size
-        assert heart.any(axis=0).sum() / thorax_pixels > 0.48  # less a pixel at either border
+        assert heart.any(axis=0).sum() / thorax_pixels > 0.48  # minus a pixel at each border
 
 
-def test_effusion_whitens_a_costophrenic_angle(
+def test_effusion_brightens_a_costophrenic_angle(
     train: phantom.Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change = train.images.astype(int) - render_without("effusion", monkeypatch)
@@ -204,7 +204,7 @@ def test_effusion_whitens_a_costophrenic_angle(
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_mean_brightness_gives_no_local_sign_away(split: str) -> None:
+def test_mean_brightness_does_not_reveal_local_findings(split: str) -> None:
     batch = phantom.render(5, split, 0, 3072, 28)
     brightness = batch.images.mean(axis=(1, 2))
     for label in ("atelectasis", "effusion", "infiltration", "mass", "nodule", "pneumothorax"):
@@ -218,16 +218,16 @@ def test_mean_brightness_gives_no_local_sign_away(split: str) -> None:
     [
         (0, "train", 0, 1, 27, "size 27 is outside 28..224"),
         (0, "train", 0, 1, 225, "size 225 is outside 28..224"),
-        (0, "dev", 0, 1, 28, "split 'dev' is none of train, val, test"),
+        (0, "dev", 0, 1, 28, "split 'dev' is not one of train, val, test"),
         (0, "train", 3, 2, 28, "range 3..2"),
         (0, "train", -1, 2, 28, "range -1..2"),
         (0, "train", 0, 1, -28, "size -28 is outside 28..224"),
         (-4, "train", 0, 1, 28, "seed -4 is negative"),
     ],
 )
-def test_bad_values_are_named(
+def test_arguments_out_of_range_are_refused(
     seed: int, split: str, start: int, stop: int, size: int, words: str
 ) -> None:
-    for ask in (phantom.render, phantom.masks):
+    for call in (phantom.render, phantom.masks):
         with pytest.raises(CxrError, match=words):
-            ask(seed, split, start, stop, size)
+            call(seed, split, start, stop, size)

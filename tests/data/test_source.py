@@ -1,4 +1,4 @@
-"""Downloads arrive whole, go on where they stopped, and say why when they can't."""
+"""Downloads are complete, resume after an interruption, and report why they failed."""
 
 import hashlib
 import threading
@@ -22,7 +22,7 @@ MD5 = hashlib.md5(CONTENT).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
-    """Answers with CONTENT; `faults` are used up one a request."""
+    """Answers with CONTENT; each request consumes one of `faults`."""
 
     faults: list[str]
     ranges: list[str | None]
@@ -32,20 +32,20 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        asked = self.headers.get("Range")
-        self.server.ranges.append(asked)
+        range_header = self.headers.get("Range")
+        self.server.ranges.append(range_header)
         fault = self.server.faults.pop(0) if self.server.faults else ""
         if fault == "503":
             self.send_error(503)
             return
         if fault == "no ranges":
-            asked = None
-        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
+            range_header = None
+        start = int(range_header.removeprefix("bytes=").rstrip("-")) if range_header else 0
         if start == len(CONTENT):
             self.send_error(416)
             return
         body = CONTENT[start:]
-        self.send_response(206 if asked else 200)
+        self.send_response(206 if range_header else 200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body[: len(body) // 2] if fault in ("break", "stall") else body)
@@ -58,12 +58,12 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    made = Server(("127.0.0.1", 0), Handler)
-    made.faults, made.ranges = [], []
-    thread = threading.Thread(target=made.serve_forever, daemon=True)
+    server = Server(("127.0.0.1", 0), Handler)
+    server.faults, server.ranges = [], []
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    yield made
-    made.shutdown()
+    yield server
+    server.shutdown()
 
 
 def fetch(server: Server, folder: Path, md5: str = MD5) -> Path:
@@ -79,28 +79,30 @@ def refusal(server: Server, folder: Path, md5: str = MD5) -> str:
     assert not (folder / "chest.npz").exists()
     text = str(caught.value)
     assert "\n" not in text
-    for way_out in ("try again", "download.source=file", "download.source=phantom"):
-        assert way_out in text
+    for alternative in ("try again", "download.source=file", "download.source=phantom"):
+        assert alternative in text
     return text
 
 
-def test_a_file_arrives_whole(server: Server, tmp_path: Path) -> None:
+def test_a_file_is_downloaded(server: Server, tmp_path: Path) -> None:
     assert fetch(server, tmp_path).read_bytes() == CONTENT
 
 
 def get(server: Server, folder: Path, cached: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """ChestMNIST, as the stage asks for it."""
+    """Get ChestMNIST as the stage does."""
     monkeypatch.setitem(source.URLS, 28, f"http://127.0.0.1:{server.server_port}/chest.npz")
     monkeypatch.setitem(source.MD5S, 28, MD5)
-    asked = Download(
+    range_header = Download(
         source="medmnist", size=28, path=None, phantom=PhantomCounts(train=1, val=1, test=1)
     )
     target, scratch = folder / "chest.npz", folder / "scratch"
-    source.get(asked, 0, target, scratch, folder, lambda md5: cached / md5, lambda done, of: None)
+    source.get(
+        range_header, 0, target, scratch, folder, lambda md5: cached / md5, lambda done, of: None
+    )
     return target
 
 
-def test_a_file_that_came_before_is_not_asked_for_again(
+def test_a_cached_file_is_not_downloaded_again(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / MD5).write_bytes(CONTENT)
@@ -109,7 +111,7 @@ def test_a_file_that_came_before_is_not_asked_for_again(
 
 
 @pytest.mark.parametrize("content", [None, b"", CONTENT[:-1] + b"x"])
-def test_what_is_not_the_file_is_not_taken_for_it(
+def test_an_invalid_cached_file_is_downloaded_again(
     content: bytes | None, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if content is not None:
@@ -118,20 +120,20 @@ def test_what_is_not_the_file_is_not_taken_for_it(
     assert server.ranges == [None]
 
 
-def test_a_disk_that_takes_no_copy_is_no_reason_to_download(tmp_path: Path) -> None:
+def test_a_failed_copy_from_the_cache_is_reported(tmp_path: Path) -> None:
     (tmp_path / MD5).write_bytes(CONTENT)
     with pytest.raises(OSError, match="nowhere"):
-        source.take(tmp_path / MD5, MD5, tmp_path / "nowhere" / "chest.npz")
+        source.copy_if_valid(tmp_path / MD5, MD5, tmp_path / "nowhere" / "chest.npz")
 
 
-def test_a_broken_download_goes_on_where_it_stopped(server: Server, tmp_path: Path) -> None:
+def test_an_interrupted_download_resumes(server: Server, tmp_path: Path) -> None:
     server.faults = ["break"]
-    assert "broke off" in refusal(server, tmp_path)
+    assert "the connection was interrupted" in refusal(server, tmp_path)
     assert fetch(server, tmp_path).read_bytes() == CONTENT
     assert server.ranges == [None, f"bytes={len(CONTENT) // 2}-"]
 
 
-def test_a_server_without_ranges_sends_it_all_again(server: Server, tmp_path: Path) -> None:
+def test_a_server_without_ranges_sends_the_whole_file_again(server: Server, tmp_path: Path) -> None:
     server.faults = ["break", "no ranges"]
     refusal(server, tmp_path)
     assert fetch(server, tmp_path).read_bytes() == CONTENT
@@ -139,7 +141,7 @@ def test_a_server_without_ranges_sends_it_all_again(server: Server, tmp_path: Pa
 
 
 @pytest.mark.parametrize("kept", [CONTENT, CONTENT[:-1] + b"?"], ids=["right", "wrong"])
-def test_a_part_as_long_as_the_file_is_decided_by_its_md5(
+def test_a_complete_partial_file_is_checked_by_its_md5(
     server: Server, tmp_path: Path, kept: bytes
 ) -> None:
     part = tmp_path / "scratch" / f"{MD5}.part"
@@ -148,36 +150,38 @@ def test_a_part_as_long_as_the_file_is_decided_by_its_md5(
     if kept == CONTENT:
         assert fetch(server, tmp_path).read_bytes() == CONTENT
     else:
-        assert "was thrown away" in refusal(server, tmp_path)
+        assert "was deleted" in refusal(server, tmp_path)
     assert server.ranges == [f"bytes={len(CONTENT)}-"] and not part.exists()
 
 
-def test_a_server_that_falls_silent_is_told(
+def test_a_timeout_of_the_server_is_reported(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(source, "TIMEOUT_SECONDS", (1, 0.3))
     server.faults = ["stall"]
-    assert "the server did not answer in time" in refusal(server, tmp_path)
+    assert "the server did not respond in time" in refusal(server, tmp_path)
     assert fetch(server, tmp_path).read_bytes() == CONTENT
 
 
-def test_a_wrong_file_is_thrown_away(server: Server, tmp_path: Path) -> None:
-    assert f"MD5 {MD5} instead of" in refusal(server, tmp_path, "0" * 32)
+def test_a_file_with_a_wrong_md5_is_deleted(server: Server, tmp_path: Path) -> None:
+    assert f"has MD5 {MD5}, expected {'0' * 32}, and was deleted" in refusal(
+        server, tmp_path, "0" * 32
+    )
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
-def test_the_servers_answer_is_told(server: Server, tmp_path: Path) -> None:
+def test_the_servers_status_is_reported(server: Server, tmp_path: Path) -> None:
     server.faults = ["503"]
     assert "503 Service Unavailable" in refusal(server, tmp_path)
 
 
-def test_no_server_is_told(server: Server, tmp_path: Path) -> None:
+def test_a_failed_connection_is_reported(server: Server, tmp_path: Path) -> None:
     server.shutdown()
     server.server_close()
-    assert "no connection" in refusal(server, tmp_path)
+    assert "could not connect to the server" in refusal(server, tmp_path)
 
 
-def test_places_and_labels_are_the_publishers() -> None:
+def test_urls_md5s_and_labels_match_medmnist() -> None:
     info = medmnist.INFO["chestmnist"]
     for size in source.URLS:
         suffix = "" if size == 28 else f"_{size}"
@@ -186,7 +190,7 @@ def test_places_and_labels_are_the_publishers() -> None:
     assert tuple(info["label"][str(i)] for i in range(14)) == LABELS
 
 
-def test_the_publishers_reader_reads_our_raw_file(tmp_path: Path) -> None:
+def test_medmnist_reads_the_phantoms_raw_file(tmp_path: Path) -> None:
     counts = {"train": 30, "val": 20, "test": 10}
     progress: list[tuple[int, int]] = []
     source.write_phantom(

@@ -1,4 +1,4 @@
-"""The splits on disk are the raw file's, and a raw file that can't be used is refused by name."""
+"""The splits on disk equal the raw file's, and an unusable raw file is refused by name."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,15 +20,15 @@ REAL = Path(__file__).parents[3] / "shared/data/nih_real_28.npz"
 
 @pytest.fixture
 def arrays() -> Arrays:
-    """A good raw file with all columns; the splits differ in brightness and length."""
+    """A valid raw file with all columns; the splits differ in brightness and length."""
     rng = np.random.default_rng(0)
-    made: Arrays = {}
+    data: Arrays = {}
     for darkest, (split, n) in zip((0, 60, 120), COUNTS.items(), strict=True):
-        made[f"{split}_images"] = rng.integers(darkest, 256, (n, 10, 10)).astype(np.uint8)
-        made[f"{split}_labels"] = rng.integers(0, 2, (n, len(LABELS))).astype(np.int64)
-        made[f"{split}_ids"] = np.array([f"{split}-{i}.png" for i in range(n)])
-        made[f"{split}_patients"] = np.arange(n, dtype=np.int32)
-    return made
+        data[f"{split}_images"] = rng.integers(darkest, 256, (n, 10, 10)).astype(np.uint8)
+        data[f"{split}_labels"] = rng.integers(0, 2, (n, len(LABELS))).astype(np.int64)
+        data[f"{split}_ids"] = np.array([f"{split}-{i}.png" for i in range(n)])
+        data[f"{split}_patients"] = np.arange(n, dtype=np.int32)
+    return data
 
 
 def extract(
@@ -50,7 +50,7 @@ def refusal(arrays: Arrays, folder: Path) -> str:
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 @pytest.mark.parametrize("chunk_bytes", [250, 2**24])
-def test_the_arrays_are_those_that_numpy_reads(
+def test_the_arrays_equal_those_that_numpy_reads(
     arrays: Arrays,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -86,7 +86,7 @@ def test_ids_and_patients_may_be_absent_as_in_chestmnist(arrays: Arrays, tmp_pat
 
 
 @pytest.mark.parametrize("chunk_bytes", [250, 2**24])
-def test_statistics_are_numpys_over_the_training_pixels_alone(
+def test_statistics_equal_numpys_over_the_training_pixels(
     arrays: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int
 ) -> None:
     monkeypatch.setattr(npz, "CHUNK_BYTES", chunk_bytes)
@@ -98,7 +98,7 @@ def test_statistics_are_numpys_over_the_training_pixels_alone(
 
 def test_statistics_of_a_hand_computed_case(arrays: Arrays, tmp_path: Path) -> None:
     arrays["train_images"][:] = 0
-    arrays["train_images"][:, :5] = 255  # one half white
+    arrays["train_images"][:, :5] = 255  # half white
     _, statistics = extract(arrays, tmp_path)
     assert (statistics.mean, statistics.std) == (0.5, 0.5)
 
@@ -118,7 +118,7 @@ def test_the_origin_is_read_back(tmp_path: Path, source: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["?", "i1", "u2", ">i4", "u8"])
-def test_labels_of_any_integer_type_are_taken(arrays: Arrays, tmp_path: Path, dtype: str) -> None:
+def test_labels_of_any_integer_dtype_are_read(arrays: Arrays, tmp_path: Path, dtype: str) -> None:
     labels = arrays["val_labels"].copy()
     arrays["val_labels"] = labels.astype(dtype)
     extract(arrays, tmp_path)
@@ -132,103 +132,107 @@ def with_nan(values: np.ndarray) -> np.ndarray:
 
 
 def with_value(value: int) -> Callable[[np.ndarray], np.ndarray]:
-    def spoil(labels: np.ndarray) -> np.ndarray:
+    def corrupt(labels: np.ndarray) -> np.ndarray:
         labels[3, LABELS.index("edema")] = labels[4, 0] = value
         return labels
 
-    return spoil
+    return corrupt
 
 
 REFUSALS: dict[str, tuple[str, Callable[[np.ndarray], Any], str]] = {
     "float images": (
         "train_images",
         lambda a: a / 255,
-        "; images must be uint8, 0 to 255; convert the images of each split with "
+        "; expected uint8 with values from 0 to 255; convert the images of each split with "
         "`(train_images * 255).round().astype(np.uint8)`",
     ),
-    "images with NaN": ("test_images", with_nan, "test_images is float32 with 10 NaN; images"),
-    "wide integers": ("val_images", lambda a: a.astype(int), "; images must be uint8, 0 to 255;"),
+    "images with NaN": ("test_images", with_nan, "has dtype float32 with 10 NaN values;"),
+    "wide integers": ("val_images", lambda a: a.astype(int), "; expected uint8 with values from 0"),
     "colour": (
         "val_images",
         lambda a: np.stack([a] * 3, -1),
-        "val_images has shape (5, 10, 10, 3); grey square images are needed",
+        "val_images has shape (5, 10, 10, 3); expected square grey images",
     ),
-    "flat images": ("val_images", lambda a: a.reshape(5, 100), "has shape (5, 100); grey"),
-    "oblong images": ("val_images", lambda a: a[:, :9], "has shape (5, 9, 10); grey"),
-    "tiny images": ("val_images", lambda a: a[:, :7, :7], "has shape (5, 7, 7); grey"),
-    "no images": ("val_images", lambda a: a[:0], "val_images is empty; every split needs images"),
+    "flat images": ("val_images", lambda a: a.reshape(5, 100), "has shape (5, 100); expected"),
+    "oblong images": ("val_images", lambda a: a[:, :9], "has shape (5, 9, 10); expected"),
+    "tiny images": ("val_images", lambda a: a[:, :7, :7], "has shape (5, 7, 7); expected"),
+    "no images": ("val_images", lambda a: a[:0], "val_images is empty; every split needs at"),
     "another size": ("val_images", lambda a: a[:, :9, :9], "of different sizes: [9, 10]"),
-    "object images": ("val_images", lambda a: a.astype(object), "`val_images` holds pickled"),
+    "object images": ("val_images", lambda a: a.astype(object), "`val_images` contains pickled"),
     "soft labels": (
         "train_labels",
         lambda a: a * 0.7 + 0.15,
-        " (126 such values); labels must be 0 or 1",
+        " (126 invalid values); labels must be 0 or 1",
     ),
     "labels with NaN": (
         "test_labels",
         with_nan,
-        f"test_labels holds nan at row 2, {LABELS[3]} (1 such value); labels must be 0 or 1",
+        f"test_labels contains nan at row 2, {LABELS[3]} (1 invalid value); labels must be 0 or 1",
     ),
-    "text labels": ("val_labels", lambda a: a.astype(str), "val_labels is <U21; labels must be"),
+    "text labels": ("val_labels", lambda a: a.astype(str), "val_labels has dtype <U21; labels"),
     "13 labels": (
         "val_labels",
         lambda a: a[:, :13],
-        "val_labels has shape (5, 13); 14 labels are needed",
+        "val_labels has shape (5, 13); expected (N, 14), one column per label",
     ),
-    "one label": ("val_labels", lambda a: a[:, 0], "val_labels has shape (5,); 14 labels"),
+    "one label": ("val_labels", lambda a: a[:, 0], "val_labels has shape (5,); expected"),
     "labels of 2": (
         "val_labels",
         with_value(2),
-        "val_labels holds 2 at row 3, edema (2 such values); labels must be 0 or 1",
+        "val_labels contains 2 at row 3, edema (2 invalid values); labels must be 0 or 1",
     ),
-    "labels of -1": ("val_labels", with_value(-1), "val_labels holds -1 at row 3, edema (2 such"),
-    "object labels": ("val_labels", lambda a: a.astype(object), "`val_labels` holds pickled"),
+    "labels of -1": ("val_labels", with_value(-1), "contains -1 at row 3, edema (2 invalid"),
+    "object labels": ("val_labels", lambda a: a.astype(object), "`val_labels` contains pickled"),
     "fewer labels": (
         "test_labels",
         lambda a: a[:6],
-        "test_images has 7 rows and test_labels has 6; one row per image is needed",
+        "test_images has 7 rows and test_labels has 6; expected one row per image",
     ),
-    "more ids": ("val_ids", lambda a: np.append(a, "x"), "has 5 rows and val_ids has 6; one row"),
-    "fewer patients": ("val_patients", lambda a: a[1:], "has 5 rows and val_patients has 4; one"),
-    "bytes of no text": (
+    "more ids": ("val_ids", lambda a: np.append(a, "x"), "has 5 rows and val_ids has 6; expected"),
+    "fewer patients": ("val_patients", lambda a: a[1:], "has 5 rows and val_patients has 4; "),
+    "bytes that are not UTF-8": (
         "val_ids",
         lambda a: np.array([b"caf\xe9"] * 5),
-        "val_ids holds bytes that are not UTF-8; save it with .astype(str)",
+        "val_ids contains bytes that are not UTF-8; save it with .astype(str)",
     ),
     "infinite patients": (
         "val_patients",
         lambda a: np.full(5, np.inf),
-        "val_patients is float64 of shape",
+        "val_patients has dtype float64 and shape",
     ),
-    "dates for ids": ("val_ids", lambda a: np.zeros(5, "M8[D]"), "val_ids is datetime64[D] of"),
-    "two ids an image": ("val_ids", lambda a: np.stack([a, a], 1), "of shape (5, 2); one integer"),
-    "object ids": ("val_ids", lambda a: a.astype(object), "`val_ids` holds pickled"),
+    "dates for ids": ("val_ids", lambda a: np.zeros(5, "M8[D]"), "val_ids has dtype datetime64[D]"),
+    "two ids an image": (
+        "val_ids",
+        lambda a: np.stack([a, a], 1),
+        "and shape (5, 2); expected one",
+    ),
+    "object ids": ("val_ids", lambda a: a.astype(object), "`val_ids` contains pickled"),
 }
 
 
-@pytest.mark.parametrize(("key", "spoil", "words"), REFUSALS.values(), ids=REFUSALS)
-def test_what_can_not_be_used_is_refused_and_named(
-    arrays: Arrays, tmp_path: Path, key: str, spoil: Callable[[np.ndarray], Any], words: str
+@pytest.mark.parametrize(("key", "corrupt", "words"), REFUSALS.values(), ids=REFUSALS)
+def test_an_unusable_array_is_refused_with_the_problem(
+    arrays: Arrays, tmp_path: Path, key: str, corrupt: Callable[[np.ndarray], Any], words: str
 ) -> None:
-    arrays[key] = spoil(arrays[key])
+    arrays[key] = corrupt(arrays[key])
     assert words in refusal(arrays, tmp_path)
 
 
 @pytest.mark.parametrize("key", [f"{s}_{kind}" for s in SPLITS for kind in ("images", "labels")])
 def test_a_missing_array_is_named(arrays: Arrays, tmp_path: Path, key: str) -> None:
     del arrays[key]
-    with pytest.raises(CxrError, match=rf"mine\.npz has no `{key}`; it holds "):
+    with pytest.raises(CxrError, match=rf"mine\.npz has no `{key}`; it contains "):
         extract(arrays, tmp_path)
 
 
 def test_training_images_of_one_grey_value_are_refused(arrays: Arrays, tmp_path: Path) -> None:
     arrays["train_images"][:] = 7
-    with pytest.raises(CxrError, match=r"mine\.npz: all pixels of train_images have the value 7;"):
+    with pytest.raises(CxrError, match=r"mine\.npz: every pixel of train_images is 7;"):
         extract(arrays, tmp_path)
 
 
-@pytest.mark.skipif(not REAL.exists(), reason=f"{REAL} is not here")
-def test_real_x_rays_are_laid_down_as_numpy_reads_them(tmp_path: Path) -> None:
+@pytest.mark.skipif(not REAL.exists(), reason=f"{REAL} does not exist")
+def test_real_x_rays_are_extracted_as_numpy_reads_them(tmp_path: Path) -> None:
     raw.check(REAL, tmp_path)
     dataset, statistics = raw.extract(REAL, Origin("nih_real_28", "file"), tmp_path)
     assert (dataset.size, dataset.n) == (28, {"train": 1462, "val": 171, "test": 711})

@@ -1,6 +1,6 @@
-"""Studies whose true AUROC is known, to see how often an interval covers it.
+"""Simulated studies of known AUROC, to measure how often intervals cover it.
 
-Scores are normal with variance 1 and the positives' mean is higher, so that
+Scores are normal with variance 1 and a higher mean for positives, so that
 AUROC = Phi(difference / sqrt(2)).
 """
 
@@ -13,7 +13,7 @@ from cxr.evaluation import intervals
 from cxr.evaluation.comparisons import paired
 
 N_RESAMPLES = 1000
-AT_ONCE = 50  # trials of one design share their images' number and so can be measured together
+BATCH = 50  # trials evaluated together; those of one design have the same number of images
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Design:
     n_patients: int
     n_positive: int  # patients
     images_of_patient: int = 1
-    shared: float = 0.0  # share of a score's variance that is the patient's
-    alike: float = 0.5  # share of it that a second, equally good model has in common
+    shared: float = 0.0  # fraction of a score's variance due to the patient
+    common: float = 0.5  # fraction of it that two equally good models have in common
 
     def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, list[np.ndarray]]:
         """Labels (N,) of one study, and the scores (N,) of two equally good models."""
@@ -33,11 +33,11 @@ class Design:
         of_patient[: self.n_positive] = 1
         y = np.repeat(of_patient, self.images_of_patient)
         difference = np.sqrt(2) * norm.ppf(self.auroc)
-        common = self._noise(rng)
+        noise = self._noise(rng)
         return y, [
             difference * y
-            + np.sqrt(self.alike) * common
-            + np.sqrt(1 - self.alike) * self._noise(rng)
+            + np.sqrt(self.common) * noise
+            + np.sqrt(1 - self.common) * self._noise(rng)
             for _ in range(2)
         ]
 
@@ -53,17 +53,17 @@ class Design:
 
 
 @dataclass(frozen=True)
-class Found:
-    covered: float  # share of trials whose interval holds the true AUROC
+class Coverage:
+    covered: float  # fraction of trials whose interval holds the true AUROC
     covered_by_delong: float
-    called_different: float  # share of trials with p below 0.05 for two equal models
+    false_positive: float  # fraction of trials with p < 0.05 for two equal models
 
 
-def simulate(design: Design, n_trials: int, seed: int) -> Found:
+def simulate(design: Design, n_trials: int, seed: int) -> Coverage:
     rng = np.random.default_rng(seed)
     covered, delong, different = [], [], []
-    for start in range(0, n_trials, AT_ONCE):
-        trials = [design.draw(rng) for _ in range(AT_ONCE)]
+    for start in range(0, n_trials, BATCH):
+        trials = [design.draw(rng) for _ in range(BATCH)]
         labels = np.stack([y for y, _ in trials], axis=1)
         scores = {
             name: np.stack([both[i] for _, both in trials], axis=1) for i, name in enumerate("ab")
@@ -74,12 +74,12 @@ def simulate(design: Design, n_trials: int, seed: int) -> Found:
         estimates = intervals.estimate(labels, scores, resamples, lambda done, total: None)
         a = estimates["a"]["auroc"]
         difference = a.minus(estimates["b"]["auroc"])
-        for i in range(AT_ONCE):
+        for i in range(BATCH):
             low, high = intervals.interval(float(a.values[i]), a.resampled[:, i])
             covered.append(low <= design.auroc <= high)
-            area, variance = intervals.delong(labels[:, i], scores["a"][:, i][None])
-            low, high = intervals.delong_interval(float(area[0]), float(variance[0, 0]))
+            auroc, variance = intervals.delong(labels[:, i], scores["a"][:, i][None])
+            low, high = intervals.delong_interval(float(auroc[0]), float(variance[0, 0]))
             delong.append(low <= design.auroc <= high)
             p = paired(float(difference.values[i]), difference.resampled[:, i])["p"]
             different.append(p < 0.05)
-    return Found(*(float(np.mean(each)) for each in (covered, delong, different)))
+    return Coverage(*(float(np.mean(each)) for each in (covered, delong, different)))

@@ -1,4 +1,4 @@
-"""Resampling and DeLong against sklearn, plain loops and direct sums."""
+"""Bootstrap and DeLong intervals, checked against sklearn, loops and direct sums."""
 
 import itertools
 
@@ -28,26 +28,26 @@ def example(n: int = 400, decimals: int = 1, seed: int = 0):
 
 @pytest.mark.parametrize("decimals", [0, 1, 6])
 @pytest.mark.parametrize("by_patient", [False, True])
-def test_every_resample_is_what_sklearn_finds(decimals: int, by_patient: bool) -> None:
+def test_metrics_of_every_resample_equal_sklearns(decimals: int, by_patient: bool) -> None:
     labels, scores = example(decimals=decimals)
     patients = np.arange(400) // 3 if by_patient else None
     resamples = intervals.draw(400, patients, 300, seed=1)  # more than one block
     estimates = intervals.estimate(labels, scores, resamples, silent)
     counts = counts_of(resamples)
     for name, model in scores.items():
-        found = estimates[name]
+        of_model = estimates[name]
         for b, label in itertools.product((0, 1, 255, 256, 299), range(3)):
             weights, y = counts[:, b], labels[:, label]
             if (weights @ y) == 0:
-                assert np.isnan(found["auroc"].resampled[b, label])
+                assert np.isnan(of_model["auroc"].resampled[b, label])
                 continue
             expected = roc_auc_score(y, model[:, label], sample_weight=weights)
-            assert found["auroc"].resampled[b, label] == pytest.approx(expected, abs=1e-12)
+            assert of_model["auroc"].resampled[b, label] == pytest.approx(expected, abs=1e-12)
             expected = average_precision_score(y, model[:, label], sample_weight=weights)
-            assert found["ap"].resampled[b, label] == pytest.approx(expected, abs=1e-12)
+            assert of_model["ap"].resampled[b, label] == pytest.approx(expected, abs=1e-12)
 
 
-def test_resamples_are_of_whole_patients() -> None:
+def test_all_images_of_a_patient_are_drawn_together() -> None:
     patients = np.array([7, 7, 3, 9, 9, 9])
     resamples = intervals.draw(6, patients, 500, seed=0)
     counts = counts_of(resamples).astype(int)
@@ -59,7 +59,7 @@ def test_resamples_are_of_whole_patients() -> None:
     assert counts.mean() == pytest.approx(1, abs=0.1)
 
 
-def test_resamples_of_images_have_their_number_and_come_from_the_seed() -> None:
+def test_resamples_keep_the_number_of_images_and_depend_on_the_seed() -> None:
     first = intervals.draw(50, None, 20, seed=3)
     assert first.unit == "image"
     assert (counts_of(first).sum(axis=0) == 50).all()
@@ -71,42 +71,42 @@ def measured(labels: np.ndarray, scores: np.ndarray, resamples: intervals.Resamp
     return intervals.estimate(labels, {"a": scores}, resamples, silent)["a"]
 
 
-def test_a_resample_without_a_class_is_undefined_and_counted() -> None:
+def test_a_resample_without_positives_is_undefined() -> None:
     labels = np.zeros((30, 1), np.uint8)
     labels[0] = 1
     resamples = intervals.draw(30, None, 400, seed=0)
-    found = measured(labels, np.arange(30.0)[:, None], resamples)
+    estimate = measured(labels, np.arange(30.0)[:, None], resamples)
     without = counts_of(resamples)[0] == 0
     assert 0.2 < without.mean() < 0.5  # (1 - 1/30) ** 30 = 0.36
-    assert (np.isnan(found["auroc"].resampled[:, 0]) == without).all()
-    assert (np.isnan(found["ap"].resampled[:, 0]) == without).all()
+    assert (np.isnan(estimate["auroc"].resampled[:, 0]) == without).all()
+    assert (np.isnan(estimate["ap"].resampled[:, 0]) == without).all()
 
 
 @pytest.mark.parametrize("value", [0, 1])
-def test_one_class_is_undefined_everywhere(value: int) -> None:
+def test_a_label_of_one_class_is_undefined(value: int) -> None:
     labels = np.full((20, 1), value, np.uint8)
     resamples = intervals.draw(20, None, 10, seed=0)
-    found = measured(labels, np.ones((20, 1)), resamples)
-    for estimate in found.values():
-        assert np.isnan(estimate.resampled).all()
-        assert np.isnan(estimate.values).all()
-        assert np.isnan(estimate.macro)
+    estimate = measured(labels, np.ones((20, 1)), resamples)
+    for each in estimate.values():
+        assert np.isnan(each.resampled).all()
+        assert np.isnan(each.values).all()
+        assert np.isnan(each.macro)
 
 
-def test_one_image() -> None:
+def test_one_image_is_undefined() -> None:
     resamples = intervals.draw(1, None, 5, seed=0)
     assert (counts_of(resamples) == 1).all()
-    found = measured(np.ones((1, 1), np.uint8), np.ones((1, 1)), resamples)
-    assert np.isnan(found["auroc"].resampled).all()
+    estimate = measured(np.ones((1, 1), np.uint8), np.ones((1, 1)), resamples)
+    assert np.isnan(estimate["auroc"].resampled).all()
 
 
-def test_constant_scores_are_chance() -> None:
+def test_constant_scores_have_the_metrics_of_chance() -> None:
     labels, _ = example()
     resamples = intervals.draw(400, None, 20, seed=0)
-    found = measured(labels[:, :1], np.full((400, 1), 0.3), resamples)
+    estimate = measured(labels[:, :1], np.full((400, 1), 0.3), resamples)
     prevalence = (counts_of(resamples).T @ labels[:, 0].astype(int)) / 400
-    np.testing.assert_allclose(found["auroc"].resampled[:, 0], 0.5)
-    np.testing.assert_allclose(found["ap"].resampled[:, 0], prevalence)
+    np.testing.assert_allclose(estimate["auroc"].resampled[:, 0], 0.5)
+    np.testing.assert_allclose(estimate["ap"].resampled[:, 0], prevalence)
 
 
 def estimate_by_hand(values: list[float], resampled: list[list[float]]) -> intervals.Estimate:
@@ -120,7 +120,7 @@ def test_the_macro_of_a_resample_is_the_mean_over_its_labels() -> None:
 
 
 def test_a_label_that_a_resample_lacks_does_not_move_its_macro() -> None:
-    """The mean of the others is 0.6, and their deviation 0.1 stands for the missing one."""
+    """The other label rises by 0.1, which replaces the change of the missing one."""
     estimate = estimate_by_hand([0.9, 0.5, np.nan], [[np.nan, 0.6, np.nan], [np.nan] * 3])
     np.testing.assert_allclose(estimate.macro_resampled, [0.7 + 0.1, np.nan])
 
@@ -157,58 +157,58 @@ def direct_delong(y: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.nda
     psi = (positive[:, :, None] > negative[:, None, :]) + 0.5 * (
         positive[:, :, None] == negative[:, None, :]
     )
-    areas = psi.mean(axis=(1, 2))
+    aurocs = psi.mean(axis=(1, 2))
     v10, v01 = psi.mean(axis=2), psi.mean(axis=1)
     m, n = v10.shape[1], v01.shape[1]
-    s10 = (v10 - areas[:, None]) @ (v10 - areas[:, None]).T / (m - 1)
-    s01 = (v01 - areas[:, None]) @ (v01 - areas[:, None]).T / (n - 1)
-    return areas, s10 / m + s01 / n
+    s10 = (v10 - aurocs[:, None]) @ (v10 - aurocs[:, None]).T / (m - 1)
+    s01 = (v01 - aurocs[:, None]) @ (v01 - aurocs[:, None]).T / (n - 1)
+    return aurocs, s10 / m + s01 / n
 
 
 @pytest.mark.parametrize("label", [0, 1, 2])
 @pytest.mark.parametrize("decimals", [0, 1, 6])
-def test_delong_is_its_direct_sum(label: int, decimals: int) -> None:
+def test_delong_equals_the_direct_sum(label: int, decimals: int) -> None:
     labels, scores = example(decimals=decimals)
     both = np.stack([model[:, label] for model in scores.values()])
-    areas, covariance = intervals.delong(labels[:, label], both)
-    expected_areas, expected = direct_delong(labels[:, label], both)
-    np.testing.assert_allclose(areas, expected_areas, rtol=1e-12)
+    aurocs, covariance = intervals.delong(labels[:, label], both)
+    expected_aurocs, expected = direct_delong(labels[:, label], both)
+    np.testing.assert_allclose(aurocs, expected_aurocs, rtol=1e-12)
     np.testing.assert_allclose(covariance, expected, rtol=1e-9)
-    assert areas[0] == pytest.approx(roc_auc_score(labels[:, label], both[0]))
+    assert aurocs[0] == pytest.approx(roc_auc_score(labels[:, label], both[0]))
 
 
-def test_delong_with_one_positive_has_an_area_and_no_variance() -> None:
-    areas, covariance = intervals.delong(np.array([1, 0, 0]), np.array([[0.5, 0.1, 0.7]]))
-    assert areas[0] == 0.5
+def test_delong_with_one_positive_has_an_auroc_but_no_variance() -> None:
+    aurocs, covariance = intervals.delong(np.array([1, 0, 0]), np.array([[0.5, 0.1, 0.7]]))
+    assert aurocs[0] == 0.5
     assert np.isnan(covariance).all()
     assert all(np.isnan(intervals.delong_interval(0.5, float(covariance[0, 0]))))
 
 
-def test_bootstrap_and_delong_agree_where_images_are_independent() -> None:
+def test_bootstrap_and_delong_agree_if_images_are_independent() -> None:
     labels, scores = example(n=2000, decimals=6)
     resamples = intervals.draw(2000, None, 2000, seed=0)
-    found = measured(labels, scores["a"], resamples)
+    estimate = measured(labels, scores["a"], resamples)
     for label in range(2):
-        areas, covariance = intervals.delong(labels[:, label], scores["a"][:, label][None])
-        theirs = intervals.delong_interval(float(areas[0]), float(covariance[0, 0]))
-        ours = intervals.interval(float(areas[0]), found["auroc"].resampled[:, label])
-        assert ours == pytest.approx(theirs, abs=0.1 * (theirs[1] - theirs[0]))
+        aurocs, covariance = intervals.delong(labels[:, label], scores["a"][:, label][None])
+        delong = intervals.delong_interval(float(aurocs[0]), float(covariance[0, 0]))
+        bootstrap = intervals.interval(float(aurocs[0]), estimate["auroc"].resampled[:, label])
+        assert bootstrap == pytest.approx(delong, abs=0.1 * (delong[1] - delong[0]))
 
 
-def test_a_perfect_area_has_no_interval() -> None:
+def test_a_perfect_auroc_has_no_interval() -> None:
     assert all(np.isnan(intervals.interval(1.0, np.ones(100))))
     assert all(np.isnan(intervals.delong_interval(1.0, 0.0)))
 
 
-def test_where_resamples_are_perfect_percentiles_are_taken() -> None:
-    """The logit of 1 has no end, and would set the width by itself."""
+def test_if_resamples_are_perfect_percentiles_are_used() -> None:
+    """The logit of 1 is infinite."""
     resampled = np.array([1.0] * 60 + [0.99] * 40)
     assert intervals.interval(0.996, resampled) == (0.99, 1.0)
 
 
-def test_one_patient_tells_nothing_of_others() -> None:
+def test_one_patient_gives_no_resamples() -> None:
     labels, scores = example()
     resamples = intervals.draw(400, np.zeros(400), 50, seed=0)
-    found = measured(labels, scores["a"], resamples)
-    assert np.isnan(found["auroc"].resampled).all()
-    assert not np.isnan(found["auroc"].values).any()
+    estimate = measured(labels, scores["a"], resamples)
+    assert np.isnan(estimate["auroc"].resampled).all()
+    assert not np.isnan(estimate["auroc"].values).any()

@@ -1,1 +1,1 @@
-"""Processes killed, disks filled and stores broken, on purpose."""
+"""Fault injection: killed processes, full disks, broken stores and concurrent writers."""

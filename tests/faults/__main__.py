@@ -1,4 +1,4 @@
-"""Stages killed at 40 moments, stores and disks that fail, eight processes at once: the counts."""
+"""Kill stages, break MLflow's store, fill disks, run many processes at once; print what is lost."""
 
 import argparse
 import sys
@@ -14,103 +14,114 @@ from faults import crowd, disks, kills, queues, stores
 
 def main() -> None:
     parts: dict[str, Callable[[argparse.Namespace, Path], bool]] = {
-        "kills": of_kills,
-        "stores": of_stores,
-        "disks": of_disks,
-        "crowd": of_crowd,
-        "queue": of_queue,
+        "kills": run_kills,
+        "stores": run_stores,
+        "disks": run_disks,
+        "crowd": run_crowd,
+        "queue": run_queue,
     }
-    parser = argparse.ArgumentParser(prog="make faults", description=__doc__)
-    parser.add_argument("--only", choices=parts, help="one part alone")
-    parser.add_argument("--moments", type=int, default=40)
-    parser.add_argument("--rounds", type=int, default=20, help="of eight processes at once")
-    parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    held = []
+    parser = argparse.ArgumentParser(
+        prog="make faults",
+        description=__doc__,
+        epilog="Example: make faults ARGS='--only kills --moments 8'",
+    )
+    parser.add_argument("--only", choices=parts, help="run one part only")
+    parser.add_argument(
+        "--moments", type=int, default=40, help="number of kills (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=20, help="rounds of eight processes (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the kills' times (default: %(default)s)"
+    )
+    args = parser.parse_args()
+    passed = []
     for name, part in parts.items():
-        if asked.only in (None, name):
+        if args.only in (None, name):
             started = time.monotonic()
             with tempfile.TemporaryDirectory(prefix="cxr-faults-") as folder:
-                held.append(part(asked, Path(folder)))
+                passed.append(part(args, Path(folder)))
             print(f"{name}: {time.monotonic() - started:.0f} s\n", flush=True)
-    sys.exit(not all(held))
+    sys.exit(not all(passed))
 
 
-def of_kills(asked: argparse.Namespace, folder: Path) -> bool:
-    expected = kills.undisturbed(folder, kills.STAGES[-1])
+def run_kills(args: argparse.Namespace, folder: Path) -> bool:
+    reference = kills.run_reference(folder, kills.STAGES[-1])
     outcomes = []
-    for n, planned in enumerate(kills.moments(asked.moments, asked.seed, expected), 1):
-        stage, what, moment = planned
-        outcome = kills.killed(expected, stage, what, moment, folder / str(n))
+    for n, planned in enumerate(kills.plan(args.moments, args.seed, reference), 1):
+        stage, when, trigger = planned
+        outcome = kills.kill_and_repeat(reference, stage, when, trigger, folder / str(n))
         outcomes.append(outcome)
-        says = f"DIFFERS {outcome.wrong}" if outcome.wrong else "equal"
-        hit = "killed" if outcome.hit else "ended first"
-        print(f"{n:>3}/{asked.moments}  {stage:<17} {what:<14} {hit:<12} {says}", flush=True)
-    equal = sum(not outcome.wrong for outcome in outcomes)
-    hit = sum(outcome.hit for outcome in outcomes)
+        result = f"DIFFERS: {outcome.differences}" if outcome.differences else "equal"
+        killed = "killed" if outcome.was_alive else "had ended"
+        print(f"{n:>3}/{args.moments}  {stage:<17} {when:<14} {killed:<12} {result}", flush=True)
+    equal = sum(not outcome.differences for outcome in outcomes)
+    alive = sum(outcome.was_alive for outcome in outcomes)
     print(
-        f"kills: {equal} of {len(outcomes)} equal to the undisturbed run, runs and steps of MLflow "
-        f"included; {hit} were alive when they were killed"
+        f"kills: {equal} of {len(outcomes)} equal to the run without a kill, in outputs and in "
+        f"MLflow; {alive} of {len(outcomes)} were still running when killed"
     )
     return equal == len(outcomes)
 
 
-def of_stores(asked: argparse.Namespace, folder: Path) -> bool:
-    kept = tried = 0
-    for n, (way, broken) in enumerate(stores.WAYS.items()):
+def run_stores(args: argparse.Namespace, folder: Path) -> bool:
+    passed = tried = 0
+    for n, (name, failure) in enumerate(stores.FAILURES.items()):
         try:
-            outcome = stores.tried(create(folder / str(n)), broken)
-        except disks.CanNotBeTried as reason:
-            print(f"     {way:<28} not tried: {reason}", flush=True)
+            outcome = stores.run_and_sync(create(folder / str(n)), failure)
+        except disks.NotPossibleHere as reason:
+            print(f"     {name:<28} skipped: {reason}", flush=True)
             continue
         tried += 1
-        kept += outcome.holds
-        says = "result kept, told later" if outcome.holds else f"LOST {outcome}"
-        print(f"     {way:<28} {says}", flush=True)
-    print(f"stores: {kept} of {tried} kept the result, and its run was there after `cxr sync`")
-    return kept == tried
+        passed += outcome.as_expected
+        result = "result kept, run logged by sync" if outcome.as_expected else f"LOST {outcome}"
+        print(f"     {name:<28} {result}", flush=True)
+    print(f"stores: {passed} of {tried} kept the result, and `cxr sync` logged its run")
+    return passed == tried
 
 
-def of_disks(asked: argparse.Namespace, folder: Path) -> bool:
+def run_disks(args: argparse.Namespace, folder: Path) -> bool:
     outcomes = []
     for megabytes in disks.MEGABYTES:
         (folder / str(megabytes)).mkdir()
         try:
-            outcomes += disks.full(folder / str(megabytes), megabytes)
-        except disks.CanNotBeTried as reason:
-            print(f"disks: not tried: {reason}")
+            outcomes += disks.run_on_small_disk(folder / str(megabytes), megabytes)
+        except disks.NotPossibleHere as reason:
+            print(f"disks: skipped: {reason}")
             return True
     for outcome in outcomes:
-        says = "as expected" if outcome.holds else f"NOT {outcome}"
-        done = "refused in one line" if outcome.status else "done"
-        print(f"     {outcome.megabytes} MB  {outcome.stage:<12} {done:<20} {says}", flush=True)
-    held = sum(outcome.holds for outcome in outcomes)
-    print(f"disks: {held} of {len(outcomes)} done or refused with nothing half-written")
-    return held == len(outcomes)
+        result = "as expected" if outcome.as_expected else f"UNEXPECTED {outcome}"
+        end = "failed with an error" if outcome.status else "finished"
+        print(f"     {outcome.megabytes} MB  {outcome.stage:<12} {end:<20} {result}", flush=True)
+    passed = sum(outcome.as_expected for outcome in outcomes)
+    print(f"disks: {passed} of {len(outcomes)} finished, or failed without a partial output")
+    return passed == len(outcomes)
 
 
-def of_crowd(asked: argparse.Namespace, folder: Path) -> bool:
-    held = 0
-    for n in range(asked.rounds):
+def run_crowd(args: argparse.Namespace, folder: Path) -> bool:
+    passed = 0
+    for n in range(args.rounds):
         (folder / str(n)).mkdir()
-        outcome = crowd.crowd(folder / str(n))
-        held += outcome.holds
-        print(f"{n + 1:>3}/{asked.rounds}  {'all there' if outcome.holds else outcome}", flush=True)
+        outcome = crowd.run_round(folder / str(n))
+        passed += outcome.as_expected
+        result = "as expected" if outcome.as_expected else f"UNEXPECTED {outcome}"
+        print(f"{n + 1:>3}/{args.rounds}  {result}", flush=True)
     print(
-        f"crowd: {held} of {asked.rounds} rounds of {crowd.PROCESSES} processes and a reader "
-        "without an error, a lost run or a doubled step"
+        f"crowd: {passed} of {args.rounds} rounds of {crowd.PROCESSES} writers and a reader "
+        "without an error, a lost run or a duplicate step"
     )
-    return held == asked.rounds
+    return passed == args.rounds
 
 
-def of_queue(asked: argparse.Namespace, folder: Path) -> bool:
-    outcome = queues.queued(folder / "p")
+def run_queue(args: argparse.Namespace, folder: Path) -> bool:
+    outcome = queues.run_experiments(folder / "p")
     print(
-        f"queue: {outcome.succeeded} of {queues.EXPERIMENTS} experiments, {queues.WORKERS} at a "
-        "time and read meanwhile: "
-        + ("each run there once, and all hold in the audit" if outcome.holds else str(outcome))
+        f"queue: {outcome.succeeded} of {queues.EXPERIMENTS} experiments succeeded, "
+        f"{queues.WORKERS} at a time and with a reader: "
+        + ("each run logged once, the audit holds" if outcome.as_expected else str(outcome))
     )
-    return outcome.holds
+    return outcome.as_expected
 
 
 if __name__ == "__main__":

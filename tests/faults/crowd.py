@@ -1,4 +1,4 @@
-"""Many processes at once on a store whose database is not there yet."""
+"""Many processes that log to an MLflow store at once, before its database exists."""
 
 import os
 import sqlite3
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROCESSES, EPOCHS = 8, 3
-PROGRAM = """
+WRITER = """
 import sys, uuid
 from pathlib import Path
 from cxr.lineage.run_log import RunLog
@@ -41,31 +41,31 @@ while time.monotonic() < until:
 
 
 @dataclass(frozen=True)
-class Round:
-    """What became of the processes and their runs."""
+class Outcome:
+    """What the processes printed, and what the store contains."""
 
-    errors: list[str]  # standard error of those that failed
+    errors: list[str]  # standard error of processes that failed or warned
     finished: int  # runs
-    running: int
-    points: int  # of curves
-    doubled: int  # points of one metric at one step beyond the first
+    unfinished: int  # runs
+    points: int  # logged values of metrics
+    duplicates: int  # further points of a metric at the same step
 
     @property
-    def holds(self) -> bool:
-        """Nothing went wrong, nothing is lost, nothing doubled."""
-        return self == Round([], PROCESSES, 0, PROCESSES * EPOCHS * 2, 0)
+    def as_expected(self) -> bool:
+        """No error, no lost run or point, no duplicate."""
+        return self == Outcome([], PROCESSES, 0, PROCESSES * EPOCHS * 2, 0)
 
 
-def crowd(root: Path) -> Round:
-    """Eight processes that write a run each, and one that reads all the time."""
-    writers = [start(PROGRAM, root, f"run-{n}", str(EPOCHS)) for n in range(PROCESSES)]
-    errors = ended([*writers, start(READER, root, "15")])
-    with closing(sqlite3.connect(root / "mlflow.db")) as base:
+def run_round(root: Path) -> Outcome:
+    """Let eight processes log one run each while another process reads the store."""
+    writers = [start(WRITER, root, f"run-{n}", str(EPOCHS)) for n in range(PROCESSES)]
+    errors = wait_for_errors([*writers, start(READER, root, "15")])
+    with closing(sqlite3.connect(root / "mlflow.db")) as database:
 
         def count(query: str) -> int:
-            return int(base.execute(query).fetchone()[0])
+            return int(database.execute(query).fetchone()[0])
 
-        return Round(
+        return Outcome(
             errors,
             count("SELECT count(*) FROM runs WHERE status = 'FINISHED'"),
             count("SELECT count(*) FROM runs WHERE status != 'FINISHED'"),
@@ -78,7 +78,7 @@ def crowd(root: Path) -> Round:
 
 
 def start(program: str, root: Path, *arguments: str) -> subprocess.Popen[str]:
-    """A process of its own that works on the store in `root`."""
+    """Start a Python process that uses the store in `root`."""
     env = os.environ | {"PYTHONWARNINGS": "ignore"}
     env.pop("MLFLOW_TRACKING_URI", None)
     return subprocess.Popen(
@@ -87,9 +87,9 @@ def start(program: str, root: Path, *arguments: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def ended(processes: list[subprocess.Popen[str]]) -> list[str]:
-    """Wait for all; what those printed that failed or warned."""
-    printed = [process.communicate(timeout=300)[1] for process in processes]
+def wait_for_errors(processes: list[subprocess.Popen[str]]) -> list[str]:
+    """Wait for all processes; return standard error of those that failed or warned."""
+    errors = [process.communicate(timeout=300)[1] for process in processes]
     return [
-        text for process, text in zip(processes, printed, strict=True) if process.returncode or text
+        text for process, text in zip(processes, errors, strict=True) if process.returncode or text
     ]

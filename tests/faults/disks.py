@@ -1,4 +1,4 @@
-"""Small disks that fill up."""
+"""Stages on disks that are too small for their outputs."""
 
 import os
 import shutil
@@ -10,77 +10,78 @@ from pathlib import Path
 
 from pipeline import TINY, Pipeline, create
 
-MEGABYTES = (1, 2, 3, 4)  # from no room for the store to room for all
+MEGABYTES = (1, 2, 3, 4)  # from too small for MLflow's database to large enough for all
 PARAMS = TINY | {"download.phantom.train": 2000, "download.phantom.val": 400}
 STAGES = ("download", "preprocess")
 
 
-class CanNotBeTried(Exception):
-    """This machine does not let us break that."""
+class NotPossibleHere(Exception):
+    """This machine does not allow the test to cause the failure."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a stage on a disk that was too small, and once it was larger."""
+    """A stage's result on a small disk, and on a larger disk afterwards."""
 
-    megabytes: int
+    megabytes: int  # free space of the small disk
     stage: str
     status: int
     lines: list[str]  # on standard error
-    whole: bool  # each output is as it is on a large disk, or not there
-    equal_later: bool  # and as there once the disk was large enough
+    no_partial_output: bool  # each output equals that on a large disk, or does not exist
+    equal_on_retry: bool  # all outputs equal once the disk is large enough
 
     @property
-    def holds(self) -> bool:
-        """Done, or refused in a line of its own; MLflow's store may have its note before it."""
-        refused = self.status == 2 and "nothing was published" in self.lines[-1]
-        told = len(self.lines) <= 1 + all("note: MLflow" in line for line in self.lines[:-1])
-        return self.whole and self.equal_later and told and (self.status == 0 or refused)
+    def as_expected(self) -> bool:
+        """Finished, or failed with one line; a note about MLflow's store may precede it."""
+        failed = self.status == 2 and "nothing was published" in self.lines[-1]
+        brief = len(self.lines) <= 1 + all("note: MLflow" in line for line in self.lines[:-1])
+        correct = self.no_partial_output and self.equal_on_retry
+        return correct and brief and (self.status == 0 or failed)
 
 
-def full(folder: Path, megabytes: int) -> list[Outcome]:
-    """The stages on a disk of so many megabytes; each is run again on a larger one."""
+def run_on_small_disk(folder: Path, megabytes: int) -> list[Outcome]:
+    """Run the stages on a disk with `megabytes` of free space, each again on a larger one."""
     expected = create(folder / "large", PARAMS)
     outcomes = []
-    with tmpfs(folder / "small", "64m") as place:
-        project = create(place / "p", PARAMS)
-        base = shutil.disk_usage(place).used
+    with tmpfs(folder / "small", "64m") as disk:
+        project = create(disk / "p", PARAMS)
+        used = shutil.disk_usage(disk).used
         for stage in STAGES:
             assert expected.run("python", f"stages/{stage}.py").returncode == 0
-            mount("-o", f"remount,size={base + megabytes * 2**20}", str(place))
+            mount("-o", f"remount,size={used + megabytes * 2**20}", str(disk))
             done = project.run("python", f"stages/{stage}.py")
-            whole = _made(project, stage).items() <= _made(expected, stage).items()
-            mount("-o", "remount,size=64m", str(place))
-            again = project.run("python", f"stages/{stage}.py")
-            equal = again.returncode == 0 and _made(project, stage) == _made(expected, stage)
+            no_partial = _outputs(project, stage).items() <= _outputs(expected, stage).items()
+            mount("-o", "remount,size=64m", str(disk))
+            retry = project.run("python", f"stages/{stage}.py")
+            equal = retry.returncode == 0 and _outputs(project, stage) == _outputs(expected, stage)
             lines = done.stderr.splitlines()
-            outcomes.append(Outcome(megabytes, stage, done.returncode, lines, whole, equal))
-            base = shutil.disk_usage(place).used
+            outcomes.append(Outcome(megabytes, stage, done.returncode, lines, no_partial, equal))
+            used = shutil.disk_usage(disk).used
     return outcomes
 
 
 @contextmanager
-def tmpfs(place: Path, size: str) -> Iterator[Path]:
-    """A file system of its own; CanNotBeTried where none may be mounted."""
-    place.mkdir()
+def tmpfs(folder: Path, size: str) -> Iterator[Path]:
+    """Mount a new file system in memory; raise NotPossibleHere if that is not allowed."""
+    folder.mkdir()
     with ExitStack() as mounted:
-        mount("-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place))
-        mounted.callback(lambda: subprocess.run(["umount", str(place)], check=True))
-        yield place
+        mount("-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder))
+        mounted.callback(lambda: subprocess.run(["umount", str(folder)], check=True))
+        yield folder
 
 
 def mount(*arguments: str) -> None:
-    """The `mount` command; CanNotBeTried where it may not."""
+    """Run `mount`; raise NotPossibleHere if it fails."""
     if os.geteuid() != 0:
-        raise CanNotBeTried("only root mounts file systems")
+        raise NotPossibleHere("mounting a file system requires root")
     done = subprocess.run(["mount", *arguments], capture_output=True, text=True)
     if done.returncode != 0:
-        raise CanNotBeTried(done.stderr.strip())
+        raise NotPossibleHere(done.stderr.strip())
 
 
-def _made(project: Pipeline, stage: str) -> dict[str, bytes]:
-    """Content of each output, free of what has times."""
-    places = {"download": ["data/raw"], "preprocess": ["data/processed", "data/statistics.json"]}
-    found = [project.folder / place for place in places[stage]]
-    files = [f for p in found for f in (p.rglob("*") if p.is_dir() else [p]) if f.is_file()]
+def _outputs(project: Pipeline, stage: str) -> dict[str, bytes]:
+    """Content of each output file that contains no times."""
+    outputs = {"download": ["data/raw"], "preprocess": ["data/processed", "data/statistics.json"]}
+    paths = [project.folder / output for output in outputs[stage]]
+    files = [f for p in paths for f in (p.rglob("*") if p.is_dir() else [p]) if f.is_file()]
     return {str(f.relative_to(project.folder)): f.read_bytes() for f in files}

@@ -1,4 +1,4 @@
-"""A stage's process tree killed at a moment, `dvc repro` again, and what that comes to."""
+"""Kill a stage and its child processes, run `dvc repro` again, and compare the results."""
 
 import os
 import random
@@ -24,99 +24,104 @@ STAGES = (
     "evaluate", "gradcam",
 )  # fmt: skip
 PARAMS = TINY | {"train.protocol.epochs": 8, "train.protocol.patience": 8}
-LIMIT = 240.0  # seconds for a stage
-LOOK = 0.001  # seconds between two looks at what a stage does
+TIMEOUT = 240.0  # seconds per stage
+POLL_INTERVAL = 0.001  # seconds
 
-# Whether to kill now, by the folder and the seconds since `dvc repro` was started.
-Moment = Callable[[Path, float], bool]
+# Whether to kill now, given the project folder and the seconds since `dvc repro` started.
+Trigger = Callable[[Path, float], bool]
 
 
 @dataclass(frozen=True)
-class Undisturbed:
-    """The pipeline without a fault: its folder before each stage, and what each made and told."""
+class Reference:
+    """A pipeline that ran without a kill; each field maps stages."""
 
-    before: dict[str, Pipeline]
+    before: dict[str, Pipeline]  # a copy of the project before the stage ran
     seconds: dict[str, float]
-    made: dict[str, dict[str, str]]
-    told: dict[str, dict[str, Any]]
+    outputs: dict[str, dict[str, str]]
+    mlflow_runs: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a killed stage came to once `dvc repro` had ended it."""
+    """A stage that was killed and then run to its end, compared with the reference."""
 
     stage: str
-    moment: str
-    hit: bool  # the stage lived when it was to be killed
-    wrong: list[str]  # what is not as in the undisturbed run
+    when: str
+    was_alive: bool  # False if the stage ended before it could be killed
+    differences: list[str]
 
 
-def undisturbed(folder: Path, last: str) -> Undisturbed:
-    """Run the stages one by one, up to the last that is to be killed."""
-    pipeline = create(folder / "undisturbed", PARAMS)
-    found = Undisturbed({}, {}, {}, {})
+def run_reference(folder: Path, last: str) -> Reference:
+    """Run the stages one by one, up to and including `last`."""
+    pipeline = create(folder / "reference", PARAMS)
+    reference = Reference({}, {}, {}, {})
     for stage in STAGES[: STAGES.index(last) + 1]:
-        found.before[stage] = pipeline.copy(folder / f"before-{stage}")
+        reference.before[stage] = pipeline.copy(folder / f"before-{stage}")
         started = time.monotonic()
         pipeline.dvc("repro", "--single-item", stage)
-        found.seconds[stage] = time.monotonic() - started
-        found.made[stage] = made(pipeline, stage)
-        found.told[stage] = told(pipeline, stage)
-    return found
+        reference.seconds[stage] = time.monotonic() - started
+        reference.outputs[stage] = output_md5s(pipeline, stage)
+        reference.mlflow_runs[stage] = mlflow_runs(pipeline, stage)
+    return reference
 
 
-def moments(n: int, seed: int, expected: Undisturbed) -> list[tuple[str, str, Moment]]:
-    """`n` moments over all stages: at random, in the saving of a checkpoint, in publishing."""
+def plan(n: int, seed: int, reference: Reference) -> list[tuple[str, str, Trigger]]:
+    """`n` kills over all stages: at random times, while saving a checkpoint, while publishing."""
     rng, planned = random.Random(seed), []
-    stages = tuple(expected.seconds)
+    stages = tuple(reference.seconds)
     for number in range(n):
-        turn, place = divmod(number, len(stages))
-        stage = stages[place]
+        turn, index = divmod(number, len(stages))
+        stage = stages[index]
         if turn % 4 == 1:
-            # The record comes last of the outputs, and right before they are published.
-            planned.append((stage, "publishing", seen(f".scratch/*/outputs/records/{stage}.json")))
+            # The record is the last output to be written; publishing follows at once.
+            record = f".scratch/*/outputs/records/{stage}.json"
+            planned.append((stage, "publishing", when_exists(record)))
         elif turn % 4 == 2 and stage.startswith("train-"):
-            planned.append((stage, "a checkpoint", seen(".scratch/*/work/training.pt.part")))
+            planned.append((stage, "a checkpoint", when_exists(".scratch/*/work/training.pt.part")))
         else:
-            seconds = rng.uniform(0.3, 1.0) * expected.seconds[stage]
-            planned.append((stage, f"{seconds:.1f} s", lambda _, gone, at=seconds: gone >= at))
+            at = rng.uniform(0.3, 1.0) * reference.seconds[stage]
+            planned.append((stage, f"{at:.1f} s", lambda _, seconds, at=at: seconds >= at))
     return planned
 
 
-def seen(pattern: str) -> Moment:
-    """As soon as a file or folder of this name is there."""
-    return lambda folder, gone: any(folder.glob(pattern))
+def when_exists(pattern: str) -> Trigger:
+    """As soon as a file or folder matches the pattern."""
+    return lambda folder, seconds: any(folder.glob(pattern))
 
 
-def killed(expected: Undisturbed, stage: str, name: str, moment: Moment, folder: Path) -> Outcome:
-    """Kill the stage at the moment, run it to its end, and hold it against the undisturbed one."""
-    pipeline = expected.before[stage].copy(folder)
+def kill_and_repeat(
+    reference: Reference, stage: str, when: str, trigger: Trigger, folder: Path
+) -> Outcome:
+    """Kill the stage, run it again to its end, and compare it with the reference."""
+    pipeline = reference.before[stage].copy(folder)
     database.relocate_artifacts(folder)
-    hit = _kill(pipeline, stage, moment)
+    was_alive = _kill(pipeline, stage, trigger)
     done = pipeline.run("dvc", "repro", "--single-item", stage)
     if done.returncode != 0:
-        return Outcome(stage, name, hit, [(done.stdout + done.stderr).strip()[-500:]])
-    wrong = _differences("made", expected.made[stage], made(pipeline, stage))
-    wrong += _differences("told", expected.told[stage], told(pipeline, stage))
-    return Outcome(stage, name, hit, wrong)
+        return Outcome(stage, when, was_alive, [(done.stdout + done.stderr).strip()[-500:]])
+    differences = [
+        *_differences("output", reference.outputs[stage], output_md5s(pipeline, stage)),
+        *_differences("MLflow", reference.mlflow_runs[stage], mlflow_runs(pipeline, stage)),
+    ]
+    return Outcome(stage, when, was_alive, differences)
 
 
-def made(pipeline: Pipeline, stage: str) -> dict[str, str]:
-    """MD5 of each output that the fingerprint decides."""
+def output_md5s(pipeline: Pipeline, stage: str) -> dict[str, str]:
+    """MD5 of each output that depends only on the fingerprint."""
     outputs = declaration(stage, pipeline.folder).outputs
     return {path: digest(pipeline.folder / path).md5 for path in outputs if inside(path, DECIDED)}
 
 
-def told(pipeline: Pipeline, stage: str) -> dict[str, Any]:
-    """What MLflow has of a stage, free of ids and times: every run, deleted or not, by number."""
+def mlflow_runs(pipeline: Pipeline, stage: str) -> dict[str, Any]:
+    """All MLflow runs of a stage, deleted ones too, without ids and times; keys are numbered."""
     store = MlflowClient(f"sqlite:///{pipeline.folder / 'mlflow.db'}")
-    ids = [each.experiment_id for each in store.search_experiments()]
+    ids = [experiment.experiment_id for experiment in store.search_experiments()]
     runs = store.search_runs(ids, f"tags.`cxr.stage` = '{stage}'", run_view_type=ViewType.ALL)
     runs.sort(key=lambda run: run.info.run_name)
-    return {f"{n} {run.info.run_name}": _shown(store, run) for n, run in enumerate(runs)}
+    return {f"{n} {run.info.run_name}": _describe(store, run) for n, run in enumerate(runs)}
 
 
-def _shown(store: MlflowClient, run: Run) -> dict[str, Any]:
+def _describe(store: MlflowClient, run: Run) -> dict[str, Any]:
     artifacts = Path(run.info.artifact_uri.removeprefix("file://"))
     files = [path.relative_to(artifacts) for path in artifacts.rglob("*") if path.is_file()]
     return {
@@ -129,28 +134,28 @@ def _shown(store: MlflowClient, run: Run) -> dict[str, Any]:
             ]
             for name in sorted(run.data.metrics)
         },
-        # MLflow names the steps of a slider by time and chance.
+        # MLflow's names of logged images end in a time and a random part.
         "files": sorted(path.name.split("+timestamp+")[0] for path in files),
     }
 
 
-def _differences(what: str, expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
+def _differences(what: str, expected: dict[str, Any], actual: dict[str, Any]) -> list[str]:
     return [
-        f"{what}: {key} is {found.get(key)}, undisturbed {expected.get(key)}"
-        for key in sorted({**expected, **found})
-        if expected.get(key) != found.get(key)
+        f"{what} {key} is {actual.get(key)}; expected {expected.get(key)}"
+        for key in sorted({**expected, **actual})
+        if expected.get(key) != actual.get(key)
     ]
 
 
-def _kill(pipeline: Pipeline, stage: str, moment: Moment) -> bool:
+def _kill(pipeline: Pipeline, stage: str, trigger: Trigger) -> bool:
     started = time.monotonic()
     with subprocess.Popen(
         ["dvc", "repro", "--single-item", stage], cwd=pipeline.folder, env=pipeline.environment(),
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     ) as process:  # fmt: skip
-        while process.poll() is None and time.monotonic() - started < LIMIT:
-            if moment(pipeline.folder, time.monotonic() - started):
+        while process.poll() is None and time.monotonic() - started < TIMEOUT:
+            if trigger(pipeline.folder, time.monotonic() - started):
                 os.killpg(process.pid, signal.SIGKILL)
                 return True
-            time.sleep(LOOK)
+            time.sleep(POLL_INTERVAL)
     return False

@@ -1,4 +1,4 @@
-"""Eight queued experiments, two at a time, while somebody reads the store."""
+"""Eight queued DVC experiments, two at a time, while another process reads the store."""
 
 import collections
 from dataclasses import dataclass
@@ -14,38 +14,38 @@ EXPERIMENTS, WORKERS = 8, 2
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of the experiments and their runs."""
+    """What the experiments, their MLflow runs and the audit came to."""
 
     succeeded: int
     errors: list[str]  # of the reader
-    runs: dict[str, int]  # of all experiments together, by stage
-    unfinished: int
-    status_of_audit: int
+    runs: dict[str, int]  # number by stage, over all experiments
+    unfinished: int  # runs
+    audit_status: int
 
     @property
-    def holds(self) -> bool:
-        """Each experiment has its training, its five evaluations and its three maps; once."""
+    def as_expected(self) -> bool:
+        """Each experiment logged one training, five evaluations and three Grad-CAM runs."""
         expected = {"train-squeezenet": 1, "evaluate": 5, "gradcam": 3}
         return self == Outcome(
             EXPERIMENTS, [], {stage: n * EXPERIMENTS for stage, n in expected.items()}, 0, 0
         )
 
 
-def queued(folder: Path) -> Outcome:
-    """Eight learning rates of one model."""
+def run_experiments(folder: Path) -> Outcome:
+    """Queue and run eight learning rates of one model."""
     pipeline = create(folder)
     pipeline.repro()
     pipeline.git("add", "-A")
     pipeline.git("commit", "-qm", "made")
     for n in range(EXPERIMENTS):
-        rate = f"train.squeezenet.lr=0.00{n + 1}1"
-        pipeline.dvc("exp", "run", "--queue", "-n", f"rate-{n}", "-S", rate)
+        lr = f"train.squeezenet.lr=0.00{n + 1}1"
+        pipeline.dvc("exp", "run", "--queue", "-n", f"lr-{n}", "-S", lr)
     reader = crowd.start(crowd.READER, folder, "60")
     status = pipeline.run_queue(WORKERS)
-    errors = crowd.ended([reader])
+    errors = crowd.wait_for_errors([reader])
     store = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
-    ids = [each.experiment_id for each in store.search_experiments()]
-    runs = [r for r in store.search_runs(ids) if "cxr.experiment" in r.data.tags]
+    ids = [experiment.experiment_id for experiment in store.search_experiments()]
+    runs = [run for run in store.search_runs(ids) if "cxr.experiment" in run.data.tags]
     return Outcome(
         status.count("Success"),
         errors,

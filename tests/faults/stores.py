@@ -1,4 +1,4 @@
-"""MLflow's store broken in every way: the stage's result stands, and `cxr sync` tells it later."""
+"""Broken MLflow stores: the stage keeps its result, and `cxr sync` logs its run later."""
 
 import shutil
 import socket
@@ -14,31 +14,32 @@ from pipeline import Pipeline
 from cxr.tracking import database
 from faults.disks import mount, tmpfs
 
-Broken = Callable[[Pipeline], "contextmanager[dict[str, str]]"]
-OWN = "mlflow.db"
+# Breaks the store within a `with` block; yields environment variables for the stage.
+Failure = Callable[[Pipeline], "contextmanager[dict[str, str]]"]
+DATABASE = "mlflow.db"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a stage whose store was broken."""
+    """A stage's result while its store was broken, and what `cxr sync` logged afterwards."""
 
     status: int
     notes: list[str]  # lines on standard error
     published: bool
-    synced: int  # runs that `cxr sync` brought in once the store was mended
-    finished: int  # runs FINISHED in the store then
+    synced: int  # runs that `cxr sync` logged
+    finished: int  # runs with status FINISHED after the sync
 
     @property
-    def holds(self) -> bool:
-        """The work was done, the reason told once, and nothing is missing in the end."""
-        told = len(self.notes) == 1 and self.notes[0].startswith("download: note: MLflow's store ")
+    def as_expected(self) -> bool:
+        """The stage succeeded with one note on the store, and no run is missing in the end."""
+        noted = len(self.notes) == 1 and self.notes[0].startswith("download: note: MLflow's store ")
         kept = (self.status, self.published) == (0, True)
-        return told and kept and (self.synced, self.finished) == (1, 1)
+        return noted and kept and (self.synced, self.finished) == (1, 1)
 
 
-def tried(project: Pipeline, broken: Broken) -> Outcome:
-    """Run `download` while the store is broken, mend it, and sync."""
-    with broken(project) as environment:
+def run_and_sync(project: Pipeline, failure: Failure) -> Outcome:
+    """Run `download` while the store is broken, then `cxr sync` with the store repaired."""
+    with failure(project) as environment:
         done = subprocess.run(
             ["python", "stages/download.py"], cwd=project.folder, capture_output=True, text=True,
             env=project.environment() | environment,
@@ -50,13 +51,13 @@ def tried(project: Pipeline, broken: Broken) -> Outcome:
         done.stderr.splitlines(),
         (project.folder / "data/raw/chest.npz").is_file(),
         sum(line.split()[0] in ("rebuilt", "completed", "restored") for line in lines if line),
-        _n_finished(project.folder / OWN),
+        _n_finished(project.folder / DATABASE),
     )
 
 
 @contextmanager
-def refusing(project: Pipeline) -> Iterator[dict[str, str]]:
-    """A server that is not there."""
+def no_server(project: Pipeline) -> Iterator[dict[str, str]]:
+    """A port that no server listens on."""
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -65,7 +66,7 @@ def refusing(project: Pipeline) -> Iterator[dict[str, str]]:
 
 @contextmanager
 def silent(project: Pipeline) -> Iterator[dict[str, str]]:
-    """A server that takes the call and never answers."""
+    """A server that accepts connections and never answers."""
     with closing(socket.socket()) as server:
         server.bind(("127.0.0.1", 0))
         server.listen(16)
@@ -79,24 +80,24 @@ def silent(project: Pipeline) -> Iterator[dict[str, str]]:
 def locked(project: Pipeline) -> Iterator[dict[str, str]]:
     """A database that another program keeps locked."""
     _create(project)
-    with closing(sqlite3.connect(project.folder / OWN, isolation_level=None)) as other:
+    with closing(sqlite3.connect(project.folder / DATABASE, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         yield {}
 
 
 @contextmanager
-def words(project: Pipeline) -> Iterator[dict[str, str]]:
-    """A file that is no database."""
-    (project.folder / OWN).write_text("these are words, and no database at all")
+def text(project: Pipeline) -> Iterator[dict[str, str]]:
+    """A text file in place of the database."""
+    (project.folder / DATABASE).write_text("this is text and not a database at all")
     yield {}
-    (project.folder / OWN).unlink()
+    (project.folder / DATABASE).unlink()
 
 
 @contextmanager
 def damaged(project: Pipeline) -> Iterator[dict[str, str]]:
-    """A database with pages overwritten."""
+    """A database with overwritten pages."""
     _create(project)
-    file = project.folder / OWN
+    file = project.folder / DATABASE
     content = bytearray(file.read_bytes())
     content[2048 : len(content) // 2] = bytes(len(content) // 2 - 2048)
     file.write_bytes(content)
@@ -105,62 +106,62 @@ def damaged(project: Pipeline) -> Iterator[dict[str, str]]:
 
 
 @contextmanager
-def half_made(project: Pipeline) -> Iterator[dict[str, str]]:
-    """A database without its tables: what a killed process of MLflow's own would leave."""
-    with closing(sqlite3.connect(project.folder / OWN)) as base:
-        base.execute("CREATE TABLE alembic_version (version_num VARCHAR(32))")
+def incomplete(project: Pipeline) -> Iterator[dict[str, str]]:
+    """A database without its tables, as left by MLflow killed while creating it."""
+    with closing(sqlite3.connect(project.folder / DATABASE)) as connection:
+        connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32))")
     yield {}
-    (project.folder / OWN).unlink()
+    (project.folder / DATABASE).unlink()
 
 
 @contextmanager
 def read_only(project: Pipeline) -> Iterator[dict[str, str]]:
     """A database on a file system that is mounted read-only."""
     _create(project)
-    with tmpfs(project.folder / "elsewhere", "8m") as place:
-        shutil.copy2(project.folder / OWN, place / OWN)
-        mount("-o", "remount,ro", str(place))
-        yield {"MLFLOW_TRACKING_URI": f"sqlite:///{place / OWN}"}
+    with tmpfs(project.folder / "disk", "8m") as disk:
+        shutil.copy2(project.folder / DATABASE, disk / DATABASE)
+        mount("-o", "remount,ro", str(disk))
+        yield {"MLFLOW_TRACKING_URI": f"sqlite:///{disk / DATABASE}"}
 
 
 @contextmanager
-def full_at_once(project: Pipeline) -> Iterator[dict[str, str]]:
-    """A disk that has no room for a new database."""
-    with tmpfs(project.folder / "elsewhere", "200k") as place:
-        yield {"MLFLOW_TRACKING_URI": f"sqlite:///{place / OWN}"}
+def too_small(project: Pipeline) -> Iterator[dict[str, str]]:
+    """A disk that is too small for a new database."""
+    with tmpfs(project.folder / "disk", "200k") as disk:
+        yield {"MLFLOW_TRACKING_URI": f"sqlite:///{disk / DATABASE}"}
 
 
 @contextmanager
-def full_later(project: Pipeline) -> Iterator[dict[str, str]]:
-    """A disk with room for the database and not for another run."""
+def full(project: Pipeline) -> Iterator[dict[str, str]]:
+    """A disk that has room for the database but not for another run."""
     _create(project)
-    with tmpfs(project.folder / "elsewhere", "8m") as place:
-        shutil.copy2(project.folder / OWN, place / OWN)
-        rest = shutil.disk_usage(place).free
-        (place / "rest").write_bytes(bytes(rest))
-        yield {"MLFLOW_TRACKING_URI": f"sqlite:///{place / OWN}"}
+    with tmpfs(project.folder / "disk", "8m") as disk:
+        shutil.copy2(project.folder / DATABASE, disk / DATABASE)
+        (disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free))
+        yield {"MLFLOW_TRACKING_URI": f"sqlite:///{disk / DATABASE}"}
 
 
-WAYS: dict[str, Broken] = {
-    "a server that is not there": refusing,
+FAILURES: dict[str, Failure] = {
+    "no server": no_server,
     "a server that never answers": silent,
     "a locked database": locked,
-    "words": words,
+    "a text file": text,
     "overwritten pages": damaged,
-    "a database half made": half_made,
+    "an incomplete database": incomplete,
     "a read-only file system": read_only,
-    "a full disk at first": full_at_once,
-    "a full disk later": full_later,
+    "no space for a database": too_small,
+    "no space for another run": full,
 }
 
 
 def _create(project: Pipeline) -> None:
-    database.create(f"sqlite:///{project.folder / OWN}")
+    database.create(f"sqlite:///{project.folder / DATABASE}")
 
 
 def _n_finished(file: Path) -> int:
-    """By sqlite itself: within one process MLflow keeps a database open that it has seen."""
-    with closing(sqlite3.connect(file)) as base:
-        return int(
-            base.execute("SELECT count(*) FROM runs WHERE status = 'FINISHED'").fetchone()[0]
-        )
+    """Number of FINISHED runs, read with sqlite: MLflow caches databases within a process."""
+    with closing(sqlite3.connect(file)) as connection:
+        (count,) = connection.execute(
+            "SELECT count(*) FROM runs WHERE status = 'FINISHED'"
+        ).fetchone()
+        return int(count)

@@ -1,4 +1,4 @@
-"""The short form of `make faults`."""
+"""A shorter `make faults`."""
 
 from pathlib import Path
 
@@ -9,60 +9,61 @@ from faults import crowd, disks, kills, stores
 
 
 @pytest.fixture(scope="module")
-def first_stages(tmp_path_factory: pytest.TempPathFactory) -> kills.Undisturbed:
-    return kills.undisturbed(tmp_path_factory.mktemp("undisturbed"), "preprocess")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> kills.Reference:
+    """The first two stages."""
+    return kills.run_reference(tmp_path_factory.mktemp("reference"), "preprocess")
 
 
 @pytest.mark.parametrize("turn", [0, 1])
-def test_a_killed_stage_ends_as_if_it_had_not_been(
-    first_stages: kills.Undisturbed, tmp_path: Path, turn: int
+def test_preprocess_killed_and_repeated_equals_a_run_without_a_kill(
+    reference: kills.Reference, tmp_path: Path, turn: int
 ) -> None:
-    """`preprocess`: at a random moment, and when its outputs are to be published."""
-    for seed in range(5):  # on a busy machine a stage may have ended before a moment comes
-        stage, what, moment = kills.moments(4, seed, first_stages)[2 * turn + 1]
-        outcome = kills.killed(first_stages, stage, what, moment, tmp_path / str(seed))
-        assert (outcome.stage, outcome.wrong) == ("preprocess", [])
-        if outcome.hit:
+    """Turn 0 kills at a random time, turn 1 just before the outputs are published."""
+    for seed in range(5):  # on a busy machine the stage may end before it can be killed
+        stage, when, trigger = kills.plan(4, seed, reference)[2 * turn + 1]
+        outcome = kills.kill_and_repeat(reference, stage, when, trigger, tmp_path / str(seed))
+        assert (outcome.stage, outcome.differences) == ("preprocess", [])
+        if outcome.was_alive:
             return
-    raise AssertionError("it was never alive when it was to be killed")
+    raise AssertionError("the stage always ended before it could be killed")
 
 
 @pytest.mark.slow
-def test_every_stage_killed_once_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
-    expected = kills.undisturbed(tmp_path, kills.STAGES[-1])
+def test_every_stage_killed_and_repeated_equals_a_run_without_a_kill(tmp_path: Path) -> None:
+    reference = kills.run_reference(tmp_path, kills.STAGES[-1])
     outcomes = [
-        kills.killed(expected, stage, what, moment, tmp_path / str(n))
-        for n, (stage, what, moment) in enumerate(kills.moments(8, 2, expected))
+        kills.kill_and_repeat(reference, stage, when, trigger, tmp_path / str(n))
+        for n, (stage, when, trigger) in enumerate(kills.plan(8, 2, reference))
     ]
     assert [outcome.stage for outcome in outcomes] == list(kills.STAGES)
-    assert [outcome for outcome in outcomes if outcome.wrong] == []
-    assert sum(outcome.hit for outcome in outcomes) >= 6
+    assert [outcome for outcome in outcomes if outcome.differences] == []
+    assert sum(outcome.was_alive for outcome in outcomes) >= 6
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", stores.WAYS)
-def test_a_store_that_fails_costs_no_result(way: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("failure", stores.FAILURES)
+def test_a_broken_store_loses_no_result(failure: str, tmp_path: Path) -> None:
     try:
-        outcome = stores.tried(create(tmp_path / "p"), stores.WAYS[way])
-    except disks.CanNotBeTried as reason:
+        outcome = stores.run_and_sync(create(tmp_path / "p"), stores.FAILURES[failure])
+    except disks.NotPossibleHere as reason:
         pytest.skip(str(reason))
-    assert outcome.holds, outcome
+    assert outcome.as_expected, outcome
 
 
 @pytest.mark.slow
-def test_eight_at_once_make_the_store_and_lose_nothing(tmp_path: Path) -> None:
-    outcome = crowd.crowd(tmp_path)
-    assert outcome.holds, outcome
+def test_eight_processes_create_the_store_at_once_and_lose_no_run(tmp_path: Path) -> None:
+    outcome = crowd.run_round(tmp_path)
+    assert outcome.as_expected, outcome
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("megabytes", disks.MEGABYTES[:2])
-def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(
+def test_a_full_disk_gives_a_one_line_error_and_no_partial_output(
     tmp_path: Path, megabytes: int
 ) -> None:
     try:
-        outcomes = disks.full(tmp_path, megabytes)
-    except disks.CanNotBeTried as reason:
+        outcomes = disks.run_on_small_disk(tmp_path, megabytes)
+    except disks.NotPossibleHere as reason:
         pytest.skip(str(reason))
-    assert [outcome for outcome in outcomes if not outcome.holds] == []
+    assert [outcome for outcome in outcomes if not outcome.as_expected] == []
     assert any(outcome.status == 2 for outcome in outcomes)

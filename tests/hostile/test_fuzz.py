@@ -1,6 +1,6 @@
-"""Good npz files, spoilt at random from a fixed seed: read, or refused in one line; nothing else.
+"""Fuzzing: randomly corrupted npz files are read or refused in one line, never a traceback.
 
-For five seconds, or as many as FUZZ_SECONDS says; the slow test takes a minute.
+The seed is fixed. Runs for FUZZ_SECONDS (default: 5); the slow test runs for a minute.
 """
 
 import io
@@ -25,23 +25,23 @@ from cxr.errors import CxrError
 from cxr.scoring.submissions import read_labels, read_predictions
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", 5))
-LONGEST = 10  # seconds of one input
-MOST_BYTES = 2**29  # of memory beyond what the process has
+LONGEST = 10  # seconds per input
+MOST_BYTES = 2**29  # of memory beyond the current use of the process
 
 Draw = random.Random
 
 
-class Hangs(BaseException):
-    """Not an Exception, so that no reader takes it for a damaged file."""
+class TimedOut(BaseException):
+    """Not an Exception, so that no reader mistakes it for a damaged file."""
 
 
 def _alarm(signum: int, frame: FrameType | None) -> None:
-    raise Hangs
+    raise TimedOut
 
 
 @contextmanager
 def limits() -> Iterator[None]:
-    """Little memory; a reader that asks for more gets a MemoryError."""
+    """Limit memory; a reader that allocates more gets a MemoryError."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MOST_BYTES, hard))
@@ -61,28 +61,28 @@ TOKENS = [
 ]  # fmt: skip
 
 
-def spoilt_bytes(draw: Draw, content: bytes) -> bytes:
-    """A few bytes flipped, cut out, doubled, put in or exchanged."""
-    made = bytearray(content)
+def corrupted(draw: Draw, content: bytes) -> bytes:
+    """The content with a few bytes flipped, removed, duplicated, inserted or replaced."""
+    data = bytearray(content)
     for _ in range(draw.choice((1, 1, 1, 2, 4, 8))):
-        here = draw.randrange(len(made) + 1)
-        there = min(len(made), here + draw.choice((1, 1, 2, 4, 16, 200)))
+        start = draw.randrange(len(data) + 1)
+        stop = min(len(data), start + draw.choice((1, 1, 2, 4, 16, 200)))
         how = draw.randrange(7)
-        if how == 0 and here < len(made):
-            made[here] ^= 1 << draw.randrange(8)
+        if how == 0 and start < len(data):
+            data[start] ^= 1 << draw.randrange(8)
         elif how == 1:
-            made[here:there] = b""
+            data[start:stop] = b""
         elif how == 2:
-            made[here:here] = made[here:there]
+            data[start:start] = data[start:stop]
         elif how == 3:
-            made[here:there] = draw.choice(TOKENS)
+            data[start:stop] = draw.choice(TOKENS)
         elif how == 4:
-            made[here:here] = draw.choice(TOKENS)
+            data[start:start] = draw.choice(TOKENS)
         elif how == 5:
-            made[here:there] = draw.randbytes(there - here)
+            data[start:stop] = draw.randbytes(stop - start)
         elif how == 6 and not draw.randrange(4):
-            del made[here:]
-    return bytes(made)
+            del data[start:]
+    return bytes(data)
 
 
 def packed(members: dict[str, bytes], method: int) -> bytes:
@@ -94,39 +94,39 @@ def packed(members: dict[str, bytes], method: int) -> bytes:
 
 
 def members() -> dict[str, bytes]:
-    made = {}
+    members_by_name = {}
     for key, array in arrays().items():
         buffer = io.BytesIO()
         np.lib.format.write_array(buffer, array)
-        made[f"{key}.npy"] = buffer.getvalue()
+        members_by_name[f"{key}.npy"] = buffer.getvalue()
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, np.full((3, 14), 0.5), version=(2, 0))
-    return made | {"test_probs.npy": buffer.getvalue()}
+    return members_by_name | {"test_probs.npy": buffer.getvalue()}
 
 
-GOOD_MEMBERS = members()
-GOOD_NPZ = [packed(GOOD_MEMBERS, how) for how in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)]
+VALID_MEMBERS = members()
+VALID_NPZ = [packed(VALID_MEMBERS, how) for how in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)]
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 
 
-def bad_npz(draw: Draw) -> bytes:
+def corrupted_npz(draw: Draw) -> bytes:
     how = draw.random()
     if how < 0.4:
-        return spoilt_bytes(draw, draw.choice(GOOD_NPZ))
-    made = dict(GOOD_MEMBERS)
-    key = draw.choice(list(made))
-    if how < 0.9:  # in its header, which has the first 128 bytes
-        made[key] = spoilt_bytes(draw, made[key][:128]) + made[key][128:]
+        return corrupted(draw, draw.choice(VALID_NPZ))
+    changed = dict(VALID_MEMBERS)
+    key = draw.choice(list(changed))
+    if how < 0.9:  # corrupt its header, the first 128 bytes
+        changed[key] = corrupted(draw, changed[key][:128]) + changed[key][128:]
     else:
-        made[draw.choice(list(made))] = made.pop(key)
-    return packed(made, draw.choice(METHODS))
+        changed[draw.choice(list(changed))] = changed.pop(key)
+    return packed(changed, draw.choice(METHODS))
 
 
 def read_npz(path: Path) -> None:
     folder = path.parent / "out"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    wrong = None
+    refused = None
     for read in (
         lambda: raw.check(path, folder),
         lambda: raw.extract(path, splits.Origin("fuzz", "file"), folder),
@@ -136,21 +136,21 @@ def read_npz(path: Path) -> None:
         try:
             read()
         except CxrError as error:
-            wrong = error
-    if wrong is not None:
-        raise wrong
+            refused = error
+    if refused is not None:
+        raise refused
     for split in splits.SPLITS:
         splits.open_split(folder, split)
 
 
 def fuzz(folder: Path, seconds: float) -> tuple[int, int]:
-    """How many inputs were read and how many refused in so many seconds."""
+    """The numbers of inputs that were read and that were refused within `seconds`."""
     path, draw = folder / "a.npz", Draw(0)
     n_read = n_refused = 0
     end = time.monotonic() + seconds
     with limits():
         while time.monotonic() < end:
-            path.write_bytes(bad_npz(draw))
+            path.write_bytes(corrupted_npz(draw))
             signal.setitimer(signal.ITIMER_REAL, LONGEST)
             try:
                 read_npz(path)
@@ -159,7 +159,7 @@ def fuzz(folder: Path, seconds: float) -> tuple[int, int]:
                 assert str(error).isprintable() and str(error)
                 n_refused += 1
             except BaseException:
-                shutil.copy(path, folder / "found")  # pytest keeps it, with the traceback
+                shutil.copy(path, folder / "found")  # pytest keeps the folder of a failed test
                 raise
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
@@ -167,7 +167,7 @@ def fuzz(folder: Path, seconds: float) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("seconds", [SECONDS, pytest.param(60, marks=pytest.mark.slow)])
-def test_no_spoilt_npz_is_a_traceback(seconds: float, tmp_path: Path) -> None:
+def test_no_corrupted_npz_causes_a_traceback(seconds: float, tmp_path: Path) -> None:
     n_read, n_refused = fuzz(tmp_path, seconds)
     print(f"{n_read:,} read, {n_refused:,} refused in {seconds:g} s")
     assert n_refused > 10 * seconds and n_read > 0

@@ -1,4 +1,4 @@
-"""Calls of `cxr` that can't be served: one line on stderr, status 2, nothing else touched."""
+"""Invalid `cxr` commands: one line on stderr, exit status 2, no files changed."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.text import Text
-from valid import LOCK, MD5, ROOT, decision, record
+from valid import LOCK, MD5, ROOT, operating_point, record
 
 from cxr import cli
 from cxr.audit.finding import Finding, Verdict, Where
@@ -20,12 +20,12 @@ from cxr.cli import printing
 from cxr.labels import LABELS
 from cxr.models.inputs import InputSpec
 
-Spoil = Callable[[Path], object]
+Change = Callable[[Path], object]
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A clone in which nothing was made, with a file of predictions."""
+    """A clone without results, with a file of predictions."""
     folder = tmp_path / "clone"
     folder.mkdir()
     for name in ("params.yaml", "dvc.yaml", ".gitignore"):
@@ -39,7 +39,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """All files but those of git and the lock that `sync` waits for."""
+    """All files except those of git and the lock that `sync` waits for."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -51,19 +51,19 @@ def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> int:
     monkeypatch.chdir(folder)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(sys, "argv", ["cxr", *arguments])
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exit_info:
         cli.main()
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
+    assert isinstance(exit_info.value.code, int)
+    return exit_info.value.code
 
 
-def write(path: str, text: str | bytes) -> Spoil:
-    def spoil(folder: Path) -> None:
-        place = folder / path
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(text if isinstance(text, bytes) else text.encode())
+def write(path: str, text: str | bytes) -> Change:
+    def change(folder: Path) -> None:
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(text if isinstance(text, bytes) else text.encode())
 
-    return spoil
+    return change
 
 
 def nothing(folder: Path) -> None:
@@ -72,7 +72,7 @@ def nothing(folder: Path) -> None:
 
 RECORD = json.dumps(record())
 UP = LOCK.replace("path: data/raw", "path: ../../x")
-BAD: dict[str, tuple[Spoil, list[str], str]] = {
+BAD: dict[str, tuple[Change, list[str], str]] = {
     "an unknown command": (nothing, ["swoop"], "No such command 'swoop'"),
     "an unknown option": (nothing, ["audit", "--all"], "No such option"),
     "an option in two lines": (nothing, ["audit", "--a\nb\x1b[31m"], r"--a\x0ab\x1b[31m"),
@@ -84,26 +84,27 @@ BAD: dict[str, tuple[Spoil, list[str], str]] = {
     "no demo to show": (nothing, ["ui", "--demo"], "has no runs yet"),
     "no model to serve": (nothing, ["serve"], "has no runs yet"),
     "a lost database to show": (
-        write("records/train-cnn.json", RECORD), ["ui"], "mlflow.db is gone; `cxr sync`"),
+        write("records/train-cnn.json", RECORD), ["ui"], "mlflow.db is missing; `cxr sync`"),
     "a lost database to serve": (
-        write("records/train-cnn.json", RECORD), ["serve"], "mlflow.db is gone; `cxr sync`"),
+        write("records/train-cnn.json", RECORD), ["serve"], "mlflow.db is missing; `cxr sync`"),
     "a port to serve of words": (nothing, ["serve", "--port", "$(id)"], "--port"),
-    "nothing made": (nothing, ["audit"], "holds no results yet"),
+    "nothing made": (nothing, ["audit"], "has no results yet"),
     "a file outside": (nothing, ["audit", "../../etc/passwd"], "is not inside a clone"),
     "a file elsewhere": (nothing, ["audit", "/etc/passwd"], "is not inside a clone"),
-    "a name of 5000": (nothing, ["audit", "a" * 5000], "no run id"),
-    "a long name in a folder": (nothing, ["audit", "x/" + "y" * 5000], "is no output"),
+    "a name of 5000": (nothing, ["audit", "a" * 5000], "nor a run id"),
+    "a long name in a folder": (nothing, ["audit", "x/" + "y" * 5000], "is neither an output"),
     "a name that commands": (nothing, ["audit", "\x1b[2J\nok"], r"\x1b[2J\nok"),
-    "a name of no bytes of UTF-8": (nothing, ["audit", "a\udcff"], r"a\udcff is no output"),
-    "an empty name": (nothing, ["audit", ""], "is no output"),
-    "a query for an id": (nothing, ["replay", "' OR 1=1 --"], "neither a file here nor a run id"),
-    "an id of three digits": (nothing, ["replay", "abc"], "neither a file here nor a run id"),
-    "an id of 33 digits": (nothing, ["replay", "a" * 33], "neither a file here nor a run id"),
+    "a name of no bytes of UTF-8": (nothing, ["audit", "a\udcff"], r"a\udcff is neither an output"),
+    "an empty name": (nothing, ["audit", ""], "is neither an output"),
+    "a query for an id": (
+        nothing, ["replay", "' OR 1=1 --"], "neither an existing file nor a run id"),
+    "an id of three digits": (nothing, ["replay", "abc"], "neither an existing file nor a run id"),
+    "an id of 33 digits": (nothing, ["replay", "a" * 33], "neither an existing file nor a run id"),
     "an unknown id": (nothing, ["replay", "abcd"], "no run abcd"),
     "an option for a revision": (nothing, ["diff", "--", "--output=x"], "--output=x is no"),
     "a path for a revision": (nothing, ["diff", "../../x"], "is not an experiment"),
     "a range of revisions": (nothing, ["diff", "HEAD..HEAD"], "is not an experiment"),
-    "nothing to compare": (nothing, ["diff", "workspace"], "holds no results yet"),
+    "nothing to compare": (nothing, ["diff", "workspace"], "has no results yet"),
     "a lock file that leads out": (write("dvc.lock", UP), ["audit"], "leads out of the project"),
     "a lock file of bytes": (write("dvc.lock", b"\xff\xfe\0"), ["audit"], "dvc.lock is damaged"),
     "a record that leads out": (
@@ -146,30 +147,30 @@ BAD: dict[str, tuple[Spoil, list[str], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("spoil", "arguments", "words"), BAD.values(), ids=BAD)
-def test_a_hostile_call_is_one_line_and_status_2(
+@pytest.mark.parametrize(("change", "arguments", "words"), BAD.values(), ids=BAD)
+def test_an_invalid_call_prints_one_line_and_exits_with_status_2(
     project: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
-    spoil: Spoil,
+    change: Change,
     arguments: list[str],
     words: str,
 ) -> None:
-    spoil(project)
+    change(project)
     before = content(project)
     status = call(monkeypatch, project, *arguments)
-    told = capfd.readouterr()
-    assert status == 2, told
-    assert told.out == ""
-    (line,) = told.err.splitlines()
+    output = capfd.readouterr()
+    assert status == 2, output
+    assert output.out == ""
+    (line,) = output.err.splitlines()
     assert line.startswith("cxr: ") and line.isprintable() and words in line
     assert content(project) == before
 
 
-def test_a_file_that_may_not_be_read_is_one_line(
+def test_an_unreadable_file_is_reported_in_one_line(
     project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def refuse(*arguments: object, **more: object) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
         raise PermissionError(13, "Permission denied", str(project / "dvc.lock"))
 
     monkeypatch.setattr("cxr.lineage.repository.read_within", refuse)
@@ -178,16 +179,16 @@ def test_a_file_that_may_not_be_read_is_one_line(
     assert line == f"cxr: {project}/dvc.lock: Permission denied"
 
 
-def test_help_is_no_error(
+def test_help_exits_with_status_0(
     project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert call(monkeypatch, project, "audit", "--help") == 0
-    told = capfd.readouterr()
-    assert "Usage" in told.out and told.err == ""
+    output = capfd.readouterr()
+    assert "Usage" in output.out and output.err == ""
 
 
-def test_a_reader_that_goes_away_is_no_traceback(project: Path) -> None:
-    """As in `cxr score … | head`."""
+def test_a_closed_pipe_causes_no_traceback(project: Path) -> None:
+    """For example `cxr score … | head`."""
     command = [sys.executable, "-c", "from cxr.cli import main; main()"]
     env = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     with subprocess.Popen(
@@ -198,7 +199,7 @@ def test_a_reader_that_goes_away_is_no_traceback(project: Path) -> None:
         assert b"Traceback" not in running.stderr.read()
 
 
-def test_hostile_images_cost_a_line_each_and_no_other_its_answer(
+def test_each_malicious_image_gives_one_line_and_the_others_are_predicted(
     project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from cxr import models, params
@@ -209,7 +210,7 @@ def test_hostile_images_cost_a_line_each_and_no_other_its_answer(
     network = models.build("cnn", hyper, 28, 1, 14)
     used = {"train": {"cnn": hyper.model_dump(mode="json")}}
     models.save(models.SavedModel("cnn", network, spec, LABELS, used), project / "models/cnn")
-    write("decisions/cnn.json", json.dumps(decision()))(project)
+    write("decisions/cnn.json", json.dumps(operating_point()))(project)
     scans = project / "scans"
     scans.mkdir()
     Image.fromarray(np.arange(4096, dtype=np.uint8).reshape(64, 64)).save(scans / "good.png")
@@ -219,11 +220,11 @@ def test_hostile_images_cost_a_line_each_and_no_other_its_answer(
     before = content(project)
     arguments = ["predict", "scans", "--model", "cnn", "--cam", "maps", "--csv", "t.csv"]
     assert call(monkeypatch, project, *arguments) == 2
-    told = capfd.readouterr()
-    lines = told.err.splitlines()
-    assert lines[0] == "predict: took 1 DICOM, 2 PNG and 1 unknown"
+    output = capfd.readouterr()
+    lines = output.err.splitlines()
+    assert lines[0] == "predict: found 1 DICOM, 2 PNG and 1 unknown"
     assert len(lines) == 4 and all(line.isprintable() for line in lines)
-    assert told.out.startswith("scans/good.png: ")
+    assert output.out.startswith("scans/good.png: ")
     after = content(project)
     assert {name for name in after if name not in before} == {"maps/good.maps.png", "t.csv"}
     assert {name: after[name] for name in before} == before
@@ -241,7 +242,9 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_no_name_commands_the_terminal(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_escape_sequence_in_a_name_reaches_the_terminal(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     printing.console.print(Text(name))
     printing.console.print(
         printing._finding(Finding(Verdict.FAILS, Where.FILES, f"{name}\n✓ holds", f"rm {name}"))

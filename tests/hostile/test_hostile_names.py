@@ -1,4 +1,4 @@
-"""`cxr diff` takes an experiment or git revision of any name for what it is, a run id included."""
+"""`cxr diff` accepts experiments and revisions of any name, even one like a run id."""
 
 import copy
 import hashlib
@@ -14,7 +14,7 @@ from cxr import git
 from cxr.audit.difference import difference
 from cxr.errors import CxrError
 
-RUN_ID = "0123456789abcdef0123456789abcdef"  # of the run in the record
+RUN_ID = "0123456789abcdef0123456789abcdef"  # the run id in the record
 LOCK = """\
 schema: '2.0'
 stages:
@@ -30,7 +30,7 @@ stages:
 
 @pytest.fixture
 def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A git repository whose HEAD holds a result of seed 0; nothing is checked out."""
+    """A git repository whose HEAD has a result with seed 0; no outputs are checked out."""
     for name, value in COMMITTER.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -42,15 +42,15 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def commit(clone: Path, seed: int) -> str:
-    """Commit the dvc.lock of a result that was made with a seed; the record is in DVC's cache."""
-    made: dict[str, Any] = copy.deepcopy(record())
-    made["facts"]["params"]["seed"] = seed
-    made["runs"][0]["run_id"] = RUN_ID
-    content = json.dumps(made).encode()
+    """Commit the dvc.lock of a result with that seed; its record is in DVC's cache."""
+    data: dict[str, Any] = copy.deepcopy(record())
+    data["facts"]["params"]["seed"] = seed
+    data["runs"][0]["run_id"] = RUN_ID
+    content = json.dumps(data).encode()
     md5 = hashlib.md5(content).hexdigest()
-    place = clone / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_bytes(content)
+    path = clone / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
     (clone / "dvc.lock").write_text(LOCK.format(md5=md5, size=len(content)))
     git.run(clone, "add", "dvc.lock", "dvc.yaml")
     git.run(clone, "commit", "-qm", f"seed {seed}")
@@ -62,31 +62,31 @@ NAMES = ["wide-vit-with-slow-warmup-seed-1", "f" * 32, RUN_ID, "f" * 31, "e" * 3
 
 @pytest.mark.parametrize("kind", ["experiment", "branch", "tag"])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_name_of_any_length_is_an_experiment_or_revision_first(
+def test_experiments_and_revisions_take_precedence_over_run_ids(
     clone: Path, name: str, kind: str
 ) -> None:
     head = git.run(clone, "rev-parse", "HEAD").strip()
-    made = commit(clone, seed=1)
+    other = commit(clone, seed=1)
     ref = {
         "experiment": f"refs/exps/{head[:2]}/{head[2:]}/{name}",
         "branch": f"refs/heads/{name}",
         "tag": f"refs/tags/{name}",
     }[kind]
-    git.run(clone, "update-ref", ref, made)
+    git.run(clone, "update-ref", ref, other)
     git.run(clone, "reset", "-q", "--hard", head)
-    answer = difference(clone, "HEAD", name)
-    assert (answer.a, answer.b) == ("HEAD", name)
-    (change,) = answer.parameters
+    result = difference(clone, "HEAD", name)
+    assert (result.a, result.b) == ("HEAD", name)
+    (change,) = result.parameters
     assert (change.name, change.a, change.b) == ("seed", 0, 1)
 
 
 @pytest.mark.parametrize("digits", [32, 8])
-def test_a_name_that_nothing_else_has_is_a_run_id(clone: Path, digits: int) -> None:
+def test_a_name_of_no_experiment_or_revision_is_a_run_id(clone: Path, digits: int) -> None:
     assert difference(clone, RUN_ID[:digits], "HEAD").a == f"{RUN_ID[:8]} (train-cnn)"
 
 
 @pytest.mark.parametrize("name", ["wide-vit-with-slow-warmup-seed-2", "nothing"])
-def test_a_name_of_nothing_is_refused(clone: Path, name: str) -> None:
+def test_an_unknown_name_is_refused(clone: Path, name: str) -> None:
     with pytest.raises(CxrError) as caught:
         difference(clone, name, "HEAD")
     assert str(caught.value) == (

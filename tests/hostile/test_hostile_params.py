@@ -1,4 +1,4 @@
-"""params.yaml made to harm: refused in one line, soon, with the file as it was."""
+"""A malicious params.yaml is refused quickly, in one line, and left unchanged."""
 
 import importlib
 import time
@@ -9,7 +9,7 @@ from valid import ROOT, refusal
 
 from cxr import models, params
 
-# Imported now, so that their memory does not count as a bad input's.
+# Imported here, so that their memory is not counted as used by an invalid input.
 NETWORKS = [importlib.import_module(f"cxr.models.{name}") for name in params.model_names()]
 TEXT = (ROOT / "params.yaml").read_text()
 
@@ -28,7 +28,7 @@ BAD: dict[str, tuple[str | bytes, str]] = {
     "a seed in octal words": (TEXT.replace("seed: 0", "seed: 0o99"), "seed is '0o99'"),
     "a seed below zero": (TEXT.replace("seed: 0", "seed: -1"), "seed is -1"),
     "a million threads": (TEXT.replace("threads: 2 ", "threads: 1000000 "), "threads is 1000000"),
-    "an endless rate": (TEXT.replace("lr: 1e-3", "lr: .inf"), "train.vit.lr is inf"),
+    "an infinite learning rate": (TEXT.replace("lr: 1e-3", "lr: .inf"), "train.vit.lr is inf"),
     "a path of a list": (TEXT.replace("path: null", "path: [a]"), "download.path is ['a']"),
     "a name that commands a terminal": (TEXT + '"\\e[31mred": 1\n', r"\x1b[31mred is not a known"),
     "a model above": (TEXT.replace("  vit:", "  ../x:"), "unknown model `../x`"),
@@ -46,16 +46,18 @@ BAD: dict[str, tuple[str | bytes, str]] = {
 
 
 def build_all(path: Path) -> None:
-    """As the stages do, up to the networks."""
-    read = params.load(path)
+    """Read the parameters and build every network, as the stages do."""
+    loaded = params.load(path)
     for name in params.model_names():
-        hyper = models.hyper_parameters(name, read.train.block(name))
+        hyper = models.hyper_parameters(name, loaded.train.block(name))
         spec = models.input_spec(name, hyper, 28, models.Statistics(0.5, 0.2))
         models.build(name, hyper, spec.image_size, spec.channels, 14)
 
 
 @pytest.mark.parametrize(("text", "words"), BAD.values(), ids=BAD)
-def test_hostile_parameters_are_refused(tmp_path: Path, text: str | bytes, words: str) -> None:
+def test_malicious_parameters_are_refused_quickly(
+    tmp_path: Path, text: str | bytes, words: str
+) -> None:
     path = tmp_path / "params.yaml"
     content = text if isinstance(text, bytes) else text.encode()
     path.write_bytes(content)
@@ -65,18 +67,18 @@ def test_hostile_parameters_are_refused(tmp_path: Path, text: str | bytes, words
     assert path.read_bytes() == content and list(tmp_path.iterdir()) == [path]
 
 
-def test_the_projects_own_are_good() -> None:
+def test_the_projects_own_parameters_are_accepted() -> None:
     build_all(ROOT / "params.yaml")
 
 
 @pytest.mark.parametrize("key", ["nowhere", "seed.a", "train.gru.lr.x", "download.path.x", ""])
-def test_a_record_can_not_change_what_params_lack(tmp_path: Path, key: str) -> None:
-    """`replay` sets the parameters of a record in the file of a commit."""
+def test_a_record_can_not_set_unknown_parameters(tmp_path: Path, key: str) -> None:
+    """`replay` writes the parameters of a record to the params.yaml of a commit."""
     path = tmp_path / "params.yaml"
     path.write_text(TEXT)
     if "." in key:
         assert f"has no place for {key}" in refusal(params.change, path, {key: 1})
         assert path.read_text() == TEXT
-    else:  # a key at the top is added, and refused as unknown when the stage reads it
+    else:  # a top-level key is added, and refused as unknown when the stage reads it
         params.change(path, {key: 1})
         assert "is not a known key" in refusal(params.load, path)

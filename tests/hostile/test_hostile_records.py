@@ -1,4 +1,4 @@
-"""Records, lock files and lists of DVC that are damaged, or lead out of the project."""
+"""Records, lock files and DVC directory lists that are damaged or point outside the project."""
 
 import copy
 import hashlib
@@ -22,7 +22,7 @@ OUTSIDE = [
 ]  # fmt: skip
 
 
-def test_the_good_ones_are_good(tmp_path: Path) -> None:
+def test_valid_records_and_lock_files_are_read(tmp_path: Path) -> None:
     (tmp_path / "r.json").write_text(json.dumps(record()))
     assert records.read(tmp_path / "r.json").as_json() == record()
     (tmp_path / "dvc.lock").write_text(LOCK)
@@ -31,12 +31,12 @@ def test_the_good_ones_are_good(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", OUTSIDE)
-def test_a_path_that_leads_outside_is_none(path: str) -> None:
+def test_a_path_that_leads_outside_is_not_inside(path: str) -> None:
     assert not is_inside(path)
 
 
-Spoil = Callable[[dict[str, Any]], object]
-PLACES: dict[str, Callable[[dict[str, Any], str], object]] = {
+Change = Callable[[dict[str, Any]], object]
+PATHS_IN_A_RECORD: dict[str, Callable[[dict[str, Any], str], object]] = {
     "outputs": lambda r, p: r["outputs"].update({p: {"md5": MD5, "size": 1, "nfiles": None}}),
     "dependencies": lambda r, p: r["facts"]["dependencies"].update(
         {p: {"md5": MD5, "size": 1, "nfiles": None}}
@@ -50,36 +50,36 @@ PLACES: dict[str, Callable[[dict[str, Any], str], object]] = {
 }
 
 
-def refused(path: Path, spoil: Spoil) -> str:
-    spoilt = copy.deepcopy(record())
-    spoil(spoilt)
-    path.write_text(json.dumps(spoilt))
+def refused(path: Path, change: Change) -> str:
+    changed = copy.deepcopy(record())
+    change(changed)
+    path.write_text(json.dumps(changed))
     return refusal(records.read, path)
 
 
 @pytest.mark.parametrize("path", ["../x", "/etc/passwd", "models/cnn/../../../x"])
-@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
-def test_no_path_of_a_record_leads_outside(
-    tmp_path: Path, place: Callable[[dict[str, Any], str], object], path: str
+@pytest.mark.parametrize("set_path", PATHS_IN_A_RECORD.values(), ids=PATHS_IN_A_RECORD)
+def test_no_path_in_a_record_points_outside(
+    tmp_path: Path, set_path: Callable[[dict[str, Any], str], object], path: str
 ) -> None:
-    text = refused(tmp_path / "r.json", lambda r: place(r, path))
+    text = refused(tmp_path / "r.json", lambda r: set_path(r, path))
     assert "leads out of the project" in text
 
 
-def put(*keys: Any) -> Spoil:
-    """Sets the value at the end of a way of keys."""
-    *way, last, value = keys
+def put(*keys: Any) -> Change:
+    """A change that sets the value under nested keys; the last argument is the value."""
+    *parents, last, value = keys
 
-    def spoil(content: dict[str, Any]) -> None:
-        place: Any = content
-        for key in way:
-            place = place[key]
-        place[last] = value
+    def change(content: dict[str, Any]) -> None:
+        inner: Any = content
+        for key in parents:
+            inner = inner[key]
+        inner[last] = value
 
-    return spoil
+    return change
 
 
-BAD: dict[str, tuple[Spoil, str]] = {
+BAD: dict[str, tuple[Change, str]] = {
     "an md5 that is a path": (
         put("outputs", "models/cnn", "md5", "../../etc/passwd"), "outputs.models/cnn.md5"),
     "an md5 and a line": (put("outputs", "models/cnn", "md5", MD5 + "\n"), "models/cnn.md5"),
@@ -89,8 +89,8 @@ BAD: dict[str, tuple[Spoil, str]] = {
     "a time that is none": (put("started", "yesterday"), "started"),
     "a time without a zone": (put("finished", "2024-05-01T10:00:00"), "finished"),
     "no run": (put("runs", []), "runs"),
-    "data above the store": (put("data", "name", "../.."), "the data can't be called"),
-    "data from nowhere": (put("data", "source", "web"), "data has no source 'web'"),
+    "data above the store": (put("data", "name", "../.."), "is not a valid data set name"),
+    "data from nowhere": (put("data", "source", "web"), "unknown data source 'web'"),
     "text for a size": (put("outputs", "models/cnn", "size", "many"), "outputs.models/cnn.size"),
     "a list for outputs": (put("outputs", []), "outputs"),
     "null for facts": (put("facts", None), "facts"),
@@ -100,36 +100,36 @@ BAD: dict[str, tuple[Spoil, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("spoil", "words"), BAD.values(), ids=BAD)
-def test_a_hostile_record_is_refused(tmp_path: Path, spoil: Spoil, words: str) -> None:
-    text = refused(tmp_path / "r.json", spoil)
+@pytest.mark.parametrize(("change", "words"), BAD.values(), ids=BAD)
+def test_a_malicious_record_is_refused(tmp_path: Path, change: Change, words: str) -> None:
+    text = refused(tmp_path / "r.json", change)
     assert words in text
     assert [each.name for each in tmp_path.iterdir()] == ["r.json"]
 
 
 def test_a_record_of_a_gigabyte_is_not_read(tmp_path: Path) -> None:
     with open(tmp_path / "r.json", "wb") as file:
-        file.truncate(2**30)  # a hole, which takes no disk
+        file.truncate(2**30)  # a sparse file, which uses no disk space
     with pytest.raises(CxrError, match="has more than 67,108,864 bytes"):
         records.read(tmp_path / "r.json")
 
 
-def test_the_card_is_markdown_that_says_what_the_record_says(tmp_path: Path) -> None:
-    spoilt = copy.deepcopy(record())
-    spoilt["data"]["name"] = "<script>alert(1)<script> | ![x](y) `z`"
-    spoilt["facts"]["foreign"] = {"/a`b|<img src=x>\n| made | [it](http://x) |": MD5}
-    spoilt["facts"]["environment"]["device"] = "cpu | <b>"
-    (tmp_path / "r.json").write_text(json.dumps(spoilt))
-    found = records.read(tmp_path / "r.json")
-    card = records.card(found, found.run_ids[0])
+def test_the_card_escapes_markdown_in_the_record(tmp_path: Path) -> None:
+    changed = copy.deepcopy(record())
+    changed["data"]["name"] = "<script>alert(1)<script> | ![x](y) `z`"
+    changed["facts"]["foreign"] = {"/a`b|<img src=x>\n| made | [it](http://x) |": MD5}
+    changed["facts"]["environment"]["device"] = "cpu | <b>"
+    (tmp_path / "r.json").write_text(json.dumps(changed))
+    parsed = records.read(tmp_path / "r.json")
+    card = records.card(parsed, parsed.run_ids[0])
     rows = [line for line in card.splitlines() if line.startswith("|")]
     assert "<" not in card and "](" not in card.replace("\\]\\(", "")
     unescaped = [row.replace("\\|", "") for row in rows]
     assert {row.count("|") for row in unescaped} == {3}
-    assert len(rows) == len(records.card(_good(), MD5).splitlines()) - 4
+    assert len(rows) == len(records.card(_valid(), MD5).splitlines()) - 4
 
 
-def _good() -> records.Record:
+def _valid() -> records.Record:
     return records._RECORD.validate_python(record())
 
 
@@ -157,20 +157,20 @@ LOCKS: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize(("text", "words"), LOCKS.values(), ids=LOCKS)
-def test_a_hostile_lock_file_is_refused(tmp_path: Path, text: str, words: str) -> None:
+def test_a_malicious_lock_file_is_refused(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "dvc.lock").write_text(text)
-    said = refusal(Repository(tmp_path).lock)
-    assert words in said and "dvc.lock" in said
+    message = refusal(Repository(tmp_path).lock)
+    assert words in message and "dvc.lock" in message
 
 
 def listed(root: Path, content: Any) -> tuple[Repository, str]:
-    """A repository whose cache has this as the list of a folder's files, under its own MD5."""
+    """A repository whose cache contains this list of a folder's files, stored under its MD5."""
     text = content if isinstance(content, bytes) else json.dumps(content).encode()
     md5 = hashlib.md5(text, usedforsecurity=False).hexdigest() + ".dir"
     repository = Repository(root)
-    place = repository.object(md5)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_bytes(text)
+    path = repository.object(md5)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text)
     return repository, md5
 
 
@@ -182,13 +182,13 @@ def clone(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", "a\nb", ""])
-def test_no_list_of_dvc_leads_outside(clone: Path, name: str) -> None:
+def test_no_dvc_list_points_outside_the_project(clone: Path, name: str) -> None:
     repository, md5 = listed(clone, [{"relpath": name, "md5": MD5}])
     assert repository.content("data/raw", md5) is None
 
 
 @pytest.mark.parametrize("md5_of_file", ["", "x", "../../../../etc/passwd"])
-def test_no_list_of_dvc_names_another_place_of_the_cache(clone: Path, md5_of_file: str) -> None:
+def test_no_dvc_list_points_to_another_part_of_the_cache(clone: Path, md5_of_file: str) -> None:
     repository, md5 = listed(clone, [{"relpath": "a", "md5": md5_of_file}])
     assert repository.content("data/raw", md5) is None
 
@@ -196,15 +196,15 @@ def test_no_list_of_dvc_names_another_place_of_the_cache(clone: Path, md5_of_fil
 @pytest.mark.parametrize(
     "content", [b"[" * 100_000, b"", b"5", b"{}", b'[{"relpath": 1}]', b"[null]", b"\xff"]
 )
-def test_a_list_that_is_none_counts_as_lost(clone: Path, content: bytes) -> None:
+def test_an_invalid_list_counts_as_missing(clone: Path, content: bytes) -> None:
     repository, md5 = listed(clone, content)
     assert not repository.content("data/raw", md5)
 
 
 @pytest.mark.parametrize("md5", ["", "..", "../../x", "/etc/passwd", "0" * 31, "ab\n"])
-def test_the_cache_is_not_left_by_an_md5(clone: Path, md5: str) -> None:
+def test_an_md5_never_points_outside_the_cache(clone: Path, md5: str) -> None:
     assert "is no md5" in refusal(Repository(clone).object, md5)
 
 
-def test_an_origin_is_checked_wherever_it_is_made() -> None:
-    assert refusal(Origin, "x", "elsewhere").startswith("data has no source")
+def test_an_origin_is_checked_when_it_is_created() -> None:
+    assert refusal(Origin, "x", "elsewhere").startswith("unknown data source")

@@ -1,4 +1,4 @@
-"""Tables of predictions and boxes made to harm."""
+"""Malicious tables of predictions and boxes."""
 
 import os
 import threading
@@ -18,27 +18,29 @@ ROW = "x" + ",0.5" * 14
 ESCAPE = "\x1b[2J"
 
 CSVS: dict[str, tuple[bytes, str]] = {
-    "Latin-1": (f"{HEADER}\n\xe9{ROW}\n".encode("latin-1"), "line 2 is not text in UTF-8"),
-    "half of UTF-16": (f"{HEADER}\n{ROW}\n".encode("utf-16")[:-1], "is not text in UTF-16"),
-    "half a character": (f"{HEADER}\n{ROW}\n".encode() + b"\xc3", "line 3 is not text in UTF-8"),
+    "Latin-1": (f"{HEADER}\n\xe9{ROW}\n".encode("latin-1"), "line 2 is not valid UTF-8"),
+    "half of UTF-16": (f"{HEADER}\n{ROW}\n".encode("utf-16")[:-1], "is not valid UTF-16"),
+    "half a character": (f"{HEADER}\n{ROW}\n".encode() + b"\xc3", "line 3 is not valid UTF-8"),
     "a number with a byte of nothing": (f"{HEADER}\n{ROW[:-3]}0.5\0\n".encode(), r"'0.5\x00'"),
     "only bytes of nothing": (bytes(1000), "bytes"),
     "a cell of a megabyte": (f"{HEADER}\n{'x' * 2**20}{ROW}\n".encode(), "131,072 characters"),
     "an id of 600 characters": (
-        f"{HEADER}\n{'x' * 600}{ROW}\n".encode(), "601 characters in 'id'; at most 512"),
+        f"{HEADER}\n{'x' * 600}{ROW}\n".encode(),
+        "'id' has 601 characters; ids may have at most 512"),
     "a thousand columns": (
-        f"{HEADER}{',a' * 1000}\n".encode(), "has 1,015 columns; at most 200 are read"),
+        f"{HEADER}{',a' * 1000}\n".encode(), "has 1,015 columns; the maximum is 200"),
     "half a quotation": (f'{HEADER}\n"{ROW}\n'.encode(), "cells"),
     "a cell that commands a terminal": (
-        f"{HEADER}\n{ROW[:-3]}{ESCAPE}\n".encode(), r"holds '\x1b[2J'; expected a number"),
+        f"{HEADER}\n{ROW[:-3]}{ESCAPE}\n".encode(), r"is '\x1b[2J'; expected a number"),
     "a column that commands a terminal": (
         f"{ESCAPE},{HEADER.replace('mass', 'mess')}\n".encode(), r"\x1b[2J"),
     "a number of no end": (f"{HEADER}\n{ROW[:-3]}1e999\n".encode(), "is inf"),
     "a number of a megabyte": (
         f"{HEADER}\n{ROW[:-3]}{'9' * 100_000}\n".encode(), "is inf"),
     "a list of no end": (
-        f"id,predicted\nx,{'[' * 100_000}\n".encode(), "'predicted' does not hold"),
-    "a number of a label beyond all": (b"id,predicted\nx,0.5 1e999\n", "'predicted' does not hold"),
+        f"id,predicted\nx,{'[' * 100_000}\n".encode(), "every cell of 'predicted' must hold"),
+    "a number of a label beyond all": (
+        b"id,predicted\nx,0.5 1e999\n", "every cell of 'predicted' must hold"),
     "a hundred comments": (b"#\n" * 100, "is empty"),
     "half a quotation in a comment": (b'# "\n' + f"{HEADER}\n".encode(), "has no rows"),
     "a delimiter that is a quotation": (f'sep="\n{HEADER}\n{ROW}\n'.encode(), "theirs.csv"),
@@ -49,11 +51,11 @@ CSVS: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize(("content", "words"), CSVS.values(), ids=CSVS)
-def test_hostile_predictions_are_refused(tmp_path: Path, content: bytes, words: str) -> None:
+def test_malicious_predictions_are_refused(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "theirs.csv"
     path.write_bytes(content)
-    said = refusal(read_predictions, path, "test", False)
-    assert (words in said or words == "bytes") and "theirs.csv" in said
+    message = refusal(read_predictions, path, "test", False)
+    assert (words in message or words == "bytes") and "theirs.csv" in message
 
 
 def test_utf_16_is_read(tmp_path: Path) -> None:
@@ -62,18 +64,18 @@ def test_utf_16_is_read(tmp_path: Path) -> None:
     assert read_predictions(path, "test", False).values.tolist() == [[0.5] * 14]
 
 
-def test_a_table_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_has_a_size_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "theirs.csv"
     path.write_text(f"{HEADER}\n{ROW}\n")
     assert len(read_predictions(path, "test", False).values) == 1
-    monkeypatch.setattr(rows, "MOST_CSV_BYTES", path.stat().st_size - 1)
+    monkeypatch.setattr(rows, "MAX_CSV_BYTES", path.stat().st_size - 1)
     assert "it has more than" in refusal(read_predictions, path, "test", False)
 
 
-def test_a_table_of_no_end_is_not_read_to_it(
+def test_an_endless_table_is_read_up_to_the_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rows, "MOST_CSV_BYTES", 2**20)
+    monkeypatch.setattr(rows, "MAX_CSV_BYTES", 2**20)
     assert "more than 1,048,576" in refusal(read_predictions, Path("/dev/zero"), "test", False)
 
 
@@ -103,7 +105,7 @@ ARRAYS: dict[str, np.ndarray] = {
 
 @pytest.mark.filterwarnings("ignore:overflow")
 @pytest.mark.parametrize("array", ARRAYS.values(), ids=ARRAYS)
-def test_hostile_arrays_of_predictions_are_refused(tmp_path: Path, array: np.ndarray) -> None:
+def test_invalid_arrays_of_predictions_are_refused(tmp_path: Path, array: np.ndarray) -> None:
     np.savez(tmp_path / "theirs.npz", test_logits=array)
     assert "theirs.npz" in refusal(read_predictions, tmp_path / "theirs.npz", "test", False)
     np.savez(tmp_path / "labels.npz", test_labels=array)
@@ -119,7 +121,7 @@ NPYS: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("content", NPYS.values(), ids=NPYS)
-def test_hostile_npy_files_are_refused(tmp_path: Path, content: bytes) -> None:
+def test_invalid_npy_files_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "theirs.npy"
     path.write_bytes(content)
     assert "theirs.npy" in refusal(read_predictions, path, "test", False)
@@ -127,7 +129,7 @@ def test_hostile_npy_files_are_refused(tmp_path: Path, content: bytes) -> None:
 
 @pytest.mark.parametrize("array", ARRAYS.values(), ids=ARRAYS)
 @pytest.mark.filterwarnings("ignore:overflow")
-def test_hostile_arrays_in_npy_files_are_refused(tmp_path: Path, array: np.ndarray) -> None:
+def test_invalid_arrays_in_npy_files_are_refused(tmp_path: Path, array: np.ndarray) -> None:
     path = tmp_path / "theirs.npy"
     np.save(path, array)
     assert "theirs.npy" in refusal(read_predictions, path, "test", True)
@@ -150,7 +152,7 @@ IDS: dict[str, np.ndarray] = {
 
 @pytest.mark.parametrize("key", ["test_ids", "patients"])
 @pytest.mark.parametrize("ids", IDS.values(), ids=IDS)
-def test_hostile_ids_are_refused(tmp_path: Path, ids: np.ndarray, key: str) -> None:
+def test_invalid_ids_are_refused(tmp_path: Path, ids: np.ndarray, key: str) -> None:
     np.savez(tmp_path / "theirs.npz", test_logits=np.zeros((2, 14)), **{key: ids})
     assert key in refusal(read_predictions, tmp_path / "theirs.npz", "test", False)
 
@@ -160,16 +162,19 @@ BOXES: dict[str, tuple[bytes, str]] = {
     "Latin-1": (f"{BOX}\xe9,Mass,1,2,3,4\n".encode("latin-1"), "is not a CSV file"),
     "a cell of a megabyte": (f"{BOX}{'x' * 2**20},Mass,1,2,3,4\n".encode(), "is not a CSV file"),
     "seventeen megabytes": (BOX.encode() + b"\n" * 2**24, "has more than 16,777,216"),
-    "a number of no end": (f"{BOX}a,Mass,1e999,2,3,4\n".encode(), "is not a box"),
-    "a size of no end": (f"{BOX}a,Mass,1,2,inf,4\n".encode(), "is not a box"),
-    "a size below zero": (f"{BOX}a,Mass,1,2,-3,4\n".encode(), "is not a box"),
-    "a label that commands": (f"{BOX}a,{ESCAPE},1,2,3,4\n".encode(), r"names '\x1b[2J'"),
-    "a byte of nothing": (f"{BOX}a,Mass,1\0,2,3,4\n".encode(), "holds no numbers"),
+    "an infinite number": (f"{BOX}a,Mass,1e999,2,3,4\n".encode(), "is not a box"),
+    "an infinite size": (f"{BOX}a,Mass,1,2,inf,4\n".encode(), "is not a box"),
+    "a negative size": (f"{BOX}a,Mass,1,2,-3,4\n".encode(), "is not a box"),
+    "a label with an escape sequence": (
+        f"{BOX}a,{ESCAPE},1,2,3,4\n".encode(),
+        r"'\x1b[2J' is not one of the 14 labels",
+    ),
+    "a NUL byte": (f"{BOX}a,Mass,1\0,2,3,4\n".encode(), "height must be numbers"),
 }
 
 
 @pytest.mark.parametrize(("content", "words"), BOXES.values(), ids=BOXES)
-def test_hostile_boxes_are_refused(tmp_path: Path, content: bytes, words: str) -> None:
+def test_invalid_boxes_are_refused(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "boxes.csv"
     path.write_bytes(content)
     read: Callable[[Path], object] = boxes.read

@@ -1,4 +1,4 @@
-"""Files of weights, models and decisions made to harm."""
+"""Malicious files of weights, models and operating points."""
 
 import importlib
 import io
@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from valid import ROOT, decision, refusal
+from valid import ROOT, operating_point, refusal
 
 from cxr import models, params
 from cxr.evaluation import decisions
@@ -43,14 +43,14 @@ def saved(content: Any, **options: Any) -> Make:
 
 
 def repacked(change: Callable[[str, bytes], bytes], method: int = zipfile.ZIP_STORED) -> Make:
-    """A good file of torch's, each member changed and packed anew."""
+    """A valid torch file, repacked after changing each member."""
 
     def make(path: Path) -> None:
         buffer = io.BytesIO()
         torch.save(OrderedDict(weight=torch.arange(6.0)), buffer)
         with zipfile.ZipFile(buffer) as old, zipfile.ZipFile(path, "w", method) as new:
-            for each in old.infolist():
-                new.writestr(each.filename, change(each.filename, old.read(each)))
+            for info in old.infolist():
+                new.writestr(info.filename, change(info.filename, old.read(info)))
 
     return make
 
@@ -60,12 +60,12 @@ def same(name: str, content: bytes) -> bytes:
 
 
 def more_numbers(name: str, content: bytes) -> bytes:
-    """A tensor and its storage that say they have 60,000 numbers, of which the file holds 6."""
+    """A tensor and storage that state 60,000 numbers; the file contains 6."""
     return content.replace(b"K\x06", b"M\x60\xea") if name.endswith("data.pkl") else content
 
 
-def old_and_lying(path: Path) -> None:
-    """A file from before torch 1.6 whose storage says it has 2^40 numbers."""
+def old_with_false_size(path: Path) -> None:
+    """A file in the format before torch 1.6 whose storage states 2^40 numbers."""
     torch.save({"w": torch.zeros(6)}, path, _use_new_zipfile_serialization=False, pickle_protocol=2)
     content = path.read_bytes()
     assert b"K\x06N" in content
@@ -115,7 +115,7 @@ TORCH: dict[str, tuple[Make, str]] = {
     "a pickle cut short": (pickled(b"\x80\x02}q\x00X"), DAMAGED),
     "a zip of nothing": (text(b"PK\x05\x06" + bytes(18)), "w.pt"),
     "half a zip": (text(b"PK\x03\x04" + bytes(50)), DAMAGED),
-    "old and lying": (old_and_lying, DAMAGED),
+    "old and lying": (old_with_false_size, DAMAGED),
     "a bare pickle": (text(pickle.dumps({"w": 1}, 2)), "w.pt"),
     "words": (text(b"these are words\n"), "w.pt"),
     "nothing": (text(b" "), "w.pt"),
@@ -126,7 +126,7 @@ TORCH: dict[str, tuple[Make, str]] = {
 
 
 def tensors(header: Any, body: bytes = b"", length: int | None = None) -> bytes:
-    """A safetensors file of which the header says what it is told to."""
+    """A safetensors file with the given header."""
     content = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(content) if length is None else length) + content + body
 
@@ -159,7 +159,7 @@ def load(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("make", "words"), TORCH.values(), ids=TORCH)
-def test_hostile_torch_files_are_refused(
+def test_malicious_torch_files_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Make, words: str
 ) -> None:
     path = tmp_path / "w.pt"
@@ -171,14 +171,14 @@ def test_hostile_torch_files_are_refused(
 
 
 @pytest.mark.parametrize("content", TENSORS.values(), ids=TENSORS)
-def test_hostile_safetensors_are_refused(tmp_path: Path, content: bytes) -> None:
+def test_malicious_safetensors_files_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "w.safetensors"
     path.write_bytes(content)
     assert "w.safetensors is not a readable weights file" in refusal(load, path)
 
 
-def test_a_storage_longer_than_the_file_is_one(tmp_path: Path) -> None:
-    """Else its refusal would mean nothing."""
+def test_the_test_file_with_a_false_size_differs_from_the_valid_one(tmp_path: Path) -> None:
+    """Otherwise its refusal would prove nothing."""
     repacked(same)(tmp_path / "good.pt")
     assert torch.equal(read_weights(tmp_path / "good.pt")["weight"], torch.arange(6.0))  # type: ignore[index]
     repacked(more_numbers)(tmp_path / "bad.pt")
@@ -186,7 +186,7 @@ def test_a_storage_longer_than_the_file_is_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("new", [True, False])
-def test_plain_tensors_of_either_kind_of_file_are_read_weights(tmp_path: Path, new: bool) -> None:
+def test_plain_tensors_are_read_from_both_torch_formats(tmp_path: Path, new: bool) -> None:
     state = {
         "a": torch.nn.Parameter(torch.arange(4.0)),
         "b": torch.tensor(3),
@@ -194,9 +194,9 @@ def test_plain_tensors_of_either_kind_of_file_are_read_weights(tmp_path: Path, n
         "d": torch.zeros(0),
     }
     torch.save(state, tmp_path / "w.pt", _use_new_zipfile_serialization=new)
-    found = read_weights(tmp_path / "w.pt")
-    assert isinstance(found, dict)
-    assert all(torch.equal(found[key], value) for key, value in state.items())
+    weights = read_weights(tmp_path / "w.pt")
+    assert isinstance(weights, dict)
+    assert all(torch.equal(weights[key], value) for key, value in state.items())
 
 
 def _hyper(name: str) -> Any:
@@ -215,20 +215,20 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 MODELS: dict[str, tuple[tuple[Any, ...], Any]] = {
-    "an image of a million pixels a side": (("input", "image_size"), 10**6),
-    "data of a million pixels a side": (("input", "data_size"), 10**6),
-    "an image of none": (("input", "image_size"), 0),
+    "an image of a million pixels per side": (("input", "image_size"), 10**6),
+    "data of a million pixels per side": (("input", "data_size"), 10**6),
+    "an image of 0 pixels": (("input", "image_size"), 0),
     "an image of half a pixel": (("input", "image_size"), 0.5),
-    "an image of truth": (("input", "image_size"), True),
+    "a boolean image size": (("input", "image_size"), True),
     "seven channels": (("input", "channels"), 7),
     "a mean of text": (("input", "mean"), "0.5"),
     "two means": (("input", "mean"), [0.5, 0.5]),
-    "no deviation": (("input", "std"), [0]),
-    "a filter that runs": (("input", "resampling"), "../x"),
+    "a standard deviation of 0": (("input", "std"), [0]),
+    "a filter that is a path": (("input", "resampling"), "../x"),
     "one more input": (("input", "more"), 1),
     "no input": (("input",), None),
-    "a name above": (("name",), "../cnn"),
-    "a name inside": (("name",), "cnn.os"),
+    "a name in a parent folder": (("name",), "../cnn"),
+    "a name with a submodule": (("name",), "cnn.os"),
     "another name": (("name",), "vit"),
     "a list for a name": (("name",), ["cnn"]),
     "billions of channels": (("params", "train", "cnn", "channels"), [2**40, 1, 1]),
@@ -238,14 +238,14 @@ MODELS: dict[str, tuple[tuple[Any, ...], Any]] = {
 }
 
 
-@pytest.mark.parametrize(("place", "value"), MODELS.values(), ids=MODELS)
-def test_a_hostile_description_of_a_model_is_refused(
-    model: Path, tmp_path: Path, place: tuple[Any, ...], value: Any
+@pytest.mark.parametrize(("keys", "value"), MODELS.values(), ids=MODELS)
+def test_a_malicious_model_description_is_refused(
+    model: Path, tmp_path: Path, keys: tuple[Any, ...], value: Any
 ) -> None:
     description = json.loads((model / "model.json").read_text())
-    *way, last = place
+    *parents, last = keys
     inner = description
-    for key in way:
+    for key in parents:
         inner = inner[key]
     inner[last] = value
     folder = tmp_path / "cnn"
@@ -259,7 +259,7 @@ JSONS = ["", "[" * 100_000, "[]", "null", '{"a": NaN}', "\x00", '{"model": 1}', 
 
 
 @pytest.mark.parametrize("text", JSONS, ids=range(len(JSONS)))
-def test_a_damaged_description_is_named(tmp_path: Path, text: str) -> None:
+def test_a_damaged_json_file_is_named(tmp_path: Path, text: str) -> None:
     for name in ("model.json", "features.json", "d.json"):
         (tmp_path / name).write_text(text)
     assert "model.json is damaged" in refusal(models.load, tmp_path)
@@ -267,8 +267,8 @@ def test_a_damaged_description_is_named(tmp_path: Path, text: str) -> None:
     assert "d.json is damaged" in refusal(decisions.read, tmp_path / "d.json")
 
 
-DECISIONS: dict[str, tuple[tuple[str, ...], Any]] = {
-    "a method that runs": (("calibration", "method"), "eval"),
+OPERATING_POINTS: dict[str, tuple[tuple[str, ...], Any]] = {
+    "a method that is a function": (("calibration", "method"), "eval"),
     "a list for a method": (("calibration", "method"), []),
     "an unknown rule": (("rule",), "always"),
     "a threshold of text": (("thresholds", "mass"), "high"),
@@ -278,18 +278,20 @@ DECISIONS: dict[str, tuple[tuple[str, ...], Any]] = {
     "a ragged mean image": (("ood", "mean_image"), [[0] * 28] * 27 + [[0]]),
     "a mean image of text": (("ood", "mean_image"), [["a"] * 28] * 28),
     "a similarity of null": (("ood", "threshold"), None),
-    "ood of nothing": (("ood",), 5),
+    "a number for ood": (("ood",), 5),
 }
 
 
-@pytest.mark.parametrize(("place", "value"), DECISIONS.values(), ids=DECISIONS)
-def test_a_hostile_decision_is_refused(tmp_path: Path, place: tuple[str, ...], value: Any) -> None:
-    path, content = tmp_path / "d.json", decision()
+@pytest.mark.parametrize(("keys", "value"), OPERATING_POINTS.values(), ids=OPERATING_POINTS)
+def test_an_invalid_operating_point_is_refused(
+    tmp_path: Path, keys: tuple[str, ...], value: Any
+) -> None:
+    path, content = tmp_path / "d.json", operating_point()
     path.write_text(json.dumps(content))
     decisions.read(path)
-    *way, last = place
+    *parents, last = keys
     inner: Any = content
-    for key in way:
+    for key in parents:
         inner = inner[key]
     inner[last] = value
     path.write_text(json.dumps(content))

@@ -1,4 +1,4 @@
-"""Good inputs to spoil, and what every refusal of a bad one must be."""
+"""Valid inputs to corrupt, and the requirements on every refusal of an invalid one."""
 
 import json
 import tracemalloc
@@ -22,11 +22,11 @@ from cxr.lineage.run_log import Registration, RunLog, Slide
 ROOT = Path(__file__).parents[2]
 MD5, OTHER_MD5 = "0123456789abcdef" * 2, "fedcba9876543210" * 2
 BLOB, COMMIT = "0123456789" * 4, "9876543210" * 4
-MEMORY = 2**26  # bytes that no bad input may take
+MEMORY = 2**26  # bytes; no invalid input may use more
 
 
 def refusal(call: Callable[..., Any], *arguments: Any) -> str:
-    """The one line with which a call refuses."""
+    """The one-line message with which a call refuses its input."""
     with pytest.raises(CxrError) as caught, bounded():
         call(*arguments)
     text = str(caught.value)
@@ -36,7 +36,7 @@ def refusal(call: Callable[..., Any], *arguments: Any) -> str:
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """Fails where more memory is taken than any bad input may."""
+    """Fail if more than MEMORY bytes are allocated."""
     tracemalloc.start()
     try:
         yield
@@ -116,14 +116,14 @@ def record() -> dict[str, Any]:
     return plain
 
 
-def decision() -> dict[str, Any]:
-    """The JSON of a decision."""
-    named = dict.fromkeys(LABELS, 0.5)
+def operating_point() -> dict[str, Any]:
+    """The JSON of an operating point."""
+    per_label = dict.fromkeys(LABELS, 0.5)
     return {
         "model": "cnn",
-        "calibration": {"method": "platt", "slope": named, "intercept": dict(named)},
+        "calibration": {"method": "platt", "slope": per_label, "intercept": dict(per_label)},
         "rule": "youden",
-        "thresholds": dict(named) | {"mass": None},
+        "thresholds": dict(per_label) | {"mass": None},
         "ood": {"mean_image": np.zeros((28, 28)).tolist(), "threshold": 0.1},
     }
 

@@ -1,4 +1,4 @@
-"""A user's own images get the pipeline's own probabilities, and one bad file stops no other."""
+"""Predicted images get the pipeline's probabilities; files that can't be read are refused."""
 
 import csv
 import json
@@ -32,7 +32,7 @@ HERNIA = LABELS.index("hernia")
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone's models and decisions: a CNN with random weights, calibrated, hernia undecided."""
+    """A clone with a calibrated CNN of random weights and no threshold for hernia."""
     folder = tmp_path_factory.mktemp("project")
     (folder / "dvc.yaml").write_text("stages: {}\n")
     (folder / "params.yaml").write_text("seed: 0\n")
@@ -45,17 +45,17 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     labels = (rng.random((20, 14)) < 0.4).astype(np.uint8)
     labels[:, HERNIA] = 0
-    logits = pipelines_logits(network, spec)
+    logits = pipeline_logits(network, spec)
     train, val = (phantom.render(0, split, 0, 200, 28).images for split in ("train", "val"))
-    decision = decisions.decide(
+    operating_point = decisions.decide(
         "cnn", labels, logits, "platt", "youden", 0.9, OodReference.of(train, val)
     )
     (folder / "decisions").mkdir()
-    (folder / "decisions/cnn.json").write_text(json.dumps(decision.as_json()))
+    (folder / "decisions/cnn.json").write_text(json.dumps(operating_point.as_json()))
     return folder
 
 
-def pipelines_logits(network: models.Network, spec: InputSpec) -> np.ndarray:
+def pipeline_logits(network: models.Network, spec: InputSpec) -> np.ndarray:
     batches = ImageBatches(torch.from_numpy(CHESTS), spec)
     with torch.no_grad():
         logits: np.ndarray = network(batches.batch(torch.arange(20), None)).numpy()
@@ -63,7 +63,7 @@ def pipelines_logits(network: models.Network, spec: InputSpec) -> np.ndarray:
 
 
 def write(folder: Path, n: int = 20) -> list[Path]:
-    """Chests as PNG files."""
+    """Write chest X-rays as PNG files."""
     paths = [folder / f"chest{i:02}.png" for i in range(n)]
     for path, chest in zip(paths, CHESTS, strict=False):
         Image.fromarray(chest).save(path)
@@ -71,29 +71,29 @@ def write(folder: Path, n: int = 20) -> list[Path]:
 
 
 def predictions(project: Path, paths: list[Path], folder: Path | None = None) -> list:
-    maps = predict.places(paths, folder) if folder else {}
+    maps = predict.map_paths(paths, folder) if folder else {}
     return list(predict.predict(predict.load("cnn", project), paths, maps))
 
 
 @pytest.mark.parametrize("with_maps", [False, True])
-def test_probabilities_are_the_pipelines(project: Path, tmp_path: Path, with_maps: bool) -> None:
+def test_probabilities_equal_the_pipelines(project: Path, tmp_path: Path, with_maps: bool) -> None:
     model = predict.load("cnn", project)
-    expected = model.decision.calibration.probs(
-        pipelines_logits(model.saved.network, model.saved.input)
+    expected = model.operating_point.calibration.probs(
+        pipeline_logits(model.saved.network, model.saved.input)
     )
     done = predictions(project, write(tmp_path), tmp_path / "maps" if with_maps else None)
     assert [each.path.stem for each in done] == [f"chest{i:02}" for i in range(20)]
     np.testing.assert_allclose([each.probs for each in done], expected, atol=1e-6)
     for each, probs in zip(done, expected, strict=True):
-        for i, cut in enumerate(model.decision.thresholds):
-            if abs(probs[i] - cut) > 1e-6:  # a threshold is some image's own probability
+        for i, threshold in enumerate(model.operating_point.thresholds):
+            if abs(probs[i] - threshold) > 1e-6:  # a threshold is the probability of an image
                 assert each.predicted_positive[i] == (
-                    None if i == HERNIA else bool(probs[i] >= cut)
+                    None if i == HERNIA else bool(probs[i] >= threshold)
                 )
         assert (tmp_path / f"maps/{each.path.stem}.maps.png").is_file() == with_maps
 
 
-def test_one_bad_file_stops_no_other(project: Path, tmp_path: Path) -> None:
+def test_a_bad_file_does_not_stop_the_others(project: Path, tmp_path: Path) -> None:
     good = write(tmp_path, 12)
     bad = [text(tmp_path / "text.png"), truncated(tmp_path / "cut.png"), tmp_path / "none.png"]
     mixed = [*good[:5], bad[0], *good[5:9], bad[1], bad[2], *good[9:]]
@@ -107,23 +107,25 @@ def test_one_bad_file_stops_no_other(project: Path, tmp_path: Path) -> None:
     )
 
 
-def test_what_is_no_chest_is_warned_of_with_its_number(project: Path, tmp_path: Path) -> None:
+def test_an_image_unlike_a_chest_xray_is_warned_of_with_its_similarity(
+    project: Path, tmp_path: Path
+) -> None:
     Image.fromarray(255 - CHESTS[0]).save(tmp_path / "a.png")
     Image.fromarray(CHESTS[0]).save(tmp_path / "b.png")
-    strange, chest = predictions(project, [tmp_path / "a.png", tmp_path / "b.png"])
-    (warning,) = strange.warnings
+    inverted, chest = predictions(project, [tmp_path / "a.png", tmp_path / "b.png"])
+    (warning,) = inverted.warnings
     assert "does not look like a chest X-ray" in warning
-    assert f"similarity {strange.similarity:.2f}" in warning
-    assert chest.warnings == [] and chest.similarity > strange.similarity
+    assert f"similarity {inverted.similarity:.2f}" in warning
+    assert chest.warnings == [] and chest.similarity > inverted.similarity
 
 
 def test_a_model_is_found_by_name_or_folder(project: Path, tmp_path: Path) -> None:
     by_name = predict.load("cnn", project)
     by_folder = predict.load(str(project / "models/cnn"), None)
-    assert by_name.decision.as_json() == by_folder.decision.as_json()
-    with pytest.raises(CxrError, match="there is no model resnet; there are cnn"):
+    assert by_name.operating_point.as_json() == by_folder.operating_point.as_json()
+    with pytest.raises(CxrError, match="model resnet does not exist; available: cnn"):
         predict.load("resnet", project)
-    with pytest.raises(CxrError, match="there is no model cnn; `dvc repro` makes some"):
+    with pytest.raises(CxrError, match="model cnn does not exist; run `dvc repro` to train models"):
         predict.load("cnn", None)
 
 
@@ -135,7 +137,7 @@ def test_a_model_of_other_labels_is_refused(project: Path, tmp_path: Path) -> No
     description = json.loads((folder / "model.json").read_text())
     description["labels"][0] = "cough"
     (folder / "model.json").write_text(json.dumps(description))
-    with pytest.raises(CxrError, match="tells other labels than these"):
+    with pytest.raises(CxrError, match="predicts a different set of labels"):
         predict.load(str(folder), None)
     description["labels"][0] = LABELS[0]
     (folder / "model.json").write_text(json.dumps(description))
@@ -150,25 +152,24 @@ def test_the_command_writes_table_json_and_maps(cxr: Cxr, project: Path, tmp_pat
     out = [str(tmp_path), "--model", "cnn", "--cam", str(tmp_path / "maps")]
     done = cxr("predict", *out, "--csv", str(tmp_path / "t.csv"), "--json", cwd=project)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["model"] == "cnn" and told["calibration"] == "platt"
-    assert "Not a medical device" in told["notice"]
-    first, second = told["images"]
+    result = json.loads(done.stdout)
+    assert result["model"] == "cnn" and result["calibration"] == "platt"
+    assert "Not a medical device" in result["notice"]
+    first, second = result["images"]
     assert (first["width"], first["height"]) == (400, 320)
     with open(tmp_path / "t.csv") as file:
         rows = list(csv.DictReader(file))
     assert [row["image"] for row in rows] == [first["image"], second["image"]]
     assert first["assumed"] == {}
-    assert second["assumed"] == {"window": "none, 8 bits are grey levels"}
-    assert [row["assumed"] for row in rows] == ["", "window: none, 8 bits are grey levels"]
-    for row, image in zip(rows, told["images"], strict=True):
+    assert second["assumed"] == {"window": "none, 8-bit values are grey levels"}
+    assert [row["assumed"] for row in rows] == ["", "window: none, 8-bit values are grey levels"]
+    for row, image in zip(rows, result["images"], strict=True):
         for label in LABELS:
             prob = image["labels"][label]["probability"]
             assert float(row[f"prob_{label}"]) == prob
-            predicted_positive = image["labels"][label]["predicted_positive"]
-            assert row[f"predicted_positive_{label}"] == (
-                "" if predicted_positive is None else str(int(predicted_positive))
-            )
+            positive = image["labels"][label]["predicted_positive"]
+            expected = "" if positive is None else str(int(positive))
+            assert row[f"predicted_positive_{label}"] == expected
     table = read_predictions(tmp_path / "t.csv", "test", are_logits=False)
     np.testing.assert_array_equal(
         table.values, [[float(row[f"prob_{label}"]) for label in LABELS] for row in rows]
@@ -178,8 +179,9 @@ def test_the_command_writes_table_json_and_maps(cxr: Cxr, project: Path, tmp_pat
     assert (tmp_path / "maps/b.maps.png").is_file()
 
 
-def test_the_image_stands_in_the_picture_pixel_by_pixel(project: Path, tmp_path: Path) -> None:
-    """Its own resolution: the left panel is the image itself."""
+def test_the_left_panel_shows_the_image_at_its_own_resolution(
+    project: Path, tmp_path: Path
+) -> None:
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (300, 300), np.uint8)).save(tmp_path / "a.png")
     predictions(project, [tmp_path / "a.png"], tmp_path / "maps")
@@ -188,13 +190,15 @@ def test_the_image_stands_in_the_picture_pixel_by_pixel(project: Path, tmp_path:
     assert np.abs(drawn[48:348, :300].astype(int) - given).max() <= 1
 
 
-def test_the_command_tells_people_what_is_called(cxr: Cxr, project: Path, tmp_path: Path) -> None:
+def test_the_command_prints_a_line_per_image_and_per_error(
+    cxr: Cxr, project: Path, tmp_path: Path
+) -> None:
     write(tmp_path, 2)
     text(tmp_path / "z.png")
     done = cxr("predict", str(tmp_path / "*.png"), "--model", "cnn", cwd=project)
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        f"cxr: {tmp_path / 'z.png'} is not an image that can be read, or is far too large; "
+        f"cxr: {tmp_path / 'z.png'} is not a supported image or is far too large; "
         "save it as PNG, JPEG, TIFF, BMP, WebP or DICOM"
     ]
     lines = done.stdout.splitlines()
@@ -205,12 +209,12 @@ def test_the_command_tells_people_what_is_called(cxr: Cxr, project: Path, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["{}"], "has no image"),
+        (["{}"], "contains no images"),
         (["{}/*.png"], "no file matches"),
-        (["x.png", "--model", "resnet"], "there is no model resnet; there are cnn"),
+        (["x.png", "--model", "resnet"], "model resnet does not exist; available: cnn"),
     ],
 )
-def test_a_wrong_call_is_one_line(
+def test_invalid_arguments_are_refused_in_one_line(
     cxr: Cxr, project: Path, tmp_path: Path, arguments: list[str], sentence: str
 ) -> None:
     given = [each.format(tmp_path) for each in arguments]
@@ -221,7 +225,7 @@ def test_a_wrong_call_is_one_line(
     assert line.startswith("cxr: ") and sentence in line
 
 
-def test_pictures_keep_their_shape_when_they_are_not_square() -> None:
+def test_images_that_are_not_square_keep_their_aspect_ratio() -> None:
     tall = Picture(Path("tall.png"), np.full((90, 30), 200, np.uint8))
     assert tall.square(30, "bicubic")[:, 12:18].min() > 190
 
@@ -235,20 +239,20 @@ def test_maps_overwrite_neither_images_nor_each_other(
     assert done.returncode == 0, done.stderr
     assert path.read_bytes() == before
     assert (tmp_path / "chest00.maps.png").read_bytes()[:4] == b"\x89PNG"
-    called_so = other.rename(tmp_path / "chest00.maps.png")
-    before = called_so.read_bytes()
-    both = [str(path), str(called_so)]
+    image = other.rename(tmp_path / "chest00.maps.png")
+    before = image.read_bytes()
+    both = [str(path), str(image)]
     done = cxr("predict", *both, "--model", "cnn", "--cam", str(tmp_path), cwd=project)
-    assert done.returncode == 2 and f"would overwrite {called_so}" in done.stderr
-    assert called_so.read_bytes() == before
+    assert done.returncode == 2 and f"would overwrite the image {image}" in done.stderr
+    assert image.read_bytes() == before
     dicom(tmp_path / "chest00.dcm", CHESTS[3])
     both = [str(path), str(tmp_path / "chest00.dcm")]
     done = cxr("predict", *both, "--model", "cnn", "--cam", str(tmp_path / "maps"), cwd=project)
-    assert done.returncode == 2 and "two images are called" in done.stderr
+    assert done.returncode == 2 and "two images are named" in done.stderr
     assert not (tmp_path / "maps").exists()
 
 
-def test_images_of_one_name_keep_their_folders_below_the_maps(
+def test_maps_of_images_with_the_same_name_keep_their_folders(
     cxr: Cxr, project: Path, tmp_path: Path
 ) -> None:
     for i, study in enumerate(("ST1/SE1", "ST2/SE1")):
@@ -258,7 +262,7 @@ def test_images_of_one_name_keep_their_folders_below_the_maps(
     out = ["--model", "cnn", "--cam", str(tmp_path / "maps"), "--json"]
     done = cxr("predict", str(tmp_path / "disc"), *out, cwd=project)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.splitlines() == ["predict: took 2 DICOM, skipped 1 hidden"]
+    assert done.stderr.splitlines() == ["predict: found 2 DICOM, skipped 1 hidden"]
     folders = {"taken": {"DICOM": 2}, "skipped": {"hidden": 1}}
     assert json.loads(done.stdout)["folders"] == folders
     maps = sorted((tmp_path / "maps").rglob("*.png"))
@@ -268,28 +272,28 @@ def test_images_of_one_name_keep_their_folders_below_the_maps(
 
 
 @pytest.mark.parametrize(
-    ("option", "place", "sentence"),
+    ("option", "path", "sentence"),
     [
         ("--csv", "nowhere/t.csv", "t.csv can't be written"),
         ("--csv", ".", "can't be written: it is a folder"),
         ("--csv", "chest00.png", "is one of the images"),
-        ("--cam", "file", "can't be made a folder for maps"),
+        ("--cam", "file", "can't create the folder"),
     ],
 )
-def test_places_that_can_not_be_written_are_told_first(
-    cxr: Cxr, project: Path, tmp_path: Path, option: str, place: str, sentence: str
+def test_output_paths_that_can_not_be_written_are_refused_before_predicting(
+    cxr: Cxr, project: Path, tmp_path: Path, option: str, path: str, sentence: str
 ) -> None:
-    (path,) = write(tmp_path, 1)
+    (image,) = write(tmp_path, 1)
     (tmp_path / "file").touch()
-    before = path.read_bytes()
-    done = cxr("predict", str(path), "--model", "cnn", option, str(tmp_path / place), cwd=project)
+    before = image.read_bytes()
+    done = cxr("predict", str(image), "--model", "cnn", option, str(tmp_path / path), cwd=project)
     assert done.returncode == 2 and done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert sentence in line
-    assert path.read_bytes() == before
+    assert image.read_bytes() == before
 
 
-def test_a_name_may_hold_any_character(cxr: Cxr, project: Path, tmp_path: Path) -> None:
+def test_file_names_may_contain_markup(cxr: Cxr, project: Path, tmp_path: Path) -> None:
     path = tmp_path / "a$_$b[red].png"
     Image.fromarray(CHESTS[0]).save(path)
     done = cxr("predict", str(path), "--model", "cnn", "--cam", str(tmp_path / "maps"), cwd=project)
@@ -298,7 +302,7 @@ def test_a_name_may_hold_any_character(cxr: Cxr, project: Path, tmp_path: Path) 
     assert (tmp_path / "maps" / f"{path.stem}.maps.png").is_file()
 
 
-def test_a_damaged_decision_is_named(project: Path, tmp_path: Path) -> None:
+def test_a_damaged_decisions_file_is_refused(project: Path, tmp_path: Path) -> None:
     for content in ("{", "{}", json.dumps({"model": "cnn"})):
         (tmp_path / "cnn.json").write_text(content)
         with pytest.raises(CxrError, match=r"cnn\.json is damaged"):

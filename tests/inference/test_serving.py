@@ -1,4 +1,4 @@
-"""MLflow loads a registered model, and its server answers with the pipeline's own probabilities."""
+"""MLflow loads a registered model, and the server returns the pipeline's probabilities."""
 
 import ast
 import base64
@@ -36,12 +36,12 @@ from mlflow.pyfunc import PyFuncModel
 from PIL import Image
 from pipeline import Pipeline
 from servers import free_port
-from test_predict import CHESTS, pipelines_logits, project, write
+from test_predict import CHESTS, pipeline_logits, project, write
 
 from cxr import cli
 from cxr.errors import CxrError
 from cxr.inference import predict, server
-from cxr.inference.pyfunc import MOST_IMAGES, Refused
+from cxr.inference.pyfunc import MAX_IMAGES, RequestError
 from cxr.inference.server import UNREADABLE
 from cxr.labels import LABELS
 from cxr.tracking import mlmodel
@@ -71,23 +71,23 @@ def served(registered: Path) -> PyFuncModel:
 
 @pytest.fixture(scope="module")
 def port(served: PyFuncModel) -> Iterator[int]:
-    """Of a server in this process."""
+    """The port of a server in this process."""
     config = uvicorn.Config(server.application(served), log_level="critical")
-    answering = uvicorn.Server(config)
-    with socket.create_server(("127.0.0.1", 0)) as door:
-        thread = threading.Thread(target=answering.run, kwargs={"sockets": [door]})
+    uvicorn_server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=uvicorn_server.run, kwargs={"sockets": [listener]})
         thread.start()
-        yield int(door.getsockname()[1])
-        answering.should_exit = True
+        yield int(listener.getsockname()[1])
+        uvicorn_server.should_exit = True
         thread.join()
 
 
 @pytest.fixture(scope="module")
 def expected(project: Path) -> np.ndarray:
-    """Of the first chests, by the pipeline's own batches."""
+    """Probabilities of the first X-rays, by the pipeline's own code."""
     model = predict.load("cnn", project)
-    logits = pipelines_logits(model.saved.network, model.saved.input)
-    return model.decision.calibration.probs(logits)
+    logits = pipeline_logits(model.saved.network, model.saved.input)
+    return model.operating_point.calibration.probs(logits)
 
 
 def encoded(content: bytes) -> str:
@@ -95,12 +95,12 @@ def encoded(content: bytes) -> str:
 
 
 def chests(folder: Path, n: int = 20) -> list[str]:
-    """The first chests as a client sends them."""
+    """The first X-rays as a client sends them."""
     return [encoded(path.read_bytes()) for path in write(folder, n)]
 
 
 def ask(port: int, content: Any, headers: dict[str, str | None] | None = None) -> requests.Response:
-    """Send a request, as JSON unless it is bytes already."""
+    """Send a request, encoded as JSON unless it is bytes."""
     body = content if isinstance(content, bytes | Iterator) else json.dumps(content).encode()
     return requests.post(
         f"http://127.0.0.1:{port}/invocations", data=body,
@@ -115,7 +115,7 @@ def answered(reply: Any) -> np.ndarray:
     return np.array([[row[label] for label in LABELS] for row in rows])
 
 
-def test_probabilities_are_the_pipelines(
+def test_probabilities_equal_the_pipelines(
     served: PyFuncModel, expected: np.ndarray, tmp_path: Path
 ) -> None:
     probs = served.predict(pd.DataFrame({"image": chests(tmp_path)}))
@@ -123,21 +123,21 @@ def test_probabilities_are_the_pipelines(
     np.testing.assert_allclose(probs[list(LABELS)], expected, atol=1e-6)
 
 
-def test_an_answer_says_what_was_assumed_of_each_image(port: int, tmp_path: Path) -> None:
+def test_a_response_says_what_was_assumed_of_each_image(port: int, tmp_path: Path) -> None:
     window = {"WindowCenter": 128, "WindowWidth": 256, "PixelPaddingValue": 255}
     dicom(tmp_path / "a.dcm", 255 - CHESTS[0], PhotometricInterpretation="MONOCHROME1", **window)
     Image.fromarray(CHESTS[0].astype(np.uint16) * 16).save(tmp_path / "b.png")
     Image.fromarray(CHESTS[0]).save(tmp_path / "c.png")
     contents = [encoded((tmp_path / name).read_bytes()) for name in ("a.dcm", "b.png", "c.png")]
     rows = json.loads(ask(port, {"inputs": contents}).text)["predictions"]
-    window_and_more, deep, plain = (row["assumed"] for row in rows)
-    assert "window: WindowCenter 128, WindowWidth 256, LINEAR" in window_and_more
-    assert "inverted: MONOCHROME1" in window_and_more
-    assert deep.startswith("depth: does not say which value is white")
+    windowed, deep, plain = (row["assumed"] for row in rows)
+    assert "window: WindowCenter 128, WindowWidth 256, LINEAR" in windowed
+    assert "inverted: MONOCHROME1" in windowed
+    assert deep.startswith("depth: does not state which value is white")
     assert plain == ""
 
 
-def test_every_form_of_mlflows_protocol_is_answered(
+def test_every_request_format_of_mlflow_is_accepted(
     port: int, expected: np.ndarray, tmp_path: Path
 ) -> None:
     three = chests(tmp_path, 3)
@@ -155,21 +155,21 @@ def test_every_form_of_mlflows_protocol_is_answered(
     np.testing.assert_allclose(alone, expected[:1], atol=1e-6)
 
 
-def test_jpeg_and_dicom_are_read_and_base64_may_have_line_ends(
+def test_jpeg_and_dicom_are_read_and_base64_may_have_line_breaks(
     port: int, expected: np.ndarray, tmp_path: Path
 ) -> None:
     Image.fromarray(CHESTS[0]).save(tmp_path / "a.jpg", quality=100)
-    # A window over all grey levels, so that nothing is stretched.
+    # The window covers all grey levels, so that none change.
     dicom(tmp_path / "a.dcm", CHESTS[0], WindowCenter=128, WindowWidth=256)
     files = [(tmp_path / name).read_bytes() for name in ("a.dcm", "a.jpg")]
     lines = [base64.encodebytes(each).decode() for each in files]
     assert "\n" in lines[0][:-1]
-    read, near = answered(ask(port, {"inputs": lines}))
-    np.testing.assert_allclose(read, expected[0], atol=1e-6)
-    np.testing.assert_allclose(near, expected[0], atol=0.05)
+    lossless, lossy = answered(ask(port, {"inputs": lines}))
+    np.testing.assert_allclose(lossless, expected[0], atol=1e-6)
+    np.testing.assert_allclose(lossy, expected[0], atol=0.05)
 
 
-def test_the_model_tells_its_inputs_outputs_example_and_exact_requirements(
+def test_the_model_has_a_signature_an_example_and_exact_requirements(
     registered: Path, served: PyFuncModel
 ) -> None:
     signature = served.metadata.signature
@@ -183,7 +183,7 @@ def test_the_model_tells_its_inputs_outputs_example_and_exact_requirements(
     assert all(len(line.split("==")) == 2 for line in lines)
 
 
-def test_there_is_no_pickle_and_no_other_file_of_data(registered: Path) -> None:
+def test_the_model_folder_holds_no_pickle_and_no_other_data(registered: Path) -> None:
     files = {path.relative_to(registered).as_posix() for path in registered.rglob("*.*")}
     data = {path for path in files if not path.startswith("code/")}
     assert data == {
@@ -191,8 +191,8 @@ def test_there_is_no_pickle_and_no_other_file_of_data(registered: Path) -> None:
         "requirements.txt", "conda.yaml", "python_env.yaml", "input_example.json",
         "serving_input_example.json",
     }  # fmt: skip
-    of_the_page = {".css", ".j2", ".js"}  # the report's
-    assert {Path(path).suffix for path in files - data} == {".py", ".typed", *of_the_page}
+    of_the_report = {".css", ".j2", ".js"}
+    assert {Path(path).suffix for path in files - data} == {".py", ".typed", *of_the_report}
 
 
 ALONE = """
@@ -207,42 +207,42 @@ print(json.dumps({"probs": probs, "files": files}))
 """
 
 
-def test_what_is_logged_is_all_that_an_environment_without_the_package_needs(
+def test_the_logged_model_works_without_the_package_installed(
     registered: Path, expected: np.ndarray, tmp_path: Path
 ) -> None:
-    # -S leaves out the link to the installed package, -I PYTHONPATH.
+    # -S ignores the installed package, -I ignores PYTHONPATH.
     packages = str(Path(np.__file__).parents[1])
     command = [sys.executable, "-I", "-S", "-B", "-c", ALONE, packages, str(registered)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    np.testing.assert_allclose(told["probs"], expected[0], atol=1e-6)
-    files = {Path(file) for file in told["files"]}
+    result = json.loads(done.stdout)
+    np.testing.assert_allclose(result["probs"], expected[0], atol=1e-6)
+    files = {Path(file) for file in result["files"]}
     assert all(file.is_relative_to(registered / "code/cxr") for file in files)
     imported = {
         name
         for file in {*files, *(registered / "code/cxr/models").glob("*.py")}
-        for name in imported_on_top(file) - sys.stdlib_module_names
+        for name in top_level_imports(file) - sys.stdlib_module_names
     }
-    bringers = metadata.packages_distributions()
-    brought = [{dist.lower() for dist in bringers[name]} for name in imported - {"cxr"}]
-    wanted = set(mlmodel.PACKAGES)
-    assert [each for each in brought if not each & wanted] == [{"pydantic_core"}]  # of pydantic
-    assert wanted <= set().union(*brought)
+    distributions = metadata.packages_distributions()
+    needed = [{dist.lower() for dist in distributions[name]} for name in imported - {"cxr"}]
+    required = set(mlmodel.PACKAGES)
+    assert [each for each in needed if not each & required] == [{"pydantic_core"}]  # of pydantic
+    assert required <= set().union(*needed)
 
 
-def imported_on_top(path: Path) -> set[str]:
-    """What a file imports when it is imported itself, by the first part of the name."""
-    found = set()
+def top_level_imports(path: Path) -> set[str]:
+    """The packages that a file imports at module level."""
+    packages = set()
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
+            packages |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module.split(".")[0])
-    return found
+            packages.add(node.module.split(".")[0])
+    return packages
 
 
-def test_the_server_runs_no_code_of_the_models_folder(registered: Path, tmp_path: Path) -> None:
+def test_the_server_runs_no_code_from_the_model_folder(registered: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(registered, folder)
     (folder / "code/evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
@@ -258,7 +258,7 @@ def test_the_server_runs_no_code_of_the_models_folder(registered: Path, tmp_path
 
 
 def png(width: int, height: int) -> bytes:
-    """A grey PNG's head that states a size, and little behind it."""
+    """A small PNG file of an image of this size."""
     file = io.BytesIO()
     Image.new("1", (width, height)).save(file, "PNG")
     return file.getvalue()
@@ -267,15 +267,15 @@ def png(width: int, height: int) -> bytes:
 BAD: dict[str, tuple[Any, str]] = {
     "no base64": ({"inputs": ["not base64!"]}, "image 0 is not valid base64"),
     "not even ASCII": ({"inputs": ["bäse"]}, "image 0 is not valid base64"),
-    "an empty text": ({"inputs": [""]}, "image 0 is not an image that can be read"),
-    "a text file": ({"inputs": [encoded(b"a text")]}, "image 0 is not an image"),
+    "an empty text": ({"inputs": [""]}, "image 0 is not a supported image"),
+    "a text file": ({"inputs": [encoded(b"a text")]}, "image 0 is not a supported image"),
     "the second of two": (
-        {"inputs": [encoded(png(30, 30)), encoded(b"a text")]}, "image 1 is not an image",
+        {"inputs": [encoded(png(30, 30)), encoded(b"a text")]}, "image 1 is not a supported image",
     ),
     "a cut PNG": ({"inputs": [encoded(png(99, 99)[:-30])]}, "image 0 is damaged"),
-    "too wide an image": ({"inputs": [encoded(png(10_001, 30))]}, "at most 10,000 a side"),
-    "too large an image": ({"inputs": [encoded(png(9_000, 9_000))]}, "at most 67,108,864 are read"),
-    "too small an image": ({"inputs": [encoded(png(9, 9))]}, "at least 28 are needed"),
+    "too wide an image": ({"inputs": [encoded(png(10_001, 30))]}, "the limit is 10,000 per side"),
+    "too large an image": ({"inputs": [encoded(png(9_000, 9_000))]}, "the limit is 67,108,864"),
+    "too small an image": ({"inputs": [encoded(png(9, 9))]}, "the minimum is 28 per side"),
     "a broken DICOM": (
         {"inputs": [encoded(b"\0" * 128 + b"DICM" + b"x" * 99)]}, "image 0 is",
     ),
@@ -292,10 +292,10 @@ BAD: dict[str, tuple[Any, str]] = {
     "twice the column": (
         {"dataframe_split": {"columns": ["image", "image"], "data": [["a", "b"]]}}, UNREADABLE,
     ),
-    "an empty batch": ({"inputs": []}, "there are 0 images"),
-    "an empty column": ({"inputs": {"image": []}}, "there are 0 images"),
+    "an empty batch": ({"inputs": []}, "the request has 0 images"),
+    "an empty column": ({"inputs": {"image": []}}, "the request has 0 images"),
     "an empty table": ({"dataframe_split": {"columns": ["image"], "data": []}}, "0 images"),
-    "too many": ({"inputs": ["a"] * (MOST_IMAGES + 1)}, f"takes 1 to {MOST_IMAGES}"),
+    "too many": ({"inputs": ["a"] * (MAX_IMAGES + 1)}, f"send 1 to {MAX_IMAGES} per request"),
     "no form": ({"image": "a"}, UNREADABLE),
     "two forms": ({"inputs": ["a"], "instances": ["a"]}, UNREADABLE),
     "a language model's": ({"messages": [{"role": "user", "content": "a"}]}, UNREADABLE),
@@ -314,7 +314,7 @@ BAD: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_bad_request_is_answered_with_400_and_one_sentence(port: int, case: str) -> None:
+def test_a_bad_request_is_answered_with_400_and_a_one_line_message(port: int, case: str) -> None:
     request, words = BAD[case]
     reply = ask(port, request)
     check_refusal(reply.status_code, reply.text, words)
@@ -322,14 +322,14 @@ def test_a_bad_request_is_answered_with_400_and_one_sentence(port: int, case: st
 
 def check_refusal(status: int, text: str, words: str) -> None:
     assert status == 400, text
-    told = json.loads(text)
-    assert set(told) == {"error_code", "message"}
-    assert words in told["message"]
-    assert 10 < len(told["message"]) < 300 and told["message"].isprintable()
+    error = json.loads(text)
+    assert set(error) == {"error_code", "message"}
+    assert words in error["message"]
+    assert 10 < len(error["message"]) < 300 and error["message"].isprintable()
     assert "Traceback" not in text and "site-packages" not in text
 
 
-def test_a_table_of_another_kind_is_not_read(port: int) -> None:
+def test_a_csv_request_is_refused(port: int) -> None:
     reply = ask(port, b"image\nYQ==\n", {"Content-Type": "text/csv"})
     check_refusal(reply.status_code, reply.text, UNREADABLE)
 
@@ -338,22 +338,22 @@ def test_ping_answers(port: int) -> None:
     assert requests.get(f"http://127.0.0.1:{port}/ping", timeout=60).status_code == 200
 
 
-def test_a_request_of_unknown_length_is_not_read(port: int) -> None:
+def test_a_request_without_content_length_is_refused(port: int) -> None:
     reply = ask(port, iter([b"{}"]))
     check_refusal(reply.status_code, reply.text, "Content-Length")
 
 
-def test_a_request_that_is_too_big_is_refused_before_it_is_sent(port: int) -> None:
+def test_a_request_that_is_too_large_is_refused_before_its_body_is_sent(port: int) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.putrequest("POST", "/invocations")
     for name, value in (JSON | {"Content-Length": str(2**26 + 1)}).items():
         connection.putheader(name, value)
     connection.endheaders(b"{")
     reply = connection.getresponse()
-    check_refusal(reply.status, reply.read().decode(), "at most 67,108,864 bytes are read")
+    check_refusal(reply.status, reply.read().decode(), "exceeds the limit of 67,108,864 bytes")
 
 
-def test_a_defect_of_the_model_is_no_fault_of_the_request_and_shows_no_traceback(
+def test_an_error_in_the_model_is_answered_with_500_and_no_traceback(
     port: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def fail(*_: object) -> None:
@@ -364,42 +364,43 @@ def test_a_defect_of_the_model_is_no_fault_of_the_request_and_shows_no_traceback
     assert reply.status_code == 500
     assert json.loads(reply.text) == {
         "error_code": "INTERNAL_ERROR",
-        "message": "the model failed on this request; the server's log says why",
+        "message": "the model failed on this request; see the server's log for the cause",
     }
 
 
-def test_a_refusal_keeps_its_sentence_where_mlflow_would_set_the_request_before_it() -> None:
-    refused = Refused("image 0 is odd")
-    refused.message = f"Failed to predict data '…'. \nError: {refused.message}"
-    assert json.loads(refused.serialize_as_json())["message"] == "image 0 is odd"
+def test_an_error_message_never_includes_the_request() -> None:
+    """MLflow would prepend it."""
+    error = RequestError("image 0 is odd")
+    error.message = f"Failed to predict data '…'. \nError: {error.message}"
+    assert json.loads(error.serialize_as_json())["message"] == "image 0 is odd"
 
 
-def test_in_python_a_refusal_is_mlflows_exception_with_the_same_sentence(
+def test_in_python_an_error_is_mlflows_exception_with_the_same_message(
     served: PyFuncModel,
 ) -> None:
     with pytest.raises(MlflowException, match=r"^image 0 is not valid base64"):
         served.predict(pd.DataFrame({"image": ["?"]}))
 
 
-def test_many_at_once_get_what_each_would_get_alone(port: int, tmp_path: Path) -> None:
+def test_concurrent_requests_get_the_same_answers_as_single_ones(port: int, tmp_path: Path) -> None:
     files = chests(tmp_path, 8)
 
-    def said(i: int) -> str:
+    def answer(i: int) -> str:
         reply = ask(port, {"inputs": [files[i % 8]]})
         assert reply.status_code == 200
         return reply.text
 
-    alone = [said(i) for i in range(8)]
-    assert len(set(alone)) == 8
+    single = [answer(i) for i in range(8)]
+    assert len(set(single)) == 8
     with ThreadPoolExecutor(8) as clients:
-        together = list(clients.map(said, range(200)))
-    assert together == [alone[i % 8] for i in range(200)]
+        concurrent = list(clients.map(answer, range(200)))
+    assert concurrent == [single[i % 8] for i in range(200)]
 
 
 class Served:
-    """`cxr serve` in a pipeline of its own, whose champion is the working copy's SqueezeNet."""
+    """`cxr serve` in its own pipeline, whose champion is the SqueezeNet."""
 
-    model = "squeezenet"  # whose probabilities the pipeline makes from features, not from images
+    model = "squeezenet"  # the pipeline predicts it from features, not from images
 
     def __init__(self, pipeline: Pipeline) -> None:
         self.pipeline = pipeline
@@ -408,9 +409,9 @@ class Served:
         self.run_ids = {run["model"]: run["run_id"] for run in runs}
         registry = MlflowClient(self.store)
         versions = registry.search_model_versions(f"name = '{REGISTERED}'")
-        mine = next(each for each in versions if each.run_id == self.run_ids[self.model])
-        registry.set_registered_model_alias(REGISTERED, "champion", mine.version)
-        self.version = mine.version
+        version = next(each for each in versions if each.run_id == self.run_ids[self.model])
+        registry.set_registered_model_alias(REGISTERED, "champion", version.version)
+        self.version = version.version
         self.port = free_port()
         self.process = subprocess.Popen(
             ["cxr", "serve", "--port", str(self.port)], cwd=pipeline.folder,
@@ -418,10 +419,10 @@ class Served:
         )  # fmt: skip
         assert self.process.stdout is not None
         lines = iter(self.process.stdout.readline, "")
-        self.told = [next(lines), *takewhile(lambda line: "Ctrl-C" not in line, lines)]
+        self.output = [next(lines), *takewhile(lambda line: "Ctrl-C" not in line, lines)]
 
     def images(self, n: int) -> list[str]:
-        """The first of the test split, as a client sends them."""
+        """The first images of the test split, as a client sends them."""
         files = []
         for pixels in np.load(self.pipeline.folder / "data/processed/test_images.npy")[:n]:
             file = io.BytesIO()
@@ -430,7 +431,7 @@ class Served:
         return files
 
     def expected(self, model: str) -> np.ndarray:
-        """Of the test split, by hand."""
+        """Probabilities of the test split, computed from its logits."""
         logits = np.load(self.pipeline.folder / f"predictions/{model}.npz")["test_logits"]
         calibration = self.pipeline.json(f"decisions/{model}.json")["calibration"]
         slope, intercept = (
@@ -452,7 +453,7 @@ def running(kept: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
 
 
 @pytest.mark.slow
-def test_mlflow_loads_every_evaluated_model_and_it_says_what_evaluate_found(
+def test_mlflow_loads_every_model_with_the_probabilities_of_evaluate(
     running: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", running.store)
@@ -469,7 +470,7 @@ def test_mlflow_loads_every_evaluated_model_and_it_says_what_evaluate_found(
 
 
 @pytest.mark.slow
-def test_the_server_answers_with_evaluates_and_predicts_probabilities(
+def test_the_server_returns_the_probabilities_of_evaluate_and_predict(
     running: Served, tmp_path: Path
 ) -> None:
     files = running.images(20)
@@ -479,26 +480,26 @@ def test_the_server_answers_with_evaluates_and_predicts_probabilities(
         (tmp_path / f"{i}.png").write_bytes(base64.b64decode(file))
     address = f"models:/{REGISTERED}@champion"
     done = running.pipeline.run("cxr", "predict", str(tmp_path), "--model", address, "--json")
-    told = [
+    predicted = [
         [each["labels"][label]["probability"] for label in LABELS]
         for each in json.loads(done.stdout)["images"]
     ]
-    np.testing.assert_allclose(probs[:3], told, atol=1e-5)
+    np.testing.assert_allclose(probs[:3], predicted, atol=1e-5)
 
 
 @pytest.mark.slow
-def test_it_tells_model_version_and_commands_that_work_as_printed(
+def test_it_prints_the_model_version_and_commands_that_work(
     running: Served, tmp_path: Path
 ) -> None:
-    first, *lines = running.told
+    first, *lines = running.output
     assert first.startswith(
-        f"models:/{REGISTERED}@champion, version {running.version} (squeezenet)"
+        f"Serving models:/{REGISTERED}@champion, version {running.version} (squeezenet)"
     )
     assert f"http://127.0.0.1:{running.port}/invocations" in first
-    of_example, of_file = (line.strip() for line in lines if "curl" in line)
+    example, own_file = (line.strip() for line in lines if "curl" in line)
     (tmp_path / "a chest.png").write_bytes(base64.b64decode(running.images(1)[0]))
     expected = running.expected(running.model)[0]
-    for command in (of_example, of_file.replace("FILE", "'a chest.png'")):
+    for command in (example, own_file.replace("FILE", "'a chest.png'")):
         done = subprocess.run(
             ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True
         )
@@ -508,33 +509,33 @@ def test_it_tells_model_version_and_commands_that_work_as_printed(
 
 
 @pytest.mark.slow
-def test_the_command_refuses_as_the_server_in_this_process_does(running: Served) -> None:
+def test_the_command_refuses_the_same_requests(running: Served) -> None:
     for request, words in BAD.values():
         reply = ask(running.port, request)
         check_refusal(reply.status_code, reply.text, words)
 
 
 @pytest.mark.slow
-def test_eight_clients_at_once_get_what_each_would_get_alone(running: Served) -> None:
+def test_eight_concurrent_clients_get_the_same_answers_as_one(running: Served) -> None:
     files = running.images(20)
 
-    def said(i: int) -> str:
+    def answer(i: int) -> str:
         reply = ask(running.port, {"inputs": [files[i % 20]]})
         assert reply.status_code == 200, reply.text
         return reply.text
 
-    alone = [said(i) for i in range(20)]
+    single = [answer(i) for i in range(20)]
     with ThreadPoolExecutor(8) as clients:
-        assert list(clients.map(said, range(200))) == [alone[i % 20] for i in range(200)]
+        assert list(clients.map(answer, range(200))) == [single[i % 20] for i in range(200)]
 
 
 @pytest.mark.slow
-def test_a_port_that_is_taken_and_a_model_that_is_not_there_are_one_line(running: Served) -> None:
+def test_a_port_in_use_and_a_missing_model_are_refused_in_one_line(running: Served) -> None:
     serve = ("cxr", "serve", "--port")
     for command, words in (
-        ((*serve, str(running.port)), f"port {running.port} of 127.0.0.1 can't be listened on"),
+        ((*serve, str(running.port)), f"can't listen on port {running.port} of 127.0.0.1"),
         ((*serve, str(free_port()), "--model", "models:/none@champion"), "`cxr sync` registers"),
-        ((*serve, str(free_port()), "--model", "none"), "none is no model's address"),
+        ((*serve, str(free_port()), "--model", "none"), "none is not a model URI"),
     ):
         done = running.pipeline.run(*command)
         assert done.returncode == 2 and done.stdout == ""
@@ -543,7 +544,7 @@ def test_a_port_that_is_taken_and_a_model_that_is_not_there_are_one_line(running
 
 
 @pytest.mark.slow
-def test_mlflows_own_command_serves_the_model_in_any_folder(
+def test_mlflow_models_serve_serves_the_model_from_any_folder(
     running: Served, tmp_path: Path
 ) -> None:
     port, env = free_port(), running.pipeline.environment()
@@ -574,20 +575,20 @@ def test_mlflows_own_command_serves_the_model_in_any_folder(
 
 
 @pytest.mark.slow
-def test_it_listens_on_loopback_alone_and_a_signal_ends_all_of_it(running: Served) -> None:
-    """The last of these tests, since it ends the server."""
-    family = [psutil.Process(running.process.pid)]
-    family += family[0].children(recursive=True)
+def test_it_listens_on_loopback_only_and_a_signal_stops_all_processes(running: Served) -> None:
+    """Must run last, since it stops the server."""
+    processes = [psutil.Process(running.process.pid)]
+    processes += processes[0].children(recursive=True)
     listening = [
         each.laddr
-        for process in family
+        for process in processes
         for each in process.net_connections("inet")
         if each.status == psutil.CONN_LISTEN
     ]
     assert listening == [("127.0.0.1", running.port)]
     running.process.send_signal(signal.SIGTERM)
     assert running.process.wait(30) == -signal.SIGTERM
-    _, alive = psutil.wait_procs(family, timeout=10)
+    _, alive = psutil.wait_procs(processes, timeout=10)
     assert alive == []
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", running.port))
@@ -604,14 +605,14 @@ def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
     raise AssertionError("the server does not answer")
 
 
-def test_where_there_is_no_model_yet_the_command_says_what_makes_one(
+def test_without_a_model_the_command_says_how_to_train_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     shutil.copy2(Path(__file__).parents[2] / "params.yaml", tmp_path / "params.yaml")
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     code = "from cxr.cli import main; main()"
-    for option, words in (([], "`make repro` makes some"), (["--demo"], "`make demo` makes some")):
+    for option, words in (([], "run `make repro`"), (["--demo"], "run `make demo`")):
         done = subprocess.run(
             [sys.executable, "-c", code, "serve", *option],
             cwd=tmp_path, capture_output=True, text=True,
@@ -624,7 +625,7 @@ def test_where_there_is_no_model_yet_the_command_says_what_makes_one(
 
 @pytest.fixture
 def unserved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project with a store, whose params.yaml names ChestMNIST."""
+    """A project with an MLflow store; its params.yaml names ChestMNIST."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
     shutil.copy2(Path(__file__).parents[2] / "params.yaml", tmp_path / "params.yaml")
@@ -648,22 +649,22 @@ def address_served(monkeypatch: pytest.MonkeyPatch, *options: str) -> str:
 
 
 @pytest.mark.parametrize("name", ["nih_real_28", "phantom-28", "my data (1)"])
-def test_the_champion_is_that_of_the_data_evaluated_last(
+def test_the_default_is_the_champion_of_the_data_evaluated_last(
     unserved: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """params.yaml names the data of the next run, which may be other data."""
+    """params.yaml names the data of the next run, which may differ."""
     evaluated_on(unserved, name)
     expected = {"my data (1)": "my_data__1_"}.get(name, name)
     assert address_served(monkeypatch) == f"models:/cxr-{expected}@champion"
 
 
-def test_a_model_that_is_named_needs_no_evaluation(
+def test_an_explicit_model_needs_no_evaluation(
     unserved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert address_served(monkeypatch, "--model", "models:/a/3") == "models:/a/3"
 
 
-def test_before_the_first_evaluation_one_line_says_what_to_run(unserved: Path) -> None:
+def test_before_the_first_evaluation_the_error_says_what_to_run(unserved: Path) -> None:
     with pytest.raises(CxrError) as caught:
         cli.app(["serve"], standalone_mode=False)
     assert str(caught.value) == (

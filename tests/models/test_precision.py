@@ -90,7 +90,7 @@ def test_evaluation_maps_and_predictions_agree_on_one_device(
     np.testing.assert_allclose(target.explain(index).logits, expected, atol=1e-6)
     maps = cam.explain(model.network, target.inputs(index), "hirescam")
     np.testing.assert_allclose(maps.logits, expected, atol=1e-6)
-    decision = decisions.decide(
+    operating_point = decisions.decide(
         name,
         np.eye(12, 14, dtype=np.uint8),
         expected,
@@ -100,7 +100,7 @@ def test_evaluation_maps_and_predictions_agree_on_one_device(
         OodReference.of(few, few),
     )
     pictures = [Picture(Path(f"{i}.png"), grey) for i, grey in enumerate(few)]
-    done = inference.predict_pictures(inference.Model(model, decision), pictures, {})
+    done = inference.predict_pictures(inference.Model(model, operating_point), pictures, {})
     np.testing.assert_allclose(
         [each.probs for each in done], metrics.sigmoid(expected.astype(np.float64)), atol=1e-6
     )

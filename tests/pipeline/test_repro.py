@@ -139,19 +139,19 @@ def test_the_words_of_a_summary(tmp_path: Path, capsys: pytest.CaptureFixture[st
     done = Summary(0, STAGES, "some-28", True, scores)
     lines = told(done, tmp_path, capsys)
     assert lines[:6] == [
-        "download unchanged of 2024-05-01 10:05 UTC",
-        "preprocess restored of 2024-05-01 10:06 UTC",
+        "download unchanged made 2024-05-01 10:05 UTC",
+        "preprocess restored made 2024-05-01 10:06 UTC",
         "train-cnn ran 1 min 15 s",
         "some-28 (PHANTOM) val macro AUROC test macro AUROC",
         "cnn 0.7000 0.6800",
         "all-negative 0.5000 -",
     ]
-    assert lines[6] == f"Look at, in {tmp_path},"
+    assert lines[6] == f"Results in {tmp_path}:"
     assert lines[7].startswith("reports/metrics.json ")
     assert [line.split("  ")[0] for line in lines[8:]] == [
-        "make report all of it on one page",
-        "make ui every run, curve and picture",
-        "cxr audit what made each, and whether it holds",
+        "make report all results on one page",
+        "make ui all runs, curves and figures in MLflow",
+        "cxr audit trace and verify all results",
     ]
     real = told(Summary(0, STAGES, "some-28", False, scores), tmp_path, capsys)
     assert "PHANTOM" not in "".join(real)
@@ -278,7 +278,7 @@ def test_a_real_run_is_told_as_it_was(kept: Path, tmp_path: Path) -> None:
     made.change(train__cnn__lr=-1)
     done = made.run("cxr", "repro")
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("cxr: the pipeline stopped in ")
+    assert done.stderr.splitlines()[-1].startswith("cxr: the pipeline failed in ")
 
 
 def hows(made: Pipeline) -> dict[str, str]:

@@ -17,7 +17,7 @@ from cxr.data.splits import Origin, Split
 from cxr.evaluation.curves import Curve, precision_recall, roc
 from cxr.evaluation.description import Predicted
 from cxr.evaluation.evaluate import evaluate
-from cxr.evaluation.hard_examples import most_surprising
+from cxr.evaluation.hard_examples import find_hard_examples
 from cxr.labels import LABELS
 from cxr.plots import evaluation as figures
 from cxr.plots.data import label_counts, sample_images
@@ -106,7 +106,7 @@ def draw_pairs(origin: Origin, path: Path) -> None:
 def show_hard_examples(origin: Origin, path: Path) -> None:
     labels, models, _ = evaluated()
     probs = {name: model.probs for name, model in models.items()}
-    found = most_surprising(labels, list(probs.values()), 20)
+    found = find_hard_examples(labels, list(probs.values()), 20)
     images = np.random.default_rng(RNG_SEED).integers(0, 256, (200, 28, 28), dtype=np.uint8)
     at = found.index
     names = [f"#{i}" for i in at]

@@ -1,6 +1,6 @@
-"""The report in a real browser: light, dark, on a phone; what it loads, and what axe says of it.
+"""The report in a real browser: colour schemes, phone, network requests, accessibility (axe).
 
-And the page of `dvc plots`, which draws its charts in the browser.
+Also the page of `dvc plots`, which draws its charts in the browser.
 """
 
 import re
@@ -17,7 +17,6 @@ pytestmark = [
     pytest.mark.skipif(chromium.PROGRAM is None, reason="chromium is not installed"),
 ]
 
-# Where two declarations stand in the style, the dark one comes later and wins when it applies.
 COLOURS = """<script>
 const shown = document.createElement("pre");
 shown.id = "style";
@@ -33,8 +32,8 @@ document.title = [...document.querySelectorAll("[data-finding]:not([hidden])")]
 </script>"""
 
 
-N_CHARTS = 7  # that dvc.yaml has for `dvc plots`
-CHART = '<div class="chart-wrapper'  # that Vega puts around what it has drawn
+N_CHARTS = 7  # in dvc.yaml for `dvc plots`
+CHART = '<div class="chart-wrapper'  # Vega's element around a drawn chart
 
 
 @pytest.fixture(scope="module")
@@ -49,19 +48,19 @@ def page(pipeline: Pipeline) -> Path:
 
 
 def with_script(page: Path, script: str, folder: Path) -> str:
-    """The address of the same page with something more at its end."""
+    """The address of a copy of the page with a script at its end."""
     changed = folder / "changed.html"
     changed.write_text(page.read_text() + script)
     return changed.as_uri()
 
 
-def test_axe_finds_nothing_serious(page: Path, tmp_path: Path) -> None:
+def test_axe_finds_no_serious_problem(page: Path, tmp_path: Path) -> None:
     found = chromium.violations(page, tmp_path)
     assert [each for each in found if each["impact"] in ("serious", "critical")] == []
 
 
-def test_axe_would_find_something(page: Path, tmp_path: Path) -> None:
-    """A picture without a description, and grey on grey: what the test above is for."""
+def test_axe_finds_a_missing_description_and_low_contrast(page: Path, tmp_path: Path) -> None:
+    """Proves that the previous test can fail."""
     broken = tmp_path / "broken.html"
     wrong = '<img src="data:,"><p style="color:#999;background:#fff">hard to read</p></main>'
     text = page.read_text().replace("</main>", wrong)
@@ -70,14 +69,14 @@ def test_axe_would_find_something(page: Path, tmp_path: Path) -> None:
     assert {"image-alt", "color-contrast"} <= found
 
 
-def test_nothing_is_fetched_from_anywhere(page: Path, tmp_path: Path) -> None:
+def test_the_page_requests_nothing_from_the_network(page: Path, tmp_path: Path) -> None:
     assert chromium.requested(page.as_uri(), tmp_path) == []
 
 
-def test_the_log_would_show_a_fetch(page: Path, tmp_path: Path) -> None:
-    fetching = '<img src="http://127.0.0.1:9/picture.png">'
-    asked = chromium.requested(with_script(page, fetching, tmp_path), tmp_path)
-    assert "http://127.0.0.1:9/picture.png" in asked
+def test_the_browser_log_shows_a_request(page: Path, tmp_path: Path) -> None:
+    picture = '<img src="http://127.0.0.1:9/picture.png">'
+    requests = chromium.requested(with_script(page, picture, tmp_path), tmp_path)
+    assert "http://127.0.0.1:9/picture.png" in requests
 
 
 @pytest.mark.parametrize(
@@ -85,15 +84,15 @@ def test_the_log_would_show_a_fetch(page: Path, tmp_path: Path) -> None:
     [([], "rgb(255, 255, 255)"), (["--blink-settings=preferredColorScheme=0"], "rgb(20, 24, 28)")],
     ids=["light", "dark"],
 )
-def test_the_page_is_light_or_dark(
+def test_the_page_follows_the_preferred_colour_scheme(
     page: Path, flags: list[str], background: str, tmp_path: Path
 ) -> None:
     address = with_script(page, COLOURS, tmp_path)
     assert background in chromium.dom(address, tmp_path, ['<pre id="style">'], *flags)
 
 
-def test_on_a_phone_the_page_itself_does_not_scroll_sideways(page: Path, tmp_path: Path) -> None:
-    # The window of a browser without one is not smaller than 500 pixels, a frame is.
+def test_the_page_does_not_scroll_sideways_on_a_phone(page: Path, tmp_path: Path) -> None:
+    # A headless browser's window is at least 500 pixels wide; a frame can be narrower.
     frame = tmp_path / "phone.html"
     address = with_script(page, COLOURS, tmp_path)
     frame.write_text(
@@ -109,15 +108,15 @@ def test_on_a_phone_the_page_itself_does_not_scroll_sideways(page: Path, tmp_pat
     assert int(found[1]) == int(found[2]) <= 390
 
 
-def test_choosing_a_finding_shows_its_maps_alone(page: Path, tmp_path: Path) -> None:
+def test_choosing_a_finding_shows_only_its_maps(page: Path, tmp_path: Path) -> None:
     drawn = chromium.dom(with_script(page, CHOOSE, tmp_path), tmp_path, ["<title>hernia"])
     title = drawn.split("<title>")[1].split("</title>")[0].split()
     assert set(title) == {"hernia"}
-    assert len(title) == 2 * 3  # of two images, by three models
+    assert len(title) == 2 * 3  # two images, three models
     assert all(label in drawn for label in LABELS)
 
 
-def test_dvc_plots_are_drawn_without_a_network(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_dvc_plots_are_drawn_without_the_network(pipeline: Pipeline, tmp_path: Path) -> None:
     pipeline.dvc("plots", "show")
     address = (pipeline.folder / "dvc_plots" / "index.html").as_uri()
     drawn = chromium.dom(address, tmp_path, [CHART])

@@ -1,4 +1,4 @@
-"""The report: the stages' own numbers, on one page that needs nothing else."""
+"""The report: the stages' own numbers on one self-contained page."""
 
 import base64
 import io
@@ -36,7 +36,7 @@ MODELS = ("cnn", "squeezenet", "vit")
 
 
 class Page(HTMLParser):
-    """The tables of a page as rows of texts, and every address in it."""
+    """A page's tags, ids, addresses and the texts of its table rows."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -48,13 +48,13 @@ class Page(HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        named = dict(attributes)
-        self.tags.append((tag, named))
+        by_name = dict(attributes)
+        self.tags.append((tag, by_name))
         self.addresses += [
             str(value) for key, value in attributes if key in ("src", "href", "xlink:href", "data")
         ]
-        if "id" in named:
-            self.ids.append(str(named["id"]))
+        if "id" in by_name:
+            self.ids.append(str(by_name["id"]))
         if tag == "tr":
             self.rows.append([])
         if tag in ("td", "th"):
@@ -70,21 +70,21 @@ class Page(HTMLParser):
             self.rows[-1][-1] += data
 
     def row(self, first: str, n: int = 0) -> list[str]:
-        """The n-th row that starts so."""
-        found = [row for row in self.rows if row and row[0] == first]
-        return [" ".join(cell.split()) for cell in found[n]]
+        """The n-th row whose first cell is `first`."""
+        rows = [row for row in self.rows if row and row[0] == first]
+        return [" ".join(cell.split()) for cell in rows[n]]
 
 
 def test_each_of_the_14_findings_is_explained() -> None:
     assert set(FINDINGS) == set(LABELS)
 
 
-def test_the_published_accuracies_are_those_of_the_work_this_starts_from() -> None:
+def test_the_published_accuracies_are_those_of_the_work_this_is_based_on() -> None:
     ours = [each.accuracy for each in REPORTED if each.source == STARTED_FROM]
     assert ours == [0.9459, 0.9474, 0.9474]
 
 
-def test_a_chart_takes_its_colours_from_the_page() -> None:
+def test_a_chart_uses_the_colours_of_the_page() -> None:
     svg = inline(partial(curves_of_models, HISTORY, ORIGIN), "curves", 'two "curves" & more')
     root = ElementTree.fromstring(svg.replace("xlink:href", "href"))
     assert root.attrib["aria-label"] == 'two "curves" & more'
@@ -94,7 +94,7 @@ def test_a_chart_takes_its_colours_from_the_page() -> None:
     assert "Macro AUROC (validation)" in "".join(root.itertext())
 
 
-def test_charts_of_one_page_share_no_id() -> None:
+def test_two_charts_on_a_page_have_no_common_ids() -> None:
     drawn = [inline(partial(curves_of_models, HISTORY, ORIGIN), name, name) for name in "ab"]
     first, second = (set(re.findall(r'<(?:clipPath|path) id="([^"]+)"', svg)) for svg in drawn)
     assert first
@@ -108,7 +108,7 @@ def test_a_chart_is_the_same_each_time() -> None:
     assert first == second
 
 
-def test_without_results_one_line_says_what_makes_them(tmp_path: Path) -> None:
+def test_missing_results_are_reported_with_the_command_that_makes_them(tmp_path: Path) -> None:
     with pytest.raises(CxrError, match=r"metrics\.json is missing; `dvc pull`"):
         report.write(tmp_path)
 
@@ -157,53 +157,53 @@ def test_the_models_table_has_the_numbers_of_metrics_json(reported: Pipeline, pa
 
 
 @pytest.mark.slow
-def test_every_finding_has_a_row_with_every_models_area(reported: Pipeline, page: Page) -> None:
+def test_every_finding_has_a_row_with_every_models_auroc(reported: Pipeline, page: Page) -> None:
     models = reported.json("reports/metrics.json")["models"]
     for label in LABELS:
         row = page.row(label)
-        areas = [models[name]["test"]["labels"][label]["auroc"] for name in MODELS]
-        told = ["-" if area is None else f"{area:.3f}" for area in areas]
-        assert [cell.split(" ")[0] for cell in row[3:]] == told
+        aurocs = [models[name]["test"]["labels"][label]["auroc"] for name in MODELS]
+        expected = ["-" if auroc is None else f"{auroc:.3f}" for auroc in aurocs]
+        assert [cell.split(" ")[0] for cell in row[3:]] == expected
 
 
 @pytest.mark.slow
-def test_the_page_needs_nothing_but_itself(page: Page, text: str) -> None:
-    outside = [each for each in page.addresses if not each.startswith(("#", "data:image/"))]
-    assert outside == []
+def test_the_page_refers_to_nothing_outside_itself(page: Page, text: str) -> None:
+    external = [each for each in page.addresses if not each.startswith(("#", "data:image/"))]
+    assert external == []
     assert not re.search(r"url\((?!#)", text)
     assert not re.search(r"@import|<link|<iframe", text)
 
 
 @pytest.mark.slow
-def test_no_id_stands_twice(page: Page) -> None:
+def test_ids_are_unique(page: Page) -> None:
     assert len(page.ids) == len(set(page.ids))
 
 
 @pytest.mark.slow
-def test_every_picture_is_described(page: Page) -> None:
-    pictures = [named for tag, named in page.tags if tag == "img"]
+def test_every_picture_has_an_alternative_text(page: Page) -> None:
+    pictures = [attributes for tag, attributes in page.tags if tag == "img"]
     assert len(pictures) > 2 * 3 * 14
-    assert all(named.get("alt") for named in pictures)
+    assert all(attributes.get("alt") for attributes in pictures)
 
 
 @pytest.mark.slow
-def test_every_finding_can_be_chosen_and_one_is(page: Page) -> None:
-    choices = [named for tag, named in page.tags if tag == "input"]
-    assert [named["value"] for named in choices] == list(LABELS)
-    chosen = [named["value"] for named in choices if "checked" in named]
+def test_every_finding_can_be_chosen_and_one_is_preselected(page: Page) -> None:
+    choices = [attributes for tag, attributes in page.tags if tag == "input"]
+    assert [each["value"] for each in choices] == list(LABELS)
+    chosen = [each["value"] for each in choices if "checked" in each]
     assert len(chosen) == 1
     seen = {
-        named["data-finding"]
-        for tag, named in page.tags
-        if "data-finding" in named and "hidden" not in named
+        attributes["data-finding"]
+        for _, attributes in page.tags
+        if "data-finding" in attributes and "hidden" not in attributes
     }
     assert seen == set(chosen)
 
 
 @pytest.mark.slow
-def test_a_phantom_is_called_one_and_the_audit_is_told(text: str) -> None:
+def test_the_page_marks_phantom_data_and_shows_the_audit(text: str) -> None:
     assert "PHANTOM" in text
-    assert "The audit holds" in text
+    assert "The audit passes" in text
     assert "Not a medical device" in text
 
 
@@ -217,27 +217,27 @@ def test_lineage_names_every_stage_run_and_md5(reported: Pipeline, text: str) ->
 
 
 @pytest.mark.slow
-def test_a_changed_number_makes_the_page_say_so(reported: Pipeline, tmp_path: Path) -> None:
+def test_a_changed_number_fails_the_audit_on_the_page(reported: Pipeline, tmp_path: Path) -> None:
     other = reported.copy(tmp_path / "changed")
     metrics = other.json("reports/metrics.json")
     metrics["models"]["cnn"]["test"]["macro_auroc"] = 0.999
     metrics["data"]["name"] = "<script>alert(1)</script>"
     replace(other.folder / "reports/metrics.json", metrics)
     done = other.run("cxr", "report", "--json")
-    assert done.returncode == 2  # no folder can be called so
+    assert done.returncode == 2  # not a valid folder name
     metrics["data"]["name"] = "a<b>c"
     replace(other.folder / "reports/metrics.json", metrics)
     done = other.run("cxr", "report", "--json")
     assert done.returncode == 0, done.stderr
     text = Path(json.loads(done.stdout)["report"]).read_text()
-    assert "The audit does not hold" in text
+    assert "The audit fails" in text
     assert "0.999" in text
     assert "<b>" not in text
     assert "a&lt;b&gt;c" in text
 
 
 @pytest.mark.slow
-def test_without_gradcam_the_page_says_that_it_has_not_run(
+def test_without_gradcam_the_page_says_that_there_are_no_maps_yet(
     reported: Pipeline, tmp_path: Path
 ) -> None:
     other = reported.copy(tmp_path / "without")
@@ -260,14 +260,16 @@ def test_maps_of_earlier_models_are_not_shown(reported: Pipeline, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_what_can_not_be_shown_is_one_line(reported: Pipeline, tmp_path: Path) -> None:
+def test_results_that_cannot_be_shown_are_reported_in_one_line(
+    reported: Pipeline, tmp_path: Path
+) -> None:
     other = reported.copy(tmp_path / "damaged")
-    of_words = reported.json("reports/metrics.json")
-    of_words["models"]["vit"]["test"]["accuracy"] = "much"
-    without = reported.json("reports/metrics.json")
-    del without["models"]["cnn"]["test"]["labels"]["hernia"]["auroc"]
-    nobody = {"data": {"name": "x", "source": "file"}, "models": {}}
-    for content in ({"data": {}}, nobody, of_words, without):
+    with_text = reported.json("reports/metrics.json")
+    with_text["models"]["vit"]["test"]["accuracy"] = "much"
+    without_metric = reported.json("reports/metrics.json")
+    del without_metric["models"]["cnn"]["test"]["labels"]["hernia"]["auroc"]
+    without_models = {"data": {"name": "x", "source": "file"}, "models": {}}
+    for content in ({"data": {}}, without_models, with_text, without_metric):
         replace(other.folder / "reports/metrics.json", content)
         done = other.run("cxr", "report")
         assert done.returncode == 2
@@ -276,35 +278,35 @@ def test_what_can_not_be_shown_is_one_line(reported: Pipeline, tmp_path: Path) -
 
 
 def replace(path: Path, content: Any) -> None:
-    """Write a file anew: DVC's own may be a link into its cache."""
+    """Write a new file, because DVC's own may be a link into its cache."""
     path.unlink()
     path.write_text(json.dumps(content))
 
 
 @pytest.mark.slow
-def test_maps_show_the_image_alone_where_there_is_no_attribution(reported: Pipeline) -> None:
-    made = sheets.gather(reported.folder, ("cnn", "vit"))
+def test_maps_without_attribution_show_the_plain_image(reported: Pipeline) -> None:
+    gathered = sheets.gather(reported.folder, ("cnn", "vit"))
     images = np.load(reported.folder / "data/processed/test_images.npy")
     for name in ("cnn", "vit"):
-        kept = np.load(reported.folder / f"reports/maps/{name}.npz")
+        archive = np.load(reported.folder / f"reports/maps/{name}.npz")
         for case, index, attribution in zip(
-            made.cases, kept["indices"], kept["attribution"], strict=True
+            gathered.cases, archive["indices"], archive["attribution"], strict=True
         ):
             scale = np.abs(attribution).max()
             for i, label in enumerate(LABELS):
-                told = case.maps[name][label]
-                assert told.strongest == pytest.approx(float(attribution[i].max()))
-                colours = decoded(told.picture)
-                most_colour = (colours.max(axis=2) - colours.min(axis=2)).max()
-                if told.strongest <= 0:
+                shown = case.maps[name][label]
+                assert shown.strongest == pytest.approx(float(attribution[i].max()))
+                colours = decoded(shown.picture)
+                max_saturation = (colours.max(axis=2) - colours.min(axis=2)).max()
+                if shown.strongest <= 0:
                     grey = Image.fromarray(images[index]).resize((150, 150), 0)
-                    assert most_colour < 30  # JPEG rounds
+                    assert max_saturation < 30  # JPEG rounds
                     assert np.abs(colours - np.asarray(grey, float)[..., None]).mean() < 4
-                elif told.strongest > scale / 2:
-                    assert most_colour > 60
+                elif shown.strongest > scale / 2:
+                    assert max_saturation > 60
 
 
-def decoded(address: str) -> np.ndarray[Any, np.dtype[np.float64]]:
-    kind, _, content = address.partition(",")
+def decoded(data_uri: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    kind, _, content = data_uri.partition(",")
     assert kind == "data:image/jpeg;base64"
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(content))), float)

@@ -1,4 +1,4 @@
-"""Anybody's predictions: measured as ours are, beside ours, and refused in one line."""
+"""External predictions get the same metrics as the project's models; bad files are refused."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ from cxr.labels import LABELS
 from cxr.scoring import score as scoring
 
 PREDICTIONS = Path(__file__).parents[2].parent / "shared" / "data" / "predictions"
-TYPICAL = OodReference(np.zeros((28, 28)), 0.0)
+OOD = OodReference(np.zeros((28, 28)), 0.0)
 PUBLISHED = {"densenet121_seed0": 0.7025, "vit_small_seed0": 0.6755}
 
 
@@ -26,10 +26,10 @@ def scored(
     labels: Path,
     project: Path | None = None,
     split: str = "test",
-    **how: bool,
+    **options: bool,
 ) -> scoring.Score:
     return scoring.score(
-        predictions, labels, split, False, 200, 0, lambda done, total: None, project, **how
+        predictions, labels, split, False, 200, 0, lambda done, total: None, project, **options
     )
 
 
@@ -42,7 +42,7 @@ def images(n: int = 120, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """What evaluate leaves behind of two models, and the data it had, without patients."""
+    """The outputs of evaluate for two models, and its data, without patients."""
     folder = tmp_path / "project"
     for name in ("data/processed", "predictions", "decisions", "reports"):
         (folder / name).mkdir(parents=True)
@@ -58,22 +58,22 @@ def project(tmp_path: Path) -> Path:
     for seed, name in enumerate(("cnn", "vit")):
         logits = images(seed=0)[1] + np.random.default_rng(seed).normal(size=(120, 14))
         np.savez(folder / f"predictions/{name}.npz", val_logits=logits, test_logits=logits)
-        decision = decisions.decide(name, labels, logits, "temperature", "youden", 0.9, TYPICAL)
-        (folder / f"decisions/{name}.json").write_text(json.dumps(decision.as_json()))
-        models[name] = Predicted.by(decision, logits)
-    told = evaluate(labels, models, None, 200, 0, lambda done, total: None).models
-    report = {"models": {name: {"val": each, "test": each} for name, each in told.items()}}
+        operating_point = decisions.decide(name, labels, logits, "temperature", "youden", 0.9, OOD)
+        (folder / f"decisions/{name}.json").write_text(json.dumps(operating_point.as_json()))
+        models[name] = Predicted.from_logits(operating_point, logits)
+    metrics = evaluate(labels, models, None, 200, 0, lambda done, total: None).models
+    report = {"models": {name: {"val": each, "test": each} for name, each in metrics.items()}}
     (folder / "reports/metrics.json").write_text(json.dumps(report))
     return folder
 
 
-def ours(project: Path) -> dict[str, Any]:
+def reported(project: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((project / "reports/metrics.json").read_text())["models"]
     return content
 
 
-def write_theirs(folder: Path, order: np.ndarray | None = None) -> Path:
-    """Their logits on our images in another order, with ids."""
+def write_predictions(folder: Path, order: np.ndarray | None = None) -> Path:
+    """Write logits of the project's images in another order, with ids."""
     order = np.random.default_rng(5).permutation(120) if order is None else order
     _, logits = images()
     ids = np.array([f"images/0000{i:04}_000.png" for i in order])
@@ -82,7 +82,7 @@ def write_theirs(folder: Path, order: np.ndarray | None = None) -> Path:
 
 
 def write_labels(project: Path, folder: Path) -> Path:
-    """A raw file in ChestMNIST's layout with ids."""
+    """Write labels and ids in ChestMNIST's layout."""
     processed = project / "data/processed"
     path = folder / "chest.npz"
     np.savez(
@@ -93,25 +93,26 @@ def write_labels(project: Path, folder: Path) -> Path:
     return path
 
 
-def test_theirs_are_measured_on_the_images_they_are_of(project: Path, tmp_path: Path) -> None:
-    done = scored(write_theirs(tmp_path), write_labels(project, tmp_path))
+def test_external_predictions_are_matched_by_id_and_scored(project: Path, tmp_path: Path) -> None:
+    done = scored(write_predictions(tmp_path), write_labels(project, tmp_path))
     labels, logits = images()
     assert done.matched_by == "stem"
     assert done.notes == [
-        "the ids differ as written: 'images/00000000_000.png' was matched with '00000000_000'"
+        "ids are written differently in the two files: 'images/00000000_000.png' was matched "
+        "with '00000000_000'"
     ]
     assert list(done.models) == ["theirs", *BASELINES]
     expected = roc_auc_score(labels, logits, average="macro")
     assert done.models["theirs"]["macro_auroc"] == pytest.approx(expected)
     for i, label in enumerate(LABELS):
-        area = roc_auc_score(labels[:, i], logits[:, i])
-        assert done.models["theirs"]["labels"][label]["auroc"] == pytest.approx(area)
+        auroc = roc_auc_score(labels[:, i], logits[:, i])
+        assert done.models["theirs"]["labels"][label]["auroc"] == pytest.approx(auroc)
 
 
-def test_our_own_predictions_score_as_evaluate_says(project: Path, tmp_path: Path) -> None:
-    """All but what hangs on our calibration; thresholds here are on raw probabilities."""
+def test_our_own_predictions_get_the_metrics_of_evaluate(project: Path, tmp_path: Path) -> None:
+    """Except what depends on calibration: thresholds here are on raw probabilities."""
     done = scored(project / "predictions/cnn.npz", write_labels(project, tmp_path), by_order=True)
-    found, expected = done.models["cnn"], ours(project)["cnn"]["test"]
+    found, expected = done.models["cnn"], reported(project)["cnn"]["test"]
     for key in ("n", "n_labels", "macro_auroc", "macro_auroc_ci", "macro_ap", "macro_ap_ci"):
         assert found[key] == expected[key]
     assert {k: found[k] for k in ("brier", "ece")} == {
@@ -122,69 +123,75 @@ def test_our_own_predictions_score_as_evaluate_says(project: Path, tmp_path: Pat
             assert found["labels"][label][key] == expected["labels"][label][key]
 
 
-def test_compared_on_our_images_every_two_models_are_paired(project: Path, tmp_path: Path) -> None:
-    done = scored(write_theirs(tmp_path), write_labels(project, tmp_path), project)
+def test_models_are_compared_in_pairs_on_the_projects_images(project: Path, tmp_path: Path) -> None:
+    done = scored(write_predictions(tmp_path), write_labels(project, tmp_path), project)
     assert list(done.models) == ["theirs", "cnn", "vit", *BASELINES]
     for name in ("cnn", "vit"):
-        assert done.models[name]["labels"] == ours(project)[name]["test"]["labels"]
+        assert done.models[name]["labels"] == reported(project)[name]["test"]["labels"]
     macro = [each for each in done.comparisons if each["metric"] == "macro_auroc"]
     assert [(each["a"], each["b"]) for each in macro] == [
         ("theirs", "cnn"), ("theirs", "vit"), ("cnn", "vit"),
     ]  # fmt: skip
-    assert macro[0]["difference"] > 0 and macro[0]["p"] < 0.05  # ours have noise added
+    assert (
+        macro[0]["difference"] > 0 and macro[0]["p"] < 0.05
+    )  # the project's models have added noise
 
 
-def test_compared_in_their_order_of_our_images(project: Path, tmp_path: Path) -> None:
-    """Labels in their order, too: ours are brought into it."""
+def test_the_projects_models_follow_the_order_of_the_labels(project: Path, tmp_path: Path) -> None:
+    """Predictions and labels are in another order than the project's images."""
     order = np.random.default_rng(5).permutation(120)
     path = tmp_path / "labels.npz"
     ids = np.load(project / "data/processed/test_ids.npy")
     np.savez(path, test_labels=images()[0][order], test_ids=ids[order])
-    done = scored(write_theirs(tmp_path), path, project)
+    done = scored(write_predictions(tmp_path), path, project)
     assert done.comparisons and not any("other images" in note for note in done.notes)
     assert done.models["cnn"]["macro_auroc"] == pytest.approx(
-        ours(project)["cnn"]["test"]["macro_auroc"]
+        reported(project)["cnn"]["test"]["macro_auroc"]
     )
 
 
-def test_without_ids_equal_labels_are_the_same_images(project: Path, tmp_path: Path) -> None:
+def test_equal_labels_without_ids_are_the_same_images(project: Path, tmp_path: Path) -> None:
     labels, logits = images()
     np.savez(tmp_path / "theirs.npz", test_logits=logits, test_labels=labels)
     done = scored(tmp_path / "theirs.npz", tmp_path / "theirs.npz", project)
-    assert done.models["cnn"]["labels"] == ours(project)["cnn"]["test"]["labels"]
-    assert done.notes == []  # one file is in one order
+    assert done.models["cnn"]["labels"] == reported(project)["cnn"]["test"]["labels"]
+    assert done.notes == []  # one file has one order
 
 
-def test_other_images_are_set_beside_and_not_compared(project: Path, tmp_path: Path) -> None:
+def test_models_evaluated_on_other_images_are_shown_but_not_compared(
+    project: Path, tmp_path: Path
+) -> None:
     labels, logits = images(90, seed=3)
     np.savez(tmp_path / "theirs.npz", test_logits=logits, test_labels=labels)
     done = scored(tmp_path / "theirs.npz", tmp_path / "theirs.npz", project)
     assert list(done.models) == ["theirs", "cnn", "vit", *BASELINES]
-    assert done.models["cnn"] == ours(project)["cnn"]["test"]
+    assert done.models["cnn"] == reported(project)["cnn"]["test"]
     assert done.comparisons == []
-    assert "measured on other images" in done.notes[0]
+    assert "evaluated on other images" in done.notes[0]
 
 
 def test_other_labels_or_other_ids_are_other_images(project: Path, tmp_path: Path) -> None:
-    """As many images, once with other labels and no ids, once with our labels and other ids."""
+    """The same number of images: other labels without ids, then the same labels with other ids."""
     labels, logits = images(120, seed=3)
     np.savez(tmp_path / "labels.npz", test_logits=logits, test_labels=labels)
     done = scored(tmp_path / "labels.npz", tmp_path / "labels.npz", project)
-    assert done.comparisons == [] and "measured on other images" in done.notes[0]
+    assert done.comparisons == [] and "evaluated on other images" in done.notes[0]
     labels, logits = images()
     ids = np.array([f"another{i:04}" for i in range(120)])
     np.savez(tmp_path / "ids.npz", test_logits=logits, test_labels=labels, test_ids=ids)
     done = scored(tmp_path / "ids.npz", tmp_path / "ids.npz", project)
-    assert done.comparisons == [] and "measured on other images" in done.notes[0]
+    assert done.comparisons == [] and "evaluated on other images" in done.notes[0]
 
 
-def test_a_name_that_we_have_too_is_kept_apart(project: Path, tmp_path: Path) -> None:
-    theirs = write_theirs(tmp_path).rename(tmp_path / "cnn.npz")
-    done = scored(theirs, write_labels(project, tmp_path), project)
+def test_a_projects_model_of_the_same_name_is_marked(project: Path, tmp_path: Path) -> None:
+    predictions = write_predictions(tmp_path).rename(tmp_path / "cnn.npz")
+    done = scored(predictions, write_labels(project, tmp_path), project)
     assert list(done.models) == ["cnn", "cnn (here)", "vit", *BASELINES]
 
 
-def test_models_of_ours_are_kept_apart_when_images_differ(project: Path, tmp_path: Path) -> None:
+def test_a_projects_model_of_the_same_name_is_marked_if_images_differ(
+    project: Path, tmp_path: Path
+) -> None:
     labels, logits = images(90, seed=3)
     np.savez(tmp_path / "cnn.npz", test_logits=logits, test_labels=labels)
     done = scored(tmp_path / "cnn.npz", tmp_path / "cnn.npz", project)
@@ -192,28 +199,28 @@ def test_models_of_ours_are_kept_apart_when_images_differ(project: Path, tmp_pat
     assert done.models["cnn"]["n"] == 90
 
 
-def test_a_file_may_be_called_like_a_baseline(project: Path, tmp_path: Path) -> None:
-    theirs = write_theirs(tmp_path).rename(tmp_path / "prevalence.npz")
-    done = scored(theirs, write_labels(project, tmp_path))
+def test_a_file_named_like_a_baseline_is_marked(project: Path, tmp_path: Path) -> None:
+    predictions = write_predictions(tmp_path).rename(tmp_path / "prevalence.npz")
+    done = scored(predictions, write_labels(project, tmp_path))
     assert list(done.models) == ["prevalence (given)", *BASELINES]
     assert done.models[done.name]["labels"]
 
 
-def test_validation_of_one_side_alone_gives_no_threshold(project: Path, tmp_path: Path) -> None:
-    """And plain ids are those of the split that is scored."""
+def test_thresholds_need_validation_predictions_and_labels(project: Path, tmp_path: Path) -> None:
+    """Ids without a split in their name belong to the scored split."""
     labels, logits = images()
     ids = np.array([str(i) for i in range(120)])
     np.savez(tmp_path / "a.npz", test_logits=logits, test_labels=labels, ids=ids,
              val_logits=logits[:50])  # fmt: skip
-    told = scored(tmp_path / "a.npz", tmp_path / "a.npz").models["a"]
-    assert told["labels"]["mass"]["threshold"] is None
+    metrics = scored(tmp_path / "a.npz", tmp_path / "a.npz").models["a"]
+    assert metrics["labels"]["mass"]["threshold"] is None
     np.savez(tmp_path / "b.npz", test_logits=logits, test_labels=labels, ids=ids,
              val_logits=logits[:50], val_labels=labels[:50])  # fmt: skip
-    told = scored(tmp_path / "b.npz", tmp_path / "b.npz").models["b"]
-    assert told["labels"]["mass"]["threshold"] is not None
+    metrics = scored(tmp_path / "b.npz", tmp_path / "b.npz").models["b"]
+    assert metrics["labels"]["mass"]["threshold"] is not None
 
 
-def test_repeated_ids_are_other_images(project: Path, tmp_path: Path) -> None:
+def test_repeated_ids_are_not_the_projects_images(project: Path, tmp_path: Path) -> None:
     labels, logits = images()
     ids = np.load(project / "data/processed/test_ids.npy")
     np.savez(tmp_path / "l.npz", test_labels=np.vstack([labels, labels]), test_ids=[*ids, *ids])
@@ -222,24 +229,22 @@ def test_repeated_ids_are_other_images(project: Path, tmp_path: Path) -> None:
     assert done.comparisons == []
 
 
-def test_without_validation_there_is_no_threshold(project: Path, tmp_path: Path) -> None:
-    done = scored(write_theirs(tmp_path), write_labels(project, tmp_path))
-    told = done.models["theirs"]
-    assert told["labels"]["mass"]["threshold"] is None
-    assert {entry["why"] for entry in told["undefined"]} == {scoring.NO_VALIDATION}
+def test_without_validation_there_are_no_thresholds(project: Path, tmp_path: Path) -> None:
+    done = scored(write_predictions(tmp_path), write_labels(project, tmp_path))
+    metrics = done.models["theirs"]
+    assert metrics["labels"]["mass"]["threshold"] is None
+    assert {entry["why"] for entry in metrics["undefined"]} == {scoring.NO_VALIDATION}
 
 
-def test_the_command_prints_a_table_or_one_test_object(
-    cxr: Cxr, project: Path, tmp_path: Path
-) -> None:
-    theirs, labels = str(write_theirs(tmp_path)), str(write_labels(project, tmp_path))
-    call = ["score", theirs, "--labels", labels, "--resamples", "200"]
-    told = json.loads(cxr(*call, "--json", cwd=tmp_path).stdout)
-    assert told["n"] == 120 and tuple(told["labels"]) == LABELS
+def test_the_command_prints_a_table_or_json(cxr: Cxr, project: Path, tmp_path: Path) -> None:
+    predictions, labels = str(write_predictions(tmp_path)), str(write_labels(project, tmp_path))
+    call = ["score", predictions, "--labels", labels, "--resamples", "200"]
+    result = json.loads(cxr(*call, "--json", cwd=tmp_path).stdout)
+    assert result["n"] == 120 and tuple(result["labels"]) == LABELS
     shown = cxr(*call, cwd=tmp_path)
     assert shown.returncode == 0
-    low, high = told["macro_auroc_ci"]
-    assert f"{told['macro_auroc']:.4f} [{low:.4f}, {high:.4f}]" in shown.stdout
+    low, high = result["macro_auroc_ci"]
+    assert f"{result['macro_auroc']:.4f} [{low:.4f}, {high:.4f}]" in shown.stdout
     for row in (*BASELINES, *LABELS, "too narrow"):
         assert row in shown.stdout
     compared = cxr(*call, "--compare", cwd=project)
@@ -248,49 +253,51 @@ def test_the_command_prints_a_table_or_one_test_object(
     assert list(together["models"]) == ["theirs", "cnn", "vit", *BASELINES]
 
 
-def test_the_answer_says_how_images_were_matched(cxr: Cxr, project: Path, tmp_path: Path) -> None:
-    """In a printed line and in the JSON."""
+def test_the_output_says_how_images_were_matched(cxr: Cxr, project: Path, tmp_path: Path) -> None:
+    """As a printed line and in the JSON."""
     _, logits = images()
     ids = np.load(project / "data/processed/test_ids.npy")
     np.savez(tmp_path / "p.npz", logits=logits[:100], scan=ids[:100])
     write_labels(project, tmp_path)
     call = ["score", "p.npz", "--labels", "chest.npz", "--resamples", "100"]
     assert "add --common to score the 100 that" in cxr(*call, cwd=tmp_path).stderr
-    told = json.loads(cxr(*call, "--common", "--json", cwd=tmp_path).stdout)
-    assert told["matched_by"] == "id"
-    assert told["id_columns"] == {"predictions": "scan", "labels": "test_ids"}
-    assert told["n_left_out"] == {"predictions": 0, "labels": 20} and told["n"] == 100
+    result = json.loads(cxr(*call, "--common", "--json", cwd=tmp_path).stdout)
+    assert result["matched_by"] == "id"
+    assert result["id_columns"] == {"predictions": "scan", "labels": "test_ids"}
+    assert result["n_left_out"] == {"predictions": 0, "labels": 20} and result["n"] == 100
     shown = cxr(*call, "--common", cwd=tmp_path).stdout
     assert "matched by id: 'scan' of p.npz and 'test_ids' of chest.npz" in shown
     assert "scored the 100 images that both files have; left out 0 only in p.npz and 20" in shown
     np.save(tmp_path / "p.npy", 1 / (1 + np.exp(-logits)))
     call[1] = "p.npy"
     assert "add --by-order if both files hold" in cxr(*call, cwd=tmp_path).stderr
-    told = json.loads(cxr(*call, "--by-order", "--json", cwd=tmp_path).stdout)
-    assert told["matched_by"] == "order"
-    assert told["id_columns"] == {"predictions": None, "labels": None}
-    assert told["n_left_out"] == {"predictions": 0, "labels": 0}
+    result = json.loads(cxr(*call, "--by-order", "--json", cwd=tmp_path).stdout)
+    assert result["matched_by"] == "order"
+    assert result["id_columns"] == {"predictions": None, "labels": None}
+    assert result["n_left_out"] == {"predictions": 0, "labels": 0}
     shown = cxr(*call, "--by-order", cwd=tmp_path).stdout
-    assert "matched by row order: as asked with --by-order" in shown
+    assert "matched by row order: requested with --by-order" in shown
 
 
-def test_validation_that_does_not_match_gives_no_threshold(project: Path, tmp_path: Path) -> None:
+def test_unmatched_validation_gives_no_thresholds_but_a_note(project: Path, tmp_path: Path) -> None:
     _, logits = images()
-    theirs = write_theirs(tmp_path)
-    with np.load(theirs) as file:
-        np.savez(theirs, **file, val_logits=logits[:50])
-    done = scored(theirs, write_labels(project, tmp_path))
+    predictions = write_predictions(tmp_path)
+    with np.load(predictions) as file:
+        np.savez(predictions, **file, val_logits=logits[:50])
+    done = scored(predictions, write_labels(project, tmp_path))
     assert done.models["theirs"]["labels"]["mass"]["threshold"] is None
-    assert any("no thresholds from the split val: " in note for note in done.notes)
+    assert any("could not choose thresholds on the val split: " in note for note in done.notes)
 
 
-def test_labels_without_any_finding_are_named_as_undefined(cxr: Cxr, tmp_path: Path) -> None:
+def test_metrics_of_labels_without_positives_are_listed_as_undefined(
+    cxr: Cxr, tmp_path: Path
+) -> None:
     labels, logits = images()
     np.savez(tmp_path / "p.npz", logits=logits, labels=0 * labels)
     call = ["score", "p.npz", "--resamples", "100"]
-    told = json.loads(cxr(*call, "--json", cwd=tmp_path).stdout)
-    assert told["macro_auroc"] is None and told["macro_ap"] is None
-    undefined = {each["label"] for each in told["undefined"] if "auroc" in each["what"]}
+    result = json.loads(cxr(*call, "--json", cwd=tmp_path).stdout)
+    assert result["macro_auroc"] is None and result["macro_ap"] is None
+    undefined = {each["label"] for each in result["undefined"] if "auroc" in each["what"]}
     assert undefined == {*LABELS, "all"}
     done = cxr(*call, cwd=tmp_path)
     assert done.returncode == 0 and "undefined for every label: images of one class" in done.stdout
@@ -300,7 +307,7 @@ def test_labels_without_any_finding_are_named_as_undefined(cxr: Cxr, tmp_path: P
     ("arguments", "sentence"),
     [
         (["none.npz"], "none.npz does not exist"),
-        (["theirs.npz"], "theirs.npz has no `test_labels`; it holds test_ids, test_logits"),
+        (["theirs.npz"], "theirs.npz has no `test_labels`; it contains test_ids, test_logits"),
         (["theirs.npz", "--labels", "none.csv"], "none.csv does not exist"),
         (
             ["theirs.npz", "--labels", "other.npz"],
@@ -313,10 +320,10 @@ def test_labels_without_any_finding_are_named_as_undefined(cxr: Cxr, tmp_path: P
         (["theirs.npz/a.npz", "--labels", "chest.npz"], "theirs.npz/a.npz can't be read"),
     ],
 )
-def test_what_is_wrong_is_one_line_and_status_2(
+def test_errors_are_one_line_and_exit_status_2(
     cxr: Cxr, project: Path, tmp_path: Path, arguments: list[str], sentence: str
 ) -> None:
-    write_theirs(tmp_path)
+    write_predictions(tmp_path)
     labels, _ = images()
     ids = np.load(project / "data/processed/test_ids.npy")
     ids[7] = "another"
@@ -329,35 +336,35 @@ def test_what_is_wrong_is_one_line_and_status_2(
     assert line.startswith("cxr: ") and sentence in line
 
 
-def test_our_models_were_measured_on_two_splits(cxr: Cxr, project: Path, tmp_path: Path) -> None:
+def test_comparing_needs_a_split_the_project_evaluated(
+    cxr: Cxr, project: Path, tmp_path: Path
+) -> None:
     labels, logits = images()
     np.savez(tmp_path / "a.npz", train_logits=logits, train_labels=labels)
     done = cxr("score", str(tmp_path / "a.npz"), "--split", "train", "--compare", cwd=project)
     assert done.returncode == 2
-    assert "were measured on val and test alone" in done.stderr
+    assert "were evaluated on val and test only" in done.stderr
 
 
-def test_a_project_without_results_can_not_be_compared_with(
-    cxr: Cxr, project: Path, tmp_path: Path
-) -> None:
+def test_comparing_needs_results_of_the_project(cxr: Cxr, project: Path, tmp_path: Path) -> None:
     (project / "reports/metrics.json").unlink()
-    theirs, labels = str(write_theirs(tmp_path)), str(write_labels(project, tmp_path))
-    done = cxr("score", theirs, "--labels", labels, "--compare", cwd=project)
+    predictions, labels = str(write_predictions(tmp_path)), str(write_labels(project, tmp_path))
+    done = cxr("score", predictions, "--labels", labels, "--compare", cwd=project)
     assert done.returncode == 2
-    assert "has no results to compare with; `dvc repro` makes them" in done.stderr
+    assert "has no results to compare with; run `dvc repro`" in done.stderr
 
 
 @pytest.mark.skipif(not PREDICTIONS.is_dir(), reason=f"{PREDICTIONS} is not here")
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_published_predictions_give_their_authors_numbers(
+def test_published_predictions_give_the_published_auroc(
     cxr: Cxr, name: str, tmp_path: Path
 ) -> None:
     path = PREDICTIONS / f"{name}.npz"
-    told = json.loads(cxr("score", str(path), "--json", cwd=tmp_path).stdout)
-    assert round(told["macro_auroc"], 4) == PUBLISHED[name]
-    assert told["intervals"]["unit"] == "patient" and told["intervals"]["n_units"] == 2797
-    # Of intervals by patients of one seed, 0.0179 and 0.0191 are stated; docs/evaluation.md.
-    low, high = told["macro_auroc_ci"]
+    result = json.loads(cxr("score", str(path), "--json", cwd=tmp_path).stdout)
+    assert round(result["macro_auroc"], 4) == PUBLISHED[name]
+    assert result["intervals"]["unit"] == "patient" and result["intervals"]["n_units"] == 2797
+    # docs/evaluation.md states widths of 0.0179 and 0.0191 for intervals by patient.
+    low, high = result["macro_auroc_ci"]
     assert 0.9 * 0.0179 < high - low < 1.1 * 0.0191
     with np.load(path) as file:
         np.savez(tmp_path / "x.npz", **{k: file[k] for k in ("test_logits", "test_labels")})

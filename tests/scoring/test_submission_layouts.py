@@ -1,4 +1,4 @@
-"""Tables in the layouts that people have: read into the same numbers, or refused in one line."""
+"""Every supported layout is read into the same numbers; others are refused in one line."""
 
 import csv
 import subprocess
@@ -24,7 +24,7 @@ ID_COLUMNS = (
     "image_name", "Image_ID", "FileName", "patientId",
 )  # fmt: skip
 
-# Each with the file that holds the other half, and how the images are matched.
+# Each file of predictions with its file of labels and the expected matching.
 READ = {
     **{f"pred_idcol_{name}.csv": ("lab.csv", "id") for name in ID_COLUMNS},
     **{
@@ -61,11 +61,14 @@ LABELS_READ = (
     "lab_hf_names.csv", "lab_bytes_ids.npz",
 )  # fmt: skip
 REFUSED = {
-    ("pred.csv", NO_IDS): "lab_noid.npz has no ids, but {}pred.csv has ('Image Index'); add ids",
-    ("pred_pandas_index.csv", NO_IDS): "pred_pandas_index.csv has (''); add ids, or add --by-order",
-    ("pred_pandas_index.csv", "lab.csv"): "no id in the column without a name of",
+    ("pred.csv", NO_IDS): "lab_noid.npz has no ids, but {}pred.csv does ('Image Index'); add ids",
+    (
+        "pred_pandas_index.csv",
+        NO_IDS,
+    ): "pred_pandas_index.csv does (''); add ids, or add --by-order",
+    ("pred_pandas_index.csv", "lab.csv"): "no ids match: the unnamed column of",
     ("pred_xrv_nih_noid.csv", "lab.csv"): "pred_xrv_nih_noid.csv has no ids, but",
-    ("pred_percent.csv", "lab.csv"): "line 2: 'Atelectasis' holds '54.8%'; write fractions: divide",
+    ("pred_percent.csv", "lab.csv"): "line 2: 'Atelectasis' is '54.8%'; divide by 100 and drop the",
     ("pred_0_100.csv", "lab.csv"): "if the numbers are percentages, divide them by 100",
     ("pred_logit.csv", "lab.csv"): "if the numbers are logits, add --logits",
     (
@@ -74,30 +77,36 @@ REFUSED = {
     ): "line 2 and line 62 hold different numbers for id 00000013",
     ("pred_less.csv", "lab.csv"): "has 57 images and {}lab.csv has 60: 3 only in {}lab.csv",
     ("pred_more.csv", "lab.csv"): "has 65 images and {}lab.csv has 60: 5 only in {}pred_more.csv",
-    ("pred_huge_id.csv", "lab.csv"): "line 2 has 616 characters in 'Image Index'",
+    (
+        "pred_huge_id.csv",
+        "lab.csv",
+    ): "line 2: 'Image Index' has 616 characters; ids may have at most 512",
     ("pred_inf.csv", "lab.csv"): "line 2: atelectasis of image 00000013_000.png is inf (60 such",
-    ("pred_nan.csv", "lab.csv"): "line 2: 'Atelectasis' holds nothing; expected a number",
+    ("pred_nan.csv", "lab.csv"): "line 2: 'Atelectasis' is empty; expected a number",
     ("pred_no_header.csv", "lab.csv"): "has no header and 14 columns; add a header",
     ("pred_no_header_ids.csv", "lab.csv"): "has no header and 15 columns; add a header",
     ("pred_3d.npz", NO_IDS): "test_probs is float64 of shape (60, 14, 2); expected numbers of",
-    ("pred_objids.npz", "lab.csv"): "`test_ids` holds pickled Python objects",
+    ("pred_objids.npz", "lab.csv"): "`test_ids` contains pickled Python objects",
     (
         "pred.csv",
         "Data_Entry_2017.csv",
     ): "is NIH's table of finding names ('Finding Labels'), which",
     ("pred.csv", "Data_Entry_2017_v2020.csv"): "is NIH's table of finding names",
-    ("pred.csv", "chexpert.csv"): "is CheXpert's table, whose uncertain (-1) and blank labels are",
+    (
+        "pred.csv",
+        "chexpert.csv",
+    ): "is CheXpert's table: uncertain (-1) and blank labels are not supp",
     (
         "pred.csv",
         "lab_minus1.csv",
     ): "line 7: infiltration of image 00000003_001.png is -1; expected",
-    ("pred.csv", "lab_blank.csv"): "line 2: 'Atelectasis' holds nothing; expected 0 or 1; missing",
+    ("pred.csv", "lab_blank.csv"): "line 2: 'Atelectasis' is empty; expected 0 or 1; missing",
     (
         "pred.csv",
         "lab_nan.csv",
     ): "line 7: infiltration of image 00000003_001.png is nan; expected 0",
     ("pred.csv", "lab_n1.npz"): "test_labels is int64 of shape (60, 1); expected numbers of shape",
-    ("lab.csv", "lab.csv"): "can't be both predictions and labels; name the file of labels",
+    ("lab.csv", "lab.csv"): "can't be both predictions and labels; give the file of labels",
 }
 
 
@@ -119,13 +128,13 @@ def macro_auroc(done: Matched) -> float:
 
 
 def numbers_of(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Predictions and labels as arrays in one order, by numpy alone."""
+    """Predictions and labels in the same order, read with numpy."""
     with np.load(folder / "pred_probs_noid.npz") as p, np.load(folder / NO_IDS) as y:
         return p["test_probs"], y["test_labels"]
 
 
 @pytest.mark.parametrize("name", READ)
-def test_predictions_that_are_read(cases: Path, name: str) -> None:
+def test_predictions_in_this_layout_are_read(cases: Path, name: str) -> None:
     partner, by = READ[name]
     done = matched(cases / name, cases / partner)
     p, y = numbers_of(cases)
@@ -135,34 +144,36 @@ def test_predictions_that_are_read(cases: Path, name: str) -> None:
     order = [rows[tuple(row)] for row in done.predictions.values.tolist()]
     assert np.array_equal(done.labels.values, y[order])
     if by in ("stem", "number"):
-        assert any("the ids differ as written" in note for note in done.notes)
+        assert any("ids are written differently" in note for note in done.notes)
 
 
 @pytest.mark.parametrize("name", LABELS_READ)
-def test_labels_that_are_read(cases: Path, name: str) -> None:
+def test_labels_in_this_layout_are_read(cases: Path, name: str) -> None:
     done = matched(cases / "pred.csv", cases / name)
     assert np.array_equal(done.labels.values, numbers_of(cases)[1])
     assert round(macro_auroc(done), 4) == ANSWER
 
 
 @pytest.mark.parametrize(("names", "sentence"), REFUSED.items(), ids=map(" ".join, REFUSED))
-def test_tables_that_are_refused(cases: Path, names: tuple[str, str], sentence: str) -> None:
+def test_an_unsupported_table_is_refused_in_one_line(
+    cases: Path, names: tuple[str, str], sentence: str
+) -> None:
     with pytest.raises(CxrError) as caught:
         matched(cases / names[0], cases / names[1])
-    said = str(caught.value)
-    assert sentence.replace("{}", f"{cases}/") in said
-    assert "\n" not in said and any(name in said for name in names)
+    message = str(caught.value)
+    assert sentence.replace("{}", f"{cases}/") in message
+    assert "\n" not in message and any(name in message for name in names)
 
 
-def test_half_precision_is_read_as_it_is(cases: Path) -> None:
+def test_half_precision_values_are_not_changed(cases: Path) -> None:
     p, _ = numbers_of(cases)
     done = matched(cases / "pred_f16.npz", cases / NO_IDS)
     assert np.array_equal(done.predictions.values, p.astype(np.float16).astype(float))
 
 
-def test_what_is_asked_for_is_done(cases: Path) -> None:
+def test_by_order_and_common_do_what_they_say(cases: Path) -> None:
     by_order = matched(cases / "pred.csv", cases / NO_IDS, by_order=True)
-    assert round(macro_auroc(by_order), 4) == 0.5222  # the rows are not in one order
+    assert round(macro_auroc(by_order), 4) == 0.5222  # the rows are in different orders
     p, y = numbers_of(cases)
     for name, n in (("pred_less.csv", 57), ("pred_more.csv", 60)):
         done = matched(cases / name, cases / "lab.csv", common=True)
@@ -172,18 +183,18 @@ def test_what_is_asked_for_is_done(cases: Path) -> None:
         assert macro_auroc(done) == roc_auc_score(y[order], p[order], average="macro")
 
 
-def test_every_case_is_looked_at(cases: Path) -> None:
-    """But those that no reading could be wrong about."""
-    plain = {
+def test_every_case_is_tested(cases: Path) -> None:
+    """Except those that can't be read wrongly."""
+    trivial = {
         "pred_oneclass_lab.csv", "lab_oneclass.csv", "lab_allzero.csv", "pred_const.csv",
         "pred_binary.csv", "pred_inverted.csv", "pred_f16.npz",
     }  # fmt: skip
     partners = {partner for partner, _ in READ.values()}
-    looked_at = READ.keys() | partners | set(LABELS_READ) | {n for pair in REFUSED for n in pair}
-    assert {path.name for path in cases.iterdir()} == looked_at | plain
+    tested = READ.keys() | partners | set(LABELS_READ) | {n for pair in REFUSED for n in pair}
+    assert {path.name for path in cases.iterdir()} == tested | trivial
 
 
-# Self-made from here on; three images, of which the labels hold the same ones in another order.
+# Generated cases from here on: three images; the labels list them in another order.
 IDS = ["b", "c", "a"]
 P = np.round(np.random.default_rng(0).random((3, 14)), 3)
 Y = np.eye(14, dtype=int)[[1, 2, 0]]
@@ -197,13 +208,13 @@ def write(path: Path, rows: list[list[object]], **form: str) -> Path:
 
 
 def labels_of(folder: Path, column: str = "image") -> Path:
-    """Labels of a, b and c."""
+    """Write labels of a, b and c."""
     rows = [[i, *y] for i, y in sorted(zip(IDS, Y.tolist(), strict=True))]
     return write(folder / "labels.csv", [[column, *LABELS], *rows])
 
 
 def table(*extra: tuple[str, list[object]]) -> list[list[object]]:
-    """Predictions behind the extra columns."""
+    """Rows of predictions, with extra columns in front."""
     header = [name for name, _ in extra]
     columns = [values for _, values in extra]
     return [[*header, *LABELS], *([c[i] for c in columns] + P[i].tolist() for i in range(3))]
@@ -214,17 +225,17 @@ def table(*extra: tuple[str, list[object]]) -> list[list[object]]:
     [
         ([("scan", IDS)], "scan"),
         ([("scan", IDS), ("sex", ["F", "M", "F"])], "scan"),
-        ([("", [0, 1, 2]), ("scan", IDS)], "scan"),  # row numbers say less
+        ([("", [0, 1, 2]), ("scan", IDS)], "scan"),  # row numbers are a last resort
         ([("id", [1, 2, 3]), ("scan", IDS)], "scan"),
         ([("Patient ID", ["x", "y", "x"]), ("scan", IDS)], "scan"),
         ([("patientId", IDS)], "patientId"),
         ([("", IDS)], ""),
         ([("report", ["r", "s", "t"]), ("Image Index", IDS)], "Image Index"),
         ([("name", ["r", "s", "r"]), ("Path", IDS)], "Path"),
-        ([("called_mass", [0, 1, 1]), ("age", [50, 51, 52]), ("scan", IDS)], "scan"),
+        ([("predicted_positive_mass", [0, 1, 1]), ("age", [50, 51, 52]), ("scan", IDS)], "scan"),
     ],
 )
-def test_ids_are_found_in_a_column_of_any_name(
+def test_ids_are_found_under_any_column_name(
     tmp_path: Path, columns: list[tuple[str, list[object]]], chosen: str
 ) -> None:
     path = write(tmp_path / "p.csv", table(*columns))
@@ -233,8 +244,8 @@ def test_ids_are_found_in_a_column_of_any_name(
     assert np.array_equal(done.predictions.values, P[[2, 0, 1]])
 
 
-def test_names_of_nih_are_texts_without_their_file_type(tmp_path: Path) -> None:
-    """Though Python reads `00000001_000` as the number 1000."""
+def test_nih_file_names_without_suffix_are_read_as_text(tmp_path: Path) -> None:
+    """Python would read `00000001_000` as the number 1000."""
     names = ["00000001_001", "00000002_000", "00000001_000"]
     path = write(tmp_path / "p.csv", table(("scan", names)))
     rows = [[i, *y] for i, y in zip(names, Y.tolist(), strict=True)]
@@ -248,19 +259,22 @@ def test_names_of_nih_are_texts_without_their_file_type(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "sentence"),
     [
-        ([("scan", IDS), ("report", ["r", "s", "t"])], "there is 'scan', 'report', each of which"),
+        (
+            [("scan", IDS), ("report", ["r", "s", "t"])],
+            "'scan', 'report' could each hold the ids; rename",
+        ),
         (
             [("site", ["r", "s", "r"])],
-            "there is 'site', whose values repeat; rename the ids to `ima",
+            "no ids found: values of 'site' repeat; rename the ids to `image`",
         ),
-        ([("a", [7, 5, 9]), ("b", [70, 50, 90])], "there is 'a', 'b', each of which could hold"),
-        ([("image", ["b", "", "a"])], "line 3 has nothing in 'image'; add the id"),
+        ([("a", [7, 5, 9]), ("b", [70, 50, 90])], "'a', 'b' could each hold the ids"),
+        ([("image", ["b", "", "a"])], "line 3: 'image' is empty; add the id"),
     ],
 )
-def test_ids_that_are_not_clear_are_refused(
+def test_ambiguous_ids_are_refused(
     tmp_path: Path, columns: list[tuple[str, list[object]]], sentence: str
 ) -> None:
-    """Even beside labels without ids."""
+    """Even if the labels have no ids."""
     path = write(tmp_path / "p.csv", table(*columns))
     np.savez(tmp_path / "l.npz", test_labels=Y)
     with pytest.raises(CxrError) as caught:
@@ -270,15 +284,15 @@ def test_ids_that_are_not_clear_are_refused(
         assert matched(path, tmp_path / "l.npz", by_order=True).by == "order"
 
 
-def test_a_column_that_never_changes_holds_no_ids(tmp_path: Path) -> None:
+def test_columns_without_distinct_values_are_not_taken_as_ids(tmp_path: Path) -> None:
     path = write(tmp_path / "p.csv", table(("split", ["test"] * 3), ("age", [50, 51, 51])))
     np.savez(tmp_path / "l.npz", test_labels=Y)
     assert matched(path, tmp_path / "l.npz").by == "order"
 
 
 @pytest.mark.parametrize("key", ["test_ids", "file_names", "test_scan", "sop_instance_uid"])
-def test_an_npz_has_ids_in_any_array_of_texts(tmp_path: Path, key: str) -> None:
-    """Of the split that is scored or of none."""
+def test_ids_are_found_in_any_string_array_of_an_npz(tmp_path: Path, key: str) -> None:
+    """If its name starts with the scored split or with no split."""
     arrays = {"test_probs": P, key: np.array(IDS), "val_scan": np.array(["x", "y", "z"])}
     np.savez(tmp_path / "p.npz", **arrays)
     done = matched(tmp_path / "p.npz", labels_of(tmp_path))
@@ -286,16 +300,15 @@ def test_an_npz_has_ids_in_any_array_of_texts(tmp_path: Path, key: str) -> None:
     assert np.array_equal(done.predictions.values, P[[2, 0, 1]])
 
 
-def test_two_arrays_of_texts_in_an_npz_are_not_chosen_from(tmp_path: Path) -> None:
+def test_two_string_arrays_in_an_npz_are_ambiguous(tmp_path: Path) -> None:
     arrays = {"scan": np.array(IDS), "report": np.array(["r", "s", "t"])}
     np.savez(tmp_path / "p.npz", test_probs=P, **arrays)
-    with pytest.raises(CxrError, match="there is 'report', 'scan', each of which could hold"):
+    with pytest.raises(CxrError, match="'report', 'scan' could each hold the ids"):
         matched(tmp_path / "p.npz", labels_of(tmp_path))
 
 
-def test_our_own_table_is_read_without_the_images_that_were_refused(tmp_path: Path) -> None:
-    """As `cxr predict --csv` writes it."""
-    header = ["image", *(f"prob_{x}" for x in LABELS), *(f"called_{x}" for x in LABELS)]
+def test_a_table_of_cxr_predict_is_read_without_its_refused_images(tmp_path: Path) -> None:
+    header = ["image", *(f"prob_{x}" for x in LABELS), *(f"predicted_positive_{x}" for x in LABELS)]
     rows = [
         [f"scans/{i}.png", *p, *[1] * 7, *[0] * 6, "", 0.9, ""]
         for i, p in zip(IDS, P.tolist(), strict=True)
@@ -307,7 +320,7 @@ def test_our_own_table_is_read_without_the_images_that_were_refused(tmp_path: Pa
     assert np.array_equal(done.predictions.values, P[[2, 1]])
     assert np.array_equal(done.labels.values, Y[[2, 1]])
     assert f"left out 1 image without predictions in {path}: scans/b.png" in done.notes
-    with pytest.raises(CxrError, match=r"no prediction for scans/b\.png; rows can be matched by"):
+    with pytest.raises(CxrError, match=r"no prediction for scans/b\.png; matching by row order"):
         matched(path, labels_of(tmp_path), by_order=True)
 
 
@@ -322,20 +335,20 @@ def test_our_own_table_is_read_without_the_images_that_were_refused(tmp_path: Pa
     ],
 )
 @pytest.mark.parametrize("decimal", [".", ","])
-def test_what_stands_before_the_header_is_skipped(tmp_path: Path, text: str, decimal: str) -> None:
-    """And a line is named as an editor counts it."""
+def test_lines_before_the_header_are_skipped(tmp_path: Path, text: str, decimal: str) -> None:
+    """Line numbers in messages still count them."""
     lines = [";".join(map(str, row)).replace(".", decimal) for row in table(("image", IDS))]
     path = tmp_path / "p.csv"
     path.write_text(text.format("\n".join(lines)), encoding="utf-8")
     assert np.array_equal(read_predictions(path, "test", False).values, P)
     path.write_text(text.format("\n".join([*lines[:3], lines[3] + "x"])), encoding="utf-8")
     last = text.count("\n") + 4
-    with pytest.raises(CxrError, match=f"line {last}: 'hernia' holds"):
+    with pytest.raises(CxrError, match=f"line {last}: 'hernia' is"):
         read_predictions(path, "test", False)
 
 
-def test_a_header_behind_a_comment_sign_is_a_header(tmp_path: Path) -> None:
-    """Else numbers below it would be read in ChestMNIST's order of labels."""
+def test_a_header_that_starts_with_a_hash_is_a_header(tmp_path: Path) -> None:
+    """Otherwise the numbers below would be read in ChestMNIST's label order."""
     rows = [["#row", *LABELS[::-1]], *([i, *p[::-1]] for i, p in enumerate(P.tolist()))]
     assert np.array_equal(
         read_predictions(write(tmp_path / "p.csv", rows), "test", False).values, P
@@ -344,12 +357,12 @@ def test_a_header_behind_a_comment_sign_is_a_header(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["{}", "[{}]", "({})"])
 @pytest.mark.parametrize("separator", [" ", ", ", "|", ";"])
-def test_all_numbers_of_an_image_in_one_cell(tmp_path: Path, form: str, separator: str) -> None:
+def test_predictions_in_one_cell_are_read(tmp_path: Path, form: str, separator: str) -> None:
     cells = [form.format(separator.join(map(str, row))) for row in P.tolist()]
     rows = [["image", "predictions"], *map(list, zip(IDS, cells, strict=True))]
     read = read_predictions(write(tmp_path / "p.csv", rows), "test", False)
     assert np.array_equal(read.values, P)
-    assert read.notes == ("the numbers in 'predictions' are read in ChestMNIST's order of labels",)
+    assert read.notes == ("the numbers in 'predictions' were read in ChestMNIST's label order",)
 
 
 @pytest.mark.parametrize(
@@ -364,7 +377,9 @@ def test_all_numbers_of_an_image_in_one_cell(tmp_path: Path, form: str, separato
         ),
     ],
 )
-def test_lists_of_labels(tmp_path: Path, cells: list[str], positive: list[tuple[int, int]]) -> None:
+def test_labels_in_one_cell_are_read(
+    tmp_path: Path, cells: list[str], positive: list[tuple[int, int]]
+) -> None:
     rows = [["image", "labels"], *map(list, zip(IDS, cells, strict=True))]
     expected = np.zeros((3, 14))
     expected[tuple(zip(*positive, strict=True))] = 1
@@ -375,15 +390,17 @@ def test_lists_of_labels(tmp_path: Path, cells: list[str], positive: list[tuple[
 @pytest.mark.parametrize(
     ("cells", "sentence"),
     [
-        # NIH's labels at Hugging Face count from 1, and 0 is "No Finding".
-        (["[0]", "[1, 13]", "[5]"], "'labels' does not hold names of labels, or 0 or 1 for all 14"),
-        (["[]", "[14]", "[5]"], "line 3: 14 in 'labels' is not a label's number from 0 to 13"),
-        (["[]", "[0.5]", "[5]"], "line 3: 0.5 in 'labels' is not a label's number"),
+        # NIH's labels on Hugging Face count from 1; 0 means "No Finding".
+        (["[0]", "[1, 13]", "[5]"], "every cell of 'labels' must hold label names, or 0 or 1 for"),
+        (["[]", "[14]", "[5]"], "line 3: 14 in 'labels' is not a label index from 0 to 13"),
+        (["[]", "[0.5]", "[5]"], "line 3: 0.5 in 'labels' is not a label index"),
         (["[]", "['Mess']", "[]"], "line 3: 'Mess' in 'labels' is not one of the 14 labels: atel"),
-        (["[]", "", "[1]"], "line 3 has nothing in 'labels'; write [] for no finding"),
+        (["[]", "", "[1]"], "line 3: 'labels' is empty; write [] for no finding"),
     ],
 )
-def test_lists_of_labels_that_are_refused(tmp_path: Path, cells: list[str], sentence: str) -> None:
+def test_unclear_labels_in_one_cell_are_refused(
+    tmp_path: Path, cells: list[str], sentence: str
+) -> None:
     rows = [["image", "labels"], *map(list, zip(IDS, cells, strict=True))]
     with pytest.raises(CxrError) as caught:
         read_labels(write(tmp_path / "l.csv", rows), "test")
@@ -395,7 +412,7 @@ def long_rows() -> list[list[object]]:
 
 
 @pytest.mark.parametrize("shuffled", [False, True])
-def test_a_row_per_image_and_label(tmp_path: Path, shuffled: bool) -> None:
+def test_one_row_per_image_and_label_is_read(tmp_path: Path, shuffled: bool) -> None:
     rows = [*long_rows(), ["a", "No Finding", 0.5]]
     if shuffled:
         rows = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
@@ -408,13 +425,13 @@ def test_a_row_per_image_and_label(tmp_path: Path, shuffled: bool) -> None:
     ("change", "sentence"),
     [
         (lambda rows: rows[:-1], "has no row for hernia of image a; add it"),
-        (lambda rows: [*rows, rows[3]], "lines 5 and 44 both hold 'infiltration' of image b"),
-        (lambda rows: [["", *row[1:]] for row in rows], "line 2 has nothing in 'file'"),
+        (lambda rows: [*rows, rows[3]], "lines 5 and 44 both hold 'infiltration' for image b"),
+        (lambda rows: [["", *row[1:]] for row in rows], "line 2: 'file' is empty"),
         (lambda rows: [[row[0], "x", row[2]] for row in rows], "or none of the 14 labels"),
-        (lambda rows: [*rows[:-1], [*rows[-1][:2], "x"]], "line 43: 'Probability' holds 'x'"),
+        (lambda rows: [*rows[:-1], [*rows[-1][:2], "x"]], "line 43: 'Probability' is 'x'"),
     ],
 )
-def test_rows_per_image_and_label_that_are_refused(
+def test_incomplete_rows_per_image_and_label_are_refused(
     tmp_path: Path, change: Callable[[list[list[object]]], list[list[object]]], sentence: str
 ) -> None:
     path = write(tmp_path / "p.csv", [["file", "Finding", "Probability"], *change(long_rows())])
@@ -426,8 +443,10 @@ def test_rows_per_image_and_label_that_are_refused(
 @pytest.mark.parametrize(
     "spell", ["{}_pred", "pred_{}", "{} prob", "p.{}", "{}-score", "Predicted_{}"]
 )
-def test_names_of_predictions(tmp_path: Path, spell: str) -> None:
-    """Beside the labels of the same images."""
+def test_prefixes_and_suffixes_of_prediction_columns_are_ignored(
+    tmp_path: Path, spell: str
+) -> None:
+    """Also next to columns of labels."""
     header = ["image", *(spell.format(x.title()) for x in LABELS), *(f"{x}_gt" for x in LABELS)]
     rows = [[i, *p, *y] for i, p, y in zip(IDS, P.tolist(), Y.tolist(), strict=True)]
     path = write(tmp_path / "p.csv", [header, *rows])
@@ -435,7 +454,7 @@ def test_names_of_predictions(tmp_path: Path, spell: str) -> None:
     assert np.array_equal(done.predictions.values, P) and np.array_equal(done.labels.values, Y)
 
 
-def test_an_npy_file_in_either_order_of_memory(tmp_path: Path) -> None:
+def test_npy_files_are_read_in_c_and_fortran_order(tmp_path: Path) -> None:
     for array in (P, np.asfortranarray(P)):
         np.save(tmp_path / "p.npy", array)
         assert np.array_equal(read_predictions(tmp_path / "p.npy", "test", False).values, P)
@@ -444,28 +463,28 @@ def test_an_npy_file_in_either_order_of_memory(tmp_path: Path) -> None:
 
 
 def numbered(tmp_path: Path, name: str, values: np.ndarray, **columns: list[object]) -> Path:
-    """A table as pandas writes one: a column without a name counts the rows."""
+    """Write a table as pandas does: an unnamed column holds the row numbers."""
     header = ["", *columns, *LABELS]
     rows = [[i, *(c[i] for c in columns.values()), *row] for i, row in enumerate(values.tolist())]
     return write(tmp_path / name, [header, *rows])
 
 
-def test_row_numbers_in_order_on_both_sides_say_no_more_than_the_order(tmp_path: Path) -> None:
+def test_ordered_row_numbers_in_both_files_are_not_ids(tmp_path: Path) -> None:
     done = matched(numbered(tmp_path, "p.csv", P), numbered(tmp_path, "l.csv", P.round()))
     assert done.by == "order" and done.how == "by row order: neither file has ids"
 
 
 def test_row_numbers_are_not_matched_with_ids(tmp_path: Path) -> None:
-    """The labels' ids are the row numbers in another order, by chance or as 2.png."""
+    """Even if the labels' ids happen to be the same numbers, also as 2.png."""
     predictions = numbered(tmp_path, "p.csv", P)
     for ids in ([2, 0, 1], ["2.png", "0.png", "1.png"]):
         labels = numbered(tmp_path, "l.csv", P.round(), id=ids)
-        with pytest.raises(CxrError, match=r"p\.csv has no ids, but .*l\.csv has \('id'\)"):
+        with pytest.raises(CxrError, match=r"p\.csv has no ids, but .*l\.csv does \('id'\)"):
             matched(predictions, labels)
 
 
 def test_an_index_in_another_order_holds_the_ids(tmp_path: Path) -> None:
-    """As `df.sample(frac=1).reset_index().to_csv()` leaves it."""
+    """As written by `df.sample(frac=1).reset_index().to_csv()`."""
     predictions = numbered(tmp_path, "p.csv", P, index=[2, 0, 1])
     labels = numbered(tmp_path, "l.csv", P.round()[[2, 0, 1]], index=[1, 2, 0])
     done = matched(predictions, labels)
@@ -473,7 +492,7 @@ def test_an_index_in_another_order_holds_the_ids(tmp_path: Path) -> None:
     assert np.array_equal(done.predictions.values, P[[2, 0, 1]])
 
 
-def test_truths_of_a_row_per_label_are_not_its_calls(tmp_path: Path) -> None:
+def test_the_target_column_not_the_predicted_one_holds_the_labels(tmp_path: Path) -> None:
     header = ["image", "label", "pred", "target"]
     rows = [[IDS[i], x, int(P[i, j] > 0.5), i % 2] for i in range(3) for j, x in enumerate(LABELS)]
     table = read_labels(write(tmp_path / "l.csv", [header, *rows]), "test")
@@ -482,24 +501,24 @@ def test_truths_of_a_row_per_label_are_not_its_calls(tmp_path: Path) -> None:
     assert truths == {name: [i % 2] * 14 for i, name in enumerate(IDS)}
 
 
-def test_scores_come_before_calls_in_an_npz(tmp_path: Path) -> None:
+def test_scores_are_preferred_to_binary_predictions_in_an_npz(tmp_path: Path) -> None:
     np.savez(tmp_path / "p.npz", preds=P.round(), predictions=P.round(), outputs=P)
     assert np.array_equal(read_predictions(tmp_path / "p.npz", "test", False).values, P)
 
 
-def test_names_of_the_labels_in_an_npz_are_not_ids(tmp_path: Path) -> None:
+def test_label_names_in_an_npz_are_not_ids(tmp_path: Path) -> None:
     np.savez(tmp_path / "p.npz", test_probs=P, names=np.array(LABELS))
     assert read_predictions(tmp_path / "p.npz", "test", False).ids is None
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 1)])
-def test_ids_of_an_npz_are_never_overlooked(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_ids_in_an_npz_are_never_ignored(tmp_path: Path, shape: tuple[int, ...]) -> None:
     np.savez(tmp_path / "l.npz", test_labels=P.round())
     np.savez(tmp_path / "p.npz", test_probs=P, sample=np.array(IDS).reshape(shape))
-    with pytest.raises(CxrError, match=r"l\.npz has no ids, but .*p\.npz has \('sample'\)"):
+    with pytest.raises(CxrError, match=r"l\.npz has no ids, but .*p\.npz does \('sample'\)"):
         matched(tmp_path / "p.npz", tmp_path / "l.npz")
     np.savez(tmp_path / "p.npz", test_probs=P, sample=np.array(IDS, object).reshape(shape))
-    with pytest.raises(CxrError, match="sample may hold ids, but as Python objects"):
+    with pytest.raises(CxrError, match="sample may hold ids, but as pickled Python objects"):
         matched(tmp_path / "p.npz", tmp_path / "l.npz")
 
 
@@ -508,14 +527,13 @@ def test_a_semicolon_in_a_quoted_name_separates_nothing(tmp_path: Path) -> None:
     assert read_predictions(path, "test", False).id_column == "image"
 
 
-def test_a_pointer_of_git_lfs_is_named(tmp_path: Path) -> None:
+def test_a_git_lfs_pointer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
     with pytest.raises(CxrError, match=r"p\.csv is a Git LFS pointer.*git lfs pull"):
         read_predictions(tmp_path / "p.csv", "test", False)
 
 
-def test_a_long_text_beside_the_predictions_costs_its_own_length(tmp_path: Path) -> None:
-    """Not that length for every row."""
+def test_memory_does_not_grow_with_the_longest_text_times_the_rows(tmp_path: Path) -> None:
     reports = ["x" * 100_000, *["short"] * 2999]
     values = np.tile(P, (1000, 1))
     rows = [[f"i{i}", reports[i], *values[i].tolist()] for i in range(3000)]
@@ -524,4 +542,4 @@ def test_a_long_text_beside_the_predictions_costs_its_own_length(tmp_path: Path)
     read_predictions(path, "test", False)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 100 * 2**20  # 1.2 GB as an array of fixed width
+    assert peak < 100 * 2**20  # a fixed-width array would take 1.2 GB

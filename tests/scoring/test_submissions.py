@@ -1,4 +1,4 @@
-"""Files of predictions and labels as people have them, and what is refused in one line."""
+"""Files of predictions and labels are read and matched, or refused in one line."""
 
 import csv
 from collections.abc import Callable
@@ -34,7 +34,7 @@ def names(n: int = N) -> list[str]:
     return [f"0000{i}_000" for i in range(n)]
 
 
-def test_npz_of_logits_before_probabilities(tmp_path: Path) -> None:
+def test_logits_are_preferred_to_probabilities_in_an_npz(tmp_path: Path) -> None:
     path = tmp_path / "theirs.npz"
     logits = np.random.default_rng(0).normal(size=(N, 14)).astype(np.float32)
     np.savez(path, test_logits=logits, test_probs=probabilities(), val_logits=logits[:2])
@@ -45,7 +45,7 @@ def test_npz_of_logits_before_probabilities(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["test_probs", "probs", "test_probabilities", "probabilities"])
-def test_npz_of_probabilities(tmp_path: Path, key: str) -> None:
+def test_probabilities_of_an_npz_are_read(tmp_path: Path, key: str) -> None:
     path = tmp_path / "theirs.npz"
     np.savez(path, **{key: probabilities(), "ids": np.array(names()), "patients": np.arange(N)})
     table = read_predictions(path, "test", False)
@@ -66,7 +66,9 @@ def test_npz_of_probabilities(tmp_path: Path, key: str) -> None:
         lambda label: {"pleural": "Pleural Thickening"}.get(label, f" {label} "),
     ],
 )
-def test_csv_columns_in_any_order_and_case(tmp_path: Path, spell: Callable[[str], str]) -> None:
+def test_csv_columns_are_read_in_any_order_and_case(
+    tmp_path: Path, spell: Callable[[str], str]
+) -> None:
     order = np.random.default_rng(1).permutation(14)
     values = probabilities()
     header = ["split", "Image Index", *(spell(LABELS[i]) for i in order), "Patient ID"]
@@ -79,14 +81,14 @@ def test_csv_columns_in_any_order_and_case(tmp_path: Path, spell: Callable[[str]
     assert list(table.patients) == ["0", "0", "1", "1", "2"]
 
 
-def test_csv_of_logits_is_said_to_be_one(tmp_path: Path) -> None:
+def test_logits_in_a_csv_need_the_option(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "l.csv", list(LABELS), (probabilities() * 9 - 5).tolist())
     assert read_predictions(path, "test", True).kind == "logits"
     with pytest.raises(CxrError, match="from 0 to 1; if the numbers are logits, add --logits"):
         read_predictions(path, "test", False)
 
 
-def test_labels_in_a_file_of_predictions_are_not_taken_for_them(tmp_path: Path) -> None:
+def test_predictions_and_labels_in_one_file_are_told_apart(tmp_path: Path) -> None:
     both = [f"label_{label}" for label in LABELS] + [f"prob_{label}" for label in LABELS]
     truth = (probabilities() < 0.5).astype(int)
     rows = np.hstack([truth, probabilities()]).tolist()
@@ -95,7 +97,7 @@ def test_labels_in_a_file_of_predictions_are_not_taken_for_them(tmp_path: Path) 
     assert np.array_equal(read_labels(path, "test").values, truth)
 
 
-def test_the_splits_own_array_comes_before_any_other(tmp_path: Path) -> None:
+def test_arrays_named_after_the_split_are_preferred(tmp_path: Path) -> None:
     path = tmp_path / "theirs.npz"
     np.savez(path, test_probs=probabilities(), logits=np.zeros((2, 14)))
     assert np.array_equal(read_predictions(path, "test", False).values, probabilities())
@@ -103,8 +105,8 @@ def test_the_splits_own_array_comes_before_any_other(tmp_path: Path) -> None:
         read_predictions(path, "val", False, exact=True)
 
 
-def test_csv_that_medmnist_writes(tmp_path: Path) -> None:
-    """By its own Evaluator, the rows then shuffled."""
+def test_predictions_saved_by_medmnist_are_read(tmp_path: Path) -> None:
+    """As written by its Evaluator, with the rows reversed."""
     labels = (probabilities() < 0.3).astype(np.uint8)
     np.savez(tmp_path / "chestmnist.npz", test_labels=labels)
     medmnist.Evaluator("chestmnist", "test", root=str(tmp_path)).evaluate(
@@ -121,8 +123,8 @@ def test_csv_that_medmnist_writes(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_csv_of_labels_that_medmnist_saves(tmp_path: Path) -> None:
-    """By its own save(), two splits in one file: in row order, and matched by file name, too."""
+def test_labels_saved_by_medmnist_are_read(tmp_path: Path) -> None:
+    """Two splits in one file of its save(), matched by row order and by file name."""
     labels = (probabilities() < 0.3).astype(np.uint8)
     images = np.zeros((N, 28, 28), np.uint8)
     splits = {"train": labels[::-1], "test": labels, "val": labels}
@@ -135,20 +137,20 @@ def test_csv_of_labels_that_medmnist_saves(tmp_path: Path) -> None:
         data = medmnist.ChestMNIST(split=split, root=str(tmp_path))
         data.save(str(tmp_path / "saved"))
     path = tmp_path / "saved" / "chestmnist.csv"
-    known = read_labels(path, "test")
-    assert np.array_equal(known.values, labels)
+    saved = read_labels(path, "test")
+    assert np.array_equal(saved.values, labels)
     assert np.array_equal(read_labels(path, "train").values, labels[::-1])
     np.save(tmp_path / "p.npy", probabilities())
-    by_order = match(read_predictions(tmp_path / "p.npy", "test", False), known)
+    by_order = match(read_predictions(tmp_path / "p.npy", "test", False), saved)
     assert by_order.by == "order" and np.array_equal(by_order.labels.values, labels)
     order = [3, 1, 0, 2, 4]
-    names = [known.ids[i] for i in order]
+    names = [saved.ids[i] for i in order]
     rows = with_ids(probabilities()[order], [f"saved/chestmnist/{name}" for name in names])
-    theirs = read_predictions(
+    predictions = read_predictions(
         write_csv(tmp_path / "t.csv", ["image", *LABELS], rows), "test", False
     )
-    assert np.array_equal(match(theirs, known).predictions.values, probabilities())
-    with pytest.raises(CxrError, match="has no rows of val; choose a split with --split"):
+    assert np.array_equal(match(predictions, saved).predictions.values, probabilities())
+    with pytest.raises(CxrError, match="has no rows of the val split; choose another with --split"):
         read_labels(path, "val")
 
 
@@ -167,55 +169,55 @@ def table(ids: list[str] | None, path: str = "a.csv") -> Table:
 
 
 def test_images_are_matched_by_id() -> None:
-    theirs, labels = ["c", "a", "e", "b", "d"], ["e", "d", "a", "b", "c"]
-    matched = match(table(theirs), table(labels, "b.csv"))
+    predictions, labels = ["c", "a", "e", "b", "d"], ["e", "d", "a", "b", "c"]
+    matched = match(table(predictions), table(labels, "b.csv"))
     assert matched.by == "id" and matched.notes == ()
     assert matched.how == "by id: 'image' of a.csv and 'image' of b.csv"
     assert list(matched.predictions.ids) == labels
-    assert [theirs[int(row[0])] for row in matched.predictions.values] == labels
+    assert [predictions[int(row[0])] for row in matched.predictions.values] == labels
     assert np.array_equal(matched.labels.values, table(labels).values)
 
 
-def test_without_ids_in_either_file_order_counts() -> None:
+def test_files_without_ids_are_matched_by_row_order() -> None:
     matched = match(table(None), table(None, "b.csv"))
     assert matched.by == "order" and matched.how == "by row order: neither file has ids"
     assert np.array_equal(matched.predictions.values, table(None).values)
 
 
 @pytest.mark.parametrize(("a", "b"), [(None, names()), (names(), None)])
-def test_ids_in_one_file_alone_are_refused_unless_order_is_asked_for(
+def test_ids_in_only_one_file_are_refused_without_by_order(
     a: list[str] | None, b: list[str] | None
 ) -> None:
     with pytest.raises(
-        CxrError, match=r"has no ids, but [ab]\.csv has \('image'\); add ids, or add"
+        CxrError, match=r"has no ids, but [ab]\.csv does \('image'\); add ids, or add"
     ):
         match(table(a), table(b, "b.csv"))
     matched = match(table(a), table(b, "b.csv"), by_order=True)
-    assert matched.by == "order" and matched.how == "by row order: as asked with --by-order"
+    assert matched.by == "order" and matched.how == "by row order: requested with --by-order"
     assert np.array_equal(matched.predictions.values, table(a).values)
 
 
-def test_columns_of_one_file_are_in_one_order() -> None:
+def test_columns_of_one_file_are_matched_by_row_order() -> None:
     labels = replace(table(None), source="truth")
-    assert match(table(None), labels).how == "by row order: both are in one file"
-    with pytest.raises(CxrError, match="can't be both predictions and labels; name the file of"):
+    assert match(table(None), labels).how == "by row order: predictions and labels are in one file"
+    with pytest.raises(CxrError, match="can't be both predictions and labels; give the file of"):
         match(table(None), table(None))
 
 
-def test_by_order_says_that_ids_and_patients_disagree() -> None:
-    """And refuses other patients unless order is asked for."""
+def test_by_order_notes_that_ids_or_patients_differ() -> None:
+    """Without by_order, different patients are refused."""
     patients = {"patients": np.array(["p", "q", "r", "s", "t"])}
     a, b = replace(table(names()), **patients), table(names()[::-1], "b.csv")
     assert match(a, b, by_order=True).notes == ("the files hold different ids in 4 of 5 rows",)
     a = replace(table(None), **patients)
     b = replace(table(None, "b.csv"), patients=np.array(["p", "q", "s", "r", "t"]))
-    with pytest.raises(CxrError, match="the patient of row 3 is r in one and s in the other"):
+    with pytest.raises(CxrError, match="in row 3 the patient is r in one and s in the other"):
         match(a, b)
     assert match(a, b, by_order=True).notes == ("the files hold different patients in 2 of 5 rows",)
 
 
 @pytest.mark.parametrize(
-    ("theirs", "labels", "sentence"),
+    ("predictions", "labels", "sentence"),
     [
         (
             ["a", "b"],
@@ -228,28 +230,29 @@ def test_by_order_says_that_ids_and_patients_disagree() -> None:
         (
             ["a"],
             ["b"],
-            "no id in 'image' of a.csv, such as 'a', is in 'image' of b.csv, such as 'b'",
+            "no ids match: 'image' of a.csv holds ids such as 'a', "
+            "and 'image' of b.csv such as 'b'; use the same ids in both files, or add --by-order",
         ),
         (["a", "a", "b"], ["a", "b"], "a.csv: row 1 and row 2 hold different numbers for id a"),
         (["a", "b"], ["a", "b", "b"], "b.csv: row 2 and row 3 hold different numbers for id b"),
-        (["p/a.png", "q/a.png"], ["a", "b"], "no id in 'image' of a.csv"),  # whose a is it?
-        (["a", "b"], ["p/a.png", "q/a.png"], "no id in 'image' of a.csv"),
+        (["p/a.png", "q/a.png"], ["a", "b"], "no ids match: 'image' of a.csv"),  # a is ambiguous
+        (["a", "b"], ["p/a.png", "q/a.png"], "no ids match: 'image' of a.csv"),
         (["1", "01"], ["1", "001"], "add --common to score the 1 that"),
-        (["1", "2"], ["001", "003"], "no id in 'image' of a.csv"),
-        (None, None, "a.csv has 5 images and b.csv has 4; matching by order needs the same"),
+        (["1", "2"], ["001", "003"], "no ids match: 'image' of a.csv"),
+        (None, None, "a.csv has 5 images and b.csv has 4; matching by row order needs the same"),
     ],
 )
-def test_images_that_do_not_match(
-    theirs: list[str] | None, labels: list[str] | None, sentence: str
+def test_files_of_different_images_are_refused(
+    predictions: list[str] | None, labels: list[str] | None, sentence: str
 ) -> None:
     others = table(labels, "b.csv")
     with pytest.raises(CxrError) as caught:
-        match(table(theirs), others if labels else others.take(np.arange(4)))
+        match(table(predictions), others if labels else others.take(np.arange(4)))
     assert sentence in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("theirs", "labels", "by"),
+    ("predictions", "labels", "by"),
     [
         (["b.png", "a.png"], ["a", "b"], "stem"),
         (["images/b.dcm", "images/a.dcm"], ["a.png", "b.png"], "stem"),
@@ -262,23 +265,28 @@ def test_images_that_do_not_match(
         (["12.png", "0"], ["000.dcm", "0012.dcm"], "number"),
     ],
 )
-def test_ids_in_other_clothes(theirs: list[str], labels: list[str], by: str) -> None:
-    """The second of theirs is the first of the labels."""
-    matched = match(table(theirs), table(labels, "b.csv"))
+def test_ids_written_differently_are_matched(
+    predictions: list[str], labels: list[str], by: str
+) -> None:
+    """The second prediction belongs to the first label."""
+    matched = match(table(predictions), table(labels, "b.csv"))
     assert matched.by == by
     assert matched.predictions.values[:, 0].tolist() == [1, 0]
-    difference = f"the ids differ as written: {theirs[1]!r} was matched with {labels[0]!r}"
+    difference = (
+        "ids are written differently in the two files: "
+        f"{predictions[1]!r} was matched with {labels[0]!r}"
+    )
     assert matched.notes == (() if by == "id" else (difference,))
 
 
 def test_whole_numbers_written_as_floats_are_the_same_ids(tmp_path: Path) -> None:
-    """And no part of a UID or of a path is taken for one."""
+    """But parts of UIDs and paths are not changed."""
     rows = with_ids(probabilities(), ["3.0", "1.0.5.7", "1.0.5.8", "v1.0-a/x", " a "])
     table = read_predictions(write_csv(tmp_path / "p.csv", ["id", *LABELS], rows), "test", False)
     assert list(table.ids) == ["3", "1.0.5.7", "1.0.5.8", "v1.0-a/x", "a"]
 
 
-def test_what_both_files_have_is_scored_if_asked_for() -> None:
+def test_common_matches_the_images_in_both_files() -> None:
     matched = match(table(["c", "x", "a", "y"]), table(["a", "b", "c"], "b.csv"), common=True)
     assert list(matched.predictions.ids) == list(matched.labels.ids) == ["a", "c"]
     assert matched.predictions.values[:, 0].tolist() == [2, 0]
@@ -286,19 +294,19 @@ def test_what_both_files_have_is_scored_if_asked_for() -> None:
     assert matched.notes == (
         "scored the 2 images that both files have; left out 2 only in a.csv and 1 only in b.csv",
     )
-    with pytest.raises(CxrError, match="no id in"):
+    with pytest.raises(CxrError, match="no ids match"):
         match(table(["a"]), table(["b"], "b.csv"), common=True)
-    with pytest.raises(CxrError, match="--by-order and --common exclude each other"):
+    with pytest.raises(CxrError, match="--by-order and --common can't be combined"):
         match(table(["a"]), table(["a"], "b.csv"), common=True, by_order=True)
 
 
-def test_leading_zeros_are_not_guessed_at_for_a_part_of_the_images() -> None:
-    """Row numbers would be matched with patients."""
-    with pytest.raises(CxrError, match="no id in"):
+def test_leading_zeros_are_ignored_only_if_all_ids_match() -> None:
+    """Otherwise row numbers could be matched with patients."""
+    with pytest.raises(CxrError, match="no ids match"):
         match(table(["0", "1", "2"]), table(["001", "002", "003"], "b.csv"), common=True)
 
 
-def test_a_row_that_repeats_exactly_counts_once() -> None:
+def test_an_exact_duplicate_row_is_ignored() -> None:
     twice = table(["b", "a", "b"])
     twice = replace(twice, values=twice.values * [[1], [1], [0]])
     matched = match(twice, table(["a", "b"], "b.csv"))
@@ -337,7 +345,7 @@ ROW = ",".join(["x", *["0.5"] * 14])
     [
         (
             npz(test_probs=altered(1.3)),
-            "edema of row 4 is 1.3; expected a probability from 0 to 1; correct the number",
+            "edema of row 4 is 1.3; expected a probability from 0 to 1; correct the value",
         ),
         (
             npz(test_probs=altered(-0.1), ids=np.array(names())),
@@ -348,35 +356,35 @@ ROW = ",".join(["x", *["0.5"] * 14])
         (npz(y_score=100 * probabilities()), "if the numbers are percentages, divide them by 100"),
         (npz(test_logits=altered(np.nan)), "edema of row 4 is nan; expected a finite number"),
         (npz(test_logits=altered(np.inf)), "edema of row 4 is inf"),
-        (npz(other=probabilities()), "has no `test_logits` or `test_probs`; it holds other"),
+        (npz(other=probabilities()), "has no `test_logits` or `test_probs`; it contains other"),
         (npz(test_logits=probabilities()[:, :13]), "test_logits is float64 of shape (5, 13)"),
         (npz(test_logits=probabilities()[0]), "test_logits is float64 of shape (14,)"),
         (npz(test_logits=np.full((2, 14), "a")), "test_logits is <U1 of shape (2, 14)"),
-        (npz(test_logits=probabilities()[:0]), "has no rows; expected a row per image"),
+        (npz(test_logits=probabilities()[:0]), "has no rows; expected one row per image"),
         (npz(test_logits=probabilities(), ids=np.arange(3)), "ids is int64 of shape (3,)"),
         (npz(test_logits=np.array([[None] * 14])), "pickled Python objects"),
         (text("x", "theirs.npz"), "is not an npz file"),
         (text(""), "theirs.csv is empty"),
-        (text(HEADER + "\n"), "has no rows; expected a row per image"),
+        (text(HEADER + "\n"), "has no rows; expected one row per image"),
         (
             text(f"{HEADER}\n{ROW}\n{ROW[:-3]}high\n"),
-            "line 3: 'hernia' holds 'high'; expected a number",
+            "line 3: 'hernia' is 'high'; expected a number",
         ),
         (text(f"{HEADER}\nx,0.5\n"), "line 2 has 2 cells and the first row has 15"),
         (text(f"{HEADER}\n{ROW}\nx,{ROW}\n"), "line 3 has 16 cells and the first row has 15"),
         (text(f"{HEADER},mass\n{ROW},0.5\n"), "two columns for mass, 'mass' and 'mass'; keep one"),
         (text(f"{HEADER},Prob_Mass\n{ROW},0.5\n"), "two columns for mass, 'mass' and 'Prob_Mass'"),
-        (text(f"patient,{HEADER}\np,{ROW}\n ,{ROW}\n"), "line 3 has nothing in 'patient'"),
-        (text(f"{HEADER}\n\n{ROW[:-3]}high\n"), "line 3: 'hernia' holds 'high'"),
+        (text(f"patient,{HEADER}\np,{ROW}\n ,{ROW}\n"), "line 3: 'patient' is empty"),
+        (text(f"{HEADER}\n\n{ROW[:-3]}high\n"), "line 3: 'hernia' is 'high'"),
         (
             text(f"{HEADER}\n{ROW[:-3]}50%\n"),
-            "'hernia' holds '50%'; write fractions: divide by 100",
+            "'hernia' is '50%'; divide by 100 and drop the percent sign",
         ),
-        (text(f'{HEADER}\n{ROW[:-3]}"0,5"\n'), "line 2: 'hernia' holds '0,5'; expected a number"),
-        (text(f"{HEADER}\n{ROW[:-3]}\n"), "line 2: 'hernia' holds nothing; expected a number"),
+        (text(f'{HEADER}\n{ROW[:-3]}"0,5"\n'), "line 2: 'hernia' is '0,5'; expected a number"),
+        (text(f"{HEADER}\n{ROW[:-3]}\n"), "line 2: 'hernia' is empty; expected a number"),
         (
             text(f"patient{HEADER[2:]}\nq{ROW[1:]}\nq{',' * 14}\n"),
-            "line 3 has no number under 'atelectasis' to 'hernia'; remove the row, or add ids",
+            "line 3 has no predictions in 'atelectasis' to 'hernia'; remove the row, or add ids",
         ),
         (text(f"{HEADER}\n{ROW[:-3]}nan\n"), "hernia of image x is nan"),
         (text(f"{HEADER}\n{ROW[:-3]}1e9\n"), "hernia of image x is 1e+09"),
@@ -384,14 +392,14 @@ ROW = ",".join(["x", *["0.5"] * 14])
         (text("1,0.5,0.5\n"), "has no header and 3 columns; add a header that names the labels"),
         (
             text("\n".join(f"{i}" + ",0.5" * 14 for i in (0, 2))),
-            "the row numbers in it must be 0, 1, 2 …",
+            "row numbers must be 0, 1, 2 …",
         ),
         (lambda folder: folder, "is a folder; expected an npz, npy or CSV file"),
         (lambda folder: folder / "none.csv", "none.csv does not exist"),
         (lambda folder: folder / "none.npz", "none.npz does not exist"),
     ],
 )
-def test_predictions_that_are_refused(
+def test_invalid_predictions_are_refused_in_one_line(
     tmp_path: Path, write: Callable[[Path], Path], sentence: str
 ) -> None:
     with pytest.raises(CxrError) as caught:
@@ -400,9 +408,9 @@ def test_predictions_that_are_refused(
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_of_other_bytes_is_refused(tmp_path: Path) -> None:
+def test_a_binary_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes(b"\x89PNG\r\n\x1a\n\0\xff\xfe")
-    with pytest.raises(CxrError, match="line 1 is not text in UTF-8"):
+    with pytest.raises(CxrError, match="line 1 is not valid UTF-8"):
         read_predictions(tmp_path / "x.csv", "test", False)
 
 
@@ -410,7 +418,7 @@ def test_a_file_of_other_bytes_is_refused(tmp_path: Path) -> None:
     ("value", "sentence"),
     [(2, "edema of row 4 is 2; expected 0 or 1"), (np.nan, "edema of row 4 is nan")],
 )
-def test_labels_that_are_refused(tmp_path: Path, value: float, sentence: str) -> None:
+def test_invalid_labels_are_refused(tmp_path: Path, value: float, sentence: str) -> None:
     labels = np.zeros((N, 14))
     labels[3, LABELS.index("edema")] = value
     with pytest.raises(CxrError) as caught:
@@ -418,15 +426,15 @@ def test_labels_that_are_refused(tmp_path: Path, value: float, sentence: str) ->
     assert sentence in str(caught.value)
 
 
-def test_labels_that_are_not_there(tmp_path: Path) -> None:
-    with pytest.raises(CxrError, match="has no `test_labels`; it holds test_probs"):
+def test_missing_labels_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CxrError, match="has no `test_labels`; it contains test_probs"):
         read_labels(npz(test_probs=probabilities())(tmp_path), "test")
 
 
-def test_patients_of_either_file_are_taken_in_the_labels_order() -> None:
-    theirs, labels = table(["b", "a", "c"]), table(["a", "b", "c"], "b.csv")
-    known = replace(theirs, patients=np.array(["p2", "p1", "p3"]))
-    assert list(match(known, labels).patients) == ["p1", "p2", "p3"]
+def test_patients_come_from_either_file_in_the_order_of_the_labels() -> None:
+    predictions, labels = table(["b", "a", "c"]), table(["a", "b", "c"], "b.csv")
+    with_patients = replace(predictions, patients=np.array(["p2", "p1", "p3"]))
+    assert list(match(with_patients, labels).patients) == ["p1", "p2", "p3"]
     other = replace(labels, patients=np.array(["x", "y", "z"]))
-    assert list(match(known, other).patients) == ["x", "y", "z"]
-    assert match(theirs, labels).patients is None
+    assert list(match(with_patients, other).patients) == ["x", "y", "z"]
+    assert match(predictions, labels).patients is None

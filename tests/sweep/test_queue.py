@@ -1,4 +1,4 @@
-"""Sweeps through DVC's queue: run, run again, with a failure, interrupted, beside others' tasks."""
+"""Sweeps with DVC's real queue: run, repeated, failed, interrupted, next to other tasks."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from cxr.sweep.queue import Queue, State
 
 pytestmark = pytest.mark.slow
 
-# One epoch on so few images that an experiment's time is that of starting its programs.
+# One epoch on so few images that most of an experiment's time is starting its programs.
 SMALLEST = TINY | {
     "download.phantom.train": 120,
     "download.phantom.val": 100,
@@ -28,31 +28,31 @@ SMALLEST = TINY | {
     "evaluate.resamples": 100,
 }
 CXR = str(Path(sys.executable).parent / "cxr")
-RATES, SEEDS = (0.003, 0.03), 2  # test_sweep.py has grids of more parameters
-N_CONFIGURATIONS = len(RATES)
+LRS, SEEDS = (0.003, 0.03), 2  # test_sweep.py has grids of more parameters
+N_CONFIGURATIONS = len(LRS)
 N = N_CONFIGURATIONS * SEEDS
-SWEEP = ("sweep", "-S", f"train.squeezenet.lr={','.join(map(str, RATES))}", "--name", "grid")
+SWEEP = ("sweep", "-S", f"train.squeezenet.lr={','.join(map(str, LRS))}", "--name", "grid")
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    """A clone in which nothing has run."""
+    """A clone in which nothing has run yet."""
     return create(tmp_path_factory.mktemp("sweep"), SMALLEST)
 
 
 @pytest.fixture(scope="module")
 def first(project: Pipeline) -> subprocess.CompletedProcess[str]:
-    """Every configuration, two seeds each."""
+    """The first call of the sweep: every configuration, two seeds each."""
     done = project.run(CXR, *SWEEP, limit=1800)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 
 
 def experiments(project: Pipeline) -> dict[str, str]:
-    """Name to commit."""
+    """Commits of the finished experiments by name."""
     refs = project.git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps").split("\n")
-    found = (line.split(" ") for line in refs if line and "refs/exps/celery" not in line)
-    return {ref.rsplit("/", 1)[1]: commit for commit, ref in found if "/exec/" not in ref}
+    pairs = (line.split(" ") for line in refs if line and "refs/exps/celery" not in line)
+    return {ref.rsplit("/", 1)[1]: commit for commit, ref in pairs if "/exec/" not in ref}
 
 
 def states(project: Pipeline) -> dict[str, str]:
@@ -63,7 +63,7 @@ def states(project: Pipeline) -> dict[str, str]:
 
 
 def wait_for_workers(project: Pipeline) -> None:
-    """Until none is left; they go some seconds after their last task."""
+    """Wait until all workers have exited, some seconds after their last task."""
     deadline = time.monotonic() + 120
     while "Worker status: 0 active, 0 idle" not in project.dvc("queue", "status"):
         assert time.monotonic() < deadline
@@ -71,33 +71,33 @@ def wait_for_workers(project: Pipeline) -> None:
 
 
 def ranked(printed: str) -> list[str]:
-    """The table and all below it."""
+    """The printed table and everything below it."""
     lines = printed.splitlines()
     return lines[next(n for n, line in enumerate(lines) if "validation" in line) :]
 
 
-def test_configurations_of_two_seeds_end_in_one_table(
+def test_a_sweep_prints_its_progress_and_one_ranked_table(
     project: Pipeline, first: subprocess.CompletedProcess[str]
 ) -> None:
     lines = first.stdout.splitlines()
-    about = f"{N_CONFIGURATIONS} configurations, seeds 0 to 1: {N} experiments, 0 of them done"
-    assert lines[0] == f"sweep: {about}"
+    headline = f"{N_CONFIGURATIONS} configurations, seeds 0 to 1: {N} experiments, 0 of them done"
+    assert lines[0] == f"sweep: {headline}"
     assert [line.split()[1:4] for line in lines[1 : N + 1]] == [
         [str(n), "of", str(N)] for n in range(1, N + 1)
     ]
     table = ranked(first.stdout)
     rows = [line.split() for line in table if line.startswith("squeezenet ")]
     assert len(rows) == N_CONFIGURATIONS
-    assert {float(row[1]) for row in rows} == set(RATES)
+    assert {float(row[1]) for row in rows} == set(LRS)
     assert list(states(project).values()) == ["Success"] * N
     assert len(experiments(project)) == N
     assert project.git("status", "--porcelain") == ""
 
 
-def test_the_table_is_what_the_experiments_reported(
+def test_the_table_has_the_experiments_own_results(
     project: Pipeline, first: subprocess.CompletedProcess[str]
 ) -> None:
-    """Read by `dvc exp show`, and averaged here."""
+    """Compared with the means of what `dvc exp show` reads."""
     shown = json.loads(project.dvc("exp", "show", "--json"))
     reported: dict[float, list[float]] = {}
     for experiment in shown[1]["experiments"]:
@@ -107,9 +107,11 @@ def test_the_table_is_what_the_experiments_reported(
         reported.setdefault(key, []).append(metrics["squeezenet"]["val_macro_auroc"])
     means = {key: sum(values) / 2 for key, values in reported.items()}
     answer = project.json("reports/sweeps/grid.json")
-    told = {row["params"]["train.squeezenet.lr"]: row["val"]["mean"] for row in answer["rows"]}
-    assert told == pytest.approx(means)
-    assert list(told.values()) == sorted(told.values(), reverse=True)
+    ranked_means = {
+        row["params"]["train.squeezenet.lr"]: row["val"]["mean"] for row in answer["rows"]
+    }
+    assert ranked_means == pytest.approx(means)
+    assert list(ranked_means.values()) == sorted(ranked_means.values(), reverse=True)
     (best,) = answer["best"]
     assert means[best["row"]["params"]["train.squeezenet.lr"]] == max(means.values())
     assert f"dvc exp apply {best['experiment']}" in first.stdout
@@ -117,7 +119,7 @@ def test_the_table_is_what_the_experiments_reported(
     assert len(csv) == 1 + N
 
 
-def test_the_audit_holds_and_mlflow_names_every_experiment(
+def test_the_audit_passes_and_mlflow_names_every_experiment(
     project: Pipeline, first: subprocess.CompletedProcess[str]
 ) -> None:
     audit = project.run(CXR, "audit")
@@ -130,7 +132,7 @@ def test_the_audit_holds_and_mlflow_names_every_experiment(
     assert {run.info.status for run in evaluated} == {"FINISHED"}
 
 
-def test_the_second_call_runs_nothing_and_tells_the_same(
+def test_a_second_call_runs_nothing_and_prints_the_same_table(
     project: Pipeline, first: subprocess.CompletedProcess[str]
 ) -> None:
     before = experiments(project)
@@ -143,38 +145,40 @@ def test_the_second_call_runs_nothing_and_tells_the_same(
     assert json.loads(as_json.stdout) == project.json("reports/sweeps/grid.json")
 
 
-def test_the_winner_can_be_taken(
+def test_the_best_experiment_can_be_applied(
     project: Pipeline, first: subprocess.CompletedProcess[str], tmp_path: Path
 ) -> None:
-    wait_for_workers(project)  # to leave: their files come and go
-    mine = project.copy(tmp_path / "p")
-    best = mine.json("reports/sweeps/grid.json")["best"][0]
-    mine.dvc("exp", "apply", best["experiment"])
-    assert mine.repro() == []
-    rate = read_yaml(mine.folder / "params.yaml")["train"]["squeezenet"]["lr"]
-    assert {"train.squeezenet.lr": rate} == best["row"]["params"]
-    assert mine.run(CXR, "audit").returncode == 0
+    wait_for_workers(project)  # their temporary files would disturb the copy
+    clone = project.copy(tmp_path / "p")
+    best = clone.json("reports/sweeps/grid.json")["best"][0]
+    clone.dvc("exp", "apply", best["experiment"])
+    assert clone.repro() == []
+    lr = read_yaml(clone.folder / "params.yaml")["train"]["squeezenet"]["lr"]
+    assert {"train.squeezenet.lr": lr} == best["row"]["params"]
+    assert clone.run(CXR, "audit").returncode == 0
 
 
-def test_a_failure_is_told_and_stops_no_other(
+def test_a_failure_is_reported_and_the_others_continue(
     project: Pipeline, first: subprocess.CompletedProcess[str]
 ) -> None:
     call = ["sweep", "-S", "train.squeezenet.weights=/nowhere.pt,none", "--seeds", "1"]
     call += ["-S", "train.squeezenet.lr=0.02", "--name", "broken"]
     done = project.run(CXR, *call)
     assert done.returncode == 1, done.stdout + done.stderr
-    lost, made = (
+    failed, succeeded = (
         each["name"] for each in project.json("reports/sweeps/broken.json")["experiments"]
     )
-    assert f"{lost}: features: train.squeezenet.weights: /nowhere.pt does not exist" in done.stdout
-    assert f"dvc queue logs {lost}" in done.stdout
-    assert made in experiments(project)
-    assert lost not in experiments(project)
-    assert states(project)[lost] == "Failed"
+    assert (
+        f"{failed}: features: train.squeezenet.weights: /nowhere.pt does not exist" in done.stdout
+    )
+    assert f"dvc queue logs {failed}" in done.stdout
+    assert succeeded in experiments(project)
+    assert failed not in experiments(project)
+    assert states(project)[failed] == "Failed"
     assert project.run(CXR, "audit").returncode == 0
 
 
-def test_after_ctrl_c_nothing_runs_and_the_same_command_goes_on(
+def test_ctrl_c_stops_everything_and_the_same_command_resumes(
     project: Pipeline, first: subprocess.CompletedProcess[str]
 ) -> None:
     call = ["sweep", "-S", "train.squeezenet.lr=0.04,0.05,0.06", "--seeds", "1"]
@@ -191,7 +195,7 @@ def test_after_ctrl_c_nothing_runs_and_the_same_command_goes_on(
         rest, errors = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "Traceback" not in errors
-    assert rest.splitlines()[-1] == "sweep: stopped; the same command goes on"
+    assert rest.splitlines()[-1] == "sweep: stopped; run the same command again to resume"
     done = {name: commit for name, commit in experiments(project).items() if "stopped" in name}
     assert 1 <= len(done) < 3
     assert not {"Running", "Queued"} & set(states(project).values())
@@ -204,25 +208,25 @@ def test_after_ctrl_c_nothing_runs_and_the_same_command_goes_on(
     assert project.run(CXR, "audit").returncode == 0
 
 
-def test_tasks_of_others_are_left_alone(tmp_path: Path) -> None:
-    mine = create(tmp_path, SMALLEST)  # in which no worker has looked for tasks yet
-    mine.dvc("exp", "run", "--queue", "-n", "other", "-S", "train.cnn.lr=0.5")
-    done = mine.run(CXR, "sweep", "-S", "train.squeezenet.lr=0.08", "--seeds", "1")
+def test_queued_tasks_from_outside_the_sweep_are_refused(tmp_path: Path) -> None:
+    clone = create(tmp_path, SMALLEST)  # no worker has run in this clone yet
+    clone.dvc("exp", "run", "--queue", "-n", "other", "-S", "train.cnn.lr=0.5")
+    done = clone.run(CXR, "sweep", "-S", "train.squeezenet.lr=0.08", "--seeds", "1")
     assert done.returncode == 2
-    assert done.stderr.startswith("cxr: DVC's queue holds 1 that are not of this sweep (other)")
-    assert states(mine) == {"other": "Queued"}
+    assert done.stderr.startswith("cxr: DVC's queue holds 1 task from outside this sweep (other)")
+    assert states(clone) == {"other": "Queued"}
     command = "dvc queue remove --queued"
     assert f"`{command}`" in done.stderr
-    mine.run(*command.split())
-    assert states(mine) == {}
+    clone.run(*command.split())
+    assert states(clone) == {}
 
 
-def test_what_a_killed_worker_left_is_run_again(
+def test_the_experiment_of_a_killed_worker_is_run_again(
     project: Pipeline,
     first: subprocess.CompletedProcess[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As after a power failure: DVC calls it running, and nothing works on it."""
+    """As after a power failure: DVC reports it as running, but it has no live process."""
     for name, value in project.environment().items():
         monkeypatch.setenv(name, value)
     space = sweep.parse(["train.squeezenet.lr=0.09"])
@@ -233,8 +237,10 @@ def test_what_a_killed_worker_left_is_run_again(
     deadline = time.monotonic() + 120
     while not queue.is_alive(task := queue.tasks()[name]) and time.monotonic() < deadline:
         time.sleep(0.2)
-    about = f".dvc/tmp/exps/run/{task.revision}/{task.revision}.json"
-    os.killpg(os.getpgid(project.json(about)["pid"]), signal.SIGKILL)  # the worker's, too
+    process_file = f".dvc/tmp/exps/run/{task.revision}/{task.revision}.json"
+    os.killpg(
+        os.getpgid(project.json(process_file)["pid"]), signal.SIGKILL
+    )  # the worker's group, too
     assert queue.tasks()[name].state is State.RUNNING
     monkeypatch.setattr(runner, "LOST_SECONDS", 3)
     answer = sweep.run(plan, project.folder, lambda line: None, lambda done, total: None)

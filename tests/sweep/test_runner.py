@@ -1,4 +1,4 @@
-"""The course of a sweep, on a queue that is made up and a clock that jumps."""
+"""SweepRunner with a fake queue and a fake clock."""
 
 import os
 import signal
@@ -12,20 +12,21 @@ from cxr.errors import CxrError
 from cxr.sweep import runner
 from cxr.sweep.plan import Experiment, Plan
 from cxr.sweep.queue import State, Task
-from cxr.sweep.runner import Course
+from cxr.sweep.runner import SweepRunner
 
 
-class MadeUp:
-    """A queue whose workers do one step of their work at every look, as a script has it.
+class FakeQueue:
+    """A queue whose tasks change state at each poll, as given by a script per experiment.
 
-    A script gives for each experiment what becomes of its task, look by look: a state, `idle`
-    (running, and nothing works on it), `done` or `gone`. What follows an interrupt is `Failed`.
+    A script lists a task's states poll by poll: one of DVC's, `idle` (running without a live
+    process), `done` or `gone`. After `|` follow the states once it is queued again. An interrupted
+    task becomes `Failed`.
     """
 
     def __init__(self, **scripts: str) -> None:
         self.root = Path()
         self.scripts = {name: text.split() for name, text in scripts.items()}
-        self.there: set[str] = set()
+        self.finished: set[str] = set()
         self.steps: dict[str, Iterator[str]] = {}
         self.now: dict[str, str] = {}
         self.calls: list[tuple[str, Any]] = []
@@ -36,13 +37,13 @@ class MadeUp:
         script = self.scripts[experiment.name]
         cut = script.index("|") if "|" in script else len(script)
         self.steps[experiment.name] = iter(script[:cut])
-        self.scripts[experiment.name] = script[cut + 1 :] or script  # the next time
+        self.scripts[experiment.name] = script[cut + 1 :] or script  # when it is queued again
 
     def tasks(self) -> dict[str, Task]:
         for name, steps in self.steps.items():
             self.now[name] = next(steps, self.now[name])
             if self.now[name] == "done":
-                self.there.add(name)
+                self.finished.add(name)
         states = {"idle": "Running", "done": "Success"}
         return {
             name: Task(name, State(states.get(state, state)), name)
@@ -80,193 +81,200 @@ class MadeUp:
 
 
 @pytest.fixture(autouse=True)
-def jumps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The clock moves only when somebody sleeps."""
+def fake_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only sleep moves the clock."""
     now = [0.0]
     monkeypatch.setattr(runner.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(runner.time, "sleep", lambda s: now.__setitem__(0, now[0] + s))
 
 
 def sweep(
-    queue: MadeUp, monkeypatch: pytest.MonkeyPatch, already: tuple[str, ...] = ()
-) -> tuple[Course, list[str]]:
+    queue: FakeQueue, monkeypatch: pytest.MonkeyPatch, finished: tuple[str, ...] = ()
+) -> tuple[SweepRunner, list[str]]:
     experiments = [Experiment(name, {"k": 1}, 0, {}) for name in ("a", "b", "c")]
     plan = Plan("s", [{"k": 1}], [0], 1, 1, 2, experiments)
-    monkeypatch.setattr(runner, "done", lambda plan, root: queue.there)
-    said: list[str] = []
-    queue.there |= set(already)
-    return Course(plan, queue, said.append, lambda done, total: None, set(queue.there)), said  # type: ignore[arg-type]
+    monkeypatch.setattr(runner, "done", lambda plan, root: queue.finished)
+    lines: list[str] = []
+    queue.finished |= set(finished)
+    done = set(queue.finished)
+    return SweepRunner(plan, queue, lines.append, lambda done, total: None, done), lines  # type: ignore[arg-type]
 
 
-def named(queue: MadeUp, what: str) -> list[Any]:
-    return [name for call, name in queue.calls if call == what]
+def calls(queue: FakeQueue, method: str) -> list[Any]:
+    return [argument for name, argument in queue.calls if name == method]
 
 
-def run_until_ctrl_c(queue: MadeUp, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Stop a sweep as soon as the first of its three experiments is done; what it has said."""
-    under_way, said = sweep(queue, monkeypatch)
+def run_until_ctrl_c(queue: FakeQueue, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Press Ctrl-C when the first of three experiments is done; returns the printed lines."""
+    sweep_runner, lines = sweep(queue, monkeypatch)
 
     def say(line: str) -> None:
-        said.append(line)
+        lines.append(line)
         if "1 of 3 done" in line:
             raise KeyboardInterrupt
 
-    under_way.say = say
+    sweep_runner.say = say
     with pytest.raises(KeyboardInterrupt):
-        under_way.run()
-    return said
+        sweep_runner.run()
+    return lines
 
 
-def test_everything_is_queued_once_and_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    queue = MadeUp(
+def test_a_sweep_queues_each_experiment_once_and_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    queue = FakeQueue(
         a="Queued Running done", b="Queued Queued Running done", c="Running Running done"
     )
-    under_way, said = sweep(queue, monkeypatch)
-    under_way.run()
-    assert under_way.done == {"a", "b", "c"}
-    assert under_way.failed == {}
-    assert named(queue, "add") == ["a", "b", "c"]
-    assert named(queue, "start") == [2]
-    assert [line.split(":")[1] for line in said] == [f" {n} of 3 done" for n in (1, 2, 3)]
-    assert said[0].endswith("about 4 s left")
-    assert "left" not in said[-1]
+    sweep_runner, lines = sweep(queue, monkeypatch)
+    sweep_runner.run()
+    assert sweep_runner.done == {"a", "b", "c"}
+    assert sweep_runner.failed == {}
+    assert calls(queue, "add") == ["a", "b", "c"]
+    assert calls(queue, "start") == [2]
+    assert [line.split(":")[1] for line in lines] == [f" {n} of 3 done" for n in (1, 2, 3)]
+    assert lines[0].endswith("about 4 s left")
+    assert "left" not in lines[-1]
 
 
-def test_what_is_done_is_not_run_and_the_queue_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    queue = MadeUp()
-    queue.now = {"another's": "Queued"}
-    under_way, _ = sweep(queue, monkeypatch, ("a", "b", "c"))
-    under_way.run()
+def test_a_finished_sweep_does_not_touch_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = FakeQueue()
+    queue.now = {"other": "Queued"}
+    sweep_runner, _ = sweep(queue, monkeypatch, ("a", "b", "c"))
+    sweep_runner.run()
     assert queue.calls == []
 
 
 @pytest.mark.parametrize("state", ["Queued", "Running"])
-def test_tasks_of_others_are_left_alone(monkeypatch: pytest.MonkeyPatch, state: str) -> None:
-    queue = MadeUp(b="done", c="done")
-    queue.now = {"another's": state}
-    under_way, _ = sweep(queue, monkeypatch, ("a",))
-    with pytest.raises(CxrError, match=r"holds 1 that are not of this sweep \(another's\)"):
-        under_way.run()
+def test_active_tasks_from_outside_the_sweep_are_refused(
+    monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    queue = FakeQueue(b="done", c="done")
+    queue.now = {"other": state}
+    sweep_runner, _ = sweep(queue, monkeypatch, ("a",))
+    with pytest.raises(CxrError, match=r"holds 1 task from outside this sweep \(other\)"):
+        sweep_runner.run()
     assert queue.calls == []
 
 
-def test_tasks_of_others_that_are_over_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    queue = MadeUp(b="done", c="done")
-    queue.now = {"another's": "Failed", "old": "Success"}
-    under_way, _ = sweep(queue, monkeypatch, ("a",))
-    under_way.run()
-    assert under_way.done == {"a", "b", "c"}
+def test_finished_tasks_from_outside_the_sweep_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = FakeQueue(b="done", c="done")
+    queue.now = {"other": "Failed", "old": "Success"}
+    sweep_runner, _ = sweep(queue, monkeypatch, ("a",))
+    sweep_runner.run()
+    assert sweep_runner.done == {"a", "b", "c"}
 
 
-def test_ctrl_c_stops_what_runs_though_a_worker_takes_a_task_meanwhile(
+def test_ctrl_c_also_stops_a_task_that_a_worker_has_just_taken(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    class Raced(MadeUp):
-        """A queued task begins between the look at the queue and its removal."""
+    class RacyQueue(FakeQueue):
+        """A queued task starts between the poll and its removal."""
 
         def remove(self, names: list[str]) -> None:
-            if "c" in names and "c" not in self.began:
-                self.began.add("c")
+            if "c" in names and "c" not in self.started:
+                self.started.add("c")
                 self.now["c"] = "Running"
-                raise CxrError("`dvc queue remove` failed: c is no task that waits")
+                raise CxrError("`dvc queue remove` failed: c is not queued")
             super().remove(names)
 
         def tasks(self) -> dict[str, Task]:
-            self.looks += 1
-            assert self.looks < 100, "it waits for what it has not interrupted"
+            self.polls += 1
+            assert self.polls < 100, "it waits for a task that it has not interrupted"
             return super().tasks()
 
-    queue = Raced(a="Running", b="Running done", c="Queued")
-    queue.began, queue.looks = set(), 0
+    queue = RacyQueue(a="Running", b="Running done", c="Queued")
+    queue.started, queue.polls = set(), 0
     run_until_ctrl_c(queue, monkeypatch)
-    assert named(queue, "interrupt") == ["a", "c"]
+    assert calls(queue, "interrupt") == ["a", "c"]
 
 
-def test_a_failure_is_told_and_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    queue = MadeUp(a="Running Failed", b="Running done", c="Queued Running Running done")
-    under_way, said = sweep(queue, monkeypatch)
-    under_way.run()
-    assert under_way.failed == {"a": "a diverged"}
-    assert under_way.done == {"b", "c"}
-    assert any("a (k=1, seed 0) failed: a diverged" in line for line in said)
+def test_a_failure_is_reported_and_the_others_continue(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = FakeQueue(a="Running Failed", b="Running done", c="Queued Running Running done")
+    sweep_runner, lines = sweep(queue, monkeypatch)
+    sweep_runner.run()
+    assert sweep_runner.failed == {"a": "a diverged"}
+    assert sweep_runner.done == {"b", "c"}
+    assert any("a (k=1, seed 0) failed: a diverged" in line for line in lines)
 
 
-def test_a_sweep_takes_up_what_waits_and_runs_and_tries_again_what_failed(
+def test_a_sweep_adopts_active_tasks_and_queues_failed_ones_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    queue = MadeUp(a="Running done", b="", c="")
+    queue = FakeQueue(a="Running done", b="", c="")
     queue.now = {"a": "Failed", "b": "Running", "c": "Queued"}
     queue.steps = {"b": iter(["Running"] * 3 + ["done"]), "c": iter(["Queued"] * 3 + ["done"])}
-    under_way, _ = sweep(queue, monkeypatch)
-    under_way.run()
-    assert named(queue, "remove") == ["a"]
-    assert named(queue, "add") == ["a"]
-    assert under_way.done == {"a", "b", "c"}
+    sweep_runner, _ = sweep(queue, monkeypatch)
+    sweep_runner.run()
+    assert calls(queue, "remove") == ["a"]
+    assert calls(queue, "add") == ["a"]
+    assert sweep_runner.done == {"a", "b", "c"}
 
 
 @pytest.mark.parametrize("lost", ["idle", "gone", "Success"])
-def test_what_a_dead_worker_left_is_run_again_once(
-    monkeypatch: pytest.MonkeyPatch, lost: str
-) -> None:
-    queue = MadeUp(a=f"Running {lost} | Running done", b="done", c="done")
-    under_way, _ = sweep(queue, monkeypatch)
-    under_way.run()
-    assert under_way.done == {"a", "b", "c"}
-    assert named(queue, "add").count("a") == 2
+def test_a_lost_experiment_is_queued_again_once(monkeypatch: pytest.MonkeyPatch, lost: str) -> None:
+    queue = FakeQueue(a=f"Running {lost} | Running done", b="done", c="done")
+    sweep_runner, _ = sweep(queue, monkeypatch)
+    sweep_runner.run()
+    assert sweep_runner.done == {"a", "b", "c"}
+    assert calls(queue, "add").count("a") == 2
     assert runner.time.monotonic() >= runner.LOST_SECONDS
 
-    queue = MadeUp(a=f"Running {lost} | Running {lost}", b="done", c="done")
-    under_way, _ = sweep(queue, monkeypatch)
-    under_way.run()
-    assert under_way.failed == {"a": "its worker ended without a word, twice"}
+    queue = FakeQueue(a=f"Running {lost} | Running {lost}", b="done", c="done")
+    sweep_runner, _ = sweep(queue, monkeypatch)
+    sweep_runner.run()
+    assert sweep_runner.failed == {"a": "its worker died twice without an error message"}
 
 
-def test_a_worker_that_comes_and_goes_is_given_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """DVC lays down the working copy before the process starts, and collects after it has ended."""
+def test_a_task_is_not_lost_while_its_worker_starts_or_collects(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """DVC creates a working copy before the process starts and collects results after its end."""
     idle = " ".join(["idle"] * 30)
-    queue = MadeUp(a=f"{idle} Running {idle} Running {idle} done", b="done", c="done")
-    under_way, _ = sweep(queue, monkeypatch)
-    under_way.run()
-    assert under_way.done == {"a", "b", "c"}
-    assert named(queue, "add").count("a") == 1
+    queue = FakeQueue(a=f"{idle} Running {idle} Running {idle} done", b="done", c="done")
+    sweep_runner, _ = sweep(queue, monkeypatch)
+    sweep_runner.run()
+    assert sweep_runner.done == {"a", "b", "c"}
+    assert calls(queue, "add").count("a") == 1
 
 
-def test_workers_that_went_home_are_called_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_that_have_exited_are_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
     waits = " ".join(["Queued"] * 40)
-    queue = MadeUp(a="done", b=f"{waits} Running done", c="done")
-    under_way, _ = sweep(queue, monkeypatch)
-    under_way.run()
-    assert 2 <= len(named(queue, "start")) <= 4
+    queue = FakeQueue(a="done", b=f"{waits} Running done", c="done")
+    sweep_runner, _ = sweep(queue, monkeypatch)
+    sweep_runner.run()
+    assert 2 <= len(calls(queue, "start")) <= 4
 
 
-def test_ctrl_z_suspends_what_runs_and_fg_resumes_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The process itself is not stopped here, only what it would stop with it."""
-    queue = MadeUp(a="Running Running done", b="Queued", c="done")
-    under_way, _ = sweep(queue, monkeypatch)
+def test_ctrl_z_suspends_the_running_tasks_and_fg_resumes_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """This process itself is not stopped: os.kill is replaced."""
+    queue = FakeQueue(a="Running Running done", b="Queued", c="done")
+    sweep_runner, _ = sweep(queue, monkeypatch)
     monkeypatch.setattr(os, "kill", lambda pid, signum: None)
-    at_first = iter([signal.SIGTSTP, signal.SIGCONT])
+    first_signals = iter([signal.SIGTSTP, signal.SIGCONT])
 
-    def look(seconds: float) -> None:
-        if signum := next(at_first, None):
+    def sleep(seconds: float) -> None:
+        if signum := next(first_signals, None):
             signal.raise_signal(signum)
         else:
             raise KeyboardInterrupt
 
-    under_way._tasks = queue.tasks()
-    monkeypatch.setattr(runner.time, "sleep", look)
+    sweep_runner._tasks = queue.tasks()
+    monkeypatch.setattr(runner.time, "sleep", sleep)
     with pytest.raises(KeyboardInterrupt):
-        under_way.run()
+        sweep_runner.run()
     sent = [call[1] for call in queue.calls if call[0] == "send"]
     assert [each for each in sent if each[0] == "a"] == [
         ("a", signal.SIGSTOP), ("a", signal.SIGCONT)
     ]  # fmt: skip
 
 
-def test_ctrl_c_empties_the_queue_of_ours_and_lets_what_runs_stop(
+def test_ctrl_c_removes_the_queued_tasks_and_interrupts_the_running_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    queue = MadeUp(a="Running", b="Running done", c="Queued")
-    said = run_until_ctrl_c(queue, monkeypatch)
-    assert named(queue, "remove") == ["c"]
-    assert named(queue, "interrupt") == ["a"]
-    assert said[-1] == "sweep: stopped; the same command goes on"
+    queue = FakeQueue(a="Running", b="Running done", c="Queued")
+    lines = run_until_ctrl_c(queue, monkeypatch)
+    assert calls(queue, "remove") == ["c"]
+    assert calls(queue, "interrupt") == ["a"]
+    assert lines[-1] == "sweep: stopped; run the same command again to resume"

@@ -1,4 +1,4 @@
-"""Configurations over seeds: which there are, what is refused, and how they are ranked."""
+"""Configurations of a sweep: how they are generated, checked, named and ranked."""
 
 import itertools
 import json
@@ -30,10 +30,10 @@ LOG_RANGE = ["train.cnn.lr=log:1e-4..1e-2"]
 
 
 def test_a_grid_has_every_combination_and_the_last_parameter_changes_fastest() -> None:
-    found = grid(parse(["train.cnn.lr=1e-3,2e-3", "train.cnn.dropout=0.1,0.2,0.3"]))
+    configurations = grid(parse(["train.cnn.lr=1e-3,2e-3", "train.cnn.dropout=0.1,0.2,0.3"]))
     pairs = [(0.001, 0.1), (0.001, 0.2), (0.001, 0.3), (0.002, 0.1), (0.002, 0.2), (0.002, 0.3)]
-    assert [tuple(each.values()) for each in found] == pairs
-    assert {tuple(each) for each in found} == {("train.cnn.lr", "train.cnn.dropout")}
+    assert [tuple(each.values()) for each in configurations] == pairs
+    assert {tuple(each) for each in configurations} == {("train.cnn.lr", "train.cnn.dropout")}
 
 
 @pytest.mark.parametrize(
@@ -48,12 +48,12 @@ def test_a_grid_has_every_combination_and_the_last_parameter_changes_fastest() -
     ],
 )
 def test_choices_are_written_as_in_params_yaml(values: str, expected: list[Any]) -> None:
-    found = [each["k"] for each in grid(parse([f"k={values}"]))]
-    assert found == expected
-    assert [type(each) for each in found] == [type(each) for each in expected]
+    parsed = [each["k"] for each in grid(parse([f"k={values}"]))]
+    assert parsed == expected
+    assert [type(each) for each in parsed] == [type(each) for each in expected]
 
 
-def test_draws_are_the_same_for_a_seed_and_more_of_them_begin_with_the_same() -> None:
+def test_samples_repeat_with_their_seed_and_a_larger_number_keeps_the_first() -> None:
     space = parse([*LOG_RANGE, "train.cnn.dropout=0.1..0.5", "train.vit.depth=2..8", "k=a,b"])
     eight = random(space, 8, seed=3)
     assert eight == random(space, 8, seed=3)
@@ -62,7 +62,7 @@ def test_draws_are_the_same_for_a_seed_and_more_of_them_begin_with_the_same() ->
 
 
 @pytest.mark.parametrize("text", ["0.1..0.5", "log:1e-4..1e-2", "log:0.12341..0.12376", "3..4"])
-def test_draws_stay_within_their_range(text: str) -> None:
+def test_samples_stay_within_their_range(text: str) -> None:
     values = parse([f"k={text}"])["k"]
     assert isinstance(values, Range)
     rng = np.random.default_rng(0)
@@ -72,8 +72,8 @@ def test_draws_stay_within_their_range(text: str) -> None:
     assert len(set(drawn)) > 1
 
 
-def test_draws_of_a_log_range_are_uniform_in_the_logarithm() -> None:
-    """Kolmogorov-Smirnov against the closed form; a plain uniform range fails."""
+def test_samples_of_a_log_range_are_uniform_in_the_logarithm() -> None:
+    """By a Kolmogorov-Smirnov test, which samples of a plain range fail."""
     drawn = [each["train.cnn.lr"] for each in random(parse(LOG_RANGE), 900, seed=0)]
     plain = [each["k"] for each in random(parse(["k=1e-4..1e-2"]), 900, seed=0)]
     law = stats.loguniform(1e-4, 1e-2).cdf
@@ -83,8 +83,8 @@ def test_draws_of_a_log_range_are_uniform_in_the_logarithm() -> None:
 
 
 @pytest.mark.parametrize("log", [False, True])
-def test_whole_numbers_come_as_often_as_they_should(log: bool) -> None:
-    """Each alike, or with a log range in proportion to log((k + 1) / k)."""
+def test_integers_are_sampled_with_the_expected_frequencies(log: bool) -> None:
+    """Uniform, or for a log range in proportion to log((k + 1) / k)."""
     values, rng = Range(2, 8, log), np.random.default_rng(0)
     drawn = [values.draw(rng) for _ in range(5000)]
     assert {type(each) for each in drawn} == {int}
@@ -94,50 +94,52 @@ def test_whole_numbers_come_as_often_as_they_should(log: bool) -> None:
     assert stats.chisquare(observed, expected).pvalue > 0.01
 
 
-def test_all_of_a_small_space_can_be_drawn_once_each() -> None:
+def test_every_configuration_of_a_small_space_can_be_sampled_once() -> None:
     space = parse(["a=1..3", "b=x,y"])
     drawn = [tuple(each.values()) for each in random(space, 6, seed=0)]
     assert sorted(drawn) == sorted(itertools.product([1, 2, 3], "xy"))
 
 
 @pytest.mark.parametrize(
-    ("assignments", "told"),
+    ("assignments", "error"),
     [
         ([], "nothing to compare"),
-        (["train.cnn.lr"], "no KEY=VALUES"),
-        (["=1"], "no KEY=VALUES"),
+        (["train.cnn.lr"], "is not KEY=VALUES"),
+        (["=1"], "is not KEY=VALUES"),
         (["k="], "has no value"),
-        (["k=1,,2"], "neither choices"),
-        (["k=[1"], "neither choices"),
+        (["k=1,,2"], "neither a list of choices"),
+        (["k=[1"], "neither a list of choices"),
         (["k=/x/a[1].pt"], "special characters in quotes"),
-        (["k=1],[2"], "neither choices"),
-        (["k={a: 1}"], "neither choices"),
+        (["k=1],[2"], "neither a list of choices"),
+        (["k={a: 1}"], "neither a list of choices"),
         (["k=1", "k=2"], "given twice"),
         (["k=0.5..0.1"], "empty range"),
         (["k=2..2"], "empty range"),
-        (["k=log:0..1"], "starts above 0"),
-        (["k=log:-1..1"], "starts above 0"),
-        (["k=log:1,2"], "no range"),
+        (["k=log:0..1"], "must start above 0"),
+        (["k=log:-1..1"], "must start above 0"),
+        (["k=log:1,2"], "is not a range"),
     ],
 )
-def test_a_space_that_is_none_is_refused(assignments: list[str], told: str) -> None:
-    with pytest.raises(CxrError, match=told):
+def test_an_invalid_space_is_refused(assignments: list[str], error: str) -> None:
+    with pytest.raises(CxrError, match=error):
         parse(assignments)
 
 
-def test_a_grid_refuses_ranges_twins_and_crowds() -> None:
-    with pytest.raises(CxrError, match="is a range; --random N draws from it"):
+def test_a_grid_refuses_ranges_duplicates_and_too_many_configurations() -> None:
+    with pytest.raises(CxrError, match="is a range, but a grid needs choices"):
         grid(parse(LOG_RANGE))
-    with pytest.raises(CxrError, match=r"the configuration k=0\.001 is there twice"):
+    with pytest.raises(CxrError, match=r"configuration k=0\.001 is given twice"):
         grid(parse(["k=1e-3,0.001"]))
-    with pytest.raises(CxrError, match="is there twice"):
+    with pytest.raises(CxrError, match="is given twice"):
         grid(parse(["k=1,1.0"]))
-    with pytest.raises(CxrError, match="a grid of 1,600 configurations; 1,000 are the most"):
+    with pytest.raises(
+        CxrError, match="the grid has 1,600 configurations; at most 1,000 are allowed"
+    ):
         grid(parse([f"a={','.join(map(str, range(40)))}", f"b={','.join(map(str, range(40)))}"]))
 
 
-def test_more_draws_than_there_are_configurations_are_refused() -> None:
-    with pytest.raises(CxrError, match="about 6 different configurations; --random 7 asks"):
+def test_more_samples_than_configurations_are_refused() -> None:
+    with pytest.raises(CxrError, match=r"--random is 7, but .* have only about 6 different"):
         random(parse(["a=1..3", "b=x,y"]), 7, seed=0)
 
 
@@ -150,8 +152,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def called(project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """The `cxr` command in this process, in the project; its exit status."""
+def run_cxr(project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Runs the `cxr` command in this process, in the project; returns its exit status."""
 
     def call(*arguments: str) -> int:
         monkeypatch.chdir(project)
@@ -171,12 +173,12 @@ def names(plan: Plan) -> list[str]:
     return [each.name for each in plan.experiments]
 
 
-def test_every_configuration_gets_the_same_seeds_from_that_of_params_yaml_on(
+def test_every_configuration_uses_the_same_seeds_starting_at_the_one_in_params_yaml(
     project: Path, tmp_path: Path
 ) -> None:
-    mine = Pipeline(project).copy(tmp_path / "p")
-    mine.change(seed=5)
-    plan = plan_of(mine.folder, "train.cnn.lr=1e-3,2e-3", n_seeds=3)
+    clone = Pipeline(project).copy(tmp_path / "p")
+    clone.change(seed=5)
+    plan = plan_of(clone.folder, "train.cnn.lr=1e-3,2e-3", n_seeds=3)
     assert plan.seeds == [5, 6, 7]
     assert [(each.configuration["train.cnn.lr"], each.seed) for each in plan.experiments] == [
         (lr, seed) for lr in (0.001, 0.002) for seed in (5, 6, 7)
@@ -186,36 +188,36 @@ def test_every_configuration_gets_the_same_seeds_from_that_of_params_yaml_on(
     assert len(set(names(plan))) == 6
 
 
-def test_a_name_stays_until_something_that_decides_changes(project: Path, tmp_path: Path) -> None:
-    mine = Pipeline(project).copy(tmp_path / "p")
+def test_names_change_only_with_what_affects_the_result(project: Path, tmp_path: Path) -> None:
+    clone = Pipeline(project).copy(tmp_path / "p")
     lr = "train.cnn.lr=1e-3,2e-3"
-    before = names(plan_of(mine.folder, lr))
-    assert names(plan_of(mine.folder, lr)) == before
-    assert names(plan_of(mine.folder, "train.cnn.lr=1e-3,4e-3,2e-3"))[:2] == before[:2]
+    before = names(plan_of(clone.folder, lr))
+    assert names(plan_of(clone.folder, lr)) == before
+    assert names(plan_of(clone.folder, "train.cnn.lr=1e-3,4e-3,2e-3"))[:2] == before[:2]
 
-    with open(mine.folder / "src/cxr/cli/printing.py", "a") as presenting:
-        presenting.write("# shows\n")
-    assert names(plan_of(mine.folder, lr)) == before
+    with open(clone.folder / "src/cxr/cli/printing.py", "a") as reporting:
+        reporting.write("# reporting only\n")
+    assert names(plan_of(clone.folder, lr)) == before
 
-    mine.change(train__protocol__epochs=3)
-    changed = names(plan_of(mine.folder, lr))
+    clone.change(train__protocol__epochs=3)
+    changed = names(plan_of(clone.folder, lr))
     assert not set(changed) & set(before)
-    with open(mine.folder / "src/cxr/training/loop.py", "a") as deciding:
-        deciding.write("# decides\n")
-    assert not set(names(plan_of(mine.folder, lr))) & set(changed)
+    with open(clone.folder / "src/cxr/training/loop.py", "a") as training:
+        training.write("# affects the result\n")
+    assert not set(names(plan_of(clone.folder, lr))) & set(changed)
 
 
 @pytest.mark.parametrize(
     ("cores", "jobs", "threads"), [(2, 2, 1), (2, 1, 2), (16, 2, 2), (2, 8, 1), (1, 2, 1)]
 )
-def test_jobs_share_the_cores_and_get_no_more_threads_than_params_yaml_has(
+def test_jobs_share_the_cores_but_use_at_most_the_threads_of_params_yaml(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int, jobs: int,
     threads: int,
 ) -> None:  # fmt: skip
-    mine = Pipeline(project).copy(tmp_path / "p")
-    mine.change(threads=2)
+    clone = Pipeline(project).copy(tmp_path / "p")
+    clone.change(threads=2)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
-    plan = plan_of(mine.folder, "train.cnn.lr=1e-3", jobs=jobs)
+    plan = plan_of(clone.folder, "train.cnn.lr=1e-3", jobs=jobs)
     assert plan.threads == threads
     assert {each.params["threads"] for each in plan.experiments} == {threads}
 
@@ -228,14 +230,14 @@ def test_jobs_share_the_cores_and_get_no_more_threads_than_params_yaml_has(
         ("train.protocol.epochs=1,2", ["cnn", "squeezenet", "vit"]),
     ],
 )
-def test_the_models_that_a_parameter_changes_are_compared(
+def test_only_models_that_a_parameter_affects_are_compared(
     project: Path, assignment: str, models: list[str]
 ) -> None:
     assert plan_of(project, assignment, "train.squeezenet.lr=1e-3").models == models
 
 
 @pytest.mark.parametrize(
-    ("assignment", "told"),
+    ("assignment", "error"),
     [
         ("train.cnn.dropot=0.1", "-S train.cnn.dropot is not a known key; did you mean `dropout`?"),
         ("train.protocol.epoch=1", "did you mean `epochs`?"),
@@ -244,48 +246,46 @@ def test_the_models_that_a_parameter_changes_are_compared(
         ("train.cnn.dropout=0.5,1.0", "-S train.cnn.dropout is 1.0: input should be less than 1"),
         ("train.vit.heads=4,3", "heads (3) must divide width (64)"),
         ("train.squeezenet.augment.translate=0.1", "freeze: true computes the features once"),
-        ("train.resnet.lr=1e-3", "-S train.resnet.lr: params.yaml has no place for it"),
-        ("train.cnn.lr.x=1", "params.yaml has no place for it"),
+        ("train.resnet.lr=1e-3", "-S train.resnet.lr: params.yaml has no section train.resnet"),
+        ("train.cnn.lr.x=1", "-S train.cnn.lr.x: params.yaml has no section train.cnn.lr"),
         ("train.cnn.augment=1", "-S train.cnn.augment is a section"),
-        ("seed=1,2", "--seeds N says how many"),
-        ("threads=1,2", "only parameters below `train`"),
-        ("download.size=28,64", "only parameters below `train`"),
-        ("evaluate.threshold_rule=f1,youden", "only parameters below `train`"),
+        ("seed=1,2", "set their number with --seeds N"),
+        ("threads=1,2", "can compare only parameters below `train`"),
+        ("download.size=28,64", "can compare only parameters below `train`"),
+        ("evaluate.threshold_rule=f1,youden", "can compare only parameters below `train`"),
     ],
 )
-def test_a_configuration_that_can_not_be_is_refused(
-    project: Path, assignment: str, told: str
-) -> None:
+def test_an_invalid_configuration_is_refused(project: Path, assignment: str, error: str) -> None:
     with pytest.raises(CxrError) as caught:
         plan_of(project, assignment)
-    assert told in str(caught.value)
+    assert error in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["", "a b", "-a", "a/b", "a" * 41, "ä", "a\n"])
-def test_a_name_that_git_or_a_shell_would_stumble_over_is_refused(project: Path, name: str) -> None:
+def test_a_name_that_git_or_a_shell_cannot_handle_is_refused(project: Path, name: str) -> None:
     with pytest.raises(CxrError, match="--name"):
         sweep.make(project, name, grid(parse(["train.cnn.lr=1e-3"])), 1, 1)
 
 
-def test_without_git_or_a_commit_or_with_unknown_code_it_says_so(
+def test_a_missing_repository_or_commit_and_untracked_code_are_reported(
     project: Path, tmp_path: Path
 ) -> None:
-    mine = Pipeline(project).copy(tmp_path / "p")
-    (mine.folder / "src/cxr/models/resnet.py").write_text("x = 1\n")
-    with pytest.raises(CxrError, match=r"git does not know src/cxr/models/resnet\.py"):
-        plan_of(mine.folder, "train.cnn.lr=1e-3")
-    mine.git("update-ref", "-d", "HEAD")
+    clone = Pipeline(project).copy(tmp_path / "p")
+    (clone.folder / "src/cxr/models/resnet.py").write_text("x = 1\n")
+    with pytest.raises(CxrError, match=r"git does not track src/cxr/models/resnet\.py"):
+        plan_of(clone.folder, "train.cnn.lr=1e-3")
+    clone.git("update-ref", "-d", "HEAD")
     with pytest.raises(CxrError, match="has no commit yet"):
-        plan_of(mine.folder, "train.cnn.lr=1e-3")
-    (mine.folder / ".git").rename(mine.folder / "git")
-    with pytest.raises(CxrError, match="is no git repository"):
-        plan_of(mine.folder, "train.cnn.lr=1e-3")
+        plan_of(clone.folder, "train.cnn.lr=1e-3")
+    (clone.folder / ".git").rename(clone.folder / "git")
+    with pytest.raises(CxrError, match="is not a git repository"):
+        plan_of(clone.folder, "train.cnn.lr=1e-3")
 
 
-def test_the_command_refuses_in_one_line_and_queues_nothing(
-    project: Path, called: Callable[..., int], capsys: pytest.CaptureFixture[str]
+def test_the_command_reports_an_error_in_one_line_and_queues_nothing(
+    project: Path, run_cxr: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert called("sweep", "-S", "train.cnn.lr=1e-3,-1") == 2
+    assert run_cxr("sweep", "-S", "train.cnn.lr=1e-3,-1") == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.startswith("cxr: -S train.cnn.lr is -1: ")
@@ -294,17 +294,17 @@ def test_the_command_refuses_in_one_line_and_queues_nothing(
 
 
 def test_a_dry_run_shows_what_would_run_and_queues_nothing(
-    project: Path, called: Callable[..., int], capsys: pytest.CaptureFixture[str]
+    project: Path, run_cxr: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     call = ["sweep", "-S", "train.cnn.lr=1e-3,2e-3", "--dry-run"]
-    assert called(*call) == 0
+    assert run_cxr(*call) == 0
     shown = capsys.readouterr().out.splitlines()
-    assert called(*call, "--json") == 0
-    told = json.loads(capsys.readouterr().out)
-    assert [each["configuration"] for each in told["experiments"]] == [
+    assert run_cxr(*call, "--json") == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert [each["configuration"] for each in plan["experiments"]] == [
         {"train.cnn.lr": lr} for lr in (0.001, 0.001, 0.002, 0.002)
     ]
-    for line, each in zip(shown[1:5], told["experiments"], strict=True):
+    for line, each in zip(shown[1:5], plan["experiments"], strict=True):
         expected = [str(each["configuration"]["train.cnn.lr"]), str(each["seed"]), each["name"]]
         assert line.split() == [*expected, "to", "run"]
     assert "2 configurations, seeds 0 to 1: 4 experiments, 0 of them done" in shown[5]
@@ -320,8 +320,8 @@ def test_a_dry_run_shows_what_would_run_and_queues_nothing(
      "/tmp/with blank/ä.pt", "x[1]", "a\\b", "${x}", "end\\", "a\\'b",
      "choice(1,2)", [16, 32], [[1], ["x y"]], ""],
 )  # fmt: skip
-def test_a_value_reaches_dvc_as_it_is(value: Any) -> None:
-    """By the parser that DVC hands `--set-param` to."""
+def test_dvc_parses_an_override_back_to_the_same_value(value: Any) -> None:
+    """With the parser that DVC uses for `--set-param`."""
     (parsed,) = OverridesParser.create().parse_overrides([f"k={override(value)}"])
     assert not parsed.is_sweep_override()
     assert parsed.value() == value
@@ -335,7 +335,7 @@ download: PHANTOM
 Running stage 'train-cnn':
 > PYTHONPATH=src python stages/train.py cnn
 train-cnn: epoch  1/2  loss 0.5
-train-cnn: the loss is no number any more; lower the learning rate
+train-cnn: the loss is NaN; lower the learning rate
 ERROR: failed to reproduce 'train-cnn': failed to run: python stages/train.py cnn, exited with 2
 """
 
@@ -343,20 +343,20 @@ ERROR: failed to reproduce 'train-cnn': failed to run: python stages/train.py cn
 @pytest.mark.parametrize(
     ("log", "expected"),
     [
-        (LOG, "train-cnn: the loss is no number any more; lower the learning rate"),
+        (LOG, "train-cnn: the loss is NaN; lower the learning rate"),
         ("a\nERROR: unexpected error - No space\n", "unexpected error - No space"),
         ("Killed\n", "Killed"),
-        ("", "it left no word"),
+        ("", "its log is empty"),
     ],
 )  # fmt: skip
-def test_a_failure_is_told_in_the_stages_own_words(log: str, expected: str) -> None:
+def test_the_reason_of_a_failure_is_the_stages_own_message(log: str, expected: str) -> None:
     assert reason(log) == expected
 
 
 # The table
 
 
-def made_up(configurations: list[dict[str, Any]], n_seeds: int) -> Plan:
+def plan_with(configurations: list[dict[str, Any]], n_seeds: int) -> Plan:
     experiments = [
         Experiment(f"s-{i}-s{seed}", configuration, seed, {})
         for i, configuration in enumerate(configurations)
@@ -366,7 +366,7 @@ def made_up(configurations: list[dict[str, Any]], n_seeds: int) -> Plan:
 
 
 def outcomes_of(vals: list[list[float | None]], model: str = "cnn") -> dict[str, Any]:
-    """Test is best where validation is worst."""
+    """Outcomes of given validation AUROCs; the test AUROC is best where validation is worst."""
     return {
         f"s-{i}-s{seed}": {model: Outcome(val, 1 - val, (0.9 - val, 1 - val + 0.05))}
         for i, of_seeds in enumerate(vals)
@@ -375,7 +375,7 @@ def outcomes_of(vals: list[list[float | None]], model: str = "cnn") -> dict[str,
     }
 
 
-def rates(n: int) -> list[dict[str, Any]]:
+def lrs(n: int) -> list[dict[str, Any]]:
     return [{"train.cnn.lr": (i + 1) / 1000} for i in range(n)]
 
 
@@ -384,39 +384,39 @@ VALS: list[list[float | None]] = [
 ]  # fmt: skip
 
 
-def test_numbers_over_seeds_are_those_of_scipy() -> None:
+def test_statistics_over_seeds_agree_with_scipy() -> None:
     for values in VALS:
-        found = over_seeds([value for value in values if value is not None])
-        assert found.n == 3
-        assert found.mean == pytest.approx(np.mean(values))
-        assert found.sd == pytest.approx(np.std(values, ddof=1))
+        statistics = over_seeds([value for value in values if value is not None])
+        assert statistics.n == 3
+        assert statistics.mean == pytest.approx(np.mean(values))
+        assert statistics.sd == pytest.approx(np.std(values, ddof=1))
         expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-        assert found.ci == pytest.approx(tuple(expected))
+        assert statistics.ci == pytest.approx(tuple(expected))
 
 
-def test_an_interval_of_two_seeds_by_hand_and_none_of_one() -> None:
-    """Student's t with one degree of freedom: 12.7062 standard errors, which are half the gap."""
+def test_the_interval_of_two_seeds_is_as_computed_by_hand_and_one_seed_has_none() -> None:
+    """Student's t with one degree of freedom is 12.7062; the standard error is half the gap."""
     assert over_seeds([0.70, 0.71]).ci == pytest.approx((0.705 - 0.0635310, 0.705 + 0.0635310))
     assert over_seeds([0.9, 1.0]).ci == pytest.approx((0.95 - 0.635310, 1.0))  # no AUROC above 1
     one = over_seeds([0.7])
     assert (one.n, one.mean, one.sd, one.ci) == (1, 0.7, None, None)
 
 
-def test_validation_chooses_where_test_says_otherwise() -> None:
-    found = table(made_up(rates(3), 3), outcomes_of(VALS))
-    assert [row.params["train.cnn.lr"] for row in found.rows] == [0.002, 0.003, 0.001]
-    (best,) = found.best
+def test_the_best_is_chosen_by_validation_even_if_test_disagrees() -> None:
+    ranking = table(plan_with(lrs(3), 3), outcomes_of(VALS))
+    assert [row.params["train.cnn.lr"] for row in ranking.rows] == [0.002, 0.003, 0.001]
+    (best,) = ranking.best
     assert best.row.params == {"train.cnn.lr": 0.002}
     assert best.experiment == "s-1-s0"
-    tests = [row.test for row in found.rows]
-    assert tests == sorted(tests)  # the chosen one has the worst test
+    tests = [row.test for row in ranking.rows]
+    assert tests == sorted(tests)  # the chosen one is worst on test
     assert best.row.test == pytest.approx(1 - np.mean(VALS[1]))
     low, high = best.row.test_ci
     assert (low, high) == pytest.approx((0.9 - np.mean(VALS[1]), 1.05 - np.mean(VALS[1])))
 
 
-def test_the_lead_over_the_second_is_paired_by_seed() -> None:
-    (best,) = table(made_up(rates(3), 3), outcomes_of(VALS)).best
+def test_the_difference_to_the_second_is_paired_by_seed() -> None:
+    (best,) = table(plan_with(lrs(3), 3), outcomes_of(VALS)).best
     assert best.difference == pytest.approx(np.mean(VALS[1]) - np.mean(VALS[2]))
     expected = stats.ttest_rel(VALS[1], VALS[2]).confidence_interval(0.95)
     assert best.ci == pytest.approx(tuple(expected))
@@ -427,35 +427,37 @@ def test_the_lead_over_the_second_is_paired_by_seed() -> None:
 @pytest.mark.parametrize(
     ("vals", "doubt"),
     [
-        ([[0.70, 0.72], [0.705, 0.725]], "no more than the seeds' own spread"),
-        ([[0.70, 0.70], [0.71, 0.75]], "an interval that holds 0"),
+        ([[0.70, 0.72], [0.705, 0.725]], "not more than the standard deviation over seeds"),
+        ([[0.70, 0.70], [0.71, 0.75]], "the interval includes 0"),
         ([[0.70, 0.701, 0.702], [0.75, 0.751, 0.752]], None),
-        ([[0.70], [0.75]], "one seed tells no difference from luck"),
-        ([[0.70, 0.72], [0.70, 0.72]], "no more than the seeds' own spread"),
+        ([[0.70], [0.75]], "a single seed cannot separate a difference from chance"),
+        ([[0.70, 0.72], [0.70, 0.72]], "not more than the standard deviation over seeds"),
     ],
 )
-def test_a_lead_that_seeds_explain_is_told(vals: list[list[float]], doubt: str | None) -> None:
-    (best,) = table(made_up(rates(2), len(vals[0])), outcomes_of(vals)).best  # type: ignore[arg-type]
+def test_a_difference_within_the_variation_over_seeds_is_reported_as_doubtful(
+    vals: list[list[float]], doubt: str | None
+) -> None:
+    (best,) = table(plan_with(lrs(2), len(vals[0])), outcomes_of(vals)).best  # type: ignore[arg-type]
     assert (best.doubt or "").startswith(doubt or "") == (doubt is not None or best.doubt is None)
 
 
-def test_of_equally_good_ones_the_first_is_taken() -> None:
-    (best,) = table(made_up(rates(3), 2), outcomes_of([[0.7, 0.7], [0.8, 0.8], [0.8, 0.8]])).best
+def test_a_tie_is_won_by_the_first_configuration() -> None:
+    (best,) = table(plan_with(lrs(3), 2), outcomes_of([[0.7, 0.7], [0.8, 0.8], [0.8, 0.8]])).best
     assert best.row.params == {"train.cnn.lr": 0.002}
     assert best.difference == 0
 
 
-def test_what_lacks_a_seed_is_shown_last_and_not_chosen() -> None:
-    found = table(made_up(rates(3), 2), outcomes_of([[0.7, 0.7], [0.9, None], [None, None]]))
-    assert [row.done for row in found.rows] == [2, 1, 0]
-    (best,) = found.best
+def test_a_configuration_without_all_seeds_is_listed_last_and_not_chosen() -> None:
+    ranking = table(plan_with(lrs(3), 2), outcomes_of([[0.7, 0.7], [0.9, None], [None, None]]))
+    assert [row.done for row in ranking.rows] == [2, 1, 0]
+    (best,) = ranking.best
     assert best.row.params == {"train.cnn.lr": 0.001}
     assert best.second is None
-    assert table(made_up(rates(1), 2), outcomes_of([[0.9, None]])).best == []
+    assert table(plan_with(lrs(1), 2), outcomes_of([[0.9, None]])).best == []
 
 
 def test_each_model_is_ranked_by_its_own_parameters() -> None:
-    """In a grid over two models, what changes the other counts for nothing."""
+    """In a grid over two models, parameters of the other model are ignored."""
     grid_of_two = [
         {"train.cnn.lr": a, "train.vit.lr": b} for a in (0.1, 0.2) for b in (0.3, 0.4, 0.5)
     ]
@@ -467,12 +469,12 @@ def test_each_model_is_ranked_by_its_own_parameters() -> None:
         for i, each in enumerate(grid_of_two)
         for seed in (0, 1)
     }
-    found = table(made_up(grid_of_two, 2), outcomes)
-    assert [(row.model, *row.params.items()) for row in found.rows] == [
+    ranking = table(plan_with(grid_of_two, 2), outcomes)
+    assert [(row.model, *row.params.items()) for row in ranking.rows] == [
         ("cnn", ("train.cnn.lr", 0.2)),
         ("cnn", ("train.cnn.lr", 0.1)),
         ("vit", ("train.vit.lr", 0.3)),
         ("vit", ("train.vit.lr", 0.4)),
         ("vit", ("train.vit.lr", 0.5)),
     ]
-    assert [best.experiment for best in found.best] == ["s-3-s0", "s-0-s0"]
+    assert [best.experiment for best in ranking.best] == ["s-3-s0", "s-0-s0"]

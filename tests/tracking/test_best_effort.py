@@ -1,4 +1,4 @@
-"""What MLflow refuses costs a line, and nothing else."""
+"""A failure of MLflow is reported once and has no other effect."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from cxr.tracking.best_effort import BestEffort
 
 
 class Failing:
-    """A tracker whose store goes away after the run was opened."""
+    """A tracker whose store fails after the run was created."""
 
     def __init__(self, root: Path, experiment: str) -> None:
         self.calls: list[str] = []
@@ -21,44 +21,44 @@ class Failing:
 
     def log_epoch(self, log: RunLog, values: dict[str, float]) -> None:
         self.calls.append("log_epoch")
-        raise ValueError("nobody thought of this")
+        raise ValueError("unexpected")
 
     def finish(self, *_: object, **__: object) -> None:
         self.calls.append("finish")
 
 
-def test_the_first_failure_is_told_and_no_more_is_tried(
+def test_the_first_failure_is_reported_and_later_calls_are_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(best_effort, "Tracker", Failing)
-    told: list[str] = []
-    tracker, log = BestEffort(tmp_path, "phantom-28", told.append), RunLog("train-cnn", "cnn")
+    notes: list[str] = []
+    tracker, log = BestEffort(tmp_path, "phantom-28", notes.append), RunLog("train-cnn", "cnn")
     tracker.start(log)
     for epoch in (1, 2, 3):
         tracker.log_epoch(log, {"epoch": epoch})
     tracker.finish(log, {}, lambda path: None, 0)
     assert Failing.last.calls == ["start", "log_epoch"]
-    assert told == [
-        "note: nobody thought of this; the work goes on, its result and record are kept, and "
-        "`cxr sync` tells MLflow later"
+    assert notes == [
+        "note: unexpected; the stage continues and its result and record are kept; run `cxr sync` "
+        "to log it to MLflow later"
     ]
 
 
-def test_a_store_that_can_not_be_opened_is_told_once(
+def test_a_store_that_cannot_be_opened_is_reported_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def closed(root: Path, experiment: str) -> None:
-        raise OSError("no such place")
+        raise OSError("no such folder")
 
     monkeypatch.setattr(best_effort, "Tracker", closed)
-    told: list[str] = []
-    tracker, log = BestEffort(tmp_path, "phantom-28", told.append), RunLog("train-cnn", "cnn", "a")
+    notes: list[str] = []
+    tracker, log = BestEffort(tmp_path, "phantom-28", notes.append), RunLog("train-cnn", "cnn", "a")
     tracker.start(log)
     tracker.abandon(log, "FAILED", "why", tmp_path / "log.txt")
-    assert len(told) == 1 and log.run_id == "a"
+    assert len(notes) == 1 and log.run_id == "a"
 
 
-def test_a_signal_is_no_failure_of_the_store(
+def test_an_interrupt_is_not_treated_as_a_failure_of_the_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stopped(root: Path, experiment: str) -> None:

@@ -1,4 +1,4 @@
-"""Models in MLflow's registry: weights and decision together, and which is the champion."""
+"""Models in MLflow's registry: versions with their files, and the choice of the champion."""
 
 import json
 import shutil
@@ -32,14 +32,14 @@ def champion(folder: Path) -> ModelVersion:
 
 
 def versions(folder: Path) -> dict[str, ModelVersion]:
-    """By the run that made each."""
+    """Model versions by the id of the run that logged them."""
     found = client(folder).search_model_versions(f"name = '{NAME}'")
     assert len({each.run_id for each in found}) == len(found)
     return {each.run_id: each for each in found}
 
 
-class Registry:
-    """A store of its own, into which models of one small file are told."""
+class FakeProject:
+    """A folder with its own store, to which models of one small file are logged."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -47,91 +47,93 @@ class Registry:
         (folder / "models/cnn/model.json").write_text("{}")
         self.tracker = Tracker(folder, "phantom-28")
 
-    def tell(
+    def evaluate(
         self, score: float, data: str = "a", files: tuple[str, ...] = ("models/cnn/model.json",)
     ) -> str:
-        """Evaluate a model; the id of the run."""
+        """Log the evaluation of a model; returns the id of the run."""
         log = RunLog("evaluate-cnn", "cnn", registration=Registration([*files], score, data))
         self.tracker.start(log)
         self.finish(log)
         return log.run_id
 
     def finish(self, log: RunLog) -> None:
-        def file(path: str) -> Path | None:
-            place = self.folder / path
-            return place if place.exists() else None
+        def locate(path: str) -> Path | None:
+            file = self.folder / path
+            return file if file.exists() else None
 
-        self.tracker.finish(log, {}, file)
+        self.tracker.finish(log, {}, locate)
 
 
 @pytest.fixture
-def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> Registry:
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> FakeProject:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     shutil.copy2(empty_store, tmp_path)
-    return Registry(tmp_path)
+    return FakeProject(tmp_path)
 
 
 def test_the_champion_is_the_best_on_validation_of_the_data_evaluated_last(
-    registry: Registry,
+    registry: FakeProject,
 ) -> None:
-    first = registry.tell(0.7)
+    first = registry.evaluate(0.7)
     assert champion(registry.folder).run_id == first
-    best = registry.tell(0.9)
+    best = registry.evaluate(0.9)
     assert champion(registry.folder).run_id == best
-    registry.tell(0.8)
+    registry.evaluate(0.8)
     assert champion(registry.folder).run_id == best
-    other = registry.tell(0.1, "b")
+    other = registry.evaluate(0.1, "b")
     assert champion(registry.folder).run_id == other
-    registry.tell(0.2)
+    registry.evaluate(0.2)
     assert champion(registry.folder).run_id == best
     assert versions(registry.folder)[best].tags == {
         "val_macro_auroc": "0.9", "cxr.md5.data/processed": "a",
     }  # fmt: skip
 
 
-def test_of_equally_good_models_the_latest_decision_counts(registry: Registry) -> None:
-    registry.tell(0.9)
-    latest = registry.tell(0.9)
+def test_a_tie_makes_the_last_evaluated_model_the_champion(registry: FakeProject) -> None:
+    registry.evaluate(0.9)
+    latest = registry.evaluate(0.9)
     assert champion(registry.folder).run_id == latest
 
 
-def test_a_model_whose_run_is_gone_is_no_champion(registry: Registry) -> None:
-    best, next_best = registry.tell(0.9), registry.tell(0.8)
+def test_a_model_with_a_deleted_run_cannot_be_the_champion(registry: FakeProject) -> None:
+    best, next_best = registry.evaluate(0.9), registry.evaluate(0.8)
     client(registry.folder).delete_run(best)
-    registry.tell(0.1)
+    registry.evaluate(0.1)
     assert champion(registry.folder).run_id == next_best
 
 
-def test_old_data_that_are_told_again_do_not_dethrone(registry: Registry) -> None:
-    """As `cxr sync` tells a run that started long ago."""
-    now = registry.tell(0.1, "b")
+def test_an_old_run_that_is_logged_again_does_not_become_the_champion(
+    registry: FakeProject,
+) -> None:
+    """As `cxr sync` logs a run that started long ago."""
+    latest = registry.evaluate(0.1, "b")
     model = Registration(["models/cnn/model.json"], 0.9, "a")
     log = RunLog("evaluate-cnn", "cnn", run_id="0" * 32, registration=model)
-    log.run_id = registry.tracker.rebuild(log, at=1_000_000)
+    log.run_id = registry.tracker.rebuild(log, start_time=1_000_000)
     registry.finish(log)
-    assert champion(registry.folder).run_id == now
+    assert champion(registry.folder).run_id == latest
 
 
-def test_versions_that_a_person_registered_are_let_be(registry: Registry) -> None:
-    """Without a score, with one that is no number, and under another name."""
-    mine = client(registry.folder)
-    first = registry.tell(0.7)
+def test_versions_that_were_registered_by_hand_are_ignored(registry: FakeProject) -> None:
+    """Without a score, with a score that is not a number, and under another name."""
+    store = client(registry.folder)
+    first = registry.evaluate(0.7)
     source = versions(registry.folder)[first].source
-    mine.create_model_version(NAME, source, first)
-    mine.create_model_version(NAME, source, first, tags={"val_macro_auroc": "good"})
-    mine.create_registered_model("mine")
+    store.create_model_version(NAME, source, first)
+    store.create_model_version(NAME, source, first, tags={"val_macro_auroc": "good"})
+    store.create_registered_model("mine")
     log = RunLog(
         "evaluate-cnn", "cnn", registration=Registration(["models/cnn/model.json"], 0.8, "a")
     )
     registry.tracker.start(log)
-    mine.create_model_version("mine", source, log.run_id)
+    store.create_model_version("mine", source, log.run_id)
     registry.finish(log)
     assert champion(registry.folder).run_id == log.run_id
-    assert len(mine.search_model_versions("name = 'mine'")) == 1
+    assert len(store.search_model_versions("name = 'mine'")) == 1
 
 
-def test_telling_a_model_again_brings_back_what_is_lost_and_doubles_nothing(
-    registry: Registry,
+def test_logging_a_model_again_restores_lost_parts_without_duplicates(
+    registry: FakeProject,
 ) -> None:
     model = Registration(["models/cnn/model.json"], 0.7, "a")
     log = RunLog("evaluate-cnn", "cnn", registration=model)
@@ -140,68 +142,68 @@ def test_telling_a_model_again_brings_back_what_is_lost_and_doubles_nothing(
     store = Store.open(registry.folder)
     assert store is not None
 
-    def there() -> bool:
+    def is_registered() -> bool:
         stored = store.find(log.run_id)
         assert stored is not None
         return store.registers(model, stored)
 
-    assert there()
+    assert is_registered()
     (file,) = (registry.folder / "mlruns").rglob("model.json")
     file.unlink()
-    assert not there()
+    assert not is_registered()
     registry.finish(log)
-    assert there() and file.read_text() == "{}"
+    assert is_registered() and file.read_text() == "{}"
     mlmodel = file.parents[2] / "MLmodel"
     content = mlmodel.read_bytes()
-    mlmodel.unlink()  # as of a model that was registered before MLflow could load one
-    assert not there()
+    mlmodel.unlink()  # as for models registered by an old version
+    assert not is_registered()
     registry.finish(log)
-    assert there() and mlmodel.read_bytes() == content
+    assert is_registered() and mlmodel.read_bytes() == content
     client(registry.folder).delete_registered_model_alias(NAME, CHAMPION)
-    assert not there()
+    assert not is_registered()
     registry.finish(log)
-    assert there()
+    assert is_registered()
     assert len(versions(registry.folder)) == 1
 
 
-def test_a_registry_that_refuses_leaves_the_run_finished(
-    registry: Registry, monkeypatch: pytest.MonkeyPatch
+def test_a_failing_registry_leaves_the_run_finished(
+    registry: FakeProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise MlflowException("no registry here")
 
     monkeypatch.setattr(MlflowClient, "create_model_version", refuse)
     with pytest.raises(TrackingError, match="no registry here"):
-        registry.tell(0.7)
+        registry.evaluate(0.7)
     (run,) = client(registry.folder).search_runs(["1"])
     assert run.info.status == "FINISHED"
 
 
-def test_any_name_of_data_makes_a_name_of_a_model(tmp_path: Path) -> None:
-    registry = Registry(tmp_path)
+def test_any_name_of_data_gives_a_valid_model_name(tmp_path: Path) -> None:
+    registry = FakeProject(tmp_path)
     registry.tracker = Tracker(tmp_path, "it's a:b/ü")
-    registry.tell(0.7)
+    registry.evaluate(0.7)
     assert [each.name for each in client(tmp_path).search_registered_models()] == ["cxr-it_s_a_b__"]
 
 
-def test_a_model_whose_files_are_gone_is_not_registered(registry: Registry) -> None:
-    registry.tell(0.7, files=("models/cnn/model.json", "decisions/cnn.json"))
+def test_a_model_with_missing_files_is_not_registered(registry: FakeProject) -> None:
+    registry.evaluate(0.7, files=("models/cnn/model.json", "decisions/cnn.json"))
     assert versions(registry.folder) == {}
 
 
-def test_a_registered_model_is_found_by_its_address(registry: Registry, tmp_path: Path) -> None:
-    run_id = registry.tell(0.7)
+def test_a_registered_model_is_fetched_by_its_uri(registry: FakeProject, tmp_path: Path) -> None:
+    run_id = registry.evaluate(0.7)
     addresses = (f"models:/{NAME}@champion", f"models:/{NAME}/1", f"runs:/{run_id}/model")
     for address in (*addresses, f"runs:/{run_id}"):
         folder = fetch_model(address, registry.folder)
         assert (folder / "models/cnn/model.json").read_text() == "{}"
-    other = Registry(tmp_path / "other")  # what was fetched from one store binds no other
-    other.tell(0.5)
+    other = FakeProject(tmp_path / "other")  # fetching does not change the default store
+    other.evaluate(0.5)
     assert len(versions(other.folder)) == len(versions(registry.folder)) == 1
 
 
 @pytest.mark.parametrize(
-    ("address", "words"),
+    ("address", "error"),
     [
         (f"models:/{NAME}@best", "can't be searched for"),
         (f"models:/{NAME}/7", "can't be searched for"),
@@ -211,18 +213,18 @@ def test_a_registered_model_is_found_by_its_address(registry: Registry, tmp_path
         ("models:/a/b/c", "write models:/NAME@ALIAS"),
     ],
 )
-def test_an_address_that_leads_nowhere_is_one_line(
-    registry: Registry, address: str, words: str
+def test_an_unknown_model_uri_is_reported_in_one_line(
+    registry: FakeProject, address: str, error: str
 ) -> None:
-    registry.tell(0.7)
-    with pytest.raises(TrackingError, match=words) as refused:
+    registry.evaluate(0.7)
+    with pytest.raises(TrackingError, match=error) as refused:
         load(address, registry.folder)
     assert "\n" not in str(refused.value)
     assert address in str(refused.value)
     assert address in ("models:/", "models:/a/b/c") or "`cxr sync`" in str(refused.value)
 
 
-def test_where_there_is_no_store_none_is_made(
+def test_fetching_a_model_does_not_create_a_missing_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -233,12 +235,12 @@ def test_where_there_is_no_store_none_is_made(
 
 @pytest.fixture
 def made(kept: Path, tmp_path: Path) -> Pipeline:
-    made = Pipeline(kept).copy(tmp_path / "p")
-    assert made.run("cxr", "sync").returncode == 0
-    return made
+    copy = Pipeline(kept).copy(tmp_path / "p")
+    assert copy.run("cxr", "sync").returncode == 0
+    return copy
 
 
-def said_of_a_chest(made: Pipeline, model: str) -> Any:
+def predicted_labels(made: Pipeline, model: str) -> Any:
     path = made.folder / "chest.png"
     Image.fromarray(phantom.render(0, "test", 0, 1, 28).images[0]).save(path)
     done = made.run("cxr", "predict", str(path), "--model", model, "--json")
@@ -247,60 +249,60 @@ def said_of_a_chest(made: Pipeline, model: str) -> Any:
 
 
 @pytest.mark.slow
-def test_every_evaluated_model_is_registered_with_its_decision(made: Pipeline) -> None:
+def test_every_evaluated_model_is_registered_with_its_operating_point(made: Pipeline) -> None:
     runs = made.json("records/evaluate.json")["runs"]
-    found = versions(made.folder)
-    assert len(found) == 6  # three of the working copy, three of its experiment
+    registered = versions(made.folder)
+    assert len(registered) == 6  # three of the working copy, three of its experiment
     scores = {}
     for run in runs:
         name = run["model"]
         if run["registration"] is None:
             assert name in ("all-negative", "prevalence")
             continue
-        version = found[run["run_id"]]
+        version = registered[run["run_id"]]
         folder = Path(version.source.removeprefix("file://"))
         for path in (f"models/{name}/weights.safetensors", f"decisions/{name}.json"):
             assert (folder / path).read_bytes() == (made.folder / path).read_bytes()
         scores[name] = made.json("reports/metrics.json")["models"][name]["val"]["macro_auroc"]
         assert version.tags["val_macro_auroc"] == str(scores[name])
     assert len(scores) == 3
-    best = max(found.values(), key=lambda each: float(each.tags["val_macro_auroc"]))
+    best = max(registered.values(), key=lambda each: float(each.tags["val_macro_auroc"]))
     assert champion(made.folder).tags == best.tags
 
 
 @pytest.mark.slow
-def test_a_model_by_its_address_says_what_it_says_by_its_name(made: Pipeline) -> None:
+def test_a_model_predicts_the_same_by_its_uri_as_by_its_name(made: Pipeline) -> None:
     store = client(made.folder)
-    mine = next(run for run in made.json("records/evaluate.json")["runs"] if run["model"] == "cnn")
-    version = versions(made.folder)[mine["run_id"]].version
+    run = next(run for run in made.json("records/evaluate.json")["runs"] if run["model"] == "cnn")
+    version = versions(made.folder)[run["run_id"]].version
     store.set_registered_model_alias(NAME, "chosen", version)
-    assert said_of_a_chest(made, f"models:/{NAME}@chosen") == said_of_a_chest(made, "cnn")
-    mine = next(
+    assert predicted_labels(made, f"models:/{NAME}@chosen") == predicted_labels(made, "cnn")
+    run = next(
         run
         for run in made.json("records/evaluate.json")["runs"]
         if run["model"] == "vit"
     )  # fmt: skip
-    assert said_of_a_chest(made, f"runs:/{mine['run_id']}/model") == said_of_a_chest(made, "vit")
+    assert predicted_labels(made, f"runs:/{run['run_id']}/model") == predicted_labels(made, "vit")
 
 
 @pytest.mark.slow
-def test_a_lost_registry_comes_back(made: Pipeline) -> None:
+def test_sync_restores_a_lost_registry(made: Pipeline) -> None:
     before = {each.tags["val_macro_auroc"] for each in versions(made.folder).values()}
-    crowned = champion(made.folder).tags
+    champion_tags = champion(made.folder).tags
     other = made.copy(made.folder.with_name("lost"))
     (other.folder / "mlflow.db").unlink()
     assert other.run("cxr", "sync").returncode == 0
     assert {each.tags["val_macro_auroc"] for each in versions(other.folder).values()} == before
-    assert champion(other.folder).tags == crowned
+    assert champion(other.folder).tags == champion_tags
     assert "completed" not in other.run("cxr", "sync").stdout
-    assert said_of_a_chest(other, f"models:/{NAME}@champion") == said_of_a_chest(
+    assert predicted_labels(other, f"models:/{NAME}@champion") == predicted_labels(
         made, f"models:/{NAME}@champion"
     )
     assert other.run("cxr", "audit").returncode == 0
 
 
 @pytest.mark.slow
-def test_an_altered_registered_model_is_accused(made: Pipeline) -> None:
+def test_the_audit_finds_a_changed_registered_model(made: Pipeline) -> None:
     run_id = made.json("records/evaluate.json")["runs"][0]["run_id"]
     weights = next((made.folder / f"mlruns/phantom-28/{run_id}").rglob("weights.safetensors"))
     content = bytearray(weights.read_bytes())
@@ -308,6 +310,6 @@ def test_an_altered_registered_model_is_accused(made: Pipeline) -> None:
     weights.write_bytes(content)
     done = made.run("cxr", "audit")
     assert done.returncode == 1
-    assert "weights.safetensors is another" in done.stdout
+    assert "weights.safetensors) differs from the stage's output" in done.stdout
     client(made.folder).delete_model_version(NAME, versions(made.folder)[run_id].version)
     assert "MLflow lacks the registered model" in made.run("cxr", "audit").stdout

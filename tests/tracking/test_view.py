@@ -1,4 +1,4 @@
-"""What MLflow's page shows first: views in an experiment's tags."""
+"""Prepared views of MLflow's runs page, stored in an experiment's tags."""
 
 import json
 from pathlib import Path
@@ -11,30 +11,28 @@ from cxr.tracking import database, view
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> MlflowClient:
-    """A store with an experiment of the project."""
+    """A store with one experiment."""
     root = tmp_path_factory.mktemp("store")
     client = database.connect(f"sqlite:///{root / 'mlflow.db'}")
     client.create_experiment("phantom-28", artifact_location=str(root / "mlruns"))
     return client
 
 
-def test_an_experiment_gets_a_view_of_its_models_and_one_of_their_curves(
+def test_an_experiment_gets_a_view_of_models_and_one_of_learning_curves(
     client: MlflowClient,
 ) -> None:
     models, curves = view.prepare(client)
     assert models.experiment == curves.experiment == "phantom-28"
-    assert "viewStateShareKey=models" in models.place
-    assert "compareRunsMode=CHART" in curves.place
+    assert "viewStateShareKey=models" in models.path
+    assert "compareRunsMode=CHART" in curves.path
     tags = client.get_experiment_by_name("phantom-28").tags
     state = json.loads(tags["mlflow.sharedViewState.models"])
     assert state["orderByKey"] == "metrics.`val/macro_auroc`"  # never by test
     assert set(state["columnWidths"]) == set(state["selectedColumns"])
 
 
-def test_a_store_that_can_not_be_written_has_no_views(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)  # MLflow takes part of the address for a folder
+def test_a_read_only_store_has_no_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # MLflow creates a folder named after part of the URI
     from cxr.tracking.store import Store
 
     file = tmp_path / "mlflow.db"

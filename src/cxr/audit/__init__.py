@@ -1,1 +1,1 @@
-"""Does a result hold, how do two differ, can a run be repeated."""
+"""Audits results, compares two of them, replays runs and syncs MLflow."""

@@ -1,4 +1,4 @@
-"""Why two results differ: in data, parameters, code, environment, or in nothing recorded."""
+"""Explains why two results differ: data, parameters, code or environment."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -18,14 +18,14 @@ from cxr.paths import LOCK_FILE
 from cxr.tracking.format import shown_metrics
 
 WORKSPACE = "workspace"
-# Metrics of the machine and of the rate, not of the result.
+# Metrics of the machine and of the learning rate schedule, not of the result.
 NOT_RESULTS = ("speed/", "system/", "schedule/")
-NAMED = 4  # causes in the sentence; more are counted
+NAMED = 4  # causes listed in the sentence; the rest are counted
 
 
 @dataclass(frozen=True)
 class Change:
-    """One thing that is not the same on both sides."""
+    """One difference between the two sides."""
 
     name: str
     a: Any
@@ -35,7 +35,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Difference:
-    """From what decides a result to the result itself."""
+    """All differences, from the inputs of a result to its metrics."""
 
     a: str
     b: str
@@ -44,26 +44,26 @@ class Difference:
     code: list[Change]
     environment: list[Change]
     results: list[Change]
-    n_equal: int  # metrics that are the same
-    alone: list[str]  # stages that only one side has, and which
+    n_equal: int  # number of metrics that are the same
+    alone: list[str]  # a sentence for each stage that only one side has
     sentence: str
 
     def as_json(self) -> dict[str, Any]:
-        """For programs."""
+        """What `cxr diff --json` prints."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Side:
-    """A run with what it was made from, or all stages of a revision."""
+    """A run with everything it was made from, or all stages of a revision."""
 
     name: str
     chain: dict[str, Found]  # by stage
-    stage: str | None = None  # of the one run that is compared
-    run: str | None = None  # its name
+    stage: str | None = None  # of the run, if this is one run
+    run: str | None = None  # name of the run, if this is one run
 
     def results(self) -> dict[str, float]:
-        """The last value of each metric; of one run under the metric's name alone."""
+        """The last value of each metric, named `RUN METRIC`, or `METRIC` for a single run."""
         logs = (log for found in self.chain.values() for log in found.record.runs)
         return {
             name if self.run else f"{log.name} {name}": points[-1][1]
@@ -78,13 +78,13 @@ Pairs = dict[str, tuple[Found, Found]]  # by stage
 
 
 def difference(root: Path, a: str, b: str) -> Difference:
-    """Compare two runs, experiments or git revisions; `workspace` is what stands here now.
+    """Compare two runs, experiments, git revisions or the `workspace`.
 
-    A run is compared with the run of the same name where the other side is a whole revision.
+    If one side is a run and the other a revision, the run of the same name is compared.
     """
     project = Project(root)
-    left, right = _side(a, project), _side(b, project)
-    left, right = _cut(left, right, project), _cut(right, left, project)
+    left, right = _resolve(a, project), _resolve(b, project)
+    left, right = _restrict(left, right, project), _restrict(right, left, project)
     shared = [name for name in left.chain if name in right.chain]
     pairs = {name: (left.chain[name], right.chain[name]) for name in shared}
     before, after = left.results(), right.results()
@@ -93,7 +93,7 @@ def difference(root: Path, a: str, b: str) -> Difference:
     changes = {
         "data": _data(pairs, project),
         "parameters": _stage_by_stage(pairs, lambda found: found.record.facts.params),
-        "code": [_with_lines(each, project) for each in _stage_by_stage(pairs, _deciding_code)],
+        "code": [_with_lines(each, project) for each in _stage_by_stage(pairs, _affecting_code)],
         "environment": _stage_by_stage(pairs, _environment),
         "results": results,
     }
@@ -110,12 +110,12 @@ def difference(root: Path, a: str, b: str) -> Difference:
     )
 
 
-def _side(name: str, project: Project) -> Side:
-    """What the name means; an experiment or git revision comes before a run id."""
+def _resolve(name: str, project: Project) -> Side:
+    """Resolve a name; experiments and git revisions take precedence over run ids."""
     if name == WORKSPACE:
         chain = {k: found for k, found in project.archive.current.items() if found.trusted}
         if not chain:
-            raise CxrError(f"{project.root} holds no results yet; `dvc repro` makes some")
+            raise CxrError(f"{project.root} has no results yet; run `dvc repro`")
         return Side(name, chain)
     commit = project.repository.commit(name)
     if commit is None:
@@ -127,37 +127,39 @@ def _side(name: str, project: Project) -> Side:
         found, run_id = find_run(name, project)
         run = next(log.name for log in found.record.runs if log.run_id == run_id)
         title = f"{run_id[:SHORT_ID]} ({run})"
-        return Side(title, _climb(found, project, {}), found.record.stage, run)
+        return Side(title, _collect(found, project, {}), found.record.stage, run)
     lock = project.repository.lock_at(commit)
     if not lock:
         raise CxrError(
-            f"{name} has no {LOCK_FILE}, and so no results; commit {LOCK_FILE}, or name another "
+            f"{name} has no {LOCK_FILE} and thus no results; commit {LOCK_FILE} or name another "
             "revision"
         )
     if lost := project.archive.lost(lock):
         raise CxrError(
-            f"the records of {some(lost)} in {name} are not in DVC's cache, or damaged; "
-            f"`{FETCH_PAST}` may bring them"
+            f"records of {some(lost)} in {name} are missing from DVC's cache or damaged; "
+            f"`{FETCH_PAST}` may fetch them"
         )
     return Side(name, project.archive.at(lock))
 
 
-def _cut(side: Side, other: Side, project: Project) -> Side:
-    """Of a whole revision only what the one run on the other side is to be held against."""
+def _restrict(side: Side, other: Side, project: Project) -> Side:
+    """If the other side is a run, restrict a revision to what is comparable with it."""
     if side.stage is not None or other.stage is None:
         return side
     if other.stage not in side.chain:
-        raise CxrError(f"{side.name} has no {other.stage} to compare with; name one that has")
-    chain = _climb(side.chain[other.stage], project, {})
+        raise CxrError(
+            f"{side.name} has no result of {other.stage} to compare; name a revision that has"
+        )
+    chain = _collect(side.chain[other.stage], project, {})
     return Side(side.name, chain, other.stage, other.run)
 
 
-def _climb(found: Found, project: Project, chain: dict[str, Found]) -> dict[str, Found]:
-    """The result and all that it was made from, the source first."""
+def _collect(found: Found, project: Project, chain: dict[str, Found]) -> dict[str, Found]:
+    """Collect the result and everything it was made from, by stage, the source first."""
     for path, md5 in found.record.facts.inputs.items():
         maker = project.archive.maker(path, md5, found)
         if maker is not None and maker.record.stage not in chain:
-            _climb(maker, project, chain)
+            _collect(maker, project, chain)
     chain[found.record.stage] = found
     return chain
 
@@ -171,22 +173,22 @@ def _changes(a: dict[str, Any], b: dict[str, Any]) -> list[Change]:
 
 
 def _stage_by_stage(pairs: Pairs, of: Callable[[Found], dict[str, Any]]) -> list[Change]:
-    """Each change once, with its stages where it is not in all that have such a thing."""
-    places: dict[str, tuple[Change, list[str]]] = {}
-    having: dict[str, int] = {}
+    """List each change once; `detail` names the stages unless it is in all with that item."""
+    changes: dict[str, tuple[Change, list[str]]] = {}
+    n_stages: dict[str, int] = {}
     for stage, (left, right) in pairs.items():
         a, b = of(left), of(right)
         for name in {**a, **b}:
-            having[name] = having.get(name, 0) + 1
+            n_stages[name] = n_stages.get(name, 0) + 1
         for change in _changes(a, b):
-            places.setdefault(repr(change), (change, []))[1].append(stage)
+            changes.setdefault(repr(change), (change, []))[1].append(stage)
     return [
-        replace(change, detail="" if len(stages) == having[change.name] else ", ".join(stages))
-        for change, stages in places.values()
+        replace(change, detail="" if len(stages) == n_stages[change.name] else ", ".join(stages))
+        for change, stages in changes.values()
     ]
 
 
-def _deciding_code(found: Found) -> dict[str, str]:
+def _affecting_code(found: Found) -> dict[str, str]:
     code = found.record.facts.code
     return {path: code["files"][path] for path in code["deciding"]}
 
@@ -198,14 +200,14 @@ def _environment(found: Found) -> dict[str, Any]:
 
 
 def _made_data(found: Found) -> dict[str, str]:
-    """MD5 of each output below data/, and of the user's own files."""
+    """MD5 of each output in data/, and of the user's own files."""
     outputs = found.record.outputs.items()
-    below = {path: digest.md5 for path, digest in outputs if path.startswith("data/")}
-    return below | found.record.facts.foreign
+    data = {path: digest.md5 for path, digest in outputs if path.startswith("data/")}
+    return data | found.record.facts.foreign
 
 
 def _counts(found: Found) -> dict[str, float]:
-    """Images of each split, as preprocess found them."""
+    """Number of images per split, from the metrics of preprocess."""
     if found.record.stage != "preprocess":
         return {}
     metrics = found.record.runs[0].metrics.items()
@@ -213,7 +215,7 @@ def _counts(found: Found) -> dict[str, float]:
 
 
 def _data(pairs: Pairs, project: Project) -> list[Change]:
-    """Counts of images, then each output that differs, and which of its files."""
+    """Changed image counts, then each changed output with its changed files."""
     changes = _stage_by_stage(pairs, _counts)
     for change in _stage_by_stage(pairs, _made_data):
         then, now = (
@@ -227,50 +229,55 @@ def _data(pairs: Pairs, project: Project) -> list[Change]:
 
 
 def _with_lines(change: Change, project: Project) -> Change:
-    """A changed file with its number of added and removed lines, where git has both."""
+    """Add the number of added and removed lines, if git has both versions."""
     if change.b is None or change.a is None:
-        return replace(change, detail="gone" if change.b is None else "new")
-    # Blobs have no path in the project: with a user's diff.relative git would leave them out.
+        return replace(change, detail="deleted" if change.b is None else "added")
+    # Blobs have no path, so that diff.relative in a user's settings would hide them.
     numstat = ("-c", "diff.relative=false", "diff", "--numstat")
     stat = git.ask(project.root, *numstat, change.a, change.b)
     if not stat:
-        return replace(change, detail="edited, not in git")
+        return replace(change, detail="edited, not committed")
     added, removed = stat.split()[:2]
     return replace(change, detail=f"+{added} -{removed} lines")
 
 
 def _sentence(left: Side, right: Side, changes: dict[str, list[Change]], common: bool) -> str:
-    """Why the numbers differ, or that nothing which decides them does."""
-    deciding = (*DECIDING_PACKAGES, "python", "machine", "cpu", "device")
+    """Say why the results differ, or that nothing that affects them does."""
+    affecting = (*DECIDING_PACKAGES, "python", "machine", "cpu", "device")
     causes = [
         *(
             f"{c.name} is {c.a} in {left.name} and {c.b} in {right.name}"
             + (f" for {c.detail}" if c.detail else "")
             for c in changes["parameters"]
         ),
-        *(f"the code of {c.name}" for c in changes["code"]),
-        *(f"{c.name} {c.a} and {c.b}" for c in changes["environment"] if c.name in deciding),
+        *(f"the code of {c.name} differs" for c in changes["code"]),
+        *(
+            f"{c.name} is {c.a} in {left.name} and {c.b} in {right.name}"
+            for c in changes["environment"]
+            if c.name in affecting
+        ),
     ]
-    # Other data is the outcome of another parameter or code, unless neither differs.
-    causes = causes or [f"the data: {c.name}" for c in changes["data"]]
-    named = "; ".join(causes[:NAMED]) + (
+    # Different data follow from different parameters or code, unless neither differs.
+    if changes["data"] and not causes:
+        causes = [f"the data differ: {some(c.name for c in changes['data'])}"]
+    listed = "; ".join(causes[:NAMED]) + (
         f"; and {len(causes) - NAMED} more" if len(causes) > NAMED else ""
     )
     if not common:
-        return "The two have no metric in common."
+        return "The two sides have no metric in common."
     if left.run != right.run:
         return (
-            f"The two are runs of different things, {left.run} and {right.run}; compared is what "
-            "both were made from."
+            f"These are different kinds of runs, {left.run} and {right.run}; only what both were "
+            "made from is compared."
         )
     if not changes["results"]:
         if not causes:
-            return "Nothing that decides the numbers differs, and they are the same."
-        return f"The numbers are the same, although this differs: {named}."
+            return "The results are the same, and so is everything that affects them."
+        return f"The results are the same, although {listed}."
     if not causes:
         device = list(right.chain.values())[-1].record.facts.environment["device"]
         return (
-            "The numbers differ although nothing that is recorded to decide them does; "
-            f"on {device} a run is not always the same bit for bit."
+            "The results differ, although everything recorded that affects them is the same; runs "
+            f"on {device} are not always bit-identical."
         )
-    return f"The numbers differ because this does: {named}."
+    return f"The results differ because {listed}."

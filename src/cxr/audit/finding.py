@@ -1,18 +1,18 @@
-"""What an audit finds: one verdict on one thing, in a sentence."""
+"""Findings of an audit: each a verdict with one sentence."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-SHOWN = 3  # names in a sentence; the rest is counted
+SHOWN = 3  # names listed in a sentence; the rest are counted
 
 
 class Verdict(StrEnum):
-    """From good to bad."""
+    """Ordered from best to worst."""
 
     HOLDS = "holds"
-    NOTE = "note"  # worth knowing; the result stays true
+    NOTE = "note"  # worth knowing, but the result is still valid
     FAILS = "fails"
 
 
@@ -33,38 +33,47 @@ class Where(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """The outcome of one check."""
 
     verdict: Verdict
     where: Where
     says: str
-    mend: str | None = None  # a command
+    fix: str | None = None  # a command
+
+    def as_json(self) -> dict[str, str | None]:
+        """The keys that `cxr audit --json` prints."""
+        return {
+            "verdict": self.verdict,
+            "where": self.where,
+            "says": self.says,
+            "mend": self.fix,
+        }
 
 
 def holds(where: Where, says: str) -> Finding:
     return Finding(Verdict.HOLDS, where, says)
 
 
-def note(where: Where, says: str, mend: str | None = None) -> Finding:
-    return Finding(Verdict.NOTE, where, says, mend)
+def note(where: Where, says: str, fix: str | None = None) -> Finding:
+    return Finding(Verdict.NOTE, where, says, fix)
 
 
-def fails(where: Where, says: str, mend: str | None = None) -> Finding:
-    return Finding(Verdict.FAILS, where, says, mend)
+def fails(where: Where, says: str, fix: str | None = None) -> Finding:
+    return Finding(Verdict.FAILS, where, says, fix)
 
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict:
-    """The worst of them; nothing to find fault with holds."""
+    """The worst verdict; HOLDS if there are none."""
     return max(verdicts, key=list(Verdict).index, default=Verdict.HOLDS)
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two values of JSON or YAML are equal; to Python true is 1."""
+    """Whether two JSON or YAML values are equal; unlike in Python, true is not 1."""
     return bool(a == b) and isinstance(a, bool) == isinstance(b, bool)
 
 
 def some(names: Iterable[str]) -> str:
-    """A few names and how many more, for a sentence."""
+    """The first few names and the number of others: `a, b, c and 4 more`."""
     listed = list(names)
     more = len(listed) - SHOWN
     return ", ".join(listed[:SHOWN]) + (f" and {more} more" if more > 0 else "")

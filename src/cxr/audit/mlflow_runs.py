@@ -1,9 +1,10 @@
-"""What MLflow shows of a result, held against its record."""
+"""Checks of a result's MLflow runs against its record."""
 
 import math
 
 from cxr.audit.finding import Finding, Where, fails, holds, note
 from cxr.audit.project import Project
+from cxr.formatting import count
 from cxr.hashing import md5_of_file
 from cxr.lineage import records
 from cxr.lineage.archive import Found
@@ -19,7 +20,7 @@ SYSTEM = "system/"  # MLflow's own metrics of the machine
 
 
 def in_mlflow(found: Found, project: Project) -> list[Finding]:
-    """Each run of the record; where the whole store is gone the audit says so once."""
+    """Findings on each run of the record; a missing store is reported once, by the audit."""
     if project.store is None:
         return []
     return [
@@ -35,28 +36,28 @@ def _run(log: RunLog, found: Found, project: Project, store: Store) -> list[Find
     if stored.deleted:
         return [note(Where.MLFLOW, f"{title} was deleted in MLflow", SYNC)]
     if stored.status != FINISHED:
-        return [note(Where.MLFLOW, f"{title} is {stored.status} in MLflow, yet has a result", SYNC)]
+        return [note(Where.MLFLOW, f"{title} is {stored.status} in MLflow but has a result", SYNC)]
     wrong = [
         *_mapping("parameter", shown_params(log), stored.params),
         *_mapping(
-            "tag", {**log.tags, records.RECORD_TAG: found.digest.md5}, _held(stored.tags, log)
+            "tag", {**log.tags, records.RECORD_TAG: found.digest.md5}, _own_tags(stored.tags, log)
         ),
         *_mapping("data set", {e["name"]: e["digest"] for e in log.datasets}, stored.datasets),
         *_metrics(log, stored, store),
     ]
-    # What MLflow lacks can be told again; what it has otherwise can't be taken back.
+    # What MLflow lacks can be logged again; what it has wrong cannot be changed.
     findings = [
         fails(Where.MLFLOW, f"{title}: {each}", SYNC if LACKS in each else None) for each in wrong
     ]
     if stored.experiment != found.record.data.name:
-        says = f"{title} stands in experiment {stored.experiment}, not {found.record.data.name}"
+        says = f"{title} is in experiment {stored.experiment} instead of {found.record.data.name}"
         findings.append(note(Where.MLFLOW, says))
     if not store.is_stale_location(project.root):
-        findings += _pictures(title, log, stored, found, project, store)
+        findings += _artifacts(title, log, stored, found, project, store)
     if findings:
         return findings
     rebuilt = f", rebuilt as {stored.run_id}" if stored.run_id != log.run_id else ""
-    says = f"run {log.run_id} ({log.name}) shows what the record says{rebuilt}"
+    says = f"run {log.run_id} ({log.name}) matches its record{rebuilt}"
     return [holds(Where.MLFLOW, says)]
 
 
@@ -64,69 +65,73 @@ def _mapping(what: str, recorded: dict[str, str], shown: dict[str, str]) -> list
     wrong = []
     for key, value in recorded.items():
         if key not in shown:
-            wrong.append(f"{LACKS} {what} {key}, the record says {value}")
+            wrong.append(f"{LACKS} {what} {key} ({value} in the record)")
         elif shown[key] != value:
-            wrong.append(f"{what} {key} is {shown[key]}, the record says {value}")
+            wrong.append(f"{what} {key} is {shown[key]} in MLflow but {value} in the record")
     return wrong + [
-        f"{what} {key} is {value}, the record has none"
+        f"{what} {key} is {value} in MLflow but missing in the record"
         for key, value in shown.items()
         if key not in recorded
     ]
 
 
 def _metrics(log: RunLog, stored: StoredRun, store: Store) -> list[str]:
-    """Every point of every curve, and the last value that the runs table shows."""
+    """Compare every point of every curve, and the last value that the runs table shows."""
     wrong = []
     for key, points in shown_metrics(log).items():
         last, shown = points[-1][1], stored.metrics.get(key)
         history = store.history(stored.run_id, key)
         if shown is None:
-            wrong.append(f"{LACKS} metric {key}, the record says {last}")
+            wrong.append(f"{LACKS} metric {key} ({last} in the record)")
         elif not math.isclose(shown, last):
-            wrong.append(f"metric {key} is {shown}, the record says {last}")
+            wrong.append(f"metric {key} is {shown} in MLflow but {last} in the record")
         elif [step for step, _ in history] != [step for step, _ in points]:
-            count = f"{len(history)} points of metric {key}, the record has {len(points)}"
-            wrong.append(f"{LACKS if len(history) < len(points) else 'has'} {count}")
+            problem = f"{LACKS} points of" if len(history) < len(points) else "wrong points in"
+            n = count(len(history), "point")
+            wrong.append(f"{problem} metric {key}: {n} in MLflow, {len(points)} in the record")
         else:
             wrong += [
-                f"metric {key} is {value} at step {step}, the record says {recorded}"
+                f"metric {key} is {value} at step {step} in MLflow but {recorded} in the record"
                 for (step, value), (_, recorded) in zip(history, points, strict=True)
                 if not math.isclose(value, recorded)
             ]
     extra = stored.metrics.keys() - shown_metrics(log).keys()
     return wrong + [
-        f"metric {key} is {stored.metrics[key]}, the record has none"
+        f"metric {key} is {stored.metrics[key]} in MLflow but missing in the record"
         for key in sorted(extra)
         if not key.startswith(SYSTEM)
     ]
 
 
-def _held(tags: dict[str, str], log: RunLog) -> dict[str, str]:
-    """The tags that a record answers for; people may set others."""
-    ours = {key: value for key, value in tags.items() if key.startswith("cxr.") or key in log.tags}
-    ours.pop(records.ORIGINAL_TAG, None)
-    return ours
+def _own_tags(tags: dict[str, str], log: RunLog) -> dict[str, str]:
+    """The tags that the record determines; people may set others."""
+    own = {key: value for key, value in tags.items() if key.startswith("cxr.") or key in log.tags}
+    own.pop(records.ORIGINAL_TAG, None)
+    return own
 
 
-def _pictures(
+def _artifacts(
     title: str, log: RunLog, stored: StoredRun, found: Found, project: Project, store: Store
 ) -> list[Finding]:
     if stored.artifacts is None:
         return []
     findings = []
-    places = {path: stored.artifacts / artifact_place(path) for path in log.artifacts}
+    files = {path: stored.artifacts / artifact_place(path) for path in log.artifacts}
     if log.registration is not None and not store.registers(log.registration, stored):
         findings.append(note(Where.MLFLOW, f"{title}: {LACKS} the registered model", SYNC))
     elif log.registration is not None:
-        places |= {path: stored.artifacts / MODEL_FOLDER / path for path in log.registration.files}
-    for path, place in places.items():
+        files |= {path: stored.artifacts / MODEL_FOLDER / path for path in log.registration.files}
+    for path, file in files.items():
         expected = project.md5_of(found, path)
-        if not place.exists():
+        if not file.exists():
             findings.append(note(Where.MLFLOW, f"{title}: {LACKS} {path}", SYNC))
-        elif expected is not None and md5_of_file(place) != expected:
-            findings.append(fails(Where.MLFLOW, f"{title}: MLflow's {path} is another ({place})"))
-    if log.slides:  # their files are checked among the outputs; here that MLflow has each
-        there = store.slides(stored.run_id)
-        gone = [slide for slide in log.slides if (slide.key, slide.step) not in there]
-        findings += [note(Where.MLFLOW, f"{title}: {LACKS} {each.path}", SYNC) for each in gone[:1]]
+        elif expected is not None and md5_of_file(file) != expected:
+            says = f"{title}: {path} in MLflow ({file}) differs from the stage's output"
+            findings.append(fails(Where.MLFLOW, says))
+    if log.slides:  # the files are checked as outputs; here only that MLflow has each
+        logged = store.slides(stored.run_id)
+        missing = [slide for slide in log.slides if (slide.key, slide.step) not in logged]
+        findings += [
+            note(Where.MLFLOW, f"{title}: {LACKS} {each.path}", SYNC) for each in missing[:1]
+        ]
     return findings

@@ -1,4 +1,4 @@
-"""The witnesses of an audit, each read once: lock file, cache, params.yaml, code, git, MLflow."""
+"""What an audit compares, each read once: lock file, cache, params.yaml, code, git, MLflow."""
 
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +29,7 @@ class Project:
 
     @cached_property
     def store(self) -> Store | None:
-        """MLflow's store; None where its database is gone."""
+        """MLflow's store; None if its database is missing."""
         return Store.open(self.root)
 
     @cached_property
@@ -55,26 +55,26 @@ class Project:
         return facts.blobs_at(self.root, "HEAD")
 
     def blobs_at(self, commit: str) -> dict[str, str] | None:
-        """Blob hash of each source file in a commit; None where this clone lacks the commit."""
+        """Blob hash of each source file in a commit; None if this clone lacks the commit."""
         if commit not in self._blobs:
-            there = self.repository.has_commit(commit)
-            self._blobs[commit] = facts.blobs_at(self.root, commit) if there else None
+            is_known = self.repository.has_commit(commit)
+            self._blobs[commit] = facts.blobs_at(self.root, commit) if is_known else None
         return self._blobs[commit]
 
     def digest(self, path: str) -> Digest:
-        """Of what is on disk."""
+        """Digest of a file or folder on disk."""
         return hashing.digest(self.root / path, self.memory.md5)
 
     def md5s(self, path: str) -> dict[str, str]:
         """MD5 of each file of an output on disk, by path."""
-        place = self.root / path
-        if place.is_file():
-            return {path: self.memory.md5(place)}
-        files = files_below(place)
+        output = self.root / path
+        if output.is_file():
+            return {path: self.memory.md5(output)}
+        files = files_below(output)
         return {f"{path}/{name}": self.memory.md5(file) for name, file in files.items()}
 
     def content(self, found: Found, path: str) -> dict[str, str] | None:
-        """MD5 of each file that an output or an input had, by path: as cache or disk know."""
+        """MD5 of each file of an output or input as recorded, by path; None if no copy is left."""
         md5 = _made_or_read(found)[path]
         listed = self.repository.content(path, md5)
         if listed is None and found.current and (self.root / path).is_dir():
@@ -85,21 +85,21 @@ class Project:
         return listed
 
     def md5_of(self, found: Found, path: str) -> str | None:
-        """Of one file as the stage wrote or read it, or None where nothing here knows any more."""
-        for place in _made_or_read(found):
-            if inside(path, (place,)):
-                return (self.content(found, place) or {}).get(path)
+        """MD5 of one file as the stage wrote or read it; None if no copy is left."""
+        for output in _made_or_read(found):
+            if inside(path, (output,)):
+                return (self.content(found, output) or {}).get(path)
         return None
 
     def find(self, path: str, md5: str) -> Path | None:
-        """A file of this content: at its path in the working copy, or in the cache."""
-        for place in (self.root / path, self.repository.object(md5)):
-            if place.is_file() and self.memory.md5(place) == md5:
-                return place
+        """A file with this MD5, in the working copy or the cache."""
+        for file in (self.root / path, self.repository.object(md5)):
+            if file.is_file() and self.memory.md5(file) == md5:
+                return file
         return None
 
 
 def _made_or_read(found: Found) -> dict[str, str]:
-    """MD5 of a stage's outputs, and of what it read of other stages', by path."""
+    """MD5 of a stage's outputs, and of its inputs from other stages, by path."""
     made = {path: digest.md5 for path, digest in found.record.outputs.items()}
     return found.record.facts.inputs | made

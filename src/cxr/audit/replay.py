@@ -1,4 +1,4 @@
-"""A recorded run made again, in a temporary place, and held against what it made then."""
+"""Reruns a recorded run in a temporary folder and compares the results."""
 
 import os
 import shlex
@@ -22,24 +22,25 @@ from cxr.lineage.repository import FETCH_PAST
 from cxr.pipeline import scratch
 from cxr.tracking.format import shown_metrics
 
-# What a stage's fingerprint decides byte for byte: all but pictures and what has times in it.
-DECIDED = (
+# Outputs that the fingerprint determines byte for byte: not figures, nor files with times.
+DETERMINISTIC = (
     "data", paths.MODELS, paths.PREDICTIONS, paths.DECISIONS, paths.DATA_REPORT, paths.METRICS,
     paths.SUMMARY, paths.CURVES, paths.MAPS, paths.MAPS_REPORT,
 )  # fmt: skip
-OF_MACHINE = ("speed/", "system/")  # metrics that are not of the result
+MACHINE_METRICS = ("speed/", "system/")  # not part of the result
 
-# On another kind of machine, for every metric: |now - then| <= ABSOLUTE + RELATIVE * |then|.
+# Tolerance of every metric on a different kind of machine:
+# |now - then| <= ABSOLUTE + RELATIVE * |then|.
 ABSOLUTE = RELATIVE = 0.02
 
 
 class MissingInput(Exception):
-    """Something that the run was made from is no longer here; the text names it."""
+    """Something that the run was made from is missing; the message names it."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One thing then and now: an output's MD5 or a metric's value."""
+    """An output's MD5 or a metric's value: as recorded (`then`) and as replayed (`now`)."""
 
     name: str
     then: str | float | None
@@ -48,22 +49,22 @@ class Compared:
 
 @dataclass(frozen=True)
 class Replay:
-    """What came out."""
+    """The outcome of a replay."""
 
     run_id: str
     stage: str
-    same_kind: bool  # everything that decides the bytes was the same, down to the processor
+    same_kind: bool  # everything that affects the bytes was the same, down to the processor
     outputs: list[Compared]
     metrics: list[Compared]
 
     def as_json(self) -> dict[str, Any]:
-        """For programs."""
+        """What `cxr replay --json` prints."""
         verdicts = {"identical": self.identical, "close": self.close, "holds": self.holds}
         return {**asdict(self), **verdicts, "absolute": ABSOLUTE, "relative": RELATIVE}
 
     @property
     def identical(self) -> bool:
-        """Whether every output that the fingerprint decides, and every metric, is the same."""
+        """Whether every deterministic output and every metric is the same."""
         return all(each.then == each.now for each in [*self.outputs, *self.metrics])
 
     @property
@@ -78,130 +79,130 @@ class Replay:
 
     @property
     def holds(self) -> bool:
-        """On the same kind of machine bit for bit, elsewhere within the tolerance."""
+        """Whether the results are identical; on a different kind of machine, close."""
         return self.identical or (not self.same_kind and self.close)
 
 
 def replay(root: Path, text: str, output: TextIO) -> Replay:
-    """Make a run's stage again from the recorded commit, patch, parameters and data.
+    """Rerun a run's stage from the recorded commit, patch, parameters and data.
 
     Parameters
     ----------
-    text : a run id, or a unique start of one.
-    output : where the stage's own lines go.
+    text : a run id, or a unique prefix of one.
+    output : receives the output of the stage.
 
     Raises
     ------
     MissingInput
-        Where something that it needs is no longer here.
+        If something that the stage needs is missing.
     """
     project = Project(root)
     found, run_id = find_run(text, project)
     facts = found.record.facts
-    # Heeded, so that a replay which is stopped leaves neither its stage nor its folder.
+    # Signals are handled, so that an interrupted replay leaves neither its stage nor its folder.
     with signals.handled(), tempfile.TemporaryDirectory(prefix="cxr-replay-") as folder:
-        place = Path(folder).resolve()
-        _lay_code(facts.code, project, place)
+        copy = Path(folder).resolve()
+        _restore_code(facts.code, project, copy)
         for path, md5 in facts.inputs.items():
-            _lay_input(path, md5, project, place)
+            _link_input(path, md5, project, copy)
         for path, md5 in facts.foreign.items():
             _check_users_file(path, md5, project)
-        params.change(place / paths.PARAMS_FILE, facts.params)
-        _run(facts.command, place, project.root, output)
-        return _compare(found, run_id, place)
+        params.change(copy / paths.PARAMS_FILE, facts.params)
+        _run(facts.command, copy, project.root, output)
+        return _compare(found, run_id, copy)
 
 
-def _lay_code(code: Code, project: Project, place: Path) -> None:
+def _restore_code(code: Code, project: Project, copy: Path) -> None:
     commit = code["commit"]
     if commit is None:
-        raise MissingInput("it was made outside of git, so its code was not kept")
+        raise MissingInput("it was made outside of git, so its code was not recorded")
     if not project.repository.has_commit(commit):
         fetch = project.repository.fetching_commits()
-        raise MissingInput(f"commit {commit} is not in this clone; `{fetch}` may bring it")
+        raise MissingInput(f"commit {commit} is not in this clone; `{fetch}` may fetch it")
     if project.repository.text_at(commit, paths.PARAMS_FILE) is None:
         raise MissingInput(
             f"commit {commit} has no {paths.PARAMS_FILE} in this folder of the repository"
         )
     if code["edited"] and not code["patch"]:
         raise MissingInput(f"the patch of {', '.join(code['edited'])} is not in the record")
-    tar = place / "code.tar"
+    tar = copy / "code.tar"
     as_committed = ("-c", "core.autocrlf=false", "-c", "core.eol=lf")
     git.run(project.root, *as_committed, "archive", "--format=tar", f"--output={tar}", commit)
     try:
         with tarfile.open(tar) as archive:
-            archive.extractall(place, filter="data")
+            archive.extractall(copy, filter="data")
     except tarfile.TarError as error:
-        raise MissingInput(f"the commit's files can't be laid out: {error}") from None
+        raise MissingInput(f"cannot extract the files of the commit: {error}") from None
     tar.unlink()
     if code["patch"]:
-        # So that git does not take a repository around the temporary place for its own.
-        apart = {"GIT_CEILING_DIRECTORIES": str(place.parent)}
+        # So that git ignores any repository around the temporary folder.
+        isolated = {"GIT_CEILING_DIRECTORIES": str(copy.parent)}
         try:
-            git.run(place, "apply", "--whitespace=nowarn", env=apart, stdin=code["patch"])
+            git.run(copy, "apply", "--whitespace=nowarn", env=isolated, stdin=code["patch"])
         except CxrError as error:
             raise MissingInput(f"the recorded patch does not apply: {error}") from None
-    laid = code_files(place)
-    other = [path for path, blob in code["files"].items() if laid.get(path) != blob]
-    if other:
+    restored = code_files(copy)
+    wrong = [path for path, blob in code["files"].items() if restored.get(path) != blob]
+    if wrong:
         raise MissingInput(
-            f"{', '.join(other)} can't be had again from the commit and the recorded patch"
+            f"cannot restore {', '.join(wrong)} from the commit and the recorded patch"
         )
 
 
-def _lay_input(path: str, md5: str, project: Project, place: Path) -> None:
-    """An output of an earlier stage: each file from the working copy or the cache."""
+def _link_input(path: str, md5: str, project: Project, copy: Path) -> None:
+    """Link an output of an earlier stage, each file from the working copy or the cache."""
     content = project.repository.content(path, md5)
     if content is None and (project.root / path).exists() and project.digest(path).md5 == md5:
         content = project.md5s(path)
     if content is None:
-        raise MissingInput(f"{path} (md5 {md5}) is not in DVC's cache; `{FETCH_PAST}` may bring it")
+        raise MissingInput(f"{path} (md5 {md5}) is not in DVC's cache; `{FETCH_PAST}` may fetch it")
     for name, expected in content.items():
         source = project.find(name, expected)
         if source is None:
             raise MissingInput(
-                f"{name} (md5 {expected}) is not in DVC's cache; `{FETCH_PAST}` may bring it"
+                f"{name} (md5 {expected}) is not in DVC's cache; `{FETCH_PAST}` may fetch it"
             )
-        folder = (place / name).parent
-        if not folder.resolve().is_relative_to(place):  # by a link that the patch has laid
-            raise MissingInput(f"{name} would lie outside of the temporary place")
+        folder = (copy / name).parent
+        if not folder.resolve().is_relative_to(copy):  # through a link in the patch
+            raise MissingInput(f"{name} would be outside of the temporary folder")
         folder.mkdir(parents=True, exist_ok=True)
-        (place / name).symlink_to(source)
+        (copy / name).symlink_to(source)
 
 
 def _check_users_file(path: str, md5: str, project: Project) -> None:
-    """A file that the parameters name; it is read where it is."""
-    place = project.root / path
-    if not place.is_file() or project.memory.md5(place) != md5:
-        raise MissingInput(f"{path} (md5 {md5}) is no longer there or has changed")
+    """Check a file that the parameters name; the stage reads it in place."""
+    file = project.root / path
+    if not file.is_file() or project.memory.md5(file) != md5:
+        raise MissingInput(f"{path} (md5 {md5}) is missing or has changed")
 
 
-def _run(command: str, place: Path, root: Path, output: TextIO) -> None:
-    """The stage's own program, with a store and a scratch of its own: it finds nothing done."""
+def _run(command: str, copy: Path, root: Path, output: TextIO) -> None:
+    """Run the stage's program with an empty MLflow store and scratch folder of its own."""
     words = shlex.split(command)
     arguments = words[words.index("python") + 1 :]
     env = {key: value for key, value in os.environ.items() if not key.startswith("DVC_")}
     env |= {
-        "PYTHONPATH": str(place / "src"),
+        "PYTHONPATH": str(copy / "src"),
         "PYTHONDONTWRITEBYTECODE": "1",
-        "DVC_ROOT": str(root),  # where relative paths of the user's own files start
-        scratch.ELSEWHERE: str(place),
-        "MLFLOW_TRACKING_URI": f"sqlite:///{place / 'mlflow.db'}",
+        "DVC_ROOT": str(root),  # base of relative paths to the user's own files
+        scratch.ELSEWHERE: str(copy),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{copy / 'mlflow.db'}",
     }
     output.flush()
     done = subprocess.run(
-        [sys.executable, *arguments], cwd=place, env=env, stdout=output, check=False
+        [sys.executable, *arguments], cwd=copy, env=env, stdout=output, check=False
     )
     if done.returncode != 0:
-        raise MissingInput(f"`{command}` ended with {done.returncode}; its own line says why")
+        raise MissingInput(f"`{command}` failed with exit status {done.returncode}; see its output")
 
 
-def _compare(found: Found, run_id: str, place: Path) -> Replay:
+def _compare(found: Found, run_id: str, copy: Path) -> Replay:
     then = found.record
-    now = records.read(place / records.path_of(then.stage))
+    now = records.read(copy / records.path_of(then.stage))
     outputs = [
-        Compared(path, digest.md5, hashing.digest(place / path).md5)
+        Compared(path, digest.md5, hashing.digest(copy / path).md5)
         for path, digest in then.outputs.items()
-        if inside(path, DECIDED)
+        if inside(path, DETERMINISTIC)
     ]
     before, after = _metrics(then), _metrics(now)
     metrics = [Compared(name, before.get(name), after.get(name)) for name in {**before, **after}]
@@ -209,10 +210,10 @@ def _compare(found: Found, run_id: str, place: Path) -> Replay:
 
 
 def _metrics(record: Record) -> dict[str, float]:
-    """The last value of every metric of the result, by run and name."""
+    """The last value of every metric of the result, named `RUN METRIC`."""
     return {
         f"{log.name} {name}": points[-1][1]
         for log in record.runs
         for name, points in shown_metrics(log).items()
-        if not name.startswith(OF_MACHINE)
+        if not name.startswith(MACHINE_METRICS)
     }

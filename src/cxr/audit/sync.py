@@ -1,4 +1,4 @@
-"""MLflow brought up to what the records say: files come first, MLflow second."""
+"""Brings MLflow up to date with the records, which are authoritative."""
 
 import shutil
 import tempfile
@@ -22,13 +22,13 @@ from cxr.tracking.tracker import Tracker
 
 @dataclass(frozen=True)
 class Synced:
-    """One run that MLflow shows again."""
+    """One run that MLflow lacked in whole or in part."""
 
-    run_id: str  # of the record
+    run_id: str  # in the record
     name: str
     how: str  # rebuilt, restored or completed
-    now: str  # the id under which MLflow has it
-    lost: tuple[str, ...]  # files that are neither here nor in the cache
+    now: str  # its id in MLflow
+    lost: tuple[str, ...]  # files in neither the working copy nor the cache
 
 
 @dataclass(frozen=True)
@@ -36,24 +36,24 @@ class Sync:
     """What a sync did."""
 
     runs: list[Synced]
-    refused: dict[str, str]  # run ids that MLflow would not take, and why
-    n_there: int  # runs that were there already
-    n_moved: int  # runs whose artifacts are looked for at their new place
+    refused: dict[str, str]  # why MLflow rejected a run, by run id
+    n_there: int  # runs that were already up to date
+    n_moved: int  # runs whose artifact paths were updated
 
 
 def sync(root: Path, advance: Advance) -> Sync:
-    """Rebuild what MLflow lacks of every record that can be reached; nothing twice.
+    """Add what MLflow lacks of every available record; a second sync changes nothing.
 
     Parameters
     ----------
-    advance : told how many runs were looked at, of how many.
+    advance : called with the number of runs checked and their total.
     """
     project = Project(root)
     with locks.file_lock(scratch.folder_of(project.root) / "sync.lock"):
-        Store.open(project.root)  # tells of a locked or damaged database before anything is done
+        Store.open(project.root)  # fails early if the database is locked or damaged
         moved = database.relocate_artifacts(project.root)
         known = [*project.archive.current.values(), *project.archive.past]
-        # By run: the same record may be found in more than one place.
+        # By run id, since a record may be found more than once.
         logs = {
             log.run_id: (log, found)
             for found in reversed(known)
@@ -96,19 +96,19 @@ def _sync(
     with tempfile.TemporaryDirectory() as folder:
         model = log.registration.files if log.registration else []
         paths = [*log.artifacts, *(slide.path for slide in log.slides), *model]
-        pictures = {path: _picture(path, found, project, Path(folder)) for path in paths}
+        artifacts = {path: _copy(path, found, project, Path(folder)) for path in paths}
         end = _milliseconds(found.record.finished)
-        tracker.finish(log, tags, pictures.__getitem__, run_id, end)
-    lost = tuple(path for path, place in pictures.items() if place is None)
+        tracker.finish(log, tags, artifacts.__getitem__, run_id, end)
+    lost = tuple(path for path, copy in artifacts.items() if copy is None)
     return Synced(log.run_id, log.name, how, run_id, lost)
 
 
 def _lacks(log: RunLog, stored: StoredRun, store: Store) -> bool:
-    """Whether a picture, a model, a parameter, a tag or a point of a curve is not there."""
+    """Whether a figure, a model, a parameter, a tag or a point of a curve is missing."""
     folder = stored.artifacts
-    pictures = folder is None or all((folder / artifact_place(p)).exists() for p in log.artifacts)
+    artifacts = folder is None or all((folder / artifact_place(p)).exists() for p in log.artifacts)
     slides = not log.slides or {(s.key, s.step) for s in log.slides} <= store.slides(stored.run_id)
-    named = (
+    labelled = (
         log.tags.keys() <= stored.tags.keys() and shown_params(log).keys() <= stored.params.keys()
     )
     points = all(
@@ -116,11 +116,11 @@ def _lacks(log: RunLog, stored: StoredRun, store: Store) -> bool:
         for name, points in shown_metrics(log).items()
     )
     registered = log.registration is None or store.registers(log.registration, stored)
-    return not (pictures and slides and registered and named and points)
+    return not (artifacts and slides and registered and labelled and points)
 
 
-def _picture(path: str, found: Found, project: Project, folder: Path) -> Path | None:
-    """A copy of an output under its own name: from the working copy or the cache."""
+def _copy(path: str, found: Found, project: Project, folder: Path) -> Path | None:
+    """Copy an output under its own name, from the working copy or the cache."""
     md5 = project.md5_of(found, path)
     if md5 is None:
         return None

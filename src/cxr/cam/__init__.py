@@ -1,4 +1,4 @@
-"""Heat maps for every label (Grad-CAM and related methods), and measures of their reliability."""
+"""Heat maps for every label, and measures of their reliability."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

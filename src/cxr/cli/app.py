@@ -1,4 +1,4 @@
-"""What every command needs: the program itself, its options, and the project it is called in."""
+"""The typer app, its global options, and how commands find the project."""
 
 import json
 import os
@@ -21,16 +21,14 @@ app = typer.Typer(
     rich_markup_mode=None if is_plain() else "markdown",
 )
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON document, for programs.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 @app.callback()
 def commands(
-    quiet: Annotated[
-        bool, typer.Option("--quiet", help="No progress, no notes, no word of what is well.")
-    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors and problems only.")] = False,
 ) -> None:
-    """Chest X-ray models: trained, compared, explained, and traced to what made them.
+    """Train, compare and explain chest X-ray models, and trace results to data and code.
 
     Not a medical device.
 
@@ -44,24 +42,25 @@ def print_json(content: dict[str, Any]) -> None:
     print(without_passwords(json.dumps(content, indent=2)))
 
 
-def project(place: Path | None = None) -> Path:
-    """The nearest folder, from a place upwards, that holds the pipeline."""
-    here = (place or Path.cwd()).resolve()
-    found = nearest_project(here)
-    if found is None:
-        raise CxrError(f"{here} is not inside a clone of the pipeline; change to one")
-    return found
+def project(start: Path | None = None) -> Path:
+    """The project that contains `start` (default: the working directory)."""
+    start = (start or Path.cwd()).resolve()
+    root = nearest_project(start)
+    if root is None:
+        raise CxrError(f"{start} is not inside a clone of the pipeline; change to one")
+    return root
 
 
-def nearest_project(here: Path) -> Path | None:
-    for folder in (here, *here.parents):
+def nearest_project(start: Path) -> Path | None:
+    """The nearest folder, from `start` upwards, with dvc.yaml and params.yaml."""
+    for folder in (start, *start.parents):
         if (folder / "dvc.yaml").exists() and (folder / PARAMS_FILE).exists():
             return folder
     return None
 
 
 def project_or_demo(of_demo: bool) -> Path:
-    """The project, or its demo, whose runs stand in a store of its own whatever is set here."""
+    """The project, or its demo, which ignores MLFLOW_TRACKING_URI and has its own store."""
     if not of_demo:
         return project()
     os.environ.pop("MLFLOW_TRACKING_URI", None)
@@ -69,13 +68,15 @@ def project_or_demo(of_demo: bool) -> Path:
 
 
 def with_runs(of_demo: bool) -> Path:
-    """The project, or its demo; CxrError where MLflow has no runs of it."""
-    from cxr.tracking import database  # takes two seconds, and the other commands do without
+    """The project, or its demo; raises CxrError if MLflow has no runs of it."""
+    from cxr.tracking import database  # takes two seconds, so only where needed
 
     folder = project_or_demo(of_demo)
     if database.uses_own_store() and not (folder / database.STORE_FILE).exists():
         if any(folder.glob(f"{RECORDS}/*.json")):
-            raise CxrError(f"{folder / database.STORE_FILE} is gone; `cxr sync` there rebuilds it")
-        first = "make demo" if of_demo else "make repro"
-        raise CxrError(f"{folder} has no runs yet; `{first}` makes some")
+            raise CxrError(
+                f"{folder / database.STORE_FILE} is missing; `cxr sync` in its folder rebuilds it"
+            )
+        command = "make demo" if of_demo else "make repro"
+        raise CxrError(f"{folder} has no runs yet; run `{command}`")
     return folder

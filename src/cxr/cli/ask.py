@@ -1,4 +1,4 @@
-"""Commands that answer a question: of a result, of predictions, of an image."""
+"""Commands that analyze results, predictions and images."""
 
 import sys
 from pathlib import Path
@@ -9,31 +9,31 @@ import typer
 from cxr import progress
 from cxr.cli import completion
 from cxr.cli.app import Json, app, nearest_project, print_json, project
-from cxr.cli.completion import ASK
+from cxr.cli.completion import ANALYZE
 from cxr.errors import shown
 
 
-@app.command(rich_help_panel=ASK)
+@app.command(rich_help_panel=ANALYZE)
 def audit(
     target: Annotated[
         str | None,
         typer.Argument(
-            help="A run id or its start, or a file or folder that a stage made.",
+            help="A run id or a prefix of one, or an output of a stage.",
             autocompletion=completion.runs_and_files,
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Tell what made a result, up to its source, and whether that still holds.
+    """Trace a result to its data, code and parameters, and verify each step.
 
-    Without a target: everything here and in every experiment. Exit status 1 where something does
-    not hold.
+    Without a target, audit all results of the workspace and of all experiments. Exit status 1 if
+    a check fails.
 
     Example: cxr audit reports/metrics.json
     """
     from cxr.audit.audit import RUN_ID, Auditor
     from cxr.audit.finding import Verdict
-    from cxr.cli import printing  # this and the next take seconds, and --help does without
+    from cxr.cli import printing  # slow imports, not needed for --help
 
     with progress.bar("audit", progress.stderr_console) as advance:
         if target is None:
@@ -50,7 +50,7 @@ def audit(
     raise typer.Exit(int(fails))
 
 
-@app.command(rich_help_panel=ASK)
+@app.command(rich_help_panel=ANALYZE)
 def diff(
     a: Annotated[
         str,
@@ -62,13 +62,13 @@ def diff(
     b: Annotated[
         str,
         typer.Argument(
-            help="Another; unless told, what stands here.",
+            help="The other side, given the same way.",
             autocompletion=completion.runs_and_revisions,
         ),
     ] = "workspace",
     as_json: Json = False,
 ) -> None:
-    """Tell why two results differ: data, parameters, code, environment, or nothing.
+    """Explain why two results differ: data, parameters, code or environment.
 
     Example: cxr diff baseline wide-vit
     """
@@ -82,20 +82,20 @@ def diff(
         printing.diff(answer)
 
 
-@app.command(rich_help_panel=ASK)
+@app.command(rich_help_panel=ANALYZE)
 def replay(
     run: Annotated[
         str,
         typer.Argument(
-            help="A run id or its start.", metavar="RUN_ID", autocompletion=completion.runs
+            help="A run id or a prefix of one.", metavar="RUN_ID", autocompletion=completion.runs
         ),
     ],
     as_json: Json = False,
 ) -> None:
-    """Make a run's result again from the recorded commit, parameters and data, and compare.
+    """Rerun a run from its recorded commit, parameters and data, and compare the results.
 
-    In a temporary place: nothing here changes. Exit status 1 where the result is another, or
-    where something that it needs is gone.
+    The rerun uses a temporary folder and changes nothing in this clone. Exit status 1 if the
+    result differs, or if something that the run needs is missing.
 
     Example: cxr replay 3f2a91c0
     """
@@ -105,8 +105,8 @@ def replay(
     try:
         out = sys.stderr if as_json or progress.is_quiet() else sys.stdout
         done = replaying.replay(project(), run, out)
-    except replaying.MissingInput as gone:
-        print(shown(f"cxr: run {run} can't be made again: {gone}"), file=sys.stderr)
+    except replaying.MissingInput as error:
+        print(shown(f"cxr: cannot replay run {run}: {error}"), file=sys.stderr)
         raise typer.Exit(1) from None
     if as_json:
         print_json(done.as_json())
@@ -115,26 +115,26 @@ def replay(
     raise typer.Exit(int(not done.holds))
 
 
-@app.command(rich_help_panel=ASK)
+@app.command(rich_help_panel=ANALYZE)
 def score(
     predictions: Annotated[
         Path, typer.Argument(help="A CSV, npz or npy file of probabilities or logits.")
     ],
     labels: Annotated[
         Path | None,
-        typer.Option(help="A CSV, npz or npy file of labels, if not PREDICTIONS itself."),
+        typer.Option(help="A CSV, npz or npy file of labels (default: PREDICTIONS)."),
     ] = None,
     split: Annotated[
         str, typer.Option(help="Which split's arrays to read from an npz file.")
     ] = "test",
     logits: Annotated[
-        bool, typer.Option("--logits", help="The numbers are logits, if their name doesn't say it.")
+        bool, typer.Option("--logits", help="Read the numbers as logits whatever their name.")
     ] = False,
     by_order: Annotated[
         bool, typer.Option("--by-order", help="Match images by row order, ignoring ids.")
     ] = False,
     common: Annotated[
-        bool, typer.Option("--common", help="Score only the images that both files have.")
+        bool, typer.Option("--common", help="Score only the images that are in both files.")
     ] = False,
     compare: Annotated[
         bool, typer.Option("--compare", help="Compare with the models of this clone.")
@@ -145,10 +145,10 @@ def score(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Measure anybody's predictions with the metrics of evaluate.
+    """Score any predictions with the metrics of the evaluate stage.
 
-    Images are matched by id, whatever the name of the column is, and by row order only if neither
-    file has ids. The answer says how. docs/evaluation.md lists the layouts that are read.
+    Images are matched by id, whatever the id column is called, or by row order if neither file
+    has ids; the output says which. docs/evaluation.md lists the supported layouts.
 
     Example: cxr score theirs.csv --labels labels.csv
 
@@ -178,26 +178,24 @@ def score(
         printing.score(done)
 
 
-@app.command(rich_help_panel=ASK)
+@app.command(rich_help_panel=ANALYZE)
 def predict(
-    image: Annotated[list[str], typer.Argument(help="Image files, folders or patterns.")],
+    image: Annotated[list[str], typer.Argument(help="Image files, folders or glob patterns.")],
     model: Annotated[
         str,
         typer.Option(
-            help="A model of this clone, its folder, or MLflow's address of it.",
+            help="A model of this clone by name, a model folder or an MLflow URI.",
             autocompletion=completion.models,
         ),
     ],
-    cam: Annotated[
-        Path | None, typer.Option(help="A folder for pictures of where the model looks.")
-    ] = None,
-    csv: Annotated[Path | None, typer.Option(help="A file for a table.")] = None,
+    cam: Annotated[Path | None, typer.Option(help="Folder to write attribution maps to.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="CSV file to write predictions to.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Tell what a model says of your own chest X-rays. Not a medical device.
+    """Predict findings in your own chest X-rays. Not a medical device.
 
-    Images are prepared as the training images were; probabilities are calibrated if the model is.
-    A file that can't be used stops no other, and makes the exit status 2.
+    Images are preprocessed like the training images; probabilities are calibrated if the model
+    is. Files that cannot be used are reported and skipped; the exit status is then 2.
 
     Example: cxr predict scans/ --model squeezenet --cam maps/ --csv scans.csv
     """
@@ -210,7 +208,7 @@ def predict(
     paths = found.paths
     if found.taken:
         progress.note(f"predict: {found}")
-    maps = predict.places(paths, cam) if cam is not None else {}
+    maps = predict.map_paths(paths, cam) if cam is not None else {}
     if csv is not None:
         predict.check_table(csv, paths)
     done: list[predict.Prediction | predict.Refused] = []

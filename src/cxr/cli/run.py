@@ -1,4 +1,4 @@
-"""Commands that run the pipeline, and look at what it needs."""
+"""Commands that run the pipeline and check what it needs."""
 
 import sys
 from pathlib import Path
@@ -30,12 +30,14 @@ def repro(
     stages: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="STAGE", help="With all it needs; else all.", autocompletion=completion.stages
+            metavar="STAGE",
+            help="Stages to run with all they depend on (default: all).",
+            autocompletion=completion.stages,
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Run what has changed (dvc repro), and tell what ran and what came of it.
+    """Run the stages that have changed (dvc repro), and print a summary.
 
     Example: cxr repro train-vit
     """
@@ -50,25 +52,34 @@ def sweep(
             "-S",
             "--set-param",
             metavar="KEY=VALUES",
-            help="Choices 1e-3,2e-3; for --random ranges, too: 0.1..0.5, 2..8, log:1e-4..1e-2.",
+            help="Values 1e-3,2e-3; with --random also ranges: 0.1..0.5, 2..8, log:1e-4..1e-2.",
         ),
     ] = None,
     seeds: Annotated[
-        int, typer.Option(min=1, max=100, help="Trainings of each: params.yaml's seed and on.")
+        int,
+        typer.Option(
+            min=1,
+            max=100,
+            help="Number of seeds per configuration, starting at the seed in params.yaml.",
+        ),
     ] = 2,
     random: Annotated[
-        int | None, typer.Option(min=1, help="So many draws instead of every combination.")
+        int | None,
+        typer.Option(min=1, help="Sample N random configurations instead of the full grid."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
-    jobs: Annotated[int, typer.Option(min=1, max=64, help="Experiments at a time.")] = 2,
-    name: Annotated[str, typer.Option(help="How its experiments' names begin.")] = "sweep",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would run.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random sampling.")] = 0,
+    jobs: Annotated[
+        int, typer.Option(min=1, max=64, help="Number of experiments to run in parallel.")
+    ] = 2,
+    name: Annotated[str, typer.Option(help="Prefix of the experiments' names.")] = "sweep",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would run.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Compare configurations over seeds, as queued DVC experiments, and rank them in one table.
+    """Train configurations under several seeds, as DVC experiments, and rank them.
 
-    The best is chosen by macro AUROC on validation, never by test. What is done is not run again:
-    after Ctrl-C, or with more values, the same command goes on. Exit status 1 where one failed.
+    The best is chosen by macro AUROC on validation, never on test. Finished experiments are not
+    run again: repeat the command to resume after Ctrl-C or to add values. Exit status 1 if an
+    experiment failed.
 
     Example: cxr sweep -S train.cnn.lr=1e-3,2e-3 -S train.cnn.dropout=0.1,0.3 --seeds 3
 
@@ -101,9 +112,9 @@ def sweep(
 
 @app.command(rich_help_panel=RUN)
 def doctor(as_json: Json = False) -> None:
-    """Find what is missing on this machine and in this clone, and how to mend it.
+    """Check this machine and this clone for problems, and print how to fix them.
 
-    Exit status 1 where something stands in the way.
+    Exit status 1 if a problem would make a stage or a command fail.
 
     Example: cxr doctor
     """
@@ -133,4 +144,4 @@ def _reproduce(
     if done.status == STOPPED:
         raise typer.Exit(STOPPED)
     if done.status != 0:
-        raise CxrError(f"the pipeline stopped in {project}; the lines above say why")
+        raise CxrError(f"the pipeline failed in {project}; see the output above")

@@ -1,4 +1,4 @@
-"""Commands that show results to others, and let other programs ask."""
+"""Commands that show results to people and serve models to programs."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ from cxr.cli.completion import SHARE
 from cxr.errors import CxrError, shown
 from cxr.paths import PARAMS_FILE
 
-# MLflow's page opens in a mode for language models unless it is told otherwise.
+# By default MLflow's UI opens in its mode for language models.
 UI_VIEW = "#/experiments?workflowType=machine_learning"
 LOOPBACK = "127.0.0.1"
 
@@ -23,11 +23,11 @@ def report(
     of_demo: Annotated[bool, typer.Option("--demo", help="Report on the demo.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write reports/index.html: every result on one page that opens offline and can be sent on.
+    """Write reports/index.html: all results on one page that opens offline.
 
     Example: cxr report --demo
     """
-    from cxr import report as reporting  # takes seconds, and --help does without
+    from cxr import report as reporting  # a slow import, not needed for --help
 
     path = reporting.write(project_or_demo(of_demo))
     if as_json:
@@ -39,23 +39,22 @@ def report(
 @app.command(rich_help_panel=SHARE)
 def ui(
     of_demo: Annotated[bool, typer.Option("--demo", help="Show the demo's runs.")] = False,
-    host: Annotated[str, typer.Option(help="An address of this machine to listen on.")] = LOOPBACK,
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = LOOPBACK,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 5000,
 ) -> None:
-    """Show all runs in MLflow's pages on 127.0.0.1, or say where MLFLOW_TRACKING_URI's server does.
+    """Start the MLflow UI, or print the URL of the server in MLFLOW_TRACKING_URI.
 
     Example: cxr ui --port 5001
     """
-    from cxr.tracking import database  # takes two seconds, and the other commands do without
+    from cxr.tracking import database  # takes two seconds, so only where needed
     from cxr.tracking.store import Store
 
     folder = with_runs(of_demo)
     store = Store.open(folder)
     if host != LOOPBACK:
         print(
-            f"cxr: note: whoever reaches port {port} of {host} can read, change and delete every "
-            "run; MLflow asks for no password (names besides its addresses: "
-            "MLFLOW_SERVER_ALLOWED_HOSTS)",
+            f"cxr: note: anyone who can reach port {port} of {host} can read, change and delete "
+            "all runs; MLflow has no password (allow host names with MLFLOW_SERVER_ALLOWED_HOSTS)",
             file=sys.stderr,
         )
     uri = database.store_uri(folder)
@@ -65,7 +64,7 @@ def ui(
     address = shown(address)
     print(f"{address}{UI_VIEW}")
     for view in store.views() if store else []:
-        print(f"{view.experiment}, {view.shows}:\n  {address}{view.place}")
+        print(f"{view.experiment}, {view.title}:\n  {address}{view.path}")
     if has_server:
         return
     sys.stdout.flush()
@@ -79,14 +78,14 @@ def serve(
     model: Annotated[
         str | None,
         typer.Option(
-            help="MLflow's address of a model (default: the champion on the data evaluated last)."
+            help="MLflow URI of the model (default: the champion on the data evaluated last)."
         ),
     ] = None,
-    of_demo: Annotated[bool, typer.Option("--demo", help="Of the demo's models.")] = False,
-    host: Annotated[str, typer.Option(help="An address of this machine to listen on.")] = LOOPBACK,
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 5001,
+    of_demo: Annotated[bool, typer.Option("--demo", help="Serve the demo's models.")] = False,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = LOOPBACK,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 5001,
 ) -> None:
-    """Answer HTTP requests with a registered model's probabilities, as MLflow does.
+    """Serve a registered model's probabilities over HTTP, with MLflow's API.
 
     Example: cxr serve --model models:/cxr-chestmnist-28@champion --port 5002
     """
@@ -100,14 +99,14 @@ def serve(
         raise CxrError(
             f"{folder} has no evaluated model yet; run `dvc repro`, or name a model with --model"
         )
-    from cxr.inference import server  # these take seconds, which a refusal does not need
+    from cxr.inference import server  # slow imports, after the checks
     from cxr.tracking.registry import CHAMPION, name_of
 
     address = model or f"models:/{name_of(str(data))}@{CHAMPION}"
     if host != LOOPBACK:
         print(
-            f"cxr: note: whoever reaches port {port} of {host} can ask the model; there is no "
-            "password",
+            f"cxr: note: anyone who can reach port {port} of {host} can query the model; there is "
+            "no password",
             file=sys.stderr,
         )
     server.serve(folder, address, host, port, threads)
@@ -115,10 +114,10 @@ def serve(
 
 @app.command(rich_help_panel=SHARE)
 def sync(as_json: Json = False) -> None:
-    """Bring MLflow up to what the records say: after a lost database, a pull, or a move.
+    """Bring MLflow up to date with the records, after a lost database, a pull or a move.
 
-    Rebuilds every run that is missing, with its curves, parameters, tags, data sets and figures,
-    and lets the pictures be found where the folder stands now. Run twice, it does nothing twice.
+    Missing runs are rebuilt with their curves, parameters, tags, data sets and figures, and the
+    artifact paths of a moved folder are updated. A second sync changes nothing.
 
     Example: dvc pull && cxr sync
     """

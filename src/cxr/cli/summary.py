@@ -1,4 +1,4 @@
-"""What a run of the pipeline did, as people read it."""
+"""Prints the summary of a pipeline run."""
 
 from pathlib import Path
 
@@ -10,36 +10,35 @@ from cxr.formatting import number
 from cxr.paths import EVALUATION, METRICS, SAMPLES, SIDE_BY_SIDE
 from cxr.pipeline.repro import Done, How, Summary
 
-# Where to look, and what is there.
-PLACES = {
-    f"{EVALUATION}/auroc.png": "the models over each other, finding by finding",
-    f"{SIDE_BY_SIDE}/": "where they look",
-    METRICS: 'every number, beside what "no" for everything scores',
-    SAMPLES: "the images",
+RESULTS = {  # path to description
+    f"{EVALUATION}/auroc.png": "AUROC of all models, finding by finding",
+    f"{SIDE_BY_SIDE}/": "attribution maps of all models, side by side",
+    METRICS: "all metrics, next to trivial baselines",
+    SAMPLES: "sample images",
 }
 
 
 def summary(done: Summary, folder: Path, of_demo: bool = False) -> None:
-    """A line a stage, the models' scores beside those of learning nothing, and where to look."""
-    told = [each for each in done.stages if done.status == 0 or each.how in (How.RAN, How.RESTORED)]
-    if told:
+    """Print one line per stage, the scores of models and baselines, and where the results are."""
+    stages = [
+        each for each in done.stages if done.status == 0 or each.how in (How.RAN, How.RESTORED)
+    ]
+    if stages:
         console.print()
-        console.print(_stages(told))
+        console.print(_stages(stages))
     if done.status != 0:
         return
     if done.scores:
         console.print()
         console.print(_scores(done))
-    there = {place: what for place, what in PLACES.items() if (folder / place).exists()}
-    console.print(f"\nLook at, in {folder}," if there else "", markup=False)
+    results = {path: text for path, text in RESULTS.items() if (folder / path).exists()}
+    console.print(f"\nResults in {folder}:" if results else "", markup=False)
     table = Table.grid(padding=(0, 2))
-    for place, what in there.items():
-        table.add_row("", Text(place), what)
-    table.add_row("", f"make report{' DEMO=1' * of_demo}", "all of it on one page")
-    table.add_row("", f"make ui{' DEMO=1' * of_demo}", "every run, curve and picture")
-    table.add_row(
-        "", f"{'cd .demo && ' * of_demo}cxr audit", "what made each, and whether it holds"
-    )
+    for path, text in results.items():
+        table.add_row("", Text(path), text)
+    table.add_row("", f"make report{' DEMO=1' * of_demo}", "all results on one page")
+    table.add_row("", f"make ui{' DEMO=1' * of_demo}", "all runs, curves and figures in MLflow")
+    table.add_row("", f"{'cd .demo && ' * of_demo}cxr audit", "trace and verify all results")
     console.print(table)
 
 
@@ -55,7 +54,7 @@ def _when(each: Done) -> str:
     if each.seconds is not None:
         minutes, seconds = divmod(each.seconds, 60)
         return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
-    return f"of {each.made[:16].replace('T', ' ')} UTC" if each.made else ""
+    return f"made {each.made[:16].replace('T', ' ')} UTC" if each.made else ""
 
 
 def _scores(done: Summary) -> Table:

@@ -1,4 +1,4 @@
-"""A sweep as people read it at a terminal: what it will run, and its configurations ranked."""
+"""Prints a sweep: what it will run, and its ranked configurations."""
 
 from collections.abc import Collection
 
@@ -7,7 +7,7 @@ from rich.text import Text
 
 from cxr.cli.terminal import console
 from cxr.evaluation.intervals import LEVEL
-from cxr.formatting import interval, number, signed
+from cxr.formatting import count, interval, number, signed
 from cxr.sweep import FOLDER, Answer
 from cxr.sweep.plan import Plan
 from cxr.sweep.ranking import Best, Row
@@ -15,30 +15,29 @@ from cxr.sweep.space import text
 
 COLUMNS = (
     "validation (mean ± sd)",
-    f"{LEVEL:.0%} over seeds",
-    "test (not for choosing)",
-    f"{LEVEL:.0%} of test",
+    f"{LEVEL:.0%} CI over seeds",
+    "test (not for selection)",
+    f"{LEVEL:.0%} CI of test",
 )
 
 
 def headline(plan: Plan, done: Collection[str]) -> str:
-    """How much there is to do, in a line."""
-    n, n_seeds, total = len(plan.configurations), len(plan.seeds), len(plan.experiments)
-    seeds = (
-        f"seed {plan.seeds[0]}" if n_seeds == 1 else f"seeds {plan.seeds[0]} to {plan.seeds[-1]}"
-    )
-    configurations = f"{n} configuration{'s' if n > 1 else ''}"
-    line = f"{configurations}, {seeds}: {total} experiments, {len(done)} of them done"
+    """One line on the size of the sweep and how much is done."""
+    configurations = count(len(plan.configurations), "configuration")
+    experiments = count(len(plan.experiments), "experiment")
+    first, last = plan.seeds[0], plan.seeds[-1]
+    seeds = f"seed {first}" if len(plan.seeds) == 1 else f"seeds {first} to {last}"
+    line = f"{configurations}, {seeds}: {experiments}, {len(done)} of them done"
     if plan.threads != plan.threads_of_params:
         line += (
-            f"; threads {plan.threads} instead of {plan.threads_of_params}, since {plan.jobs} at a "
-            "time share the cores"
+            f"; threads is {plan.threads} instead of {plan.threads_of_params}, because {plan.jobs} "
+            "parallel experiments share the cores"
         )
     return line
 
 
 def plan(plan: Plan, done: Collection[str]) -> None:
-    """What would be queued."""
+    """Print the experiments that would be queued."""
     table = Table(box=None, pad_edge=False)
     for column in (*plan.configurations[0], "seed", "experiment", ""):
         table.add_column(Text(column))
@@ -51,7 +50,7 @@ def plan(plan: Plan, done: Collection[str]) -> None:
 
 
 def answer(answer: Answer) -> None:
-    """The configurations of each model, the best first, and what the best is worth."""
+    """Print the configurations of each model, best first, and how far the best one leads."""
     keys, n_seeds = answer.plan.keys, len(answer.plan.seeds)
     table = Table(box=None, pad_edge=False)
     for column in ("", *keys):
@@ -67,17 +66,17 @@ def answer(answer: Answer) -> None:
         table.add_row(*(Text(cell, style=style) for cell in cells))
     console.print(table)
     console.print(
-        f"macro AUROC over {n_seeds} seed{'s' if n_seeds > 1 else ''}; the best is chosen by "
-        "validation alone"
+        f"macro AUROC over {count(n_seeds, 'seed')}; the best is chosen on validation only"
     )
     for each in answer.table.best:
         for line in _verdict(each):
             console.print(Text(line))
     if answer.failed:
-        console.print(Text(f"{len(answer.failed)} failed, and the same command tries them again:"))
+        failed = count(len(answer.failed), "experiment")
+        console.print(Text(f"{failed} failed; repeat the command to retry:"))
     for name, reason in answer.failed.items():
         console.print(Text(f"{name}: {reason}  → dvc queue logs {name}"))
-    console.print(Text(f"kept in {FOLDER}/{answer.plan.name}.json and .csv"))
+    console.print(Text(f"saved to {FOLDER}/{answer.plan.name}.json and .csv"))
 
 
 def _numbers(row: Row) -> list[str]:
@@ -87,7 +86,7 @@ def _numbers(row: Row) -> list[str]:
 
 
 def _experiments(row: Row, n_seeds: int) -> str:
-    """The first one's name, and how many follow; or how many of them are there."""
+    """The name of the first experiment, and how many are done unless all are."""
     first = row.experiments[0]
     if row.done < n_seeds:
         return f"{first} …, {row.done} of {n_seeds} done"
@@ -95,16 +94,16 @@ def _experiments(row: Row, n_seeds: int) -> str:
 
 
 def _verdict(best: Best) -> list[str]:
-    """What was chosen, how far it is ahead, and how to take it."""
+    """The best configuration, its lead over the second, and how to apply it."""
     row = best.row
     settings = ", ".join(f"{key}={text(value)}" for key, value in row.params.items())
     lines = [f"{row.model}: best is {settings}"]
     if best.difference == 0:
-        lines[0] += ", and the second is as good"
+        lines[0] += "; the second is equally good"
     elif best.difference is not None:
         ci = f" [{signed(best.ci[0])}, {signed(best.ci[1])}]" if best.ci else ""
-        lines[0] += f", {signed(best.difference)}{ci} against the second"
+        lines[0] += f", {signed(best.difference)}{ci} compared with the second"
         if best.doubt:
             lines[0] += f": {best.doubt}, so the second may be as good"
-    lines.append(f"  take it with  dvc exp apply {best.experiment}")
+    lines.append(f"  apply it with  dvc exp apply {best.experiment}")
     return lines

@@ -1,4 +1,4 @@
-"""Where answers are printed: what a terminal, a pipe and `NO_COLOR` get."""
+"""The console that answers are printed to, at a terminal, in a pipe and with `NO_COLOR`."""
 
 import os
 import sys
@@ -11,12 +11,12 @@ from cxr.errors import shown
 
 
 class PlainConsole(Console):
-    """Shows what is not printable in a name as its escape: files and stores may hold any text."""
+    """Escapes unprintable characters, since names from files and stores may have any text."""
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterator[Segment]:
-        """As rich renders it, the text between its own marks and line ends made harmless."""
+        """Render as rich does, but escape all text between rich's own codes and newlines."""
         for each in super().render(renderable, options):
             lines = each.text.split("\n")
             text = each.text if each.control else "\n".join(map(shown, lines))
@@ -24,15 +24,15 @@ class PlainConsole(Console):
 
 
 def is_plain() -> bool:
-    """Whether nobody looks at a terminal with colours."""
+    """Whether to print without colours."""
     is_dumb = os.environ.get("TERM") == "dumb"
     return is_dumb or bool(os.environ.get("NO_COLOR")) or not sys.stdout.isatty()
 
 
 console = PlainConsole(
-    # A file or a pipe has no width to cut or wrap lines to.
+    # Lines in a file or a pipe are not wrapped.
     width=None if sys.stdout.isatty() else 10_000,
     highlight=False,
-    # rich's own way with NO_COLOR leaves bold and dim.
+    # With NO_COLOR rich alone would keep bold and dim.
     color_system=None if is_plain() else "auto",
 )

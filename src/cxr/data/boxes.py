@@ -1,4 +1,4 @@
-"""Radiologists' boxes around findings, as NIH publishes them: a CSV in pixels of 1024 x 1024."""
+"""Radiologists' bounding boxes around findings: NIH's CSV format, in pixels of 1024 x 1024."""
 
 import csv
 import io
@@ -17,7 +17,7 @@ from cxr.params import named_file
 MOST_BYTES = 2**24  # a hundred times NIH's own
 SIDE = 1024.0  # pixels of the images that the boxes were drawn on
 
-# NIH's own BBox_List_2017.csv splits its header at the comma of `Bbox [x,y,w,h]`.
+# Accepted column names. NIH's BBox_List_2017.csv splits its header within `Bbox [x,y,w,h]`.
 COLUMNS = {
     "id": ("image_id", "image index", "id", "image"),
     "label": ("label", "finding label"),
@@ -32,53 +32,61 @@ COLUMNS = {
 class Box:
     """One box: x and y of its upper left corner, width and height, in pixels of SIDE."""
 
-    image: str  # id, without folder and file type
+    image: str  # id, without folder and file suffix
     label: str
     corners: npt.NDArray[np.float64]  # (4,)
 
 
 def find(path: str, root: Path) -> Path:
-    """The file that `gradcam.boxes` names, from the project's root; CxrError where it is none."""
+    """The path that `gradcam.boxes` names, relative to `root`; CxrError if it is not a file."""
     return named_file("gradcam.boxes", path, root)
 
 
 def read(path: Path) -> list[Box]:
-    """The boxes in a file; CxrError names the line where it is not one."""
+    """The boxes in a file; CxrError names the invalid line."""
     try:
         text = read_within(path, MOST_BYTES).decode("utf-8-sig")
         rows = [row for row in csv.reader(io.StringIO(text, newline="")) if any(row)]
     except (UnicodeDecodeError, csv.Error):
         raise CxrError(
-            f"gradcam.boxes: {path} is not a CSV file in UTF-8; save it as one"
+            f"gradcam.boxes: {path} is not a CSV file in UTF-8; save it as UTF-8 CSV"
         ) from None
     except (OSError, ValueError) as error:
         raise CxrError(f"gradcam.boxes: {path} can't be read: {error}") from None
     header = [name.strip().lower() for name in rows[0]] if rows else []
-    places = {
+    indices = {
         key: next((header.index(name) for name in names if name in header), -1)
         for key, names in COLUMNS.items()
     }
-    if missing := [key for key, place in places.items() if place < 0]:
+    if missing := [key for key, index in indices.items() if index < 0]:
         raise CxrError(
             f"gradcam.boxes: {path} has no column for {', '.join(missing)}; "
-            "image_id, label, x, y, width and height are needed"
+            "expected image_id, label, x, y, width and height"
         )
-    return [_box(path, line, row, places) for line, row in enumerate(rows[1:], start=2)]
+    return [_box(path, line, row, indices) for line, row in enumerate(rows[1:], start=2)]
 
 
-def _box(path: Path, line: int, row: list[str], places: dict[str, int]) -> Box:
-    if len(row) <= max(places.values()):
-        raise CxrError(f"gradcam.boxes: line {line} of {path} has {len(row)} columns")
-    label = canonical(row[places["label"]])
+def _box(path: Path, line: int, row: list[str], indices: dict[str, int]) -> Box:
+    if len(row) <= max(indices.values()):
+        raise CxrError(
+            f"gradcam.boxes: line {line} of {path} has {len(row)} columns; expected at least "
+            f"{max(indices.values()) + 1}"
+        )
+    label = canonical(row[indices["label"]])
     if label is None:
         raise CxrError(
-            f"gradcam.boxes: line {line} of {path} names {row[places['label']]!r}, "
-            "which is none of the 14 labels"
+            f"gradcam.boxes: line {line} of {path}: {row[indices['label']]!r} is not one of the "
+            "14 labels"
         )
     try:
-        corners = np.array([float(row[places[key]]) for key in ("x", "y", "width", "height")])
+        corners = np.array([float(row[indices[key]]) for key in ("x", "y", "width", "height")])
     except ValueError:
-        raise CxrError(f"gradcam.boxes: line {line} of {path} holds no numbers") from None
+        raise CxrError(
+            f"gradcam.boxes: line {line} of {path}: x, y, width and height must be numbers"
+        ) from None
     if not np.isfinite(corners).all() or (corners[2:] <= 0).any():
-        raise CxrError(f"gradcam.boxes: line {line} of {path} is not a box: {corners.tolist()}")
-    return Box(stem(row[places["id"]].strip()), label, corners)
+        raise CxrError(
+            f"gradcam.boxes: line {line} of {path} is not a box: {corners.tolist()}; expected "
+            "finite numbers, width and height > 0"
+        )
+    return Box(stem(row[indices["id"]].strip()), label, corners)

@@ -1,4 +1,4 @@
-"""Ids of images in the clothes that people give them: folders, addresses and file types."""
+"""Image ids as users write them: with folders, URLs and file suffixes."""
 
 import re
 
@@ -8,7 +8,7 @@ FILE_TYPE = re.compile(
 
 
 def stem(text: str) -> str:
-    """An image's name without folder, query of a URL and file type: `x` of `a\\x.nii.gz`."""
+    """An image's name without folder, URL query and file suffix: `x` for `a\\x.nii.gz`."""
     if "://" in text:
         text = re.split(r"[?#]", text)[0]
     return FILE_TYPE.sub("", re.split(r"[/\\]", text)[-1])

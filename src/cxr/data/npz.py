@@ -1,8 +1,8 @@
-"""npz archives read and written in chunks, so that memory does not grow with the data.
+"""Read and write npz archives in chunks, so that memory use does not grow with the data.
 
-Nothing is ever unpickled: a member's header must state a plain dtype, and its stated shape must
-equal the bytes that the archive holds, before any array is made. What a file says of its sizes is
-held against the limits below before memory is taken for it.
+Nothing is ever unpickled: before an array is created, its header must state a plain dtype, and the
+stated shape must match the number of bytes in the archive. Sizes stated in a file are checked
+against the limits below before memory is allocated.
 """
 
 import errno
@@ -29,34 +29,35 @@ Array = npt.NDArray[Any]
 
 CHUNK_BYTES = 16 * 2**20
 
-MOST_BYTES = 2**36  # of a member that is streamed: ten times ChestMNIST's images at 224 px
-MOST_WHOLE_BYTES = 2**29  # of one that is read whole: the labels of 4 million images as int64
+MOST_BYTES = 2**36  # of a streamed member: ten times ChestMNIST's images at 224 px
+MOST_WHOLE_BYTES = 2**29  # of a member read as a whole: labels of 4 million images as int64
 MOST_ITEM_BYTES = 2048  # of one value: an id of 512 characters
-MOST_ROW_BYTES = 2**26  # of one row, the least that is read at once: an image of 8192 px
+MOST_ROW_BYTES = 2**26  # of one row, the smallest unit read: an image of 8192 px
 MOST_DIMENSIONS = 4
-MOST_LENGTH = 2**31  # of one dimension, which an array without values could state for nothing
-# Radiographs pack to a third, labels to a tenth; deflate's own most is 1032.
-BOMB_BYTES, MOST_INFLATION = 2**28, 200  # above BOMB_BYTES none may unpack to more times its
-KINDS = "biufcSUMm"  # all that hold no other arrays, objects or bytes without a meaning
-PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile unpacks others without a limit
-HEADER_BYTES = 10_000  # the most that numpy itself reads, which it checks after it has read it
-SHOWN = 20  # names of members in a message
+MOST_LENGTH = 2**31  # of one dimension; an empty array could state any length
+# Members above BOMB_BYTES may decompress to at most MOST_INFLATION times their size. Radiographs
+# compress to a third, labels to a tenth; deflate reaches 1032 at most.
+BOMB_BYTES, MOST_INFLATION = 2**28, 200
+KINDS = "biufcSUMm"  # dtype kinds without objects, nested dtypes and raw bytes
+COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile can't bound the rest
+HEADER_BYTES = 10_000  # numpy's own limit, which it checks only after reading the header
+SHOWN = 20  # member names in a message
 
 
 class Header(NamedTuple):
-    """What a member says of itself before its values."""
+    """Shape and dtype of a member."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
 
 class NpzReader:
-    """The members of one npz file; every fault of the file is a CxrError that names it.
+    """The members of one npz file; any defect of the file raises a CxrError that names the file.
 
     Parameters
     ----------
-    scratch : folder for an array in Fortran order, whose rows are not stored one after the other;
-        the system's folder of temporary files by default, which may be in memory.
+    scratch : folder for temporary copies of arrays in Fortran order, whose rows are not contiguous;
+        by default the system's temporary folder, which may be in memory.
     """
 
     def __init__(self, path: Path, scratch: Path | None = None) -> None:
@@ -64,17 +65,17 @@ class NpzReader:
         self._scratch = scratch
         try:
             if path.exists() and not path.is_file() and not path.is_dir():
-                raise CxrError(f"{path} is a device or a pipe; an npz file is needed")
+                raise CxrError(f"{path} is a device or pipe; expected an npz file")
             self._archive = zipfile.ZipFile(path)
         except FileNotFoundError:
-            raise CxrError(f"{path} does not exist") from None
+            raise CxrError(f"{path} does not exist; check the path") from None
         except IsADirectoryError:
-            raise CxrError(f"{path} is a folder; an npz file is needed") from None
+            raise CxrError(f"{path} is a folder; expected an npz file") from None
         except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
             if isinstance(error, OSError) and not _is_damage(error):
                 raise CxrError(f"{path} can't be read: {error.strerror}") from None
             check_is_no_lfs_pointer(path)
-            raise CxrError(f"{path} {_what_else(path)}") from None
+            raise CxrError(f"{path} {_defect(path)}") from None
         self.keys = frozenset(
             name.removesuffix(".npy") for name in self._archive.namelist() if name.endswith(".npy")
         )
@@ -91,20 +92,20 @@ class NpzReader:
     ) -> None:
         self._archive.close()
         if error is not None and _is_damage(error):
-            raise CxrError(f"{self.path} is damaged; get the file again") from None
+            raise CxrError(f"{self.path} is damaged; get a new copy of the file") from None
 
     def require(self, keys: Iterable[str], fix: str = "") -> None:
-        """CxrError with all that are missing and what the file holds instead."""
+        """CxrError that names the missing keys and those that the file contains."""
         if missing := [f"`{key}`" for key in keys if key not in self.keys]:
             names = sorted(self.keys)
             more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
             raise CxrError(
-                f"{self.path} has no {', '.join(missing)}; it holds "
-                f"{', '.join(names[:SHOWN]) or 'nothing'}{more}{fix}"
+                f"{self.path} has no {', '.join(missing)}; it contains "
+                f"{', '.join(names[:SHOWN]) or 'no arrays'}{more}{fix}"
             )
 
     def header(self, key: str) -> Header:
-        """Shape and dtype of a member; CxrError where it is missing, pickled or lies."""
+        """Shape and dtype of a member; CxrError if it is missing, pickled or inconsistent."""
         with self._open(key) as member:
             return self._read_header(member, key)[0]
 
@@ -124,16 +125,15 @@ class NpzReader:
                     values = _read_exactly(member, n * row_bytes)
                     rows_read = np.frombuffer(values, dtype=dtype).reshape(n, *shape[1:])
                 if dtype.kind == "U" and not _is_text(rows_read):
-                    raise CxrError(f"{self.path}: `{key}` holds text that is not Unicode")
+                    raise CxrError(f"{self.path}: `{key}` contains text that is not valid Unicode")
                 yield rows_read
 
     def read(self, key: str) -> Array:
-        """The whole member, for those that are small: labels, ids, patients."""
+        """A small member as a whole: labels, ids or patients."""
         shape, dtype = self.header(key)
         if (stated := _n_bytes(shape, dtype)) > MOST_WHOLE_BYTES:
             raise CxrError(
-                f"{self.path}: `{key}` states {stated:,} bytes; at most {MOST_WHOLE_BYTES:,} of it "
-                "are read"
+                f"{self.path}: `{key}` has {stated:,} bytes; the limit is {MOST_WHOLE_BYTES:,}"
             )
         parts = list(self.chunks(key))
         return np.concatenate(parts) if parts else np.empty(shape, dtype)
@@ -141,31 +141,31 @@ class NpzReader:
     def _open(self, key: str) -> IO[bytes]:
         self.require([key])
         try:
-            self._check_packing(key)
+            self._check_compression(key)
             return self._archive.open(f"{key}.npy")
-        # encrypted, packed in a way that zipfile does not know, or under a name of no Unicode
+        # encrypted, compressed by a method that zipfile does not know, or with an invalid name
         except (RuntimeError, ValueError):
             raise CxrError(
-                f"{self.path}: `{key}` can't be unpacked, since it is encrypted or packed in an "
-                "unknown way; save it with np.savez"
+                f"{self.path}: `{key}` is encrypted or compressed by an unknown method; save it "
+                "with np.savez"
             ) from None
 
-    def _check_packing(self, key: str) -> None:
-        about = self._archive.getinfo(f"{key}.npy")
-        if about.compress_type not in PACKED:
+    def _check_compression(self, key: str) -> None:
+        info = self._archive.getinfo(f"{key}.npy")
+        if info.compress_type not in COMPRESSIONS:
             raise CxrError(
-                f"{self.path}: `{key}` is packed in another way than numpy packs; save it with "
-                "np.savez"
+                f"{self.path}: `{key}` is compressed by a method that numpy does not use; save it "
+                "with np.savez"
             )
-        packed = min(about.compress_size, self._n_bytes)  # the archive may lie about it
-        if about.file_size > max(BOMB_BYTES, MOST_INFLATION * packed):
+        compressed = min(info.compress_size, self._n_bytes)  # the archive may state a false size
+        if info.file_size > max(BOMB_BYTES, MOST_INFLATION * compressed):
             raise CxrError(
-                f"{self.path}: `{key}` would unpack from {packed:,} to {about.file_size:,} bytes; "
-                f"no more than {MOST_INFLATION} times are unpacked"
+                f"{self.path}: `{key}` would decompress from {compressed:,} to "
+                f"{info.file_size:,} bytes; the limit is a factor of {MOST_INFLATION}"
             )
 
     def _spooled(self, member: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        """An array in Fortran order, mapped from a temporary file that is gone with the array."""
+        """An array in Fortran order, mapped from a temporary file that is deleted with it."""
         with tempfile.TemporaryFile(dir=self._scratch) as file:
             shutil.copyfileobj(member, file, CHUNK_BYTES)
             if file.tell() != _n_bytes(shape, dtype):
@@ -174,7 +174,7 @@ class NpzReader:
             return np.memmap(file, dtype, "r", shape=shape, order="F")
 
     def _read_header(self, member: IO[bytes], key: str) -> tuple[Header, bool]:
-        """What a member says of itself, and whether its values are in Fortran order."""
+        """Shape and dtype of a member, and whether its values are in Fortran order."""
         try:
             shape, is_fortran, dtype = parse_header(member)
         except ValueError:
@@ -183,29 +183,33 @@ class NpzReader:
             ) from None
         if dtype.hasobject:
             raise CxrError(
-                f"{self.path}: `{key}` holds pickled Python objects, which are never loaded; "
+                f"{self.path}: `{key}` contains pickled Python objects, which are never loaded; "
                 "save it with a plain dtype such as np.uint8 or str"
             )
         if dtype.kind not in KINDS or not 0 < dtype.itemsize <= MOST_ITEM_BYTES:
             raise CxrError(
-                f"{self.path}: `{key}` is {dtype}; numbers or texts of at most "
-                f"{MOST_ITEM_BYTES // 4} characters are needed"
+                f"{self.path}: `{key}` has dtype {dtype}; expected numbers or strings of at most "
+                f"{MOST_ITEM_BYTES // 4} characters"
             )
         if not shape:
-            raise CxrError(f"{self.path}: `{key}` is a single value; an array of rows is needed")
+            raise CxrError(f"{self.path}: `{key}` is a single value; expected an array of rows")
         if len(shape) > MOST_DIMENSIONS or not all(0 <= n <= MOST_LENGTH for n in shape):
-            raise CxrError(f"{self.path}: `{key}` has shape {shape}, which no data has")
-        stated = _n_bytes(shape, dtype)
-        held = self._archive.getinfo(f"{key}.npy").file_size - member.tell()
-        if stated != held:
             raise CxrError(
-                f"{self.path}: `{key}` states {stated} bytes and holds {held}; get the file again"
+                f"{self.path}: `{key}` has shape {shape}; expected 1 to {MOST_DIMENSIONS} "
+                f"dimensions of length 0 to {MOST_LENGTH:,}"
             )
-        row = _n_bytes(shape[1:], dtype)
-        if stated > MOST_BYTES or row > MOST_ROW_BYTES:
+        stated = _n_bytes(shape, dtype)
+        actual = self._archive.getinfo(f"{key}.npy").file_size - member.tell()
+        if stated != actual:
             raise CxrError(
-                f"{self.path}: `{key}` states {stated:,} bytes, {row:,} a row; at most "
-                f"{MOST_BYTES:,} and {MOST_ROW_BYTES:,} are read"
+                f"{self.path}: `{key}` has {actual} bytes, but its header states {stated}; get a "
+                "new copy of the file"
+            )
+        row_bytes = _n_bytes(shape[1:], dtype)
+        if stated > MOST_BYTES or row_bytes > MOST_ROW_BYTES:
+            raise CxrError(
+                f"{self.path}: `{key}` has {stated:,} bytes, {row_bytes:,} per row; the limits are "
+                f"{MOST_BYTES:,} and {MOST_ROW_BYTES:,}"
             )
         return Header(shape, dtype), is_fortran
 
@@ -230,12 +234,12 @@ class NpyWriter:
 
 
 def parse_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, Fortran order and dtype that a .npy file states, read up to its first value.
+    """Shape, Fortran order and dtype from the header of a .npy file, read up to the first value.
 
     Raises
     ------
     ValueError
-        Where it is no such header, or one that is longer than numpy itself takes.
+        If the header is invalid or longer than numpy's own limit.
     """
     start = file.read(np.lib.format.MAGIC_LEN)
     readers: dict[tuple[int, int], tuple[str, Any]] = {
@@ -244,32 +248,32 @@ def parse_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]
     }
     version = np.lib.format.read_magic(io.BytesIO(start))
     if version not in readers:
-        raise ValueError(f"a header of version {version}")
+        raise ValueError(f"its header has the unsupported version {version}")
     kind, read = readers[version]
     length = file.read(struct.calcsize(kind))
-    # numpy itself would take memory for as much as the header says of its length: up to 4 GB.
+    # numpy itself would allocate the stated length of the header: up to 4 GB.
     if len(length) < struct.calcsize(kind) or struct.unpack(kind, length)[0] > HEADER_BYTES:
-        raise ValueError("a header that is cut short or too long")
+        raise ValueError("its header is truncated or too long")
     text = file.read(struct.unpack(kind, length)[0])
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of Python 2, and of what its parser finds odd
+            warnings.simplefilter("ignore")  # about headers of Python 2 and odd syntax
             shape, fortran_order, dtype = read(io.BytesIO(length + text))
-    except Exception as error:  # its parsers let out whatever the bytes lead them to
+    except Exception as error:  # numpy's parsers raise many types on invalid bytes
         raise ValueError(str(error)) from None
     return tuple(map(int, shape)), bool(fortran_order), dtype
 
 
 def load_npy(path: Path, mapped: bool = False) -> Array:
-    """An array that the pipeline wrote, of rows in C order, whole or mapped copy-on-write.
+    """Load an array that the pipeline wrote, in C order; memory-mapped copy-on-write if `mapped`.
 
     Raises
     ------
     CxrError
-        Where the file is missing, or is not what its header says.
+        If the file is missing or does not match its header.
     """
     load = partial(np.load, mmap_mode="c" if mapped else None, allow_pickle=False)
-    return cast(Array, read_made(path, load, read=_checked))
+    return cast(Array, read_made(path, load, read=_checked_path))
 
 
 def write_npz_member(
@@ -286,14 +290,14 @@ def write_npz_member(
             writer.append(rows)
 
 
-def _checked(path: Path) -> Path:
-    """The path itself; ValueError where the file is not what its header says."""
+def _checked_path(path: Path) -> Path:
+    """The path itself; ValueError if the file does not match its header."""
     with open(path, "rb") as file:
         shape, fortran_order, dtype = parse_header(file)
         if dtype.hasobject or fortran_order or min(shape, default=-1) < 0:
-            raise ValueError("no array of rows of plain values")
+            raise ValueError("it is not a C-ordered array of plain values")
         if file.tell() + _n_bytes(shape, dtype) != path.stat().st_size:
-            raise ValueError("its size is not what its header says")
+            raise ValueError("its size does not match its header")
     return path
 
 
@@ -302,27 +306,27 @@ def _n_bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
 
 
 def _is_text(values: Array) -> bool:
-    """Whether every character is one: numpy itself finds out when it makes a str of it."""
+    """Whether every code point is valid; numpy checks that only when it creates a str."""
     codes = np.ascontiguousarray(values).view(values.dtype.byteorder.replace("|", "=") + "u4")
     return not bool(((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes < 0xE000))).any())
 
 
 def _is_damage(error: BaseException) -> bool:
     if isinstance(error, OSError):
-        return error.errno == errno.EINVAL  # the archive points to before its start
+        return error.errno == errno.EINVAL  # the archive points before its own start
     return isinstance(error, zipfile.BadZipFile | zlib.error | EOFError)
 
 
-def _what_else(path: Path) -> str:
-    """What a file is that is not an npz, and what to do about it."""
+def _defect(path: Path) -> str:
+    """Why a file is not an npz archive, and the fix."""
     try:
         with open(path, "rb") as file:
             is_array = file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX
     except (OSError, ValueError):
         is_array = False
     if is_array:
-        return "is one array (.npy); save all arrays into one file with np.savez"
-    return "is not an npz file, or it is cut short; get the file again"
+        return "is a single array (.npy); save all arrays to one npz file with np.savez"
+    return "is not an npz file or is truncated; get a new copy of the file"
 
 
 def _read_exactly(member: IO[bytes], n_bytes: int) -> bytes:

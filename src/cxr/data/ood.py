@@ -1,7 +1,7 @@
-"""How like a chest X-ray of the training data an image looks: one number, so that a cat is noticed.
+"""Out-of-distribution score: how similar an image is to the chest X-rays of the training data.
 
-Pearson's correlation with the mean training image at 28 x 28. Chests are alike in their large
-parts, so nearly every one correlates with their mean; a photograph or an inverted film does not.
+The score is Pearson's correlation with the mean training image at 28 x 28. Chest X-rays share their
+coarse structure, so nearly all correlate with the mean; photographs and inverted films do not.
 """
 
 from dataclasses import dataclass
@@ -16,26 +16,26 @@ from cxr.arrays import Doubles
 Images = npt.NDArray[np.uint8]
 
 SIDE = 28
-BATCH = 256  # images: at 224 pixels 100 MB in double precision
-SHARE = 0.01  # of the validation images have a similarity below `threshold`
+BATCH = 256  # images; 100 MB in double precision at 224 pixels
+SHARE = 0.01  # fraction of the validation images with a similarity below `threshold`
 
 
 @dataclass(frozen=True)
 class OodReference:
-    """The mean training image, (SIDE, SIDE), and the similarity that 99 % of validation reach."""
+    """The mean training image (SIDE, SIDE) and the 1 % quantile of validation similarity."""
 
     mean_image: Doubles
     threshold: float
 
     @classmethod
     def of(cls, train: Images, val: Images) -> "OodReference":
-        """Learn from images uint8 (N, H, W)."""
+        """Fit to images, uint8 (N, H, W)."""
         total = sum(_small(train[i : i + BATCH]).sum(axis=0) for i in range(0, len(train), BATCH))
         mean = np.asarray(total / len(train), np.float64)
         return cls(mean, float(np.quantile(cls(mean, 0.0).similarity(val), SHARE)))
 
     def similarity(self, images: Images) -> Doubles:
-        """Correlation of each image (N, H, W) with the mean, -1 to 1; 0 of one grey value."""
+        """Correlation of each image (N, H, W) with the mean, -1 to 1; 0 for a constant image."""
         parts = [self._similarity(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
         return np.concatenate(parts) if parts else np.empty(0)
 
@@ -48,7 +48,7 @@ class OodReference:
 
 
 def _small(images: Images) -> Doubles:
-    """(N, H, W) to (N, SIDE, SIDE) by means over areas."""
+    """Downsample (N, H, W) to (N, SIDE, SIDE) by area averaging."""
     grey = torch.from_numpy(np.array(images))[:, None].double()
     small: Doubles = F.interpolate(grey, size=(SIDE, SIDE), mode="area")[:, 0].numpy()
     return small

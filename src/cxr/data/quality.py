@@ -1,4 +1,4 @@
-"""What a careful person would want to know of a data set before believing a number made from it."""
+"""Data quality: counts, prevalence, duplicates, leaks between splits, and distribution shift."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,23 +15,23 @@ from cxr.labels import LABELS
 Doubles = npt.NDArray[np.float64]
 
 EXAMPLES = 5
-CHUNK = 256  # images: at 224 pixels their deviations take 100 MB
-# Of standardised differences; above it groups count as unlike (Austin, "Balance diagnostics for
+CHUNK = 256  # images; their standard deviations take 100 MB at 224 pixels
+# Standardised difference above which groups count as imbalanced (Austin, "Balance diagnostics for
 # comparing the distribution of baseline covariates", 2009).
-UNLIKE = 0.1
-SURE = 1.96  # standard errors
+IMBALANCE = 0.1
+Z_95 = 1.96  # standard errors
 
 
 @dataclass(frozen=True)
 class _Images:
-    digests: npt.NDArray[np.bytes_]  # (N,) 16 bytes an image
+    digests: npt.NDArray[np.bytes_]  # (N,) 16 bytes per image
     constant: list[int]
     brightness: Doubles  # (N,) mean of an image's grey values, 0 to 255
     contrast: Doubles  # (N,) their standard deviation
 
 
 def describe(splits: dict[str, Split]) -> dict[str, Any]:
-    """Counts, prevalence, label pairs, constant images, duplicates, leaks, shifts, in sentences.
+    """Counts, prevalence, label pairs, constant images, duplicates, leaks, shifts and problems.
 
     Parameters
     ----------
@@ -39,14 +39,14 @@ def describe(splits: dict[str, Split]) -> dict[str, Any]:
 
     Returns
     -------
-    A mapping that JSON can hold: `splits` (per split: n, no_finding, positives and prevalence by
-    label, constant images, duplicates), `pairs` (training images with both labels, (L, L)),
-    `across` (images, ids and patients shared by two splits), `shift` (standardised differences to
-    train), `problems` (one sentence each).
+    A mapping that can be written as JSON: `splits` (per split: n, no_finding, positives and
+    prevalence by label, constant images, duplicates), `pairs` (training images with both labels,
+    (L, L)), `across` (images, ids and patients shared by two splits), `shift` (standardised
+    differences to train), `problems` (one sentence each).
     """
-    images = {name: _look_at_images(split.images) for name, split in splits.items()}
+    images = {name: _image_statistics(split.images) for name, split in splits.items()}
     within = {name: _describe_split(splits[name], images[name]) for name in SPLITS}
-    across = {f"{a}-{b}": _shared(a, b, splits, images) for a, b in combinations(SPLITS, 2)}
+    across = {f"{a}-{b}": _overlap(a, b, splits, images) for a, b in combinations(SPLITS, 2)}
     shift = {name: _shift(name, splits, images) for name in SPLITS[1:]}
     labels = splits["train"].labels.astype(np.int64)
     return {
@@ -62,10 +62,10 @@ def describe(splits: dict[str, Split]) -> dict[str, Any]:
     }
 
 
-def _look_at_images(images: npt.NDArray[np.uint8]) -> _Images:
+def _image_statistics(images: npt.NDArray[np.uint8]) -> _Images:
     digests: list[bytes] = []
     brightness, contrast = np.empty(len(images)), np.empty(len(images))
-    # By way of chunks in memory: reading a memory map row by row is ten times slower.
+    # In chunks: reading a memory map row by row is ten times slower.
     for start in range(0, len(images), CHUNK):
         rows = np.array(images[start : start + CHUNK]).reshape(
             len(images[start : start + CHUNK]), -1
@@ -93,7 +93,9 @@ def _describe_split(split: Split, images: _Images) -> dict[str, Any]:
     }
 
 
-def _shared(a: str, b: str, splits: dict[str, Split], images: dict[str, _Images]) -> dict[str, Any]:
+def _overlap(
+    a: str, b: str, splits: dict[str, Split], images: dict[str, _Images]
+) -> dict[str, Any]:
     same = np.flatnonzero(np.isin(images[b].digests, images[a].digests))
     shared: dict[str, Any] = {
         "images": {"n": len(same), f"examples_in_{b}": same[:EXAMPLES].tolist()}
@@ -108,17 +110,17 @@ def _shared(a: str, b: str, splits: dict[str, Split], images: dict[str, _Images]
 
 
 def _shift(name: str, splits: dict[str, Split], images: dict[str, _Images]) -> dict[str, Any]:
-    """How far a split is from train, in standard deviations, and how sure that is."""
+    """Standardised differences of a split to train, and their standard error."""
     train, other = splits["train"].labels, splits[name].labels
-    shift = {
+    label_shift = {
         label: _standardised_difference(train[:, i], other[:, i]) for i, label in enumerate(LABELS)
     }
-    looks = {
-        look: _standardised_difference(getattr(images["train"], look), getattr(images[name], look))
-        for look in ("brightness", "contrast")
+    image_shift = {
+        key: _standardised_difference(getattr(images["train"], key), getattr(images[name], key))
+        for key in ("brightness", "contrast")
     }
     error = float(np.sqrt(1 / len(train) + 1 / len(other)))
-    return {"labels": shift, "images": looks, "standard_error": error}
+    return {"labels": label_shift, "images": image_shift, "standard_error": error}
 
 
 def _standardised_difference(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
@@ -131,13 +133,17 @@ def _problems_within(within: dict[str, dict[str, Any]]) -> Iterator[str]:
         for label, positives in split["positives"].items():
             if positives in (0, split["n"]):
                 kind = "no positive" if positives == 0 else "no negative"
-                yield f"{name} has {kind} image of {label}: its AUROC is undefined there"
+                yield f"{name} has {kind} image of {label}; its AUROC on {name} is undefined"
         if n := split["constant_images"]["n"]:
-            yield f"{name} has {n} images of one grey value"
+            yield f"{name} has {_counted(n, 'image')} with a single grey value"
         if n := split["duplicate_images"]:
-            yield f"{name} holds {n} images that repeat another of the same split exactly"
+            yield f"{name} has {_counted(n, 'exact duplicate image')}"
         if n := split["duplicate_ids"]:
-            yield f"{name} holds {n} ids more than once"
+            yield f"{name} has {_counted(n, 'duplicate id')}"
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 def _problems_across(across: dict[str, dict[str, Any]]) -> Iterator[str]:
@@ -145,19 +151,26 @@ def _problems_across(across: dict[str, dict[str, Any]]) -> Iterator[str]:
         a, b = pair.split("-")
         for column in ("images", "ids", "patients"):
             if shared[column] and (n := shared[column]["n"]):
-                yield f"{n} {column} are in both {a} and {b}: numbers on {b} are too good"
+                verb = "appears" if n == 1 else "appear"
+                yield (
+                    f"{_counted(n, column.removesuffix('s'))} {verb} in both {a} and {b}; "
+                    f"{b} metrics are optimistic"
+                )
 
 
 def _problems_of_shift(
     shifts: dict[str, dict[str, Any]], within: dict[str, dict[str, Any]]
 ) -> Iterator[str]:
-    """Shifts that are large by more than chance explains."""
+    """Shifts that exceed IMBALANCE by more than sampling error explains."""
     for name, shift in shifts.items():
-        least = UNLIKE + SURE * shift["standard_error"]
+        threshold = IMBALANCE + Z_95 * shift["standard_error"]
         for label, difference in shift["labels"].items():
-            if abs(difference) > least:
-                before, now = (within[each]["prevalence"][label] for each in ("train", name))
-                yield f"{label} is in {before:.1%} of train and {now:.1%} of {name}: a shift"
-        for look, difference in shift["images"].items():
-            if abs(difference) > least:
-                yield f"{look} of {name} is {difference:+.2f} standard deviations off train"
+            if abs(difference) > threshold:
+                of_train, of_split = (within[s]["prevalence"][label] for s in ("train", name))
+                yield (
+                    f"prevalence of {label} shifts from {of_train:.1%} in train to {of_split:.1%} "
+                    f"in {name}"
+                )
+        for key, difference in shift["images"].items():
+            if abs(difference) > threshold:
+                yield f"{key} of {name} differs from train by {difference:+.2f} standard deviations"

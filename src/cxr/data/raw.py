@@ -1,8 +1,8 @@
-"""A raw file: three splits in one npz, in ChestMNIST's layout or one that plainly means the same.
+"""The raw file: three splits in one npz file, in ChestMNIST's layout or an equivalent one.
 
 `{split}_images` uint8 (N, H, W) and `{split}_labels` (N, 14) of 0 and 1, and optionally
-`{split}_ids` and `{split}_patients` (N,), which ChestMNIST itself lacks. Axes of length 1 may come
-on top, as in (N, H, W, 1); labels may be of any number's type, ids and patients bytes of UTF-8.
+`{split}_ids` and `{split}_patients` (N,), which ChestMNIST itself lacks. Extra axes of length 1 are
+allowed, as in (N, H, W, 1); labels may have any numeric dtype, ids and patients may be UTF-8 bytes.
 """
 
 from collections.abc import Iterator
@@ -19,17 +19,17 @@ from cxr.errors import CxrError
 from cxr.labels import LABELS
 
 COLUMNS = ("ids", "patients")
-SIDES = (8, 1024)  # pixels of an image; more than a network takes here
+SIDES = (8, 1024)  # pixels per side of an image, minimum and maximum
 MISSING = (
-    "; save `{split}_images` and `{split}_labels` of each split (train, val, test) with np.savez"
+    "; save `{split}_images` and `{split}_labels` for each split (train, val, test) with np.savez"
 )
 
 
 def check(path: Path, scratch: Path) -> None:
-    """Read every value of a user's file once; CxrError at the first thing that is wrong.
+    """Read every value of a user's file once; CxrError at the first problem.
 
-    Only what makes the data unusable is refused here. What makes a result doubtful (duplicates,
-    leaks between splits) is found by `quality` and reported.
+    Only unusable data is rejected here. Problems that make a result doubtful (duplicates, leaks
+    between splits) are found and reported by `quality`.
 
     Parameters
     ----------
@@ -44,32 +44,31 @@ def check(path: Path, scratch: Path) -> None:
             low, high, _ = _range(reader, f"{split}_images")
             if split == "train" and low == high:
                 raise CxrError(
-                    f"{path}: all pixels of train_images have the value {low}; there is nothing to "
-                    "learn from"
+                    f"{path}: every pixel of train_images is {low}; check how the images were saved"
                 )
             if split == "train" and high == 1:
                 raise CxrError(
-                    f"{path}: train_images holds only 0 and 1, of 0 to 255; multiply images of 0 "
-                    "to 1 by 255 before they become uint8"
+                    f"{path}: train_images contains only 0 and 1; expected 0 to 255; multiply "
+                    "images scaled 0 to 1 by 255 before converting them to uint8"
                 )
 
 
 def extract(raw: Path, origin: Origin, folder: Path) -> tuple[Dataset, Statistics]:
-    """Lay down in `folder` what `check` has found good, or what this pipeline has made itself."""
+    """Write the splits of a valid raw file (see `check`) to `folder` as one array per file."""
     try:
         with NpzReader(raw, folder) as reader:
             size = _check_headers(reader)
             n = {split: reader.header(f"{split}_labels").shape[0] for split in SPLITS}
             histograms = {split: _write_split(reader, split, folder) for split in SPLITS}
     except CxrError:
-        raise damaged(raw, "it is not as download wrote it") from None
+        raise damaged(raw, "it is not the file that the download stage wrote") from None
     dataset = Dataset(origin, size, n, LABELS)
     write_dataset(dataset, folder)
     return dataset, _statistics(histograms["train"])
 
 
 def _check_headers(reader: NpzReader) -> int:
-    """Check what the arrays say of themselves; the size of the images in pixels."""
+    """Check shapes and dtypes; returns the size of the images in pixels."""
     reader.require((f"{s}_{kind}" for s in SPLITS for kind in ("images", "labels")), MISSING)
     sizes = {_check_header_of_images(reader, split) for split in SPLITS}
     for split in SPLITS:
@@ -77,7 +76,7 @@ def _check_headers(reader: NpzReader) -> int:
     if len(sizes) > 1:
         raise CxrError(
             f"{reader.path}: the splits have images of different sizes: {sorted(sizes)}; "
-            "resize them to one"
+            "resize all images to one size"
         )
     return sizes.pop()
 
@@ -86,16 +85,16 @@ def _check_header_of_images(reader: NpzReader, split: str) -> int:
     key = f"{split}_images"
     shape, dtype = reader.header(key)
     if dtype != np.uint8:
-        raise CxrError(f"{reader.path}: {key} is {dtype}{_conversion(reader, key)}")
-    each = _without_ones(shape)
-    if len(each) != 2 or each[0] != each[1] or not SIDES[0] <= each[0] <= SIDES[1]:
+        raise CxrError(f"{reader.path}: {key} has dtype {dtype}{_conversion(reader, key)}")
+    inner = _without_ones(shape)
+    if len(inner) != 2 or inner[0] != inner[1] or not SIDES[0] <= inner[0] <= SIDES[1]:
         raise CxrError(
-            f"{reader.path}: {key} has shape {shape}; grey square images are needed, (N, H, H) "
-            f"with H of {SIDES[0]} to {SIDES[1]}; {_reshaping(key, each)}"
+            f"{reader.path}: {key} has shape {shape}; expected square grey images, (N, H, H) "
+            f"with H from {SIDES[0]} to {SIDES[1]}; {_reshaping(key, inner)}"
         )
     if shape[0] == 0:
-        raise CxrError(f"{reader.path}: {key} is empty; every split needs images")
-    return each[0]
+        raise CxrError(f"{reader.path}: {key} is empty; every split needs at least one image")
+    return inner[0]
 
 
 def _check_other_headers(reader: NpzReader, split: str) -> None:
@@ -106,39 +105,45 @@ def _check_other_headers(reader: NpzReader, split: str) -> None:
             continue
         shape, dtype = reader.header(key)
         if kind == "labels" and dtype.kind not in "uibf":
-            raise CxrError(f"{reader.path}: {key} is {dtype}; labels must be numbers, 0 or 1")
+            raise CxrError(
+                f"{reader.path}: {key} has dtype {dtype}; labels must be numeric, 0 or 1"
+            )
         if kind == "labels" and _without_ones(shape) != (len(LABELS),):
             raise CxrError(
-                f"{reader.path}: {key} has shape {shape}; {len(LABELS)} labels are needed, "
-                f"(N, {len(LABELS)}) in ChestMNIST's order"
+                f"{reader.path}: {key} has shape {shape}; expected (N, {len(LABELS)}), one column "
+                "per label in ChestMNIST's order"
             )
         if kind != "labels" and (_without_ones(shape) or dtype.kind not in "iuUS"):
             raise CxrError(
-                f"{reader.path}: {key} is {dtype} of shape {shape}; one integer or text per image "
-                "is needed, or leave the array out"
+                f"{reader.path}: {key} has dtype {dtype} and shape {shape}; expected one integer "
+                "or string per image; fix the array or remove it"
             )
         if shape[0] != n:
             raise CxrError(
                 f"{reader.path}: {split}_images has {n} rows and {key} has {shape[0]}; "
-                "one row per image is needed"
+                "expected one row per image"
             )
 
 
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of one row, without the axes that hold nothing."""
+    """The shape of one row, without axes of length 1."""
     return tuple(length for length in shape[1:] if length != 1)
 
 
 def _conversion(reader: NpzReader, key: str) -> str:
-    """How images of another type become uint8, after the range of their values."""
-    needed = "; images must be uint8, 0 to 255"
+    """The range of the values, and the numpy code that converts them to uint8."""
+    expected = "; expected uint8 with values from 0 to 255"
     shape, dtype = reader.header(key)
     if dtype.kind not in "biuf" or 0 in shape:
-        return needed
+        return expected
     low, high, n_nan = _range(reader, key)
-    found = f" with {n_nan} NaN" if n_nan else f" from {low:g} to {high:g}"
+    observed = (
+        f" with {n_nan} NaN value{'s' * (n_nan > 1)}"
+        if n_nan
+        else f" with values from {low:g} to {high:g}"
+    )
     if not np.isfinite((low, high)).all():
-        return f"{found}{needed}; give every pixel a finite value"
+        return f"{observed}{expected}; give every pixel a finite value"
     # Differences of small integers would overflow.
     name = key if dtype.kind == "f" else f"{key}.astype(float)"
     name = f"np.nan_to_num({key})" if n_nan else name
@@ -152,19 +157,19 @@ def _conversion(reader: NpzReader, key: str) -> str:
         code = f"({key} >> {int(high).bit_length() - 8}).astype(np.uint8)"
     else:
         code = f"(({name} - {low:g}) / {high - low:g} * 255).round().clip(0, 255).astype(np.uint8)"
-    return f"{found}{needed}; convert the images of each split with `{code}`"
+    return f"{observed}{expected}; convert the images of each split with `{code}`"
 
 
-def _reshaping(key: str, each: tuple[int, ...]) -> str:
-    """How images of another shape become grey squares."""
-    if len(each) == 3 and 3 in (each[0], each[2]):
-        axis = -1 if each[2] == 3 else 1
-        return f"convert colour with `{key}.mean(axis={axis}).round().astype(np.uint8)`"
+def _reshaping(key: str, inner: tuple[int, ...]) -> str:
+    """How to convert images of another shape to square grey images."""
+    if len(inner) == 3 and 3 in (inner[0], inner[2]):
+        axis = -1 if inner[2] == 3 else 1
+        return f"convert colour to grey with `{key}.mean(axis={axis}).round().astype(np.uint8)`"
     return "crop, pad or resize the images"
 
 
 def _range(reader: NpzReader, key: str) -> tuple[float, float, int]:
-    """The least and the greatest value of an array, and how many are NaN."""
+    """Minimum and maximum of an array, and the number of NaN values."""
     low, high, n_nan = np.inf, -np.inf, 0
     for rows in reader.chunks(key):
         low = min(low, np.fmin.reduce(rows, axis=None).item())
@@ -184,18 +189,18 @@ def _check_labels(reader: NpzReader, split: str) -> None:
         n_rows += len(labels)
     if n_wrong:
         raise CxrError(
-            f"{reader.path}: {key} holds {first} ({n_wrong} such value{'s' * (n_wrong > 1)}); "
-            "labels must be 0 or 1"
+            f"{reader.path}: {key} contains {first} "
+            f"({n_wrong} invalid value{'s' * (n_wrong > 1)}); labels must be 0 or 1"
         )
 
 
-def _rows(reader: NpzReader, key: str, each: tuple[int, ...]) -> Iterator[Array]:
+def _rows(reader: NpzReader, key: str, inner: tuple[int, ...]) -> Iterator[Array]:
     """An array chunk by chunk, without the axes of length 1."""
-    return (rows.reshape(len(rows), *each) for rows in reader.chunks(key))
+    return (rows.reshape(len(rows), *inner) for rows in reader.chunks(key))
 
 
 def _column(reader: NpzReader, key: str) -> Array | None:
-    """Ids or patients (N,), bytes as text; None where the file has none."""
+    """Ids or patients (N,), bytes decoded; None if the file has no such array."""
     if key not in reader.keys:
         return None
     values = reader.read(key)
@@ -206,20 +211,20 @@ def _column(reader: NpzReader, key: str) -> Array | None:
         return np.char.decode(values, "utf-8")
     except UnicodeDecodeError:
         raise CxrError(
-            f"{reader.path}: {key} holds bytes that are not UTF-8; save it with .astype(str)"
+            f"{reader.path}: {key} contains bytes that are not UTF-8; save it with .astype(str)"
         ) from None
 
 
 def _write_split(reader: NpzReader, split: str, folder: Path) -> npt.NDArray[np.int64]:
-    """Stream a split to disk; the histogram of its grey values, exact whatever the chunks."""
+    """Stream a split to disk; returns the histogram of its grey values, (256,)."""
     n, *inner = reader.header(f"{split}_images").shape
     size = max(inner)
     histogram = np.zeros(256, np.int64)
-    for kind, each in (("images", (size, size)), ("labels", (len(LABELS),))):
+    for kind, row_shape in (("images", (size, size)), ("labels", (len(LABELS),))):
         key = f"{split}_{kind}"
         with open(folder / f"{key}.npy", "wb") as file:
-            writer = NpyWriter(file, (n, *each), np.uint8)
-            for rows in _rows(reader, key, each):
+            writer = NpyWriter(file, (n, *row_shape), np.uint8)
+            for rows in _rows(reader, key, row_shape):
                 writer.append(rows)
                 if kind == "images":
                     histogram += np.bincount(rows.ravel(), minlength=256)

@@ -1,4 +1,4 @@
-"""Where the raw file comes from. What was asked for is what is used, or the stage says why not."""
+"""Sources of the raw file: a download, a user's own file, or the phantom."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ from cxr.hashing import md5_of_file
 from cxr.labels import LABELS
 from cxr.params import Download, named_file
 
-# Equal to medmnist.INFO["chestmnist"], which a test holds: importing medmnist imports torch.
+# A copy of medmnist.INFO["chestmnist"] (a test compares them): importing medmnist imports torch.
 URLS = {
     28: "https://zenodo.org/records/10519652/files/chestmnist.npz?download=1",
     64: "https://zenodo.org/records/10519652/files/chestmnist_64.npz?download=1",
@@ -32,22 +32,22 @@ MD5S = {
     224: "45bd33e6f06c3e8cdb481c74a89152aa",
 }
 
-WAYS_OUT = (
-    "try again, or use a copy you have with download.source=file and "
-    "download.path=FILE, or the synthetic data with download.source=phantom"
+ALTERNATIVES = (
+    "try again, or use a local copy with download.source=file and "
+    "download.path=FILE, or synthetic data with download.source=phantom"
 )
 
-TIMEOUT_SECONDS = (10, 60)  # to connect, and between two pieces
-PIECE_BYTES = 2**16  # what a broken connection loses at most
-MOST_DOWNLOAD_BYTES = 2**33  # twice ChestMNIST at 224 px; a server could send without end
+TIMEOUT_SECONDS = (10, 60)  # to connect, and between two chunks of data
+PIECE_BYTES = 2**16  # the most that an interrupted connection loses
+MOST_DOWNLOAD_BYTES = 2**33  # twice ChestMNIST at 224 px; guards against endless responses
 PHANTOM_CHUNK = 1024  # images
 
-# Called with the number of items done so far and the number in all.
+# Called with the number of items done so far and the total.
 Progress = Callable[[int, int], None]
 
 
 def origin(download: Download) -> Origin:
-    """The name under which this source's data stands everywhere."""
+    """The data's name and source, as shown in records, runs and figures."""
     names = {
         "medmnist": f"chestmnist-{download.size}",
         "phantom": f"phantom-{download.size}",
@@ -65,17 +65,17 @@ def get(
     cached: Callable[[str], Path],
     progress: Progress,
 ) -> None:
-    """Bring the raw file of the asked-for source to `target`.
+    """Write the raw file of the configured source to `target`.
 
     Parameters
     ----------
-    scratch : folder for temporary files, and for a broken download, which resumes from there.
-    root : folder that a relative `download.path` starts from.
-    cached : where a file of an MD5 lies if it came before, as it has for every further seed.
+    scratch : folder for temporary files and interrupted downloads, which resume from there.
+    root : folder that a relative `download.path` is relative to.
+    cached : maps an MD5 to the path that the file has if it was downloaded before.
     """
     if download.source == "medmnist":
         md5 = MD5S[download.size]
-        if not take(cached(md5), md5, target):
+        if not copy_if_valid(cached(md5), md5, target):
             fetch(URLS[download.size], md5, target, scratch, progress)
     elif download.source == "file":
         path = user_file(download.path or "", root)
@@ -87,12 +87,12 @@ def get(
 
 
 def user_file(path: str, root: Path) -> Path:
-    """A user's own npz; a relative path starts at the project's root."""
+    """The path of a user's own npz file; a relative path is relative to `root`."""
     return named_file("download.path", path, root)
 
 
-def take(path: Path, md5: str, target: Path) -> bool:
-    """Copy a file that may be there; False where it is not, or is not the one of that MD5."""
+def copy_if_valid(path: Path, md5: str, target: Path) -> bool:
+    """Copy a file to `target`; False if it can't be read or does not have that MD5."""
     if not os.access(path, os.R_OK):
         return False
     shutil.copyfile(path, target)
@@ -103,12 +103,12 @@ def take(path: Path, md5: str, target: Path) -> bool:
 
 
 def fetch(url: str, md5: str, target: Path, scratch: Path, progress: Progress) -> None:
-    """Download `url` to `target`, going on where an earlier try stopped.
+    """Download `url` to `target`, resuming an interrupted download.
 
     Raises
     ------
     CxrError
-        With the cause and the ways out. A file whose MD5 is not `md5` is thrown away.
+        With the cause and the alternatives. A file with another MD5 than `md5` is deleted.
     """
     scratch.mkdir(parents=True, exist_ok=True)
     part = scratch / f"{md5}.part"
@@ -116,13 +116,14 @@ def fetch(url: str, md5: str, target: Path, scratch: Path, progress: Progress) -
         _receive(url, part, progress)
     except requests.RequestException as error:
         raise CxrError(
-            f"{url} could not be downloaded: {_cause(error)}; what has arrived is kept; {WAYS_OUT}"
+            f"{url} could not be downloaded: {_cause(error)}; the next try resumes the download; "
+            f"{ALTERNATIVES}"
         ) from None
-    found = md5_of_file(part)
-    if found != md5:
+    actual = md5_of_file(part)
+    if actual != md5:
         part.unlink()
         raise CxrError(
-            f"what came from {url} has MD5 {found} instead of {md5} and was thrown away; {WAYS_OUT}"
+            f"the file from {url} has MD5 {actual}, expected {md5}, and was deleted; {ALTERNATIVES}"
         )
     shutil.move(part, target)
 
@@ -130,7 +131,7 @@ def fetch(url: str, md5: str, target: Path, scratch: Path, progress: Progress) -
 def write_phantom(
     seed: int, counts: dict[str, int], size: int, target: Path, progress: Progress
 ) -> None:
-    """Render the phantom's splits into an npz in ChestMNIST's layout."""
+    """Render the phantom's splits to an npz file in ChestMNIST's layout."""
     total, done = sum(counts.values()), 0
     labels: list[Array] = []
 
@@ -152,23 +153,23 @@ def write_phantom(
 
 
 def _receive(url: str, part: Path, progress: Progress) -> None:
-    have = part.stat().st_size if part.exists() else 0
-    headers = {"Range": f"bytes={have}-"} if have else {}
-    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS) as answer:
-        if answer.status_code == requests.codes.requested_range_not_satisfiable:
-            return  # all of it is here already; the MD5 decides
-        answer.raise_for_status()
-        resumed = answer.status_code == requests.codes.partial_content
-        done = have if resumed else 0
-        length = answer.headers.get("Content-Length", "")
+    n_received = part.stat().st_size if part.exists() else 0
+    headers = {"Range": f"bytes={n_received}-"} if n_received else {}
+    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS) as response:
+        if response.status_code == requests.codes.requested_range_not_satisfiable:
+            return  # the file is already complete; the caller checks its MD5
+        response.raise_for_status()
+        resumed = response.status_code == requests.codes.partial_content
+        done = n_received if resumed else 0
+        length = response.headers.get("Content-Length", "")
         total = done + (int(length) if length.isdecimal() and len(length) < 16 else 0)
         with open(part, "ab" if resumed else "wb") as file:
-            for piece in answer.iter_content(PIECE_BYTES):
+            for piece in response.iter_content(PIECE_BYTES):
                 file.write(piece)
                 done += len(piece)
                 if done > MOST_DOWNLOAD_BYTES:
                     raise requests.exceptions.ContentDecodingError(
-                        f"it sends more than {MOST_DOWNLOAD_BYTES:,} bytes"
+                        f"the server sent more than {MOST_DOWNLOAD_BYTES:,} bytes"
                     )
                 progress(done, total)
             file.flush()
@@ -182,11 +183,11 @@ def _cause(error: requests.RequestException) -> str:
         return f"the server answered {error.response.status_code} {error.response.reason}"
     cause = error.args[0] if error.args else None
     if isinstance(error, requests.Timeout) or isinstance(cause, ReadTimeoutError):
-        return "the server did not answer in time"
+        return "the server did not respond in time"
     if isinstance(error, requests.exceptions.ProxyError):
-        return "the proxy can't be reached"
+        return "could not connect to the proxy"
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
-        return "it broke off on the way"
+        return "the connection was interrupted"
     if isinstance(error, requests.ConnectionError):
-        return "no connection to the server"
+        return "could not connect to the server"
     return one_line(error)

@@ -1,4 +1,4 @@
-"""The three splits as arrays that can be memory-mapped, and what is known of them."""
+"""The three splits as memory-mapped arrays, with their origin and statistics."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -13,9 +13,9 @@ from cxr.documents import read_made
 from cxr.errors import CxrError
 
 SPLITS = ("train", "val", "test")
-RAW_FILE = "chest.npz"  # beside its origin.json
+RAW_FILE = "chest.npz"  # next to its origin.json
 SOURCES = ("medmnist", "file", "phantom")
-MOST_NAME = 200  # characters of a data's name, which MLflow keeps up to 256
+MOST_NAME = 200  # characters of a data set's name; MLflow allows 256
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -28,15 +28,17 @@ class Origin:
     source: str  # medmnist, file or phantom
 
     def __post_init__(self) -> None:
-        """CxrError where the name can't be that of a folder: MLflow's artifacts stand in one."""
+        """CxrError if the name is not a valid folder name: MLflow stores artifacts under it."""
         bad = self.name in ("", ".", "..") or len(self.name) > MOST_NAME
         if bad or not self.name.isprintable() or not {"/", "\\"}.isdisjoint(self.name):
             raise CxrError(
-                f"the data can't be called {self.name!r}; give the file a name of at most "
+                f"{self.name!r} is not a valid data set name; rename the file to at most "
                 f"{MOST_NAME} printable characters without slashes"
             )
         if self.source not in SOURCES:
-            raise CxrError(f"data has no source {self.source!r}; it is one of {', '.join(SOURCES)}")
+            raise CxrError(
+                f"unknown data source {self.source!r}; expected one of {', '.join(SOURCES)}"
+            )
 
     @property
     def is_phantom(self) -> bool:
@@ -45,7 +47,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What `dataset.json` says of the arrays beside it."""
+    """The content of `dataset.json`, which describes the arrays in the same folder."""
 
     origin: Origin
     size: int  # pixels, height and width
@@ -76,7 +78,7 @@ def write_origin(origin: Origin, folder: Path) -> None:
 
 
 def read_origin(folder: Path) -> Origin:
-    """Where the raw file in `folder` came from."""
+    """The origin of the raw file in `folder`."""
     return read_made(folder / "origin.json", _origin)
 
 
@@ -85,7 +87,7 @@ def write_dataset(dataset: Dataset, folder: Path) -> None:
 
 
 def open_dataset(folder: Path) -> Dataset:
-    """What the arrays in `folder` are."""
+    """The description of the arrays in `folder`."""
     return read_made(folder / "dataset.json", _dataset)
 
 
@@ -98,11 +100,11 @@ def open_statistics(path: Path) -> Statistics:
 def open_split(folder: Path, split: str) -> Split:
     """The arrays of one split; images stay on disk until they are read."""
     return Split(
-        # Copied on a write, since torch takes no array that refuses one; nothing here writes.
+        # Mapped copy-on-write because torch rejects read-only arrays; nothing here writes.
         images=load_npy(folder / f"{split}_images.npy", mapped=True),
         labels=load_npy(folder / f"{split}_labels.npy"),
-        ids=_load_if_there(folder / f"{split}_ids.npy"),
-        patients=_load_if_there(folder / f"{split}_patients.npy"),
+        ids=_load_optional(folder / f"{split}_ids.npy"),
+        patients=_load_optional(folder / f"{split}_patients.npy"),
     )
 
 
@@ -110,7 +112,7 @@ def _write_json(content: dict[str, Any], path: Path) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def _load_if_there(path: Path) -> npt.NDArray[Any] | None:
+def _load_optional(path: Path) -> npt.NDArray[Any] | None:
     if not path.exists():
         return None
     return load_npy(path)

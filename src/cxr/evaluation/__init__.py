@@ -1,1 +1,1 @@
-"""Metrics with intervals, calibration, thresholds, comparisons, trivial baselines."""
+"""Metrics with intervals, calibration, thresholds, comparisons and trivial baselines."""

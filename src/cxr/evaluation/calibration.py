@@ -1,4 +1,4 @@
-"""Whether a probability means what it says: reliability, calibration error, Brier score."""
+"""How well probabilities are calibrated: reliability, calibration error, Brier score."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ N_BINS = 10
 
 @dataclass(frozen=True)
 class Reliability:
-    """Bins of one label, from the lowest probabilities to the highest, none of them empty: (K,)."""
+    """Non-empty bins of one label, in order of probability: (K,)."""
 
     n: npt.NDArray[np.int64]
     mean_prob: Doubles
@@ -21,16 +21,19 @@ class Reliability:
 
     @property
     def error(self) -> float:
-        """Expected calibration error: mean distance of what was said from what was, by images."""
+        """Expected calibration error, weighted by images.
+
+        The mean distance of predicted probability and observed frequency.
+        """
         return float(self.n @ np.abs(self.mean_prob - self.share_positive) / self.n.sum())
 
     @property
     def error_by_chance(self) -> float:
-        """The error that probabilities which are exactly right would show on as many images.
+        """The expected error of perfectly calibrated probabilities on as many images.
 
         The mean absolute deviation of a binomial by de Moivre's formula (Diaconis and Zabell,
-        "Closed form summation for classical distributions", 1991), a bin's mean standing for its
-        probabilities.
+        "Closed form summation for classical distributions", 1991), with a bin's mean as the
+        probability of all its images.
         """
         v = np.floor(self.n * self.mean_prob) + 1
         deviations = 2 * v * (1 - self.mean_prob) * binom.pmf(v, self.n, self.mean_prob)
@@ -38,9 +41,9 @@ class Reliability:
 
 
 def reliability(y: Labels, probs: Floats) -> Reliability:
-    """Of one label, in bins of equally many images.
+    """Reliability of one label, in bins of equally many images.
 
-    Bins of equal width would put nearly all images of a rare label into the first one (Nixon et
+    Bins of equal width would put nearly all images of a rare label into the first bin (Nixon et
     al., "Measuring calibration in deep learning", 2019). Equal probabilities share a bin.
 
     Parameters
@@ -51,21 +54,21 @@ def reliability(y: Labels, probs: Floats) -> Reliability:
     edges = np.quantile(probs, np.linspace(0, 1, N_BINS + 1))
     bin_of_image = np.searchsorted(edges[1:-1], probs)
     n = np.bincount(bin_of_image, minlength=N_BINS)
-    there = n > 0
-    n = n[there]
+    is_filled = n > 0
+    n = n[is_filled]
     return Reliability(
         n=n,
-        mean_prob=np.bincount(bin_of_image, probs, minlength=N_BINS)[there] / n,
-        share_positive=np.bincount(bin_of_image, y, minlength=N_BINS)[there] / n,
+        mean_prob=np.bincount(bin_of_image, probs, minlength=N_BINS)[is_filled] / n,
+        share_positive=np.bincount(bin_of_image, y, minlength=N_BINS)[is_filled] / n,
     )
 
 
 def brier(labels: Labels, probs: Floats) -> Doubles:
-    """Mean squared error of every label's probabilities: (L,) (Brier, 1950)."""
+    """Mean squared error of each label's probabilities: (L,) (Brier, 1950)."""
     return np.asarray(((probs - labels) ** 2).mean(axis=0), np.float64)
 
 
 def brier_of_prevalence(labels: Labels) -> Doubles:
-    """Brier score of the best constant, which is each label's prevalence in these images: (L,)."""
+    """Brier score of the best constant, each label's prevalence in these images: (L,)."""
     prevalence = labels.mean(axis=0)
     return np.asarray(prevalence * (1 - prevalence), np.float64)

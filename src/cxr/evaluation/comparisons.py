@@ -1,4 +1,4 @@
-"""Whether one model ranks better than another on the same images, or by chance."""
+"""Test whether one model ranks the same images better than another."""
 
 from itertools import combinations
 from typing import Any
@@ -18,49 +18,49 @@ def compare(
     estimates: dict[str, dict[str, Estimate]],
     independent: bool,
 ) -> list[dict[str, Any]]:
-    """Every two models, in each measure's macro and label by label: `comparisons` of the report.
+    """Compare each pair of models, by macro average and by label: `comparisons` of the report.
 
     A difference is `a` minus `b`. `p` is two-sided; `p_holm` is corrected for the number of
-    comparisons of the same metric. Where images are independent, DeLong's p stands beside that of
-    a label's AUROC.
+    comparisons of the same metric. If images are independent, the comparison of a label's AUROC
+    also has DeLong's p.
 
     Parameters
     ----------
     labels : (N, L) of 0 and 1.
-    scores : of each model, (N, L).
-    estimates : of each model and measure, on the same resamples.
+    scores : by model, (N, L).
+    estimates : by model and measure, on the same resamples.
     independent : whether no two images are known to be of one patient.
     """
-    told: list[dict[str, Any]] = []
+    comparisons: list[dict[str, Any]] = []
     for a, b in combinations(scores, 2):
         for measure in estimates[a]:
             difference = estimates[a][measure].minus(estimates[b][measure])
             who = {"a": a, "b": b, "metric": f"macro_{measure}"}
-            told.append(who | paired(difference.macro, difference.macro_resampled))
+            comparisons.append(who | paired(difference.macro, difference.macro_resampled))
             for i, label in enumerate(LABELS):
                 who = {"a": a, "b": b, "metric": measure, "label": label}
-                told.append(who | paired(difference.values[i], difference.resampled[:, i]))
+                comparisons.append(who | paired(difference.values[i], difference.resampled[:, i]))
                 if measure == "auroc" and independent:
                     both = np.stack([scores[a][:, i], scores[b][:, i]])
-                    told[-1]["p_delong"] = delong_p(labels[:, i], both)
-    for metric in {each["metric"] for each in told}:
-        family = [each for each in told if each["metric"] == metric]
+                    comparisons[-1]["p_delong"] = delong_p(labels[:, i], both)
+    for metric in {each["metric"] for each in comparisons}:
+        family = [each for each in comparisons if each["metric"] == metric]
         for each, p in zip(family, holm([each["p"] for each in family]), strict=True):
             each["p_holm"] = p
-    return sorted(told, key=lambda each: "label" in each)
+    return sorted(comparisons, key=lambda each: "label" in each)
 
 
 def paired(difference: float, resampled: Doubles) -> dict[str, Any]:
-    """A difference, its interval and p by the standard deviation of its resamples (B,).
+    """A difference with its interval and p, from the standard deviation of its resamples (B,).
 
-    What is undefined is None: too few resamples, or a difference that no resample changes. Two
+    Interval and p are None if there are too few resamples or none changes the difference. Two
     models that rank alike on every resample have p = 1.
     """
     defined = resampled[~np.isnan(resampled)]
     if len(defined) < 2 or np.isnan(difference):
         value = None if np.isnan(difference) else float(difference)
         return {"difference": value, "ci": None, "p": None}
-    # Equal numbers have a deviation of some 1e-17, not 0.
+    # The computed standard deviation of equal numbers is about 1e-17, not 0.
     error = float(np.std(defined, ddof=1)) if np.ptp(defined) > 0 else 0.0
     if error == 0 and difference != 0:
         return {"difference": float(difference), "ci": None, "p": None}
@@ -72,7 +72,7 @@ def paired(difference: float, resampled: Doubles) -> dict[str, Any]:
 
 
 def delong_p(y: Labels, scores: Floats) -> float | None:
-    """Two-sided p of the difference of two models' AUROC on one label, None where undefined.
+    """Two-sided p of the difference of two models' AUROC on one label; None if undefined.
 
     Parameters
     ----------
@@ -81,15 +81,15 @@ def delong_p(y: Labels, scores: Floats) -> float | None:
     """
     if min(int(y.sum()), int((1 - y).sum())) < 2:
         return None
-    areas, covariance = delong(y, scores)
+    aurocs, covariance = delong(y, scores)
     contrast = np.array([1.0, -1.0])
     variance = float(contrast @ covariance @ contrast)
-    difference, error = float(contrast @ areas), float(np.sqrt(max(variance, 0)))
+    difference, error = float(contrast @ aurocs), float(np.sqrt(max(variance, 0)))
     return None if error == 0 and difference != 0 else _two_sided(difference, error)
 
 
 def holm(p: list[float | None]) -> list[float | None]:
-    """P values corrected for how many they are; None stays, and counts for nothing.
+    """P values corrected for their number; None stays None and is not counted.
 
     Holm, "A simple sequentially rejective multiple test procedure", 1979.
     """
@@ -102,6 +102,6 @@ def holm(p: list[float | None]) -> list[float | None]:
 
 
 def _two_sided(difference: float, error: float) -> float:
-    if error == 0:  # the two rank alike
+    if error == 0:  # the models rank alike
         return 1.0
     return float(2 * norm.sf(abs(difference) / error))

@@ -1,4 +1,4 @@
-"""ROC and precision-recall curves, thin enough to draw."""
+"""ROC and precision-recall curves with few enough points to draw."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,12 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 
 from cxr.arrays import Doubles, Floats, Labels
 
-MOST_POINTS = 200
+MAX_POINTS = 200
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One label's points in drawing order: (K,)."""
+    """Points of one label's curve in drawing order: (K,)."""
 
     x: Doubles
     y: Doubles
@@ -27,10 +27,10 @@ def roc(y: Labels, scores: Floats) -> Curve:
 def precision_recall(y: Labels, scores: Floats) -> Curve:
     """Recall and precision of a label (N,) that has both classes."""
     precision, recall, _ = precision_recall_curve(y, scores, drop_intermediate=True)
-    # The last point, precision 1 at recall 0, is sklearn's and no threshold's.
+    # The last point, precision 1 at recall 0, is added by sklearn and has no threshold.
     return _thinned(recall[-2::-1], precision[-2::-1])
 
 
 def _thinned(x: Doubles, y: Doubles) -> Curve:
-    kept = np.unique(np.linspace(0, len(x) - 1, MOST_POINTS).round().astype(np.int64))
-    return Curve(x[kept], y[kept])
+    index = np.unique(np.linspace(0, len(x) - 1, MAX_POINTS).round().astype(np.int64))
+    return Curve(x[index], y[index])

@@ -1,7 +1,7 @@
-"""What turns a model's logits into probabilities and these into yes or no: chosen on validation.
+"""A model's operating point: calibration and thresholds, chosen on the validation split.
 
-It stands in `decisions/<model>.json` beside the weights, and whoever uses the model applies it.
-With it goes what the training images look like, so that a foreign image can be told from them.
+It is stored in `decisions/<model>.json` and applied whenever the model is used, together with a
+reference for out-of-distribution images.
 """
 
 from dataclasses import dataclass
@@ -24,17 +24,17 @@ Rule = Literal["youden", "f1", "sensitivity"]
 Method = Literal["none", "temperature", "platt"]
 Counts = npt.NDArray[np.int64]
 
-# Never below zero: a calibration that turned the order of the images round would undo the training.
+# Above zero: a negative slope would reverse the model's ranking.
 SLOPES = (0.01, 100.0)
 CHOSEN_ON = "val"
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Probability = sigmoid(slope · logit + intercept), label by label.
+    """Probability = sigmoid(slope · logit + intercept), by label.
 
     `temperature` is one slope for all labels (Guo et al., "On calibration of modern neural
-    networks", 2017), `platt` a slope and an intercept for each (Platt, "Probabilistic outputs for
+    networks", 2017), `platt` a slope and an intercept per label (Platt, "Probabilistic outputs for
     support vector machines", 1999).
     """
 
@@ -49,7 +49,10 @@ class Calibration:
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """Calibration, from which probability on a label counts as there (NaN: none), and for what."""
+    """Calibration, thresholds and out-of-distribution reference of a model.
+
+    A label is positive from its threshold on; NaN is no threshold.
+    """
 
     model: str
     calibration: Calibration
@@ -58,7 +61,7 @@ class OperatingPoint:
     ood: OodReference
 
     def as_json(self) -> dict[str, Any]:
-        """As `decisions/<model>.json` holds it; a threshold that isn't there is None."""
+        """The content of `decisions/<model>.json`; a missing threshold is None."""
         return {
             "model": self.model,
             "chosen_on": CHOSEN_ON,
@@ -77,7 +80,7 @@ class OperatingPoint:
 
 
 def read(path: Path) -> OperatingPoint:
-    """The decision that stands in a file; CxrError where it can't be read."""
+    """The operating point in a file; CxrError if it can't be read."""
     return read_made(path, _parse)
 
 
@@ -90,14 +93,14 @@ def decide(
     sensitivity: float,
     ood: OodReference,
 ) -> OperatingPoint:
-    """Fit a calibration, and choose thresholds on what it makes of these same images.
+    """Fit a calibration, and choose thresholds on the calibrated probabilities.
 
     Parameters
     ----------
     labels : (N, L) of 0 and 1, of the validation split.
     logits : (N, L).
-    sensitivity : what the rule of that name asks for at least.
-    ood : what images of the training data look like.
+    sensitivity : the minimum for the rule `sensitivity`.
+    ood : the out-of-distribution reference of the training data.
     """
     calibration = calibrate(labels, logits, method)
     cuts = thresholds(labels, calibration.probs(logits), rule, sensitivity)
@@ -105,10 +108,10 @@ def decide(
 
 
 def calibrate(labels: Labels, logits: Floats, method: Method) -> Calibration:
-    """The calibration of least cross-entropy on these images.
+    """The calibration with the smallest cross-entropy on these images.
 
-    Labels of one class only say nothing about it: `temperature` is fitted without them, `platt`
-    leaves them as they are.
+    Labels with one class only can't be calibrated: `temperature` is fitted without them, `platt`
+    leaves them unchanged.
 
     Parameters
     ----------
@@ -117,21 +120,22 @@ def calibrate(labels: Labels, logits: Floats, method: Method) -> Calibration:
     """
     n_labels = labels.shape[1]
     slopes, intercepts = np.ones(n_labels), np.zeros(n_labels)
-    told = np.flatnonzero(has_both_classes(labels))
-    if method == "temperature" and len(told):
-        slopes[:] = _fit(logits[:, told].ravel(), labels[:, told].ravel(), with_intercept=False)[0]
+    fitted = np.flatnonzero(has_both_classes(labels))
+    if method == "temperature" and len(fitted):
+        x, y = logits[:, fitted].ravel(), labels[:, fitted].ravel()
+        slopes[:] = _fit(x, y, with_intercept=False)[0]
     elif method == "platt":
-        for i in told:
+        for i in fitted:
             slopes[i], intercepts[i] = _fit(logits[:, i], _smoothed(labels[:, i]))
     return Calibration(method, slopes, intercepts)
 
 
 def thresholds(labels: Labels, probs: Floats, rule: Rule, sensitivity: float) -> Doubles:
-    """The probability of each label from which on it counts as positive, NaN with one class.
+    """The probability from which on each label counts as positive; NaN if it has one class only.
 
-    `youden` takes the largest sensitivity + specificity - 1 (Youden, "Index for rating diagnostic
-    tests", 1950), `f1` the largest F1; of equal ones the highest threshold. `sensitivity` takes the
-    highest threshold whose sensitivity is at least the one given.
+    `youden` maximises sensitivity + specificity - 1 (Youden, "Index for rating diagnostic tests",
+    1950), `f1` maximises F1; both take the highest of equally good thresholds. `sensitivity` takes
+    the highest threshold that reaches the given sensitivity.
 
     Parameters
     ----------
@@ -143,30 +147,30 @@ def thresholds(labels: Labels, probs: Floats, rule: Rule, sensitivity: float) ->
         cut, true, false = _at_every_cut(labels[:, i], probs[:, i])
         n_positive = int(true[-1])
         if rule == "youden":
-            # Times both class sizes, so that equal values are equal to the last bit.
+            # Multiplied by both class sizes, so that ties are exact integers.
             best = np.argmax(true * int(false[-1]) - false * n_positive)
         elif rule == "f1":
             best = np.argmax(2 * true / (true + false + n_positive))
         else:
-            best = np.argmax(true >= sensitivity * n_positive - 1e-9)  # 0.55 * 100 is above 55
+            best = np.argmax(true >= sensitivity * n_positive - 1e-9)  # 0.55 * 100 > 55
         cuts[i] = cut[best]
     return cuts
 
 
 def has_both_classes(labels: Labels) -> npt.NDArray[np.bool_]:
-    """Which labels (L,) have a positive and a negative image: without both nothing is ranked."""
+    """Which labels (L,) have both positive and negative images; the others can't be ranked."""
     return np.asarray(labels.any(axis=0) & ~labels.all(axis=0), np.bool_)
 
 
 def _fit(logits: Floats, target: npt.NDArray[Any], with_intercept: bool = True) -> Doubles:
-    """Slope and intercept of least cross-entropy; it has one minimum."""
+    """Slope and intercept with the smallest cross-entropy, which has one minimum."""
     x = logits.astype(np.float64)
 
     def loss(parameters: Doubles) -> tuple[float, Doubles]:
         z = parameters[0] * x + parameters[1]
-        wrong = expit(z) - target
+        error = expit(z) - target
         value = float(np.mean(np.logaddexp(0, z) - target * z))
-        return value, np.array([np.mean(wrong * x), np.mean(wrong)])
+        return value, np.array([np.mean(error * x), np.mean(error)])
 
     bounds = [SLOPES, (None, None) if with_intercept else (0.0, 0.0)]
     options = {"ftol": 1e-14, "gtol": 1e-9, "maxiter": 1000}
@@ -177,14 +181,14 @@ def _fit(logits: Floats, target: npt.NDArray[Any], with_intercept: bool = True) 
 
 
 def _smoothed(y: Labels) -> Doubles:
-    """Platt's targets: a label with few positives is not believed to the last percent."""
+    """Platt's smoothed targets, against overconfidence on labels with few positives."""
     n_positive = int(y.sum())
     n_negative = len(y) - n_positive
     return np.where(y == 1, (n_positive + 1) / (n_positive + 2), 1 / (n_negative + 2))
 
 
 def _at_every_cut(y: Labels, probs: Floats) -> tuple[Floats, Counts, Counts]:
-    """Every distinct probability from the highest down, with the positives called by it."""
+    """Distinct probabilities, highest first, with true and false positives at each."""
     false_rate, true_rate, cut = roc_curve(y, probs, drop_intermediate=False)
     n_positive = int(y.sum())
     true_positives = np.rint(true_rate[1:] * n_positive).astype(np.int64)
@@ -195,10 +199,10 @@ def _at_every_cut(y: Labels, probs: Floats) -> tuple[Floats, Counts, Counts]:
 def _parse(content: Any) -> OperatingPoint:
     calibration, ood = content["calibration"], content["ood"]
     if calibration["method"] not in get_args(Method) or content["rule"] not in get_args(Rule):
-        raise ValueError("no such method or rule")
+        raise ValueError("unknown calibration method or threshold rule")
     mean_image = np.array(ood["mean_image"], np.float64)
     if mean_image.shape != (SIDE, SIDE):
-        raise ValueError("a mean image of another size")
+        raise ValueError(f"the mean image is not {SIDE} x {SIDE}")
     return OperatingPoint(
         model=str(content["model"]),
         calibration=Calibration(

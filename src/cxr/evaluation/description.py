@@ -1,4 +1,4 @@
-"""One model on one split, label by label and summed up, and what the unlearned baselines score."""
+"""Metrics of one model on one split, by label and overall, and those of trivial baselines."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,55 +15,55 @@ from cxr.labels import LABELS
 BASELINES = ALL_NEGATIVE, PREVALENCE = "all-negative", "prevalence"
 
 TOO_NARROW = (
-    "the data names no patients: images are taken as independent, and the intervals are too narrow"
+    "the data has no patient ids, so images are treated as independent and intervals are too narrow"
 )
-NO_DELONG = "patients have several images, so DeLong's intervals do not hold and are left out"
+NO_DELONG = (
+    "some patients have several images, so DeLong's intervals are not valid and are left out"
+)
 
-# Units of a class; with fewer, a simulation finds, intervals miss too often and equal models
-# are called different too often (docs/evaluation.md).
-FEWEST = 20
+# Units per class. In a simulation with fewer, intervals missed the true value too often, and equal
+# models were found different too often (docs/evaluation.md).
+MIN_UNITS = 20
 
 ONE_CLASS = "images of one class only"
 FEW = "too few images of a class for an interval"
-PERFECT = (
-    "ranked without a mistake, or with nothing but: no resample tells how far from that it may be"
-)
+PERFECT = "AUROC is exactly 0 or 1, so resampling gives no interval"
 AT_THRESHOLD = {
     "sensitivity": "no positive image",
     "specificity": "no negative image",
-    "ppv": "no image is called positive",
-    "npv": "no image is called negative",
+    "ppv": "no image is predicted positive",
+    "npv": "no image is predicted negative",
 }
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """What a model says of a split's images, and how it was made to say yes or no.
+    """A model's predictions on a split, and its thresholds.
 
     Parameters
     ----------
-    scores : (N, L), what it ranks by, higher for positive.
+    scores : (N, L), the scores that rank the images, higher for positive.
     probs : (N, L) probabilities.
-    thresholds : (L,) chosen on other images, NaN where there is none.
-    why_none : why a threshold is not there.
-    uncalibrated : (N, L) probabilities before calibration, where there was one.
+    thresholds : (L,) chosen on other images; NaN if missing.
+    no_threshold_reason : why a threshold is missing.
+    uncalibrated : (N, L) probabilities before calibration; None without calibration.
     """
 
     scores: Floats
     probs: Floats
     thresholds: Doubles
-    why_none: str
+    no_threshold_reason: str
     uncalibrated: Floats | None = None
 
     @classmethod
-    def by(cls, decision: OperatingPoint, logits: Floats) -> "Predicted":
-        """What a model says by its decision, of logits (N, L)."""
-        calibration = decision.calibration
+    def from_logits(cls, operating_point: OperatingPoint, logits: Floats) -> "Predicted":
+        """Predictions at an operating point, from logits (N, L)."""
+        calibration = operating_point.calibration
         return cls(
             scores=logits,
             probs=calibration.probs(logits),
-            thresholds=decision.thresholds,
-            why_none=f"{CHOSEN_ON} has {ONE_CLASS}",
+            thresholds=operating_point.thresholds,
+            no_threshold_reason=f"{CHOSEN_ON} has {ONE_CLASS}",
             uncalibrated=None if calibration.method == "none" else metrics.sigmoid(logits),
         )
 
@@ -71,7 +71,7 @@ class Predicted:
 def describe(
     labels: Labels, model: Predicted, estimates: dict[str, Estimate], resamples: Resamples
 ) -> dict[str, Any]:
-    """One split of one model in the shape of `reports/metrics.json`.
+    """Metrics of one model on one split, as in `reports/metrics.json`.
 
     Parameters
     ----------
@@ -80,9 +80,9 @@ def describe(
 
     Returns
     -------
-    A mapping that JSON can hold. What is undefined is None, and `undefined` says why.
+    A JSON-serialisable mapping. Undefined values are None, and `undefined` gives the reasons.
     """
-    areas, precisions = estimates["auroc"], estimates["ap"]
+    auroc, ap = estimates["auroc"], estimates["ap"]
     undefined: list[dict[str, str]] = []
     by_label = {}
     for i, name in enumerate(LABELS):
@@ -90,56 +90,56 @@ def describe(
         numbers = {
             "n_positive": int(y.sum()),
             "prevalence": float(y.mean()),
-            **_ranking(y, model.scores[:, i], areas, precisions, resamples.independent, i),
+            **_ranking(y, model.scores[:, i], auroc, ap, resamples.independent, i),
             **_probabilities(y, probs),
             **_at_threshold(y, probs, float(model.thresholds[i])),
         }
         by_label[name] = {key: _or_none(value) for key, value in numbers.items()}
-        undefined += _reasons(name, by_label[name], model.why_none)
+        undefined += _reasons(name, by_label[name], model.no_threshold_reason)
     ranking = {
-        "macro_auroc": areas.macro,
-        "macro_auroc_ci": interval(areas.macro, areas.macro_resampled),
-        "macro_ap": precisions.macro,
-        "macro_ap_ci": interval(precisions.macro, precisions.macro_resampled),
+        "macro_auroc": auroc.macro,
+        "macro_auroc_ci": interval(auroc.macro, auroc.macro_resampled),
+        "macro_ap": ap.macro,
+        "macro_ap_ci": interval(ap.macro, ap.macro_resampled),
     }
     accuracy, all_negative = _accuracy(labels, model.probs), float((labels == 0).mean())
-    sums = {
+    summary_metrics = {
         **{key: _or_none(value) for key, value in ranking.items()},
         "accuracy": accuracy,
         "accuracy_all_negative": all_negative,
         "accuracy_gain": accuracy - all_negative,
-        **_sums(labels, model.probs),
+        **_summary_metrics(labels, model.probs),
     }
-    if missing := [key for key, value in sums.items() if value is None]:
-        area = sums["macro_auroc"]
-        why = ONE_CLASS if area is None else PERFECT if area in (0, 1) else FEW
+    if missing := [key for key, value in summary_metrics.items() if value is None]:
+        macro_auroc = summary_metrics["macro_auroc"]
+        why = ONE_CLASS if macro_auroc is None else PERFECT if macro_auroc in (0, 1) else FEW
         undefined.append({"label": "all", "what": ", ".join(missing), "why": why})
-    told = {
+    result = {
         "n": len(labels),
-        "n_labels": int((~np.isnan(areas.values)).sum()),
-        **sums,
-        "intervals": _about(labels, resamples),
+        "n_labels": int((~np.isnan(auroc.values)).sum()),
+        **summary_metrics,
+        "intervals": _interval_info(labels, resamples),
         "labels": by_label,
         "undefined": undefined,
     }
     if model.uncalibrated is not None:
-        told["uncalibrated"] = _sums(labels, model.uncalibrated)
-    return told
+        result["uncalibrated"] = _summary_metrics(labels, model.uncalibrated)
+    return result
 
 
 def baselines(labels: Labels) -> dict[str, dict[str, Any]]:
-    """What "no" for everything scores, and each label's prevalence in these images for everyone.
+    """Metrics of the trivial baselines: all-negative, and each label's prevalence for all images.
 
-    Nothing is learnt by either; the second is the best of all constants, in hindsight.
+    The prevalence is taken from these same images, so it is the best constant in hindsight.
     """
     prevalence = labels.mean(axis=0)
     chance = metrics.macro(np.where(has_both_classes(labels), prevalence, np.nan))
     all_negative = float((labels == 0).mean())
-    told = {}
+    result = {}
     for name, probs in ((ALL_NEGATIVE, np.zeros(len(prevalence))), (PREVALENCE, prevalence)):
-        everyone = np.broadcast_to(probs, labels.shape)
-        accuracy = _accuracy(labels, everyone)
-        told[name] = {
+        constant = np.broadcast_to(probs, labels.shape)
+        accuracy = _accuracy(labels, constant)
+        result[name] = {
             "n": len(labels),
             "n_labels": int(has_both_classes(labels).sum()),
             "macro_auroc": 0.5 if has_both_classes(labels).any() else None,
@@ -147,32 +147,32 @@ def baselines(labels: Labels) -> dict[str, dict[str, Any]]:
             "accuracy": accuracy,
             "accuracy_all_negative": all_negative,
             "accuracy_gain": accuracy - all_negative,
-            **_sums(labels, everyone),
+            **_summary_metrics(labels, constant),
         }
-    return told
+    return result
 
 
 def _ranking(
-    y: Labels, scores: Floats, areas: Estimate, precisions: Estimate, independent: bool, i: int
+    y: Labels, scores: Floats, auroc: Estimate, ap: Estimate, independent: bool, i: int
 ) -> dict[str, Any]:
-    """How well a label's images are ranked, and how sure that is."""
-    told = {
-        "auroc": float(areas.values[i]),
-        "auroc_ci": interval(areas.values[i], areas.resampled[:, i]),
-        "ap": float(precisions.values[i]),
-        "ap_ci": interval(precisions.values[i], precisions.resampled[:, i]),
-        "resamples_left_out": int(np.isnan(areas.resampled[:, i]).sum()),
+    """Ranking metrics of label `i`, with intervals."""
+    result = {
+        "auroc": float(auroc.values[i]),
+        "auroc_ci": interval(auroc.values[i], auroc.resampled[:, i]),
+        "ap": float(ap.values[i]),
+        "ap_ci": interval(ap.values[i], ap.resampled[:, i]),
+        "resamples_left_out": int(np.isnan(auroc.resampled[:, i]).sum()),
     }
     if independent:
-        told["auroc_delong_ci"] = (np.nan, np.nan)
+        result["auroc_delong_ci"] = (np.nan, np.nan)
         if 0 < y.sum() < len(y):
-            area, variance = delong(y, scores[None])
-            told["auroc_delong_ci"] = delong_interval(float(area[0]), float(variance[0, 0]))
-    return told
+            value, variance = delong(y, scores[None])
+            result["auroc_delong_ci"] = delong_interval(float(value[0]), float(variance[0, 0]))
+    return result
 
 
 def _probabilities(y: Labels, probs: Floats) -> dict[str, Any]:
-    """What a label's probabilities are worth."""
+    """Accuracy, Brier score and calibration of a label's probabilities."""
     prevalence, accuracy = float(y.mean()), _accuracy(y, probs)
     score, reference = float(brier(y, probs)), float(brier_of_prevalence(y))
     curve = reliability(y, probs)
@@ -193,17 +193,17 @@ def _probabilities(y: Labels, probs: Floats) -> dict[str, Any]:
 
 
 def _at_threshold(y: Labels, probs: Floats, threshold: float) -> dict[str, float]:
-    """What yes and no are worth; a probability at the threshold is a yes."""
+    """Metrics of a label's binary predictions; positive from the threshold on."""
     if np.isnan(threshold):
         return dict.fromkeys(("threshold", *AT_THRESHOLD), np.nan)
-    predicted_positive, there = probs >= threshold, y == 1
-    right = predicted_positive == there
+    predicted_positive, is_positive = probs >= threshold, y == 1
+    correct = predicted_positive == is_positive
     return {
         "threshold": threshold,
-        "sensitivity": _ratio(int((right & there).sum()), int(there.sum())),
-        "specificity": _ratio(int((right & ~there).sum()), int((~there).sum())),
-        "ppv": _ratio(int((right & predicted_positive).sum()), int(predicted_positive.sum())),
-        "npv": _ratio(int((right & ~predicted_positive).sum()), int((~predicted_positive).sum())),
+        "sensitivity": _ratio(int((correct & is_positive).sum()), int(is_positive.sum())),
+        "specificity": _ratio(int((correct & ~is_positive).sum()), int((~is_positive).sum())),
+        "ppv": _ratio(int((correct & predicted_positive).sum()), int(predicted_positive.sum())),
+        "npv": _ratio(int((correct & ~predicted_positive).sum()), int((~predicted_positive).sum())),
     }
 
 
@@ -211,8 +211,8 @@ def _accuracy(labels: Labels, probs: Floats) -> float:
     return float(((probs >= 0.5) == labels).mean())
 
 
-def _sums(labels: Labels, probs: Floats) -> dict[str, Any]:
-    """The labels' probabilities together: errors are means, the skill that of the mean errors."""
+def _summary_metrics(labels: Labels, probs: Floats) -> dict[str, Any]:
+    """Probability metrics over all labels: means, and the skill of the mean Brier score."""
     score = float(brier(labels, probs).mean())
     reference = float(brier_of_prevalence(labels).mean())
     curves = [reliability(y, p) for y, p in zip(labels.T, probs.T, strict=True)]
@@ -223,31 +223,31 @@ def _sums(labels: Labels, probs: Floats) -> dict[str, Any]:
     }
 
 
-def _reasons(label: str, numbers: dict[str, Any], why_none: str) -> list[dict[str, str]]:
-    """Why each number of a label that is None is so; numbers with one reason stand together."""
+def _reasons(label: str, numbers: dict[str, Any], no_threshold_reason: str) -> list[dict[str, str]]:
+    """Why metrics of a label are None, grouped by reason."""
     keys_of: dict[str, list[str]] = {}
     for key, value in numbers.items():
         if value is not None:
             continue
         if key == "threshold" or (key in AT_THRESHOLD and numbers["threshold"] is None):
-            why = why_none
+            why = no_threshold_reason
         elif key in AT_THRESHOLD:
             why = AT_THRESHOLD[key]
         else:
-            area = numbers["auroc"]
-            why = ONE_CLASS if area is None else PERFECT if area in (0, 1) else FEW
+            auroc = numbers["auroc"]
+            why = ONE_CLASS if auroc is None else PERFECT if auroc in (0, 1) else FEW
         keys_of.setdefault(why, []).append(key)
     return [{"label": label, "what": ", ".join(keys), "why": why} for why, keys in keys_of.items()]
 
 
-def _about(labels: Labels, resamples: Resamples) -> dict[str, Any]:
-    """What the intervals are made of, and the labels for which that is too little."""
+def _interval_info(labels: Labels, resamples: Resamples) -> dict[str, Any]:
+    """How the intervals were made, and the labels with too few units for reliable ones."""
     unsure = []
     for y, name in zip(labels.T, LABELS, strict=True):
         n_units = [len(np.unique(resamples.unit_of_image[y == value])) for value in (0, 1)]
-        if 0 < min(n_units) < FEWEST:
+        if 0 < min(n_units) < MIN_UNITS:
             unsure.append(name)
-    told: dict[str, Any] = {
+    info: dict[str, Any] = {
         "level": LEVEL,
         "unit": resamples.unit,
         "n_units": resamples.n_units,
@@ -255,10 +255,10 @@ def _about(labels: Labels, resamples: Resamples) -> dict[str, Any]:
         "unsure": unsure,
     }
     if resamples.unit == "image":
-        told["note"] = TOO_NARROW
+        info["note"] = TOO_NARROW
     elif not resamples.independent:
-        told["note"] = NO_DELONG
-    return told
+        info["note"] = NO_DELONG
+    return info
 
 
 def _ratio(part: float, whole: float) -> float:

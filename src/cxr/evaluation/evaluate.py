@@ -1,4 +1,4 @@
-"""How good models are on one split: every number with its interval, beside what chance scores."""
+"""Evaluate models on one split: metrics with intervals, comparisons, trivial baselines."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from cxr.evaluation.description import Predicted, baselines, describe
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Models and baselines in the shape of reports/metrics.json, and every two models compared."""
+    """Metrics of models and baselines as in reports/metrics.json, and pairwise comparisons."""
 
     models: dict[str, dict[str, Any]]
     comparisons: list[dict[str, Any]]
@@ -27,26 +27,26 @@ def evaluate(
     seed: int,
     progress: intervals.Progress,
 ) -> Evaluation:
-    """Measure models on the same images and the same resamples of them.
+    """Evaluate models on the same images and the same resamples of them.
 
     Parameters
     ----------
     labels : (N, L) of 0 and 1.
     models : by name.
-    patients : (N,) whose image each is; None where the data doesn't tell.
+    patients : (N,) the patient of each image; None if unknown.
     n_resamples : of the bootstrap.
-    progress : told how many of how many resamples are done.
+    progress : called with the numbers of finished and of all resamples.
 
     Returns
     -------
-    Mappings that JSON can hold. What is undefined is None, and `undefined` says why.
+    JSON-serialisable mappings. Undefined values are None, and `undefined` gives the reasons.
     """
     resamples = intervals.draw(len(labels), patients, n_resamples, seed)
     scores = {name: model.scores for name, model in models.items()}
     estimates = intervals.estimate(labels, scores, resamples, progress)
-    told = {
+    described = {
         name: describe(labels, model, estimates[name], resamples) for name, model in models.items()
     }
     return Evaluation(
-        told | baselines(labels), compare(labels, scores, estimates, resamples.independent)
+        described | baselines(labels), compare(labels, scores, estimates, resamples.independent)
     )

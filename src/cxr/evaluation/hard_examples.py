@@ -1,4 +1,4 @@
-"""The images whose labels the models find hardest to believe: wrong labels are among them."""
+"""Hard examples: the images of highest loss, among them those with wrong labels."""
 
 from dataclasses import dataclass
 
@@ -7,36 +7,36 @@ import numpy.typing as npt
 
 from cxr.arrays import Doubles, Floats, Labels
 
-SMALLEST = 1e-12  # a probability of 0 costs no more than this
+SMALLEST = 1e-12  # bounds the loss of a probability of 0
 
 
 @dataclass(frozen=True)
-class Surprises:
-    """Images in falling order of loss: (K,)."""
+class HardExamples:
+    """Images in descending order of loss: (K,)."""
 
     index: npt.NDArray[np.int64]
-    loss: Doubles  # cross-entropy, summed over labels, mean of the models
-    label: npt.NDArray[np.int64]  # the one that costs most
+    loss: Doubles  # cross-entropy, summed over labels and averaged over models
+    label: npt.NDArray[np.int64]  # the one of highest loss
 
 
-def most_surprising(labels: Labels, probs: list[Floats], n: int) -> Surprises:
-    """The `n` images of highest loss, of the first ones where losses are equal.
+def find_hard_examples(labels: Labels, probs: list[Floats], n: int) -> HardExamples:
+    """The `n` images of highest loss; ties in image order.
 
-    The mean of several models is taken, since an image that is hard for all of them is
-    less likely the fault of one.
+    The loss is the mean over models: an image that is hard for all of them is less likely due to
+    one model's error.
 
     Parameters
     ----------
     labels : (N, L) of 0 and 1.
-    probs : of each model, (N, L).
+    probs : one (N, L) per model.
     """
     losses = np.mean([cross_entropy(labels, each) for each in probs], axis=0)
     of_image = losses.sum(axis=1)
     index = np.argsort(-of_image, kind="stable")[:n]
-    return Surprises(index, of_image[index], losses[index].argmax(axis=1))
+    return HardExamples(index, of_image[index], losses[index].argmax(axis=1))
 
 
 def cross_entropy(labels: Labels, probs: Floats) -> Doubles:
-    """What each label of each image costs: (N, L)."""
+    """Loss of each label of each image: (N, L)."""
     of_truth = np.where(labels == 1, probs, 1 - probs).astype(np.float64)
     return np.asarray(-np.log(np.maximum(of_truth, SMALLEST)), np.float64)

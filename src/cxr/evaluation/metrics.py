@@ -1,4 +1,4 @@
-"""How well scores rank the images of a label: what training selects by and evaluation reports."""
+"""Ranking metrics, used to select epochs in training and reported by evaluation."""
 
 from typing import Any, cast
 
@@ -9,7 +9,7 @@ from cxr.arrays import Doubles, Floats, Labels
 
 
 def auroc(labels: Labels, scores: Floats) -> Doubles:
-    """Area under the ROC curve of every label, NaN where only one class is there.
+    """Area under the ROC curve of every label; NaN if a label has one class only.
 
     Parameters
     ----------
@@ -20,18 +20,18 @@ def auroc(labels: Labels, scores: Floats) -> Doubles:
 
 
 def average_precision(labels: Labels, scores: Floats) -> Doubles:
-    """Average precision of every label, NaN where only one class is there; chance is prevalence."""
+    """Average precision of every label; NaN if it has one class only. Chance is prevalence."""
     return _by_label(average_precision_score, labels, scores)
 
 
 def macro(values: Doubles) -> float:
-    """Mean over the labels where the value is defined; NaN where it is defined for none."""
+    """Mean over the labels with a defined value; NaN if there are none."""
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if len(defined) else float("nan")
 
 
 def sigmoid(logits: Floats) -> Doubles:
-    """Probabilities of logits, in double precision."""
+    """Probabilities from logits, in double precision."""
     x = logits.astype(np.float64)
     return cast(Doubles, np.exp(-np.logaddexp(0, -x)))
 

@@ -1,4 +1,4 @@
-"""A user's own images through a model that the pipeline made."""
+"""Predict image files with a trained model: probabilities, predictions, warnings, maps."""
 
 import csv
 import io
@@ -29,35 +29,35 @@ from cxr.models.inputs import to_network_input
 from cxr.paths import DECISIONS, MODELS
 
 NOTICE = "Not a medical device: a research model's output, not a diagnosis."
-VERDICTS = {True: "yes", False: "no", None: "?"}
-ADDRESSES = ("models:/", "runs:/")  # of MLflow's models
-MOST_MAPS = 3  # beside an image
+ANSWERS = {True: "yes", False: "no", None: "?"}
+MLFLOW_SCHEMES = ("models:/", "runs:/")
+MAX_MAPS = 3  # per image
 
-BATCH = 8  # images at once; a CPU's cache holds no more at 224 pixels
+BATCH = 8  # images; at 224 pixels a CPU's cache holds no more
 
 
 @dataclass(frozen=True)
 class Model:
-    """A network, and what turns its logits into probabilities and into yes or no."""
+    """A network and its operating point."""
 
     saved: SavedModel
-    decision: OperatingPoint
+    operating_point: OperatingPoint
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one image."""
+    """A model's prediction for one image."""
 
     path: Path
     size: tuple[int, int]  # height and width in pixels
     probs: Doubles  # (L,)
-    predicted_positive: tuple[bool | None, ...]  # (L,), None where the label has no threshold
+    predicted_positive: tuple[bool | None, ...]  # (L,), None if the label has no threshold
     similarity: float
     assumed: dict[Topic, str]  # what was assumed to read the file
     warnings: list[str]
 
     def as_json(self) -> dict[str, Any]:
-        """As `cxr predict --json` prints it."""
+        """One image in the JSON of `cxr predict --json`."""
         height, width = self.size
         return {
             "image": str(self.path),
@@ -75,37 +75,37 @@ class Prediction:
         }
 
     def assumed_as_text(self) -> str:
-        """`topic: text; topic: text`, for a cell of a table; empty where nothing was assumed."""
+        """`topic: text; topic: text` for a table cell; empty if nothing was assumed."""
         return "; ".join(f"{topic}: {text}" for topic, text in self.assumed.items())
 
 
 @dataclass(frozen=True)
 class Refused:
-    """A file that could not be used, and why."""
+    """A file that could not be used, with the reason."""
 
     path: Path
     reason: str
 
 
 def load(name: str, project: Path | None) -> Model:
-    """A model by name in the project, by the path of its folder, or by MLflow's address of it.
+    """Load a model by its name in the project, the path of its folder, or its MLflow URI.
 
-    Its decision stands in `decisions/` beside `models/`.
+    Its operating point is in `decisions/` next to `models/`.
     """
     folder = _find(name, project)
     saved = models.load(folder)
     if saved.labels != LABELS:
         raise CxrError(
-            f"{folder} tells other labels than these: {', '.join(LABELS)}; give a model of this "
-            "pipeline"
+            f"{folder} predicts a different set of labels; expected {', '.join(LABELS)}; use a "
+            "model of this pipeline"
         )
     path = folder.resolve().parents[1] / DECISIONS / f"{saved.name}.json"
     return Model(saved, decisions.read(path))
 
 
 def _find(name: str, project: Path | None) -> Path:
-    if name.startswith(ADDRESSES):
-        # MLflow takes two seconds to import, which a model in a folder needs not.
+    if name.startswith(MLFLOW_SCHEMES):
+        # MLflow takes two seconds to import; a model in a folder does not need it.
         from cxr.tracking.store import fetch_model
 
         return folder_of(fetch_model(name, project or Path.cwd()), name)
@@ -113,82 +113,85 @@ def _find(name: str, project: Path | None) -> Path:
     for folder in (Path(name), in_project):
         if (folder / "model.json").is_file():
             return folder
-    known = sorted(path.parent.name for path in in_project.parent.glob("*/model.json"))
+    available = sorted(path.parent.name for path in in_project.parent.glob("*/model.json"))
     raise CxrError(
-        f"there is no model {name}; "
-        + (f"there are {', '.join(known)}" if known else "`dvc repro` makes some")
+        f"model {name} does not exist; "
+        + (f"available: {', '.join(available)}" if available else "run `dvc repro` to train models")
     )
 
 
 def folder_of(registered: Path, name: str) -> Path:
-    """Where the weights are in the folder of a registered model; `name` is for the message."""
+    """The folder of the weights inside a registered model's; `name` is for the message."""
     folders = [path.parent for path in registered.glob(f"{MODELS}/*/model.json")]
     if len(folders) != 1:
-        raise CxrError(f"{name} is no model of this pipeline; `cxr ui` shows which it has")
+        raise CxrError(f"{name} is not a model of this pipeline; run `cxr ui` to see the models")
     return folders[0]
 
 
-def places(paths: list[Path], folder: Path) -> dict[Path, Path]:
-    """Where each file's maps go; CxrError where one would overwrite another or the image itself.
+def map_paths(paths: list[Path], folder: Path) -> dict[Path, Path]:
+    """The file for the maps of each image; CxrError if it would overwrite another or an image.
 
-    Images of several folders keep their folders below `folder`, from the one that holds them all.
+    Images of several folders keep their paths, relative to their common parent, below `folder`.
     """
-    found: dict[Path, Path] = {}
+    outputs: dict[Path, Path] = {}
     images = {path.resolve() for path in paths}
     top = os.path.commonpath([Path(os.path.abspath(path)).parent for path in paths])  # noqa: PTH100
     for path in paths:
         parent = Path(os.path.abspath(path)).parent.relative_to(top)  # noqa: PTH100 - links stay
-        place = folder / parent / f"{stem(path.name)}.maps.png"
-        if place in found.values():
+        output = folder / parent / f"{stem(path.name)}.maps.png"
+        if output in outputs.values():
             raise CxrError(
-                f"two images are called {path.parent / stem(path.name)}, and their maps would "
-                "overwrite each other; predict them one after the other into two folders"
+                f"two images are named {path.parent / stem(path.name)}, so their maps would "
+                "overwrite each other; predict them separately, with different folders for --cam"
             )
-        if place.resolve() in images:
-            raise CxrError(f"the maps of {path} would overwrite {place}; give another folder")
-        found[path] = place
+        if output.resolve() in images:
+            raise CxrError(
+                f"the maps of {path} would overwrite the image {output}; choose another folder "
+                "for --cam"
+            )
+        outputs[path] = output
     try:
-        for parent in {place.parent for place in found.values()}:
+        for parent in {output.parent for output in outputs.values()}:
             parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CxrError(
-            f"{folder} can't be made a folder for maps: {error.strerror}; give another"
+            f"can't create the folder {folder} for maps: {error.strerror}; choose another for --cam"
         ) from None
-    return found
+    return outputs
 
 
 def predict(
     model: Model, paths: list[Path], maps: dict[Path, Path]
 ) -> Iterator[Prediction | Refused]:
-    """What the model says of each file, in order; a file that can't be used stops no other.
+    """Predict each file, in order; a file that can't be used gives a `Refused`.
 
     Parameters
     ----------
-    maps : where the maps of each file are drawn, if any are.
+    maps : the file for each image's maps; empty for none.
     """
     for start in range(0, len(paths), BATCH):
-        done: dict[Path, Prediction | Refused] = {}
+        results: dict[Path, Prediction | Refused] = {}
         pictures = []
         for path in paths[start : start + BATCH]:
             try:
                 pictures.append(files.read(path))
             except CxrError as error:
-                done[path] = Refused(path, str(error))
+                results[path] = Refused(path, str(error))
         if pictures:
             for each in predict_pictures(model, pictures, maps):
-                done[each.path] = each
+                results[each.path] = each
         for path in paths[start : start + BATCH]:
-            yield done[path]
+            yield results[path]
 
 
 def predict_pictures(
     model: Model, pictures: list[Picture], maps: dict[Path, Path]
 ) -> Iterator[Prediction]:
-    """What the model says of each picture, in order; so many at once as `BATCH` says.
+    """Predict one batch of pictures, in order.
 
     Parameters
     ----------
-    maps : where the maps of each picture's path are drawn; empty for none.
+    maps : the file for each picture's maps, by path; empty for none.
     """
     spec, network = model.saved.input, model.saved.network
     small = np.stack([each.square(spec.data_size, spec.resampling) for each in pictures])
@@ -199,53 +202,55 @@ def predict_pictures(
             logits = network.eval()(inputs).numpy()
     else:
         logits = explained.logits
-    probs = model.decision.calibration.probs(logits)
-    ood = model.decision.ood
+    probs = model.operating_point.calibration.probs(logits)
+    ood = model.operating_point.ood
     similarity = ood.similarity(small)
     for i, picture in enumerate(pictures):
         warnings = [*picture.notes.warnings]
         if similarity[i] < ood.threshold:
             warnings.append(
-                "does not look like a chest X-ray of the training data: similarity "
-                f"{similarity[i]:.2f}, 99 % of those have {ood.threshold:.2f} or more"
+                f"does not look like a chest X-ray: similarity {similarity[i]:.2f} to the training "
+                f"images; 99% of the validation images have at least {ood.threshold:.2f}"
             )
         height, width = picture.grey.shape
-        done = Prediction(
+        prediction = Prediction(
             path=picture.path,
             size=(height, width),
             probs=probs[i],
             predicted_positive=tuple(
-                None if np.isnan(cut) else bool(p >= cut)
-                for p, cut in zip(probs[i], model.decision.thresholds, strict=True)
+                None if np.isnan(threshold) else bool(p >= threshold)
+                for p, threshold in zip(probs[i], model.operating_point.thresholds, strict=True)
             ),
             similarity=float(similarity[i]),
             assumed=picture.notes.assumed,
             warnings=warnings,
         )
         if explained is not None:
-            _draw(model, picture, done, explained.attribution[i], maps[picture.path])
-        yield done
+            _draw(model, picture, prediction, explained.attribution[i], maps[picture.path])
+        yield prediction
 
 
-def _draw(model: Model, picture: Picture, done: Prediction, attribution: Maps, place: Path) -> None:
-    """Draw the image, and a map per predicted finding, or of the most likely one."""
-    from cxr.plots.prediction import overlays  # a served model does without matplotlib
+def _draw(
+    model: Model, picture: Picture, prediction: Prediction, attribution: Maps, path: Path
+) -> None:
+    """Draw the image with a map per predicted finding, or of the most likely one if none."""
+    from cxr.plots.prediction import overlays  # a served model does not need matplotlib
 
-    cuts = model.decision.thresholds
-    predicted_positive = [i for i, verdict in enumerate(done.predicted_positive) if verdict]
-    by_odds = np.argsort(-np.nan_to_num(done.probs / cuts), kind="stable").tolist()
-    chosen = [i for i in by_odds if i in predicted_positive][:MOST_MAPS] or by_odds[:1]
+    thresholds = model.operating_point.thresholds
+    predicted_positive = [i for i, positive in enumerate(prediction.predicted_positive) if positive]
+    by_ratio = np.argsort(-np.nan_to_num(prediction.probs / thresholds), kind="stable").tolist()
+    chosen = [i for i in by_ratio if i in predicted_positive][:MAX_MAPS] or by_ratio[:1]
     titles = [
-        f"{LABELS[i]}: {VERDICTS[done.predicted_positive[i]]}\np = {done.probs[i]:.3f}, "
-        + ("no threshold" if np.isnan(cuts[i]) else f"cut {cuts[i]:.3f}")
+        f"{LABELS[i]}: {ANSWERS[prediction.predicted_positive[i]]}\np = {prediction.probs[i]:.3f}, "
+        + ("no threshold" if np.isnan(thresholds[i]) else f"threshold {thresholds[i]:.3f}")
         for i in chosen
     ]
-    title = f"{done.path.name}\n{model.saved.name}, {len(predicted_positive)} called"
-    write_whole(place, partial(overlays, picture.grey, attribution[chosen], titles, title))
+    title = f"{prediction.path.name}\n{model.saved.name}, {len(predicted_positive)} positive"
+    write_whole(path, partial(overlays, picture.grey, attribution[chosen], titles, title))
 
 
-def write_table(done: list[Prediction | Refused], path: Path) -> None:
-    """A row an image: probabilities, verdicts, similarity, warnings; what failed has its reason."""
+def write_table(results: list[Prediction | Refused], path: Path) -> None:
+    """Write one row per image; that of a refused image has only the reason, as a warning."""
     columns = ["image", *(f"prob_{label}" for label in LABELS)]
     columns += [
         *(f"predicted_positive_{label}" for label in LABELS),
@@ -254,17 +259,16 @@ def write_table(done: list[Prediction | Refused], path: Path) -> None:
         "warnings",
     ]
     rows: list[list[Any]] = []
-    for each in done:
+    for each in results:
         if isinstance(each, Refused):
             rows.append([each.path, *[""] * (len(columns) - 2), each.reason])
         else:
-            verdicts = [
-                "" if predicted_positive is None else int(predicted_positive)
-                for predicted_positive in each.predicted_positive
+            predictions = [
+                "" if positive is None else int(positive) for positive in each.predicted_positive
             ]
             rows.append(
                 [
-                    each.path, *each.probs, *verdicts, each.similarity, each.assumed_as_text(),
+                    each.path, *each.probs, *predictions, each.similarity, each.assumed_as_text(),
                     "; ".join(each.warnings),
                 ]
             )  # fmt: skip
@@ -274,26 +278,27 @@ def write_table(done: list[Prediction | Refused], path: Path) -> None:
 
 
 def check_table(path: Path, paths: list[Path]) -> None:
-    """That a table can be written there, before the work is done; else CxrError."""
+    """CxrError if a table can't be written to `path`; called before predicting."""
     if path.is_dir() or not path.resolve().parent.is_dir():
         raise CxrError(
-            f"{path} can't be written: it is a folder, or its folder does not exist; give another"
+            f"{path} can't be written: it is a folder, or its folder does not exist; "
+            "choose another path"
         )
     if path.resolve() in {each.resolve() for each in paths}:
-        raise CxrError(f"{path} is one of the images; give the table another name")
+        raise CxrError(f"{path} is one of the images; choose another name for the table")
 
 
-def as_json(done: list[Prediction | Refused], model: Model, found: Found) -> dict[str, Any]:
-    """What `cxr predict --json` prints."""
+def as_json(results: list[Prediction | Refused], model: Model, found: Found) -> dict[str, Any]:
+    """The JSON that `cxr predict --json` prints."""
     return {
         "folders": {"taken": found.taken, "skipped": found.skipped},
         "model": model.saved.name,
-        "calibration": model.decision.calibration.method,
+        "calibration": model.operating_point.calibration.method,
         "notice": NOTICE,
-        "images": [each.as_json() for each in done if isinstance(each, Prediction)],
+        "images": [each.as_json() for each in results if isinstance(each, Prediction)],
         "refused": [
             {"image": str(each.path), "reason": each.reason}
-            for each in done
+            for each in results
             if isinstance(each, Refused)
         ],
     }

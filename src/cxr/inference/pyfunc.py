@@ -1,7 +1,7 @@
-"""A registered model as MLflow loads it: a table of image files in, one of probabilities out.
+"""A registered model as MLflow loads it: image files in, probabilities out.
 
-`MLmodel` names this module, and MLflow calls `_load_pyfunc` with the folder that it stands in: code
-that reads weights and decision, and no pickle.
+`MLmodel` names this module, and MLflow calls `_load_pyfunc` with the folder of `MLmodel`. It reads
+weights and operating point without pickle.
 """
 
 import base64
@@ -23,69 +23,69 @@ from cxr.inference.predict import BATCH, Model, Prediction
 from cxr.labels import LABELS
 from cxr.tracking.mlmodel import ASSUMED, COLUMN
 
-MOST_IMAGES = 256  # of one request; SqueezeNet takes some seconds for so many
+MAX_IMAGES = 256  # per request; SqueezeNet takes some seconds for them
 log = logging.getLogger(__name__)
 
 
-class Refused(MlflowException):
-    """A request without an answer; MLflow's server sends status and sentence to who asked."""
+class RequestError(MlflowException):
+    """A request that can't be answered; MLflow's server sends status and message to the client."""
 
-    def __init__(self, sentence: str, code: int = BAD_REQUEST) -> None:
-        self._sentence = sentence
-        super().__init__(sentence, error_code=code)
+    def __init__(self, message: str, code: int = BAD_REQUEST) -> None:
+        self._message = message
+        super().__init__(message, error_code=code)
 
     @property
     def message(self) -> str:
-        return self._sentence
+        return self._message
 
     @message.setter
     def message(self, text: str) -> None:
-        """MLflow's server would set a copy of the request before it."""
+        """Ignored: MLflow's server would prepend a copy of the request."""
 
 
 class ServedModel:
-    """What MLflow asks of a model."""
+    """The interface that MLflow expects of a model."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        # One at a time: a pass through the network uses every thread that torch has, and who
-        # reads images silences Python's warnings for all threads. A long request lets others in.
-        self._turn = Lock()
+        # One batch at a time: a forward pass uses all of torch's threads, and reading images
+        # silences Python's warnings for all threads. Other requests run between batches.
+        self._lock = Lock()
 
     def predict(self, table: pd.DataFrame) -> pd.DataFrame:
-        """A row per image: the calibrated probability of each label, and what was assumed.
+        """One row per image: the calibrated probability of each label, and what was assumed.
 
         Parameters
         ----------
-        table : with a column `image`, each a bitmap or DICOM file in base64.
+        table : with a column `image` of base64-encoded bitmap or DICOM files.
 
         Raises
         ------
-        Refused : one of them can't be used, and which and why.
+        RequestError : if an image can't be used; the message names the image and the reason.
         """
         try:
-            done = list(self._predictions(_texts(table)))
+            predictions = list(self._predictions(_texts(table)))
         except CxrError as error:
-            raise Refused(str(error)) from None
+            raise RequestError(str(error)) from None
         except Exception as error:
             log.exception("a request failed")
-            reason = "the model failed on this request; the server's log says why"
-            raise Refused(reason, INTERNAL_ERROR) from error
-        probs = np.stack([each.probs for each in done])
-        answer = pd.DataFrame(probs, index=table.index, columns=list(LABELS))
-        answer[ASSUMED] = [each.assumed_as_text() for each in done]
-        return answer
+            message = "the model failed on this request; see the server's log for the cause"
+            raise RequestError(message, INTERNAL_ERROR) from error
+        probs = np.stack([each.probs for each in predictions])
+        result = pd.DataFrame(probs, index=table.index, columns=list(LABELS))
+        result[ASSUMED] = [each.assumed_as_text() for each in predictions]
+        return result
 
     def _predictions(self, texts: list[object]) -> Iterator[Prediction]:
         for start in range(0, len(texts), BATCH):
-            with self._turn:
-                part = enumerate(texts[start : start + BATCH], start)
-                pictures = [_picture(text, f"image {row}") for row, text in part]
+            with self._lock:
+                batch = enumerate(texts[start : start + BATCH], start)
+                pictures = [_picture(text, f"image {row}") for row, text in batch]
                 yield from predict.predict_pictures(self._model, pictures, {})
 
 
 def load(folder: Path) -> ServedModel:
-    """The model in the folder of a registered one."""
+    """Load the model in the folder of a registered model."""
     return ServedModel(predict.load(str(predict.folder_of(folder, str(folder))), None))
 
 
@@ -95,17 +95,17 @@ def _load_pyfunc(path: str) -> ServedModel:
 
 def _texts(table: pd.DataFrame) -> list[object]:
     if COLUMN not in table:
-        raise CxrError(f"the table has no column `{COLUMN}`")
+        raise CxrError(f"the table has no column `{COLUMN}`; add one of base64-encoded files")
     texts: list[object] = table[COLUMN].tolist()
-    if not 0 < len(texts) <= MOST_IMAGES:
-        raise CxrError(f"there are {len(texts):,} images; one request takes 1 to {MOST_IMAGES}")
+    if not 0 < len(texts) <= MAX_IMAGES:
+        raise CxrError(f"the request has {len(texts):,} images; send 1 to {MAX_IMAGES} per request")
     return texts
 
 
 def _picture(text: object, name: str) -> Picture:
     try:
-        if not isinstance(text, str):  # JSON's null comes as a NaN
-            raise ValueError("no text")
+        if not isinstance(text, str):  # JSON's null arrives as NaN
+            raise ValueError("not a string")
         content = base64.b64decode("".join(text.split()), validate=True)
     except ValueError:
         raise CxrError(

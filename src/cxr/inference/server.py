@@ -1,7 +1,7 @@
-"""MLflow's scoring server around one model, in this process, with answers of ours to bad requests.
+"""Serve one model with MLflow's scoring server, but with one-line errors for bad requests.
 
-`mlflow models serve` starts the same server through a shell and in a child; its refusals may hold
-a copy of the request or a traceback.
+`mlflow models serve` runs the same server in a child process; its error messages may contain a copy
+of the request or a traceback.
 """
 
 import asyncio
@@ -19,16 +19,16 @@ from mlflow.pyfunc import PyFuncModel, scoring_server
 
 from cxr.errors import CxrError
 from cxr.inference import predict, pyfunc
-from cxr.inference.pyfunc import Refused
+from cxr.inference.pyfunc import RequestError
 from cxr.tracking import mlmodel
 from cxr.tracking.mlmodel import COLUMN
 from cxr.tracking.store import open_for
 
 PATH = "/invocations"
 JSON = "application/json"
-MOST_REQUEST_BYTES = 2**26  # as text; an X-ray of 3000 x 3000 pixels of 16 bits has 24 million
-PATIENCE = 10  # seconds that a signal gives to what is being answered
-EXAMPLE = "serving_input_example.json"  # beside MLmodel
+MAX_REQUEST_BYTES = 2**26  # in base64 a 16-bit X-ray of 3000 x 3000 pixels has 24 million
+SHUTDOWN_TIMEOUT = 10  # seconds for running requests after a signal
+EXAMPLE = "serving_input_example.json"  # next to MLmodel
 UNREADABLE = (
     f"the request can't be read as a table with a column `{COLUMN}`; send JSON such as "
     '{"inputs": [FILE, …]}, each file base64-encoded'
@@ -38,36 +38,38 @@ log = logging.getLogger(__name__)
 
 
 def serve(root: Path, address: str, host: str, port: int, threads: int) -> None:
-    """Answer for a registered model until a signal comes.
+    """Serve a registered model until a signal arrives.
 
     Parameters
     ----------
-    root : folder of the project whose store has the model.
-    address : MLflow's, as `models:/NAME@champion`.
-    threads : of torch.
+    root : the project whose MLflow store has the model.
+    address : the model's URI in MLflow, such as `models:/NAME@champion`.
+    threads : number of torch threads.
     """
     store = open_for(address, root)
     version = store.version_of(address)
     folder = store.fetch_model(address)
     name = predict.folder_of(folder, address).name
     if not (folder / mlmodel.FILE).exists():
-        raise CxrError(f"MLflow can't load {address}, which has no MLmodel; `cxr sync` makes it")
+        raise CxrError(f"{address} has no MLmodel file; run `cxr sync` to write it")
     torch.set_num_threads(threads)
     app = application(load(folder))
-    with _listening(host, port) as door:
+    with _listen(host, port) as listener:
         of_version = f", version {version}" if version else ""
-        print(_told(f"{address}{of_version} ({name})", host, port, folder / EXAMPLE), flush=True)
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=PATIENCE)
-        uvicorn.Server(config).run(sockets=[door])
+        print(_usage(f"{address}{of_version} ({name})", host, port, folder / EXAMPLE), flush=True)
+        config = uvicorn.Config(
+            app, log_level="warning", timeout_graceful_shutdown=SHUTDOWN_TIMEOUT
+        )
+        uvicorn.Server(config).run(sockets=[listener])
 
 
 def load(folder: Path) -> PyFuncModel:
-    """A registered model, by this package's code; MLflow's own loader would run the folder's."""
+    """Load a registered model with this package's code; MLflow's loader would run the folder's."""
     return PyFuncModel(Model.load(folder / mlmodel.FILE), pyfunc.load(folder))
 
 
 def application(model: PyFuncModel) -> FastAPI:
-    """MLflow's scoring server, except that every refusal of images is a status and one sentence."""
+    """MLflow's scoring server, with a status and a one-line message for every refused request."""
     app = FastAPI(openapi_url=None)
     schema = model.metadata.get_input_schema()  # type: ignore[no-untyped-call]
 
@@ -76,13 +78,13 @@ def application(model: PyFuncModel) -> FastAPI:
         try:
             _check_length(request.headers.get("content-length", ""))
             body = await request.body()
-            said = await asyncio.to_thread(scoring_server.invocations, body, JSON, model, schema)
-        except Refused as error:
-            return _refusal(error)
-        except Exception as error:  # MLflow's reader lets out whatever a request leads it to
+            result = await asyncio.to_thread(scoring_server.invocations, body, JSON, model, schema)
+        except RequestError as error:
+            return _error_response(error)
+        except Exception as error:  # MLflow's parser raises errors of many types
             log.info("a request could not be read: %s", type(error).__name__)
-            return _refusal(Refused(UNREADABLE))
-        return Response(said.response, said.status, media_type=said.mimetype)
+            return _error_response(RequestError(UNREADABLE))
+        return Response(result.response, result.status, media_type=result.mimetype)
 
     app.mount("/", scoring_server.init(model))  # /ping, /health and /version
     return app
@@ -90,38 +92,42 @@ def application(model: PyFuncModel) -> FastAPI:
 
 def _check_length(length: str) -> None:
     if not length.isdecimal():
-        raise Refused("the request does not state its Content-Length; send it in one piece")
-    if int(length) > MOST_REQUEST_BYTES:
-        raise Refused(f"the request is too big; at most {MOST_REQUEST_BYTES:,} bytes are read")
+        raise RequestError("the request has no Content-Length; send it in one piece, not chunked")
+    if int(length) > MAX_REQUEST_BYTES:
+        raise RequestError(
+            f"the request exceeds the limit of {MAX_REQUEST_BYTES:,} bytes; send fewer images"
+        )
 
 
-def _refusal(error: Refused) -> Response:
+def _error_response(error: RequestError) -> Response:
     content = {"error_code": error.error_code, "message": error.message}
     status: int = error.get_http_status_code()  # type: ignore[no-untyped-call]
     return JSONResponse(content, status)
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)
     except OSError as error:
         raise CxrError(
-            f"port {port} of {host} can't be listened on: {error.strerror}; take another --port"
+            f"can't listen on port {port} of {host}: {error.strerror}; choose another --port"
         ) from None
 
 
-def _told(model: str, host: str, port: int, example: Path) -> str:
-    """What a person types next."""
-    named = f"[{host}]" if ":" in host else host
-    ask = f"curl http://{named}:{port}{PATH} -H 'Content-Type: {JSON}' --data-binary"
-    mine = """(printf '{"inputs": ["'; base64 -w0 FILE; printf '"]}')"""
-    return f"""{model} answers at http://{named}:{port}{PATH}
+def _usage(model: str, host: str, port: int, example: Path) -> str:
+    """The model, its URL and example commands."""
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}{PATH}"
+    curl = f"curl {url} -H 'Content-Type: {JSON}' --data-binary"
+    encode = """(printf '{"inputs": ["'; base64 -w0 FILE; printf '"]}')"""
+    return f"""Serving {model} at {url}
 
-  {ask} @{shlex.quote(str(example))}
+Predict a synthetic X-ray:
 
-asks for a synthetic X-ray, and of an image file of yours (PNG, JPEG, TIFF, DICOM, …)
+  {curl} @{shlex.quote(str(example))}
 
-  {mine} | {ask} @-
+Predict an image file of your own (PNG, JPEG, TIFF, DICOM, …):
 
-Not a medical device. There is no password; Ctrl-C ends it."""
+  {encode} | {curl} @-
+
+Not a medical device. There is no password; press Ctrl-C to stop."""

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from cxr.arrays import Floats, Labels
 from cxr.data.splits import Origin
 from cxr.evaluation.curves import Curve
-from cxr.evaluation.hard_examples import Surprises
+from cxr.evaluation.hard_examples import HardExamples
 from cxr.labels import LABELS
 from cxr.plots.figure import COLOURS, GREY, finish
 
@@ -156,7 +156,7 @@ def label_pairs(
 
 
 def hard_examples(
-    found: Surprises,
+    found: HardExamples,
     images: npt.NDArray[np.uint8],
     labels: Labels,
     probs: dict[str, Floats],

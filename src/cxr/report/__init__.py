@@ -1,4 +1,4 @@
-"""Every result on one HTML page that opens offline."""
+"""The report: every result on one HTML page that works offline."""
 
 from functools import partial
 from pathlib import Path
@@ -16,17 +16,17 @@ DIGITS = 3
 
 
 def write(project: Path) -> Path:
-    """Write `reports/index.html` from what stands in a working copy; CxrError where nothing does.
+    """Write `reports/index.html` from the results in a working copy; CxrError if there are none.
 
-    It shows what is there and makes nothing anew, so that its numbers are those of the stages.
+    Nothing is computed again, so the page has the stages' own numbers.
     """
     try:
         page = _environment().get_template("page.html.j2").render(report=content.gather(project))
     except (LookupError, TypeError, ValueError, AttributeError, UndefinedError) as error:
         raise CxrError(
-            f"what stands in {project / REPORTS} can't be shown "
-            f"({type(error).__name__}: {error}); `cxr audit` names what was changed, "
-            "`dvc repro` makes it again"
+            f"the results in {project / REPORTS} can't be shown "
+            f"({type(error).__name__}: {error}); `cxr audit` lists changed files, "
+            "`dvc repro` makes them again"
         ) from None
     path = project / REPORTS / NAME
     write_whole(path, page.encode())
@@ -34,19 +34,19 @@ def write(project: Path) -> Path:
 
 
 def _environment() -> Environment:
-    """Everything from a file is escaped, and a name that is not there is a bug."""
-    made = Environment(
+    """Templates in which all values are escaped and an undefined name is an error."""
+    environment = Environment(
         loader=PackageLoader("cxr.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {
+    environment.filters |= {
         "number": partial(formatting.number, digits=DIGITS),
         "percent": formatting.percent,
         "interval": partial(formatting.interval, digits=DIGITS),
         "signed": partial(formatting.signed, digits=DIGITS),
         "p": formatting.p_value,
     }
-    return made
+    return environment

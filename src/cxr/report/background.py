@@ -1,4 +1,4 @@
-"""What a reader must know beside a run's own numbers: the 14 findings, and what others reported."""
+"""Background for a reader of the report: the 14 findings, and published results."""
 
 from dataclasses import dataclass
 
@@ -22,17 +22,17 @@ FINDINGS = {
 
 @dataclass(frozen=True)
 class Reported:
-    """A result on ChestMNIST's test split at 28 px as its authors printed it."""
+    """A published result on ChestMNIST's test split at 28 px."""
 
     model: str
     source: str
     macro_auroc: float | None
     accuracy: float | None
-    parameters: int | None  # trained
+    parameters: int | None  # trained only
 
 
-# The three models that this pipeline's own are made after were reported by accuracy alone.
-STARTED_FROM = "the work that this pipeline starts from"
+# For the three models that this pipeline's own are based on, only accuracy was reported.
+STARTED_FROM = "the work that this pipeline is based on"
 MEDMNIST = "Yang et al., MedMNIST v2, 2023"
 REPORTED = (
     Reported("CNN of three convolutions", STARTED_FROM, None, 0.9459, 596_654),

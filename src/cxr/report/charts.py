@@ -1,4 +1,4 @@
-"""The report's charts: the stages' own figures, drawn anew as parts of the page."""
+"""The report's charts: the stages' own figures as inline SVG."""
 
 from functools import partial
 from typing import Any
@@ -12,33 +12,33 @@ from cxr.plots.training import curves_of_models
 def draw(
     tests: dict[str, Any], histories: dict[str, list[dict[str, float]]], origin: Origin
 ) -> dict[str, str]:
-    """SVG by name.
+    """Draw all charts; returns SVG by name.
 
     Parameters
     ----------
-    tests : by model, its test object of reports/metrics.json.
-    histories : by model, the rows of its history.csv.
+    tests : the `test` object of each model in reports/metrics.json.
+    histories : the rows of each model's history.csv.
     """
-    of_labels = "; the table below has the numbers"
+    see_table = "; the table below has the numbers"
     return {
         "auroc": inline(
             partial(evaluation.forest, tests, "auroc", origin),
             "auroc",
-            f"AUROC of every finding with its interval, all models{of_labels}",
+            f"AUROC per finding with its confidence interval, all models{see_table}",
         ),
         "ap": inline(
             partial(evaluation.forest, tests, "ap", origin),
             "ap",
-            f"Average precision of every finding with its interval, all models{of_labels}",
+            f"Average precision per finding with its confidence interval, all models{see_table}",
         ),
         "curves": inline(
             partial(curves_of_models, histories, origin),
             "curves",
-            "Loss and validation macro AUROC of every model by epoch",
+            "Loss and validation macro AUROC of every model per epoch",
         ),
         "reliability": inline(
             partial(evaluation.reliability, tests, origin),
             "reliability",
-            "Share of positive images against the probability told, finding by finding",
+            "Observed frequency against predicted probability, per finding",
         ),
     }

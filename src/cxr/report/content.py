@@ -1,4 +1,4 @@
-"""Everything that the report shows, read from what the stages have made."""
+"""Read everything that the report shows from the outputs of the stages."""
 
 import csv
 import io
@@ -16,19 +16,19 @@ from cxr.labels import LABELS
 from cxr.lineage.facts import Environment
 from cxr.paths import DATA_REPORT, MAPS_REPORT, METRICS, REPORTS
 from cxr.report import charts, sheets
-from cxr.report.background import FINDINGS, REPORTED, STARTED_FROM, Reported
+from cxr.report.background import FINDINGS, REPORTED, Reported
 from cxr.report.sheets import Sheets
 
 EVALUATE, GRADCAM = "evaluate", "gradcam"
-CHEST_MNIST = "medmnist"  # the source on which others' numbers were reached
+CHEST_MNIST = "medmnist"  # the source of the published results
 
 
 @dataclass(frozen=True)
 class Training:
-    """One model's training, as `reports/<name>/` holds it."""
+    """One model's training, from `reports/<name>/`."""
 
     model: str
-    trained: int  # parameters
+    trained: int  # number of parameters
     frozen: int
     best_epoch: int
     epochs: int
@@ -40,37 +40,36 @@ class Training:
 
 @dataclass(frozen=True)
 class Report:
-    """One pipeline's results."""
+    """Everything that the page shows."""
 
     written: str
     origin: Origin
     is_chestmnist: bool
     data: dict[str, Any]  # reports/data.json
     metrics: dict[str, Any]  # reports/metrics.json
-    models: tuple[str, ...]  # in the order of every table and colour
+    models: tuple[str, ...]  # in the order of tables and colours
     baselines: tuple[str, ...]
     trainings: dict[str, Training]
     labels: tuple[str, ...]
     findings: dict[str, str]
     reported: tuple[Reported, ...]
-    started_from: str
-    trust: dict[str, Any] | None  # reports/gradcam.json; None where gradcam has not run yet
-    sheets: Sheets | None  # None, too, where they are of other models than the metrics
+    trust: dict[str, Any] | None  # reports/gradcam.json; None if gradcam has not run yet
+    sheets: Sheets | None  # also None if they are of other models than the metrics
     charts: dict[str, str]  # SVG
-    pictures: dict[str, str]  # addresses that hold a picture itself
+    pictures: dict[str, str]  # data URIs
     audit: Audit
-    environment: Environment  # in which the models were evaluated
+    environment: Environment  # of the evaluation
 
 
 def gather(project: Path) -> Report:
-    """What stands in a working copy.
+    """Read the results in a working copy.
 
     Raises
     ------
     CxrError
-        Where it is not there.
+        If results are missing.
     LookupError, TypeError, ValueError, AttributeError
-        Where it is not of the shape that the stages give it.
+        If a file does not have the structure that the stages write.
     """
     metrics, data = (read_made(project / path, dict) for path in (METRICS, DATA_REPORT))
     origin = Origin(metrics["data"]["name"], metrics["data"]["source"])
@@ -82,9 +81,9 @@ def gather(project: Path) -> Report:
     audit = Auditor(project).output(project / (REPORTS if has_maps else METRICS))
     nodes = {node.record.stage: node for node in audit.results}
     trust = read_made(project / MAPS_REPORT, dict) if has_maps else None
-    # Maps of other models or images than those that stand here would tell of neither.
-    are_ours = trust is not None and set(trust["models"]) == set(models)
-    are_ours = are_ours and nodes[GRADCAM].verdict is not Verdict.FAILS
+    # Maps of other models or images do not belong to these results.
+    maps_match = trust is not None and set(trust["models"]) == set(models)
+    maps_match = maps_match and nodes[GRADCAM].verdict is not Verdict.FAILS
     tests = {name: metrics["models"][name]["test"] for name in models}
     return Report(
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -98,9 +97,8 @@ def gather(project: Path) -> Report:
         labels=LABELS,
         findings=FINDINGS,
         reported=REPORTED,
-        started_from=STARTED_FROM,
         trust=trust,
-        sheets=sheets.gather(project, models) if are_ours else None,
+        sheets=sheets.gather(project, models) if maps_match else None,
         charts=charts.draw(tests, {name: t.history for name, t in trainings.items()}, origin),
         pictures=sheets.pictures(project),
         audit=audit,
@@ -110,17 +108,17 @@ def gather(project: Path) -> Report:
 
 def _training(project: Path, name: str) -> Training:
     folder = project / REPORTS / name
-    told = read_made(folder / "train.json", dict)
-    parameters = told["parameters"]
+    summary = read_made(folder / "train.json", dict)
+    parameters = summary["parameters"]
     return Training(
         model=name,
         trained=parameters["trainable"],
         frozen=parameters["total"] - parameters["trainable"],
-        best_epoch=told["best_epoch"],
-        epochs=told["epochs"],
-        stopped_early=told["stopped_early"],
-        seconds_per_epoch=told["seconds"] / told["epochs"],
-        device=told["device"],
+        best_epoch=summary["best_epoch"],
+        epochs=summary["epochs"],
+        stopped_early=summary["stopped_early"],
+        seconds_per_epoch=summary["seconds"] / summary["epochs"],
+        device=summary["device"],
         history=read_made(folder / "history.csv", _history, read=Path.read_text),
     )
 

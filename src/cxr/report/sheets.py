@@ -1,4 +1,4 @@
-"""Grad-CAM maps of a few images, every label of every model, small enough to stand in a page."""
+"""Grad-CAM maps of a few images, for every label and model, as data URIs for the page."""
 
 import base64
 import io
@@ -18,7 +18,7 @@ from cxr.labels import LABELS
 from cxr.paths import DECISIONS, EVALUATION, MAPS, MAPS_REPORT, PROCESSED, SAMPLES
 from cxr.plots.gradcam import UNITS, overlay
 
-QUALITY = 88  # of JPEG: a map has no sharp edges but the image's own pixels
+QUALITY = 88  # of JPEG; the only sharp edges in a map are the image's own pixels
 PICTURES = {
     "samples": SAMPLES,
     "hard_examples": f"{EVALUATION}/hard_examples.png",
@@ -28,12 +28,12 @@ PICTURES = {
 
 @dataclass(frozen=True)
 class Map:
-    """What one model says of one label of one image, and where it sees it."""
+    """One model's prediction and attribution map for one label of one image."""
 
-    picture: str  # an address that holds the picture itself
+    picture: str  # data URI
     prob: float
     threshold: float | None
-    strongest: float  # attribution for the label; at most 0: there is none
+    strongest: float  # highest attribution for the label; no attribution if <= 0
 
     @property
     def predicted_positive(self) -> bool | None:
@@ -42,7 +42,7 @@ class Map:
 
 @dataclass(frozen=True)
 class ImageCase:
-    """One image with the maps of every model: `maps[model][label]`."""
+    """One image with its maps, `maps[model][label]`."""
 
     name: str
     picture: str
@@ -52,70 +52,70 @@ class ImageCase:
 
 @dataclass(frozen=True)
 class Sheets:
-    """The images, and what full colour stands for in each model's maps."""
+    """All images with their maps, and each model's method and unit of attribution."""
 
     cases: list[ImageCase]
     methods: dict[str, str]
     units: dict[str, str]
-    first_label: str  # one that there is something to see of
+    first_label: str  # shown first
 
 
 def gather(project: Path, models: tuple[str, ...]) -> Sheets:
-    """The maps that gradcam has kept, over the images that they were made of."""
-    told = read_made(project / MAPS_REPORT, dict)
-    split = splits.open_split(project / PROCESSED, told["split"])
+    """Read the maps that gradcam has stored, and the images that they belong to."""
+    report = read_made(project / MAPS_REPORT, dict)
+    split = splits.open_split(project / PROCESSED, report["split"])
     maps: dict[str, dict[int, dict[str, Map]]] = {
         name: _maps(project, name, split.images) for name in models
     }
     indices = list(next(iter(maps.values())))
     cases = [
         ImageCase(
-            name=f"{told['split']} image {index}",
+            name=f"{report['split']} image {index}",
             picture=_png(split.images[index]),
             truth={label: bool(split.labels[index, i]) for i, label in enumerate(LABELS)},
             maps={name: maps[name][index] for name in models},
         )
         for index in indices
     ]
-    methods = {name: told["models"][name]["method"] for name in models}
+    methods = {name: report["models"][name]["method"] for name in models}
     units = {name: UNITS[method] for name, method in methods.items()}
     return Sheets(cases, methods, units, _most_present(cases))
 
 
 def pictures(project: Path) -> dict[str, str]:
-    """Figures of the stages that stand in the page as they are."""
+    """The stages' figures that the page shows unchanged, as data URIs."""
     return {
-        name: _address((project / path).read_bytes(), "png")
+        name: _data_uri((project / path).read_bytes(), "png")
         for name, path in PICTURES.items()
         if (project / path).exists()
     }
 
 
 def _maps(project: Path, model: str, images: npt.NDArray[np.uint8]) -> dict[int, dict[str, Map]]:
-    decision = decisions.read(project / DECISIONS / f"{model}.json")
-    with NpzReader(project / MAPS / f"{model}.npz") as kept:
+    operating_point = decisions.read(project / DECISIONS / f"{model}.json")
+    with NpzReader(project / MAPS / f"{model}.npz") as archive:
         indices, logits, attribution = (
-            kept.read(key) for key in ("indices", "logits", "attribution")
+            archive.read(key) for key in ("indices", "logits", "attribution")
         )
-    probs = decision.calibration.probs(logits)
-    found = {}
+    probs = operating_point.calibration.probs(logits)
+    maps = {}
     for row, index in enumerate(indices.tolist()):
-        # As on the stage's sheets: full colour is the strongest attribution of any label.
+        # As in the stage's figures, full colour is the strongest attribution for any label.
         scale = float(np.abs(attribution[row]).max()) or 1.0
-        found[index] = {
+        maps[index] = {
             label: Map(
                 picture=_jpeg(overlay(images[index], attribution[row, i], scale)),
                 prob=float(probs[row, i]),
-                threshold=_or_none(decision.thresholds[i]),
+                threshold=_or_none(operating_point.thresholds[i]),
                 strongest=float(attribution[row, i].max()),
             )
             for i, label in enumerate(LABELS)
         }
-    return found
+    return maps
 
 
 def _most_present(cases: list[ImageCase]) -> str:
-    """The finding that most of the images have; of equally many the first."""
+    """The most frequent label among the images; the first one in a tie."""
     return max(LABELS, key=lambda label: sum(case.truth[label] for case in cases))
 
 
@@ -134,8 +134,8 @@ def _jpeg(rgb: npt.NDArray[np.uint8]) -> str:
 def _encoded(image: Image.Image, kind: str, **settings: Any) -> str:
     file = io.BytesIO()
     image.save(file, kind, **settings)
-    return _address(file.getvalue(), kind)
+    return _data_uri(file.getvalue(), kind)
 
 
-def _address(content: bytes, kind: str) -> str:
+def _data_uri(content: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"

@@ -1,1 +1,1 @@
-"""Anybody's predictions, scored as the project's own."""
+"""Scoring of predictions made outside this project."""

@@ -1,4 +1,4 @@
-"""Somebody else's predictions through the same metrics, alone or beside our models."""
+"""Score external predictions with the project's metrics, alone or next to the project's models."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +19,8 @@ from cxr.evaluation.intervals import Progress
 from cxr.labels import LABELS
 from cxr.paths import DECISIONS, METRICS, PREDICTIONS, PROCESSED
 from cxr.scoring.submissions import (
-    By,
     Matched,
+    MatchMethod,
     Table,
     has_arrays,
     match,
@@ -29,13 +29,13 @@ from cxr.scoring.submissions import (
     read_predictions,
 )
 
-MEASURED = ("val", "test")
-NO_VALIDATION = f"no predictions and labels of {CHOSEN_ON} to choose it on"
+EVALUATED_SPLITS = ("val", "test")
+NO_VALIDATION = f"no predictions and labels of the {CHOSEN_ON} split to choose thresholds on"
 
 
 @dataclass(frozen=True)
 class Score:
-    """Models by name, the scored one first and the baselines last, as in reports/metrics.json."""
+    """Models by name as in reports/metrics.json: the scored one first, the baselines last."""
 
     name: str
     models: dict[str, dict[str, Any]]
@@ -44,15 +44,15 @@ class Score:
     matched: Matched
 
     @property
-    def matched_by(self) -> By:
+    def matched_by(self) -> MatchMethod:
         """How predictions and labels were matched."""
         return self.matched.by
 
     def as_json(self, compared: bool) -> dict[str, Any]:
-        """The scored model's test object; compared, all of them."""
+        """The scored model's metrics; those of all models if `compared`."""
         is_by_order = self.matched_by == "order"
         files = {"predictions": self.matched.predictions, "labels": self.matched.labels}
-        about = {
+        matching_info = {
             "matched_by": self.matched_by,
             "id_columns": {
                 name: None if is_by_order else table.id_column for name, table in files.items()
@@ -61,8 +61,8 @@ class Score:
             "notes": self.notes,
         }
         if not compared:
-            return self.models[self.name] | about
-        return {"models": self.models, "comparisons": self.comparisons, **about}
+            return self.models[self.name] | matching_info
+        return {"models": self.models, "comparisons": self.comparisons, **matching_info}
 
 
 def score(
@@ -77,15 +77,15 @@ def score(
     by_order: bool = False,
     common: bool = False,
 ) -> Score:
-    """Measure a file of predictions against a file of labels.
+    """Score a file of predictions against a file of labels.
 
     Parameters
     ----------
-    split : whose arrays to read from an npz.
-    are_logits : whether the numbers are logits, if no array's name says it.
-    project : whose models to set beside it; on the same images they are compared in pairs.
-    by_order : match rows as they stand, whatever ids there are.
-    common : leave out images that only one file has, instead of refusing them.
+    split : the split whose arrays to read from an npz.
+    are_logits : whether the values are logits, if the array's name does not say so.
+    project : the project whose models to add; on the same images they are compared in pairs.
+    by_order : match by row order, ignoring ids.
+    common : leave out images that only one file has, instead of raising an error.
     """
     matched = match(
         read_predictions(predictions, split, are_logits),
@@ -100,24 +100,25 @@ def score(
     notes = list(matched.notes)
     thresholds = _thresholds(predictions, labels, by_order, common, notes)
     models = {name: _predicted(matched.predictions, thresholds)}
-    beside: dict[str, Any] = {}
+    reported: dict[str, Any] = {}
     if project is not None:
-        ours = _ours(project, matched, split)
-        models |= {_apart(each, name): model for each, model in ours.items()}
-        if not ours:
-            beside = {_apart(n, name): told for n, told in _reported(project, split).items()}
+        project_models = _project_models(project, matched, split)
+        models |= {_unique(each, name): model for each, model in project_models.items()}
+        if not project_models:
+            reported = {_unique(n, name): m for n, m in _reported(project, split).items()}
             notes.append(
-                "the models of this project were measured on other images: set beside, not compared"
+                "the models of this project were evaluated on other images; "
+                "their metrics are shown but not compared"
             )
     evaluated = evaluate(y, models, matched.patients, n_resamples, seed, progress)
-    told = {each: evaluated.models[each] for each in models}
+    scored = {each: evaluated.models[each] for each in models}
     baselines = {each: evaluated.models[each] for each in BASELINES}
-    return Score(name, told | beside | baselines, evaluated.comparisons, notes, matched)
+    return Score(name, scored | reported | baselines, evaluated.comparisons, notes, matched)
 
 
-def _apart(ours: str, theirs: str) -> str:
-    """A name of ours that is not theirs."""
-    return f"{ours} (here)" if ours == theirs else ours
+def _unique(name: str, scored: str) -> str:
+    """The name of a project's model, marked if the scored model has the same one."""
+    return f"{name} (here)" if name == scored else name
 
 
 def _predicted(table: Table, thresholds: Doubles) -> Predicted:
@@ -131,59 +132,62 @@ def _probs(table: Table) -> Doubles:
 def _thresholds(
     predictions: Path, labels: Path, by_order: bool, common: bool, notes: list[str]
 ) -> Doubles:
-    """By Youden's rule, if both files hold the validation split too; a note if it can't be used."""
+    """Thresholds by Youden's rule if both files hold the validation split, else NaN.
+
+    Adds a note if the validation split can't be matched.
+    """
     has_predictions = has_arrays(predictions, CHOSEN_ON, ("logits", "probs"))
     if has_predictions and has_arrays(labels, CHOSEN_ON, ("labels",)):
-        theirs = read_predictions(predictions, CHOSEN_ON, are_logits=False, exact=True)
-        known = read_labels(labels, CHOSEN_ON, exact=True)
+        val_predictions = read_predictions(predictions, CHOSEN_ON, are_logits=False, exact=True)
+        val_labels = read_labels(labels, CHOSEN_ON, exact=True)
         try:
-            matched = match(theirs, known, by_order, common)
+            matched = match(val_predictions, val_labels, by_order, common)
         except CxrError as error:
-            notes.append(f"no thresholds from the split {CHOSEN_ON}: {error}")
+            notes.append(f"could not choose thresholds on the {CHOSEN_ON} split: {error}")
         else:
             y = matched.labels.values.astype(np.uint8)
             return decisions.thresholds(y, _probs(matched.predictions), "youden", 1.0)
     return np.full(len(LABELS), np.nan)
 
 
-def _ours(project: Path, matched: Matched, split: str) -> dict[str, Predicted]:
-    """The project's models on the same images in the same order; none where they have others."""
-    if split not in MEASURED:
+def _project_models(project: Path, matched: Matched, split: str) -> dict[str, Predicted]:
+    """The project's models on the same images in the same order; empty if the images differ."""
+    if split not in EVALUATED_SPLITS:
         raise CxrError(
-            f"the models of {project} were measured on {' and '.join(MEASURED)} alone; choose one "
-            "with --split, or leave --compare out"
+            f"the models of {project} were evaluated on {' and '.join(EVALUATED_SPLITS)} only; "
+            "choose one with --split, or drop --compare"
         )
     folder = project / PROCESSED
     if not (folder / f"{split}_labels.npy").exists() or not (project / METRICS).exists():
-        raise CxrError(f"{project} has no results to compare with; `dvc repro` makes them")
+        raise CxrError(f"{project} has no results to compare with; run `dvc repro`")
     order = _order(matched.labels, splits.open_split(folder, split))
     if order is None:
         return {}
     models = {}
     for path in sorted((project / PREDICTIONS).glob("*.npz")):
-        decision = decisions.read(project / DECISIONS / f"{path.stem}.json")
+        operating_point = decisions.read(project / DECISIONS / f"{path.stem}.json")
         logits = read_predictions(path, split, False).values[order]
-        models[path.stem] = Predicted.by(decision, logits)
+        models[path.stem] = Predicted.from_logits(operating_point, logits)
     return models
 
 
-def _order(theirs: Table, ours: splits.Split) -> npt.NDArray[np.int64] | None:
-    """Our row of each of their images, None where they are not the same images."""
-    order = np.arange(len(ours.labels))
-    if theirs.ids is not None and ours.ids is not None:
-        pairs = pair(ours.ids.astype(str), theirs.ids)
-        if len({len(pairs.a), len(ours.ids), len(theirs.ids)}) > 1:
+def _order(labels: Table, data: splits.Split) -> npt.NDArray[np.int64] | None:
+    """The project's row of each labelled image, None if the images are not the same."""
+    order = np.arange(len(data.labels))
+    if labels.ids is not None and data.ids is not None:
+        pairs = pair(data.ids.astype(str), labels.ids)
+        if len({len(pairs.a), len(data.ids), len(labels.ids)}) > 1:
             return None
         order = pairs.a
-    same = theirs.values.shape == ours.labels.shape and (theirs.values == ours.labels[order]).all()
+    same = labels.values.shape == data.labels.shape and (labels.values == data.labels[order]).all()
     return order if same else None
 
 
 def _reported(project: Path, split: str) -> dict[str, Any]:
-    """What the project's own report says of its models on a split."""
+    """The metrics of the project's models on a split, from its own report."""
 
     def parse(report: Any) -> dict[str, Any]:
-        told = report["models"].items()
-        return {name: each[split] for name, each in told if name not in BASELINES}
+        models = report["models"].items()
+        return {name: each[split] for name, each in models if name not in BASELINES}
 
     return read_made(project / METRICS, parse)

@@ -1,7 +1,6 @@
-"""Configurations by seeds, as queued DVC experiments, ranked in one table.
+"""Sweeps: train configurations over seeds as queued DVC experiments and rank them in one table.
 
-What is done is never run again, and what was stopped goes on: an experiment is known by its name,
-its stages by their fingerprints.
+A finished experiment is recognised by its name and not run again; an interrupted one resumes.
 """
 
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from cxr.sweep.plan import Plan, make
 from cxr.sweep.queue import Queue
 from cxr.sweep.ranking import Table, table
 from cxr.sweep.results import FOLDER, done
-from cxr.sweep.runner import Course, Say
+from cxr.sweep.runner import Say, SweepRunner
 from cxr.sweep.space import grid, parse, random
 
 __all__ = ["FOLDER", "Answer", "Plan", "done", "grid", "make", "parse", "random", "run"]
@@ -28,14 +27,14 @@ __all__ = ["FOLDER", "Answer", "Plan", "done", "grid", "make", "parse", "random"
 
 @dataclass(frozen=True)
 class Answer:
-    """What a sweep ends in."""
+    """The result of a sweep."""
 
     plan: Plan
     table: Table
     failed: dict[str, str]  # experiment -> reason
 
     def as_json(self) -> dict[str, Any]:
-        """For programs; the same call gives the same document."""
+        """The result as JSON; the same sweep gives the same document."""
         return {
             **self.plan.as_json(),
             "chosen_by": "mean over seeds of macro AUROC on validation",
@@ -46,26 +45,26 @@ class Answer:
 
 
 def run(plan: Plan, root: Path, say: Say, advance: Advance) -> Answer:
-    """Run what is not done yet, rank all, and keep that in reports/sweeps/.
+    """Run the unfinished experiments, rank all of them and write the result to reports/sweeps/.
 
     Raises
     ------
     CxrError
-        Where DVC's queue holds tasks of others, or another sweep is at work.
+        If DVC's queue holds tasks from outside the sweep, or another sweep is running.
     KeyboardInterrupt
-        Once what ran has stopped, with its work kept.
+        After the running experiments have stopped; their progress is kept.
     """
-    with signals.handled(), _alone(root):
-        course = Course(plan, Queue(root), say, advance, done(plan, root))
-        course.run()
+    with signals.handled(), _exclusive(root):
+        runner = SweepRunner(plan, Queue(root), say, advance, done(plan, root))
+        runner.run()
         outcomes = results.outcomes(plan, root)
-        answer = Answer(plan, table(plan, outcomes), course.failed)
+        answer = Answer(plan, table(plan, outcomes), runner.failed)
         results.write(plan, answer.as_json(), outcomes, root)
         return answer
 
 
 @contextmanager
-def _alone(root: Path) -> Iterator[None]:
+def _exclusive(root: Path) -> Iterator[None]:
     if not locks.has_locks(root):
         raise CxrError(
             f"the file system of {root} has no file locks, which DVC's queue needs; run the sweep "

@@ -1,7 +1,7 @@
-"""The experiments of a sweep: checked, named, and known again.
+"""The experiments of a sweep: check their configurations and name them.
 
-An experiment's name holds a hash of all that decides its result, its seed apart. So the same call
-finds what is done, and after a change of parameters or code it finds nothing, and runs.
+An experiment's name contains a hash of everything that affects its result, except the seed. The
+same sweep therefore finds its finished experiments, and a change of parameters or code starts anew.
 """
 
 import copy
@@ -30,32 +30,32 @@ COMPARED = "train."
 
 @dataclass(frozen=True)
 class Experiment:
-    """One training of every model under one configuration and one seed."""
+    """One training of every model with one configuration and one seed."""
 
     name: str
     configuration: Configuration
     seed: int
-    params: dict[str, Any]  # dotted names, all that is set for it
+    params: dict[str, Any]  # dotted names; everything that is set for this experiment
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep compares, and the experiments that it takes."""
+    """The configurations that a sweep compares, and their experiments."""
 
     name: str
     configurations: list[Configuration]
     seeds: list[int]
     threads: int
-    threads_of_params: int  # what params.yaml says
+    threads_of_params: int  # as in params.yaml
     jobs: int
-    experiments: list[Experiment]  # the seeds of a configuration beside each other
+    experiments: list[Experiment]  # grouped by configuration
 
     def of(self, configuration: Configuration) -> list[Experiment]:
-        """A configuration's experiments, one a seed."""
+        """A configuration's experiments, one per seed."""
         return [each for each in self.experiments if each.configuration == configuration]
 
     def as_json(self) -> dict[str, Any]:
-        """For programs."""
+        """The plan as JSON."""
         return {
             "name": self.name,
             "seeds": self.seeds,
@@ -67,7 +67,7 @@ class Plan:
 
     @property
     def keys(self) -> list[str]:
-        """The parameters that differ between configurations; all where none does."""
+        """The parameters that differ between configurations; if none differ, all of them."""
         first = self.configurations[0]
         varied = [
             key for key in first if any(each[key] != first[key] for each in self.configurations)
@@ -76,30 +76,33 @@ class Plan:
 
     @property
     def models(self) -> list[str]:
-        """The models that these parameters change."""
+        """The models that these parameters affect."""
         return [name for name in model_names() if self.keys_of(name)]
 
     def keys_of(self, model: str) -> list[str]:
-        """The parameters among them that change this model."""
+        """Those of `keys` that affect this model."""
         return [key for key in self.keys if key.startswith((SHARED, f"{COMPARED}{model}."))]
 
 
 def make(
     root: Path, name: str, configurations: list[Configuration], n_seeds: int, jobs: int
 ) -> Plan:
-    """Check every configuration and name its experiments; CxrError with the first that is wrong."""
+    """Check every configuration and name its experiments; CxrError for the first invalid one."""
     if not NAME.fullmatch(name):
-        raise CxrError(f"--name {name}: letters, digits, - and _ make a name, 40 at most")
+        raise CxrError(
+            f"--name is {name!r}; expected at most 40 letters, digits, - and _, starting with a "
+            "letter or digit"
+        )
     check_user()
     _check_git(root)
     values = read_yaml(root / PARAMS_FILE)
     params = cast(Params, validate(Params, values, ()))
-    # Two processes with two threads on two cores take many times as long as with one each.
+    # More threads than cores make all processes many times slower.
     threads = min(params.threads, max(1, len(os.sched_getaffinity(0)) // jobs))
     seeds = [params.seed + n for n in range(n_seeds)]
     stages = list(declarations(root).values())
     code = _code(root, stages)
-    # Two projects in one repository must not give their experiments the same names.
+    # Two projects in one repository must not use the same experiment names.
     if folder := git.run(root, "rev-parse", "--show-prefix").strip():
         code["folder"] = folder
     experiments = []
@@ -109,8 +112,8 @@ def make(
         shared = configuration | {"threads": threads}
         effective = _checked(values, shared | {"seed": seeds[-1]})
         keys = {key for stage in stages for key in stage.params if key != "seed"}
-        told = {"params": select(effective, tuple(sorted(keys))), **code}
-        canonical = json.dumps(told, sort_keys=True, separators=(",", ":"))
+        identity_facts = {"params": select(effective, tuple(sorted(keys))), **code}
+        canonical = json.dumps(identity_facts, sort_keys=True, separators=(",", ":"))
         identity = hashlib.sha256(canonical.encode()).hexdigest()[:ID_DIGITS]
         experiments += [
             Experiment(f"{name}-{identity}-s{seed}", configuration, seed, shared | {"seed": seed})
@@ -120,7 +123,7 @@ def make(
 
 
 def _code(root: Path, stages: list[Declaration]) -> dict[str, Any]:
-    """What is run, by command and content."""
+    """The stages' commands and the hashes of their code."""
     paths = {path for stage in stages for path in stage.dependencies if inside(path, CODE)}
     return {
         "commands": [stage.command for stage in stages],
@@ -129,28 +132,28 @@ def _code(root: Path, stages: list[Declaration]) -> dict[str, Any]:
 
 
 def _check_git(root: Path) -> None:
-    """DVC's experiments are commits on a commit, of files that git knows."""
+    """Check what DVC's experiments need: a git repository with a commit and tracked files."""
     if git.ask(root, "rev-parse", "--git-dir") is None:
         raise CxrError(
-            f"{root} is no git repository, and DVC's experiments are git commits; clone the "
-            "project with git, or `git init && git add -A && git commit -m start`"
+            f"{root} is not a git repository, but DVC's experiments are git commits; clone the "
+            "project with git, or run `git init && git add -A && git commit -m start`"
         )
     if git.ask(root, "rev-parse", "--verify", "HEAD^{commit}") is None:
         raise CxrError(
-            f"{root} has no commit yet, and DVC's experiments start from one; "
-            "`git add -A && git commit -m start`"
+            f"{root} has no commit yet, but DVC's experiments start from one; "
+            "run `git add -A && git commit -m start`"
         )
-    known = git.run(root, "ls-files", "-z", "--", *CODE, PARAMS_FILE).split("\0")
-    new = sorted({*code_files(root), PARAMS_FILE}.difference(known))
-    if new:
+    tracked = git.run(root, "ls-files", "-z", "--", *CODE, PARAMS_FILE).split("\0")
+    untracked = sorted({*code_files(root), PARAMS_FILE}.difference(tracked))
+    if untracked:
         raise CxrError(
-            f"git does not know {new[0]}, and a queued experiment runs on what git knows; "
-            "`git add` it (with --force if a .gitignore excludes it), or move it away"
+            f"git does not track {untracked[0]}, but a queued experiment runs on tracked files "
+            "only; `git add` it (with --force if a .gitignore excludes it) or move it elsewhere"
         )
 
 
 def _checked(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """params.yaml with some values changed, as its schema and every model's allow."""
+    """params.yaml with some values changed; CxrError if its or a model's schema forbids them."""
     effective = copy.deepcopy(values)
     for key, value in changes.items():
         _set(effective, key, value)
@@ -165,11 +168,13 @@ def _checked(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 def _check_key(key: str) -> None:
     if key == "seed":
-        raise CxrError("-S seed: every configuration gets the same seeds; --seeds N says how many")
+        raise CxrError(
+            "-S seed: all configurations use the same seeds; set their number with --seeds N"
+        )
     if not key.startswith(COMPARED):
         raise CxrError(
-            f"-S {key}: a sweep chooses by validation AUROC, and only parameters below `train` are "
-            f"compared by it; change {key} in {PARAMS_FILE}"
+            f"-S {key}: a sweep chooses by validation AUROC, which can compare only parameters "
+            f"below `train`; change {key} in {PARAMS_FILE}"
         )
 
 
@@ -179,7 +184,7 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
     for parent in parents:
         section = section.get(parent) if isinstance(section, dict) else None
     if not isinstance(section, dict):
-        raise CxrError(f"-S {key}: {PARAMS_FILE} has no place for it")
+        raise CxrError(f"-S {key}: {PARAMS_FILE} has no section {'.'.join(parents)}")
     if isinstance(section.get(last), dict):
         raise CxrError(f"-S {key} is a section of {PARAMS_FILE}; name one of its keys")
     section[last] = value

@@ -1,7 +1,7 @@
-"""DVC's queue of experiments: what stands in it, and the commands that change it.
+"""DVC's queue of experiments: its tasks, and the commands that change it.
 
-It is read inside this process, since every `dvc queue status` would take two seconds of a core that
-the experiments need; it is changed by DVC's own commands.
+The queue is read in this process, because each `dvc queue status` would take two seconds of a core
+that the experiments need. It is changed with DVC's own commands.
 """
 
 import os
@@ -23,13 +23,13 @@ from cxr.errors import CxrError
 from cxr.sweep.plan import Experiment
 
 TRIES, TRY_SECONDS = 5, 0.2
-ERROR = "ERROR: "  # how DVC begins the line that says what went wrong
-BEFORE_QUOTE = re.compile(r"(\\+)(?='|\Z)")  # backslashes, in a text that gets quotes around it
+ERROR = "ERROR: "  # DVC's prefix of an error message
+BEFORE_QUOTE = re.compile(r"(\\+)(?='|\Z)")  # backslashes that a quote will follow
 FAILED_STAGE = re.compile(r"failed to reproduce '([\w-]+)'")
 
 
 class State(StrEnum):
-    """Of a task, as DVC calls it."""
+    """A task's state, in DVC's words."""
 
     QUEUED = "Queued"
     RUNNING = "Running"
@@ -53,78 +53,78 @@ class Queue:
         self.root = root
 
     def tasks(self) -> dict[str, Task]:
-        """All tasks by the experiment's name; of two of one name the one that is not over."""
+        """All tasks by experiment name; of two with one name the unfinished one."""
         from dvc.exceptions import DvcException
 
         for n in range(TRIES):
             try:
-                found = self._celery.status()
+                entries = self._celery.status()
                 break
             except (DvcException, ValueError, OSError) as error:
-                # A worker may be at writing what is read here.
+                # A worker may be writing the files that are read here.
                 if n == TRIES - 1:
                     raise CxrError(f"DVC's queue can't be read: {error}") from None
                 time.sleep(TRY_SECONDS)
         tasks: dict[str, Task] = {}
-        for each in found:  # what runs and waits comes first
+        for each in entries:  # running and queued tasks come first
             name = each["name"] or each["rev"][:7]
             tasks.setdefault(name, Task(name, State(each["status"]), each["rev"]))
         return tasks
 
     def is_alive(self, task: Task) -> bool:
-        """Whether a process works on a running task."""
+        """Whether the process of a running task is alive."""
         process = self._celery.proc.get(task.revision)
         if process is None:
             return False
-        try:  # after a power failure another program may have the number
+        try:  # after a power failure another program may have its process id
             return task.revision in Path(f"/proc/{process.pid}/cmdline").read_text()
         except OSError:
             return False
 
     def add(self, experiment: Experiment) -> None:
-        """Queue an experiment on the working copy as it stands."""
+        """Queue an experiment on the current working copy."""
         command = ["exp", "run", "--queue", "--name", experiment.name]
         for key, value in experiment.params.items():
             command += ["--set-param", f"{key}={override(value)}"]
         self._dvc(*command)
 
     def start(self, jobs: int) -> None:
-        """Let so many workers run; those that run already count."""
+        """Start workers until `jobs` of them run."""
         self._dvc("queue", "start", "--jobs", str(jobs))
 
     def remove(self, names: list[str]) -> None:
-        """Take tasks that do not run out of the queue."""
+        """Remove tasks that are not running from the queue."""
         if names:
             self._dvc("queue", "remove", *names)
 
     def interrupt(self, names: list[str]) -> None:
-        """Let running tasks stop where they can go on, as by Ctrl-C."""
+        """Interrupt running tasks as Ctrl-C does, so that they can resume."""
         if names:
             self._dvc("queue", "kill", *names)
 
     def send(self, task: Task, signum: signal.Signals) -> None:
-        """Send a signal to what works on a task, and to the worker that waits for it."""
+        """Send a signal to the task's processes and the worker that waits for them."""
         process = self._celery.proc.get(task.revision)
         if process is not None and self.is_alive(task):
             with suppress(ProcessLookupError):
                 os.killpg(os.getpgid(process.pid), signum)
 
     def drop(self, task: Task) -> bool:
-        """Take out a task on which nothing works any more; False where a worker says it does."""
+        """Remove a task whose process is dead; False if a worker reports it as running."""
         from dvc.repo.experiments.queue.exceptions import CannotKillTasksError
 
-        # Not by `dvc queue kill`: the number of its process may be another program's now.
+        # Not with `dvc queue kill`: another program may have the process id now.
         entries = self._celery.iter_active()
-        mine = {each: task.name for each in entries if each.stash_rev == task.revision}
+        dead = {each: task.name for each in entries if each.stash_rev == task.revision}
         try:
-            self._celery._mark_inactive_tasks_failure(mine)
+            self._celery._mark_inactive_tasks_failure(dead)
         except CannotKillTasksError:
             return False
         self.remove([task.name])
         return True
 
     def why_failed(self, name: str) -> str:
-        """What a failed task's log says of the reason."""
+        """Why a task failed, from its log."""
         try:
             return reason(self._dvc("queue", "logs", name))
         except CxrError as error:
@@ -137,12 +137,12 @@ class Queue:
         return Repo(str(self.root)).experiments.celery_queue
 
     def _dvc(self, *arguments: str) -> str:
-        """What a DVC command prints; CxrError with DVC's own line where it fails."""
+        """Run a DVC command and return its output; CxrError with DVC's message if it fails."""
         python = Path(sys.executable)
-        # Workers find `dvc`, and the stages `python`, by it.
+        # Workers look up `dvc` on PATH, and stages `python`.
         env = os.environ | {"PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"}
-        # A file, since workers outlive the command and would hold a pipe open. A session of its
-        # own, and no signal before it is over: it moves the working copy's changes away and back.
+        # A file, because workers outlive the command and would keep a pipe open. Its own session
+        # and delayed signals, because the command stashes and restores the working copy's changes.
         with tempfile.TemporaryFile("w+") as output, signals.delayed():
             process = subprocess.Popen(
                 [python, "-m", "dvc", *arguments], cwd=self.root, env=env, text=True,
@@ -155,22 +155,22 @@ class Queue:
         if status != 0:
             lines = [line for line in printed.splitlines() if line.strip()]
             errors = [line.removeprefix(ERROR) for line in lines if line.startswith(ERROR)]
-            said = (errors or lines or ["no reason given"])[-1]
-            raise CxrError(f"`dvc {' '.join(arguments[:2])}` failed: {said}")
+            message = (errors or lines or ["no reason given"])[-1]
+            raise CxrError(f"`dvc {' '.join(arguments[:2])}` failed: {message}")
         return printed
 
 
 def reason(log: str) -> str:
-    """The line of a task's log that says why it failed: the stage's own, else DVC's."""
+    """The error message in a failed task's log: the stage's own, else DVC's."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
-    failed = next((found[1] for line in lines if (found := FAILED_STAGE.search(line))), None)
+    failed = next((match[1] for line in lines if (match := FAILED_STAGE.search(line))), None)
     of_stage = [line for line in lines if failed and line.startswith(f"{failed}: ")]
     errors = [line.removeprefix(ERROR) for line in lines if line.startswith(ERROR)]
-    return (of_stage or errors or lines or ["it left no word"])[-1]
+    return (of_stage or errors or lines or ["its log is empty"])[-1]
 
 
 def override(value: Any) -> str:
-    """A value in the grammar that `dvc exp run --set-param` reads, Hydra's."""
+    """A value in the syntax of `dvc exp run --set-param`, which is Hydra's."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -179,6 +179,6 @@ def override(value: Any) -> str:
         return repr(value)
     if isinstance(value, list):
         return f"[{','.join(map(override, value))}]"
-    # A backslash is one, unless a quote follows it.
+    # Hydra reads a backslash literally, except before a quote.
     quoted = BEFORE_QUOTE.sub(r"\1\1", str(value)).replace("'", "\\'")
     return f"'{quoted}'"

@@ -1,6 +1,6 @@
-"""What a sweep found: each model's configurations over their seeds, and the best on validation.
+"""Rank each model's configurations by their mean validation AUROC over seeds.
 
-The test split is told beside, and nothing here chooses by it.
+Test results are reported too, but never used to choose.
 """
 
 import math
@@ -18,31 +18,31 @@ from cxr.sweep.space import Configuration
 
 @dataclass(frozen=True)
 class Outcome:
-    """One model of one experiment, as reports/metrics.json has it; None where undefined."""
+    """One model's results in one experiment's reports/metrics.json; None where undefined."""
 
-    val: float | None  # macro AUROC, which chose the epoch, too
+    val: float | None  # macro AUROC, which also chose the epoch
     test: float | None
-    test_ci: tuple[float, float] | None  # over patients or images, for this one training
+    test_ci: tuple[float, float] | None  # over patients or images, of this one training
 
 
 @dataclass(frozen=True)
 class OverSeeds:
-    """A number over the seeds of one configuration."""
+    """Statistics of a metric over the seeds of one configuration."""
 
     n: int
     mean: float | None
     sd: float | None  # None with fewer than two seeds
-    ci: tuple[float, float] | None  # of the mean over all seeds there could be
+    ci: tuple[float, float] | None  # confidence interval of the mean over all possible seeds
 
 
 @dataclass(frozen=True)
 class Row:
-    """One model under one setting of the parameters that change it."""
+    """One model with one setting of the parameters that affect it."""
 
     model: str
     params: Configuration
-    experiments: list[str]  # one a seed
-    done: int  # of these
+    experiments: list[str]  # one per seed
+    done: int  # number of finished experiments
     val: OverSeeds
     test: float | None  # mean over seeds
     test_ci: tuple[float, float] | None  # mean of the seeds' own intervals
@@ -50,35 +50,35 @@ class Row:
 
 @dataclass(frozen=True)
 class Best:
-    """A model's row of the highest mean on validation, held against the second."""
+    """A model's row with the highest mean on validation, compared with the second best."""
 
     row: Row
-    experiment: str  # of the first seed, not of the luckiest
+    experiment: str  # of the first seed, not of the best one
     second: Row | None
     difference: float | None  # of the means
-    ci: tuple[float, float] | None  # of that, paired by seed
-    spread: float | None  # sd over seeds, of the two together
+    ci: tuple[float, float] | None  # of the difference, paired by seed
+    spread: float | None  # pooled standard deviation over seeds
 
     @property
     def doubt(self) -> str | None:
-        """Why the second may be as good; None where nothing speaks for that."""
+        """Why the second may be as good; None if the difference is clear."""
         if self.difference is None:
             return None
         if self.spread is None:
-            return "one seed tells no difference from luck"
+            return "a single seed cannot separate a difference from chance"
         if self.difference <= self.spread:
-            return f"no more than the seeds' own spread of {self.spread:.4f}"
+            return f"not more than the standard deviation over seeds ({self.spread:.4f})"
         if self.ci is None or self.ci[0] <= 0:
-            return "an interval that holds 0"
+            return "the interval includes 0"
         return None
 
 
 @dataclass(frozen=True)
 class Table:
-    """The end of a sweep."""
+    """The ranking of all configurations."""
 
-    rows: list[Row]  # by model, the best first
-    best: list[Best]  # one a model, where a configuration has all its seeds
+    rows: list[Row]  # by model, best first
+    best: list[Best]  # one per model that has a configuration with all its seeds
 
 
 def table(plan: Plan, outcomes: Mapping[str, Mapping[str, Outcome]]) -> Table:
@@ -86,26 +86,26 @@ def table(plan: Plan, outcomes: Mapping[str, Mapping[str, Outcome]]) -> Table:
 
     Parameters
     ----------
-    outcomes : of each experiment that is done, by model.
+    outcomes : of each finished experiment, by model.
     """
     rows: list[Row] = []
     best: list[Best] = []
     for model in plan.models:
         of_model = [_row(model, plan, config, outcomes) for config in _settings(model, plan)]
-        # A configuration that lacks a seed may look good for it, and is not chosen.
-        whole = [row for row in of_model if row.done == len(plan.seeds) == row.val.n]
-        whole.sort(key=_descending)
-        rows += [*whole, *(row for row in of_model if row not in whole)]
-        if whole:
-            best.append(_best(whole, outcomes))
+        # A configuration that lacks a seed may look too good, so it is not chosen.
+        complete = [row for row in of_model if row.done == len(plan.seeds) == row.val.n]
+        complete.sort(key=_descending)
+        rows += [*complete, *(row for row in of_model if row not in complete)]
+        if complete:
+            best.append(_best(complete, outcomes))
     return Table(rows, best)
 
 
 def over_seeds(values: list[float]) -> OverSeeds:
-    """Mean, standard deviation and interval of a number over seeds.
+    """Mean, standard deviation and confidence interval of an AUROC over seeds.
 
-    By Student's t, since seeds are few: the interval says where the mean over very many seeds may
-    lie, given that seeds scatter normally. An AUROC stays between 0 and 1.
+    The interval is Student's t for the mean over all possible seeds, which assumes normally
+    distributed values. It is clipped to the range of an AUROC, 0 to 1.
     """
     if not values:
         return OverSeeds(0, None, None, None)
@@ -115,13 +115,13 @@ def over_seeds(values: list[float]) -> OverSeeds:
 
 
 def _settings(model: str, plan: Plan) -> list[Configuration]:
-    """One configuration for each setting of the model's own parameters: others change nothing."""
-    found: list[Configuration] = []
+    """One configuration for each setting of the parameters that affect this model."""
+    distinct: list[Configuration] = []
     keys = plan.keys_of(model)
     for each in plan.configurations:
-        if not any(all(each[key] == other[key] for key in keys) for other in found):
-            found.append(each)
-    return found
+        if not any(all(each[key] == other[key] for key in keys) for other in distinct):
+            distinct.append(each)
+    return distinct
 
 
 def _row(
@@ -145,15 +145,15 @@ def _row(
     )
 
 
-def _best(whole: list[Row], outcomes: Mapping[str, Mapping[str, Outcome]]) -> Best:
-    first, second = whole[0], whole[1] if len(whole) > 1 else None
+def _best(complete: list[Row], outcomes: Mapping[str, Mapping[str, Outcome]]) -> Best:
+    first, second = complete[0], complete[1] if len(complete) > 1 else None
     if second is None:
         return Best(first, first.experiments[0], None, None, None, None)
     a, b = (
         np.array([outcomes[name][row.model].val for name in row.experiments], np.float64)
         for row in (first, second)
     )
-    # The same seed gives both the same first weights and order of images, so they are paired.
+    # Paired: the same seed gives both the same initial weights and order of images.
     difference, _, half = _student(a - b)
     ci = None if half is None else (difference - half, difference + half)
     spread = None
@@ -163,7 +163,7 @@ def _best(whole: list[Row], outcomes: Mapping[str, Mapping[str, Outcome]]) -> Be
 
 
 def _student(values: Doubles) -> tuple[float, float | None, float | None]:
-    """Mean, standard deviation and the half width of the mean's interval."""
+    """Mean, standard deviation and the half width of the mean's confidence interval."""
     n, mean = len(values), float(np.mean(values))
     if n < 2:
         return mean, None, None
@@ -172,7 +172,7 @@ def _student(values: Doubles) -> tuple[float, float | None, float | None]:
 
 
 def _mean_interval(cis: list[tuple[float, float]]) -> tuple[float, float]:
-    """The seeds' intervals averaged: at least as wide as the mean's own, over patients alone."""
+    """The average of the seeds' intervals; at least as wide as that of the mean over patients."""
     low, high = np.mean(cis, axis=0)
     return float(low), float(high)
 

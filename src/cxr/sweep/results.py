@@ -1,4 +1,4 @@
-"""What the experiments of a sweep made, out of DVC's cache, and where the answer is kept."""
+"""Read the experiments' results from DVC's cache and write the result of the sweep."""
 
 import csv
 import io
@@ -18,13 +18,13 @@ FOLDER = f"{REPORTS}/sweeps"
 
 
 def done(plan: Plan, root: Path) -> set[str]:
-    """The experiments of a plan that are there."""
-    there = {name for name, _ in Repository(root).experiments()}
-    return there & {each.name for each in plan.experiments}
+    """The names of the plan's finished experiments."""
+    finished = {name for name, _ in Repository(root).experiments()}
+    return finished & {each.name for each in plan.experiments}
 
 
 def outcomes(plan: Plan, root: Path) -> dict[str, dict[str, Outcome]]:
-    """Each model of each experiment that is done."""
+    """The outcome of each model of each finished experiment."""
     repository = Repository(root)
     commits = dict(repository.experiments())
     return {
@@ -35,15 +35,15 @@ def outcomes(plan: Plan, root: Path) -> dict[str, dict[str, Outcome]]:
 
 
 def write(
-    plan: Plan, document: dict[str, Any], found: dict[str, dict[str, Outcome]], root: Path
+    plan: Plan, document: dict[str, Any], outcomes: dict[str, dict[str, Outcome]], root: Path
 ) -> Path:
-    """Keep the whole answer as JSON, and beside it a CSV of one line a model and experiment."""
+    """Write the result as JSON, and as a CSV with one row per model and experiment."""
     folder = root / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(document, indent=2, allow_nan=False, default=str) + "\n"
     path = folder / f"{plan.name}.json"
     write_whole(path, text.encode())
-    write_whole(folder / f"{plan.name}.csv", _as_csv(plan, found).encode())
+    write_whole(folder / f"{plan.name}.csv", _as_csv(plan, outcomes).encode())
     return path
 
 
@@ -51,52 +51,53 @@ def _outcome(
     experiment: Experiment, commit: str, plan: Plan, repository: Repository
 ) -> dict[str, Outcome]:
     name = experiment.name
-    mend = f"`dvc exp remove {name}` lets the sweep make it again"
+    fix = f"run `dvc exp remove {name}`, then the sweep again"
     text = repository.text_at(commit, PARAMS_FILE)
     if text is None:
-        raise CxrError(f"experiment {name} has no {PARAMS_FILE}; {mend}")
+        raise CxrError(f"experiment {name} has no {PARAMS_FILE}; {fix}")
     ran = flatten(parse_yaml(text))
     for key, value in experiment.params.items():
         if ran.get(key) != value:
             raise CxrError(
-                f"experiment {name} ran with {key} {ran.get(key)!r} instead of {value!r}; "
-                f"`dvc exp remove {name}`, then run again"
+                f"experiment {name} ran with {key} {ran.get(key)!r} instead of {value!r}; {fix}"
             )
-    made = {
+    outputs = {
         path: digest
         for stage in repository.lock_at(commit).values()
         for path, digest in stage.outputs.items()
     }
-    if METRICS not in made:
-        raise CxrError(f"experiment {name} has no {METRICS}; {mend}")
+    if METRICS not in outputs:
+        raise CxrError(f"experiment {name} has no {METRICS}; {fix}")
     try:
-        told = read_json(repository.object(made[METRICS].md5))["models"]
-        return {model: _of_model(told[model]) for model in plan.models}
+        metrics = read_json(repository.object(outputs[METRICS].md5))["models"]
+        return {model: _of_model(metrics[model]) for model in plan.models}
     except FileNotFoundError:
-        raise CxrError(f"DVC's cache lacks {METRICS} of experiment {name}; {mend}") from None
+        raise CxrError(
+            f"{METRICS} of experiment {name} is missing from DVC's cache; {fix}"
+        ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise CxrError(
-            f"{METRICS} of experiment {name} is damaged ({one_line(error)}); {mend}"
+            f"{METRICS} of experiment {name} is damaged ({one_line(error)}); {fix}"
         ) from None
 
 
-def _of_model(told: dict[str, Any]) -> Outcome:
-    ci = told["test"]["macro_auroc_ci"]
+def _of_model(metrics: dict[str, Any]) -> Outcome:
+    ci = metrics["test"]["macro_auroc_ci"]
     return Outcome(
-        val=told["val"]["macro_auroc"],
-        test=told["test"]["macro_auroc"],
+        val=metrics["val"]["macro_auroc"],
+        test=metrics["test"]["macro_auroc"],
         test_ci=(float(ci[0]), float(ci[1])) if ci else None,
     )
 
 
-def _as_csv(plan: Plan, found: dict[str, dict[str, Outcome]]) -> str:
+def _as_csv(plan: Plan, outcomes: dict[str, dict[str, Outcome]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     keys = plan.keys
     columns = ("val_macro_auroc", "test_macro_auroc", "test_low", "test_high")
     writer.writerow(["experiment", "seed", *keys, "model", *columns])
     for each in plan.experiments:
-        for model, outcome in found.get(each.name, {}).items():
+        for model, outcome in outcomes.get(each.name, {}).items():
             settings = [each.configuration[key] for key in keys]
             numbers = [outcome.val, outcome.test, *(outcome.test_ci or (None, None))]
             writer.writerow([each.name, each.seed, *settings, model, *numbers])

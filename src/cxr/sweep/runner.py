@@ -1,4 +1,4 @@
-"""The course of a sweep: what is queued, what runs, what came of it."""
+"""Run a sweep: queue its experiments, keep workers running and report what ends."""
 
 import signal
 import time
@@ -15,18 +15,18 @@ from cxr.sweep.results import done
 from cxr.sweep.space import shown
 
 POLL_SECONDS = 1.0
-REST = 10  # times as long as a look at the queue takes, so that looking costs the work little
-WAKE_SECONDS = 15.0  # a worker may go home in the moment in which a task comes
-LOST_SECONDS = 60.0  # for which nothing works on a task that DVC calls running
-UNDER_WAY = (State.QUEUED, State.RUNNING)
-MOST_NAMED = 3
+POLL_COST_FACTOR = 10  # sleep at least this many times the duration of a poll
+RESTART_SECONDS = 15.0  # between starts of workers; one may exit just as a task is queued
+LOST_SECONDS = 60.0  # after which a running task without a live process counts as lost
+ACTIVE = (State.QUEUED, State.RUNNING)
+MAX_NAMES = 3
 
 Say = Callable[[str], None]
 
 
 @dataclass
-class Course:
-    """One sweep under way."""
+class SweepRunner:
+    """Runs the experiments of one plan and keeps track of their states."""
 
     plan: Plan
     queue: Queue
@@ -35,33 +35,33 @@ class Course:
     done: set[str]
     failed: dict[str, str] = field(default_factory=dict)  # experiment -> reason
     _tasks: dict[str, Task] = field(default_factory=dict)
-    _again: set[str] = field(default_factory=set)  # lost once, and queued again
-    _idle_since: dict[str, float] = field(default_factory=dict)  # RUNNING, and nothing works on it
+    _requeued: set[str] = field(default_factory=set)  # lost once and queued again
+    _idle_since: dict[str, float] = field(default_factory=dict)  # without a live process
 
     def run(self) -> None:
-        """Run what is not done yet.
+        """Run the unfinished experiments.
 
         Raises
         ------
         CxrError
-            Where the queue holds tasks of others.
+            If the queue holds tasks from outside the sweep.
         KeyboardInterrupt
-            Once what ran has stopped, with its work kept.
+            After the running experiments have stopped; their progress is kept.
         """
-        self._show()
-        if not self._open():
+        self._advance_bar()
+        if not self._unfinished():
             return
         self._tasks = self.queue.tasks()
-        self._refuse_others()
+        self._refuse_external_tasks()
         try:
-            self._fill()
+            self._queue_missing()
             with suspended_together(self._send):
                 self._wait()
         except (CxrError, KeyboardInterrupt):
             self._stop()
             raise
 
-    def _open(self) -> list[Experiment]:
+    def _unfinished(self) -> list[Experiment]:
         ended = self.done | self.failed.keys()
         return [each for each in self.plan.experiments if each.name not in ended]
 
@@ -69,119 +69,120 @@ class Course:
         task = self._tasks.get(experiment.name)
         return task.state if task else None
 
-    def _refuse_others(self) -> None:
+    def _refuse_external_tasks(self) -> None:
         ours = {each.name for each in self.plan.experiments}
-        others = [
+        external = [
             task.name
             for task in self._tasks.values()
-            if task.state in UNDER_WAY and task.name not in ours
+            if task.state in ACTIVE and task.name not in ours
         ]
-        if others:
-            named = ", ".join(others[:MOST_NAMED]) + (", …" if len(others) > MOST_NAMED else "")
+        if external:
+            names = ", ".join(external[:MAX_NAMES]) + (", …" if len(external) > MAX_NAMES else "")
+            tasks = f"{len(external)} task{'s' if len(external) > 1 else ''}"
             raise CxrError(
-                f"DVC's queue holds {len(others)} that are not of this sweep ({named}), and its "
-                "workers run all that is there; run them with `dvc queue start`, or take them out "
-                "with `dvc queue remove --queued`, then run again"
+                f"DVC's queue holds {tasks} from outside this sweep ({names}), and its workers run "
+                "every task; finish the queue with `dvc queue start` or empty it with "
+                "`dvc queue remove --queued`, then run the sweep again"
             )
 
-    def _fill(self) -> None:
-        """Queue what is neither queued nor running; what failed before is tried again."""
-        new = [each for each in self._open() if self._state(each) not in UNDER_WAY]
+    def _queue_missing(self) -> None:
+        """Queue what is neither queued nor running, including experiments that failed before."""
+        new = [each for each in self._unfinished() if self._state(each) not in ACTIVE]
         self.queue.remove([each.name for each in new if self._state(each)])
         for each in new:
             self.queue.add(each)
 
     def _wait(self) -> None:
         started, n_before = time.monotonic(), len(self.done)
-        woken, took = started - WAKE_SECONDS, 0.0
+        last_start, poll_seconds = started - RESTART_SECONDS, 0.0
         self._tasks = self.queue.tasks()
-        while self._open():
-            states = [self._state(each) for each in self._open()]
+        while self._unfinished():
+            states = [self._state(each) for each in self._unfinished()]
             lacks_workers = states.count(State.RUNNING) < self.plan.jobs
             now = time.monotonic()
-            if State.QUEUED in states and lacks_workers and now - woken >= WAKE_SECONDS:
+            if State.QUEUED in states and lacks_workers and now - last_start >= RESTART_SECONDS:
                 self.queue.start(self.plan.jobs)
-                woken = now
-            time.sleep(max(POLL_SECONDS, REST * took))
-            looked = time.monotonic()
+                last_start = now
+            time.sleep(max(POLL_SECONDS, POLL_COST_FACTOR * poll_seconds))
+            polled = time.monotonic()
             self._tasks = self.queue.tasks()
-            took = time.monotonic() - looked
+            poll_seconds = time.monotonic() - polled
             for each in self._ended():
                 n_ended = len(self.done) + len(self.failed) - n_before
-                self._tell(each, (looked - started) / n_ended * len(self._open()))
+                self._report(each, (polled - started) / n_ended * len(self._unfinished()))
 
     def _ended(self) -> Iterator[Experiment]:
-        """Each experiment that has ended since the look before, as done or failed."""
-        there = done(self.plan, self.queue.root)
-        for each in self._open():
+        """Each experiment that is done or has failed since the previous poll."""
+        finished = done(self.plan, self.queue.root)
+        for each in self._unfinished():
             task = self._tasks.get(each.name)
-            if each.name in there and (task is None or task.state is not State.RUNNING):
+            if each.name in finished and (task is None or task.state is not State.RUNNING):
                 self.done.add(each.name)
             elif task and task.state is State.FAILED:
                 self.failed[each.name] = self.queue.why_failed(each.name)
             elif task and (task.state is State.QUEUED or self.queue.is_alive(task)):
                 self._idle_since.pop(each.name, None)
             else:
-                self._see_idle(each, task, each.name in there)
+                self._handle_idle(each, task, each.name in finished)
             if each.name in self.done or each.name in self.failed:
                 yield each
 
-    def _see_idle(self, experiment: Experiment, task: Task | None, is_there: bool) -> None:
-        """A worker comes and goes within seconds; what stays without one is run again, once."""
+    def _handle_idle(self, experiment: Experiment, task: Task | None, is_done: bool) -> None:
+        """Queue a task again, once, if it has no live process for longer than a worker needs."""
         now, name = time.monotonic(), experiment.name
         if now - self._idle_since.setdefault(name, now) < LOST_SECONDS:
             return
         if task and not self.queue.drop(task):
             return
         del self._idle_since[name]
-        if is_there:
+        if is_done:
             self.done.add(name)
-        elif name in self._again:
-            self.failed[name] = "its worker ended without a word, twice"
+        elif name in self._requeued:
+            self.failed[name] = "its worker died twice without an error message"
         else:
-            self._again.add(name)
+            self._requeued.add(name)
             self.queue.add(experiment)
 
     def _send(self, signum: signal.Signals) -> None:
-        """To each task on which a process works, also where it began after the last look."""
-        for each in self._open():
+        """Send a signal to every running task, including those that began after the last poll."""
+        for each in self._unfinished():
             if each.name in self._tasks:
                 self.queue.send(self._tasks[each.name], signum)
 
     def _stop(self) -> None:
-        """Take out what waits, and let what runs stop where it can go on."""
-        self.say("sweep: stopping what runs; what it has done is kept")
+        """Remove queued tasks, and interrupt running ones so that they can resume."""
+        self.say("sweep: stopping the running experiments; their progress is kept")
         interrupted: set[str] = set()
         until = time.monotonic() + LOST_SECONDS
         while time.monotonic() < until:
             self._tasks = self.queue.tasks()
-            under_way = [each for each in self._open() if self._state(each) in UNDER_WAY]
-            if not under_way:
+            active = [each for each in self._unfinished() if self._state(each) in ACTIVE]
+            if not active:
                 break
-            tasks = [self._tasks[each.name] for each in under_way]
+            tasks = [self._tasks[each.name] for each in active]
             alive = [each.name for each in tasks if self.queue.is_alive(each)]
             if alive:
                 until = time.monotonic() + LOST_SECONDS
-            with suppress(CxrError):  # one of them has ended meanwhile; the next look tells
+            with suppress(CxrError):  # one may have ended since; the next poll shows it
                 new = [name for name in alive if name not in interrupted]
                 self.queue.interrupt(new)
                 interrupted.update(new)
-            with suppress(CxrError):  # or has begun
+            with suppress(CxrError):  # one may have begun since
                 self.queue.remove([each.name for each in tasks if each.state is State.QUEUED])
             time.sleep(POLL_SECONDS)
-        self.say("sweep: stopped; the same command goes on")
+        self.say("sweep: stopped; run the same command again to resume")
 
-    def _show(self) -> None:
+    def _advance_bar(self) -> None:
         self.advance(len(self.done) + len(self.failed), len(self.plan.experiments))
 
-    def _tell(self, experiment: Experiment, seconds_left: float) -> None:
-        self._show()
-        about = f"{experiment.name} ({shown(experiment.configuration)}, seed {experiment.seed})"
+    def _report(self, experiment: Experiment, seconds_left: float) -> None:
+        self._advance_bar()
+        label = f"{experiment.name} ({shown(experiment.configuration)}, seed {experiment.seed})"
         if experiment.name in self.failed:
-            self.say(f"sweep: {about} failed: {self.failed[experiment.name]}")
+            self.say(f"sweep: {label} failed: {self.failed[experiment.name]}")
             return
-        left = f", about {_duration(seconds_left)} left" if self._open() else ""
-        self.say(f"sweep: {len(self.done)} of {len(self.plan.experiments)} done: {about}{left}")
+        left = f", about {_duration(seconds_left)} left" if self._unfinished() else ""
+        self.say(f"sweep: {len(self.done)} of {len(self.plan.experiments)} done: {label}{left}")
 
 
 def _duration(seconds: float) -> str:

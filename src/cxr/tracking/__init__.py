@@ -1,11 +1,11 @@
-"""The connection to MLflow; only this package and inference/ import it.
+"""The connection to MLflow; only this package and inference/ import MLflow.
 
-Files come first and MLflow second: whatever it is told stands in a record too.
+Everything that is logged to MLflow is also in a record file, which is authoritative.
 """
 
 import os
 
-# Before anything of MLflow is imported, which reads them then.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it looks a server up on import
+# Set before MLflow is imported, because it reads them on import.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # telemetry looks up a server on import
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # seconds instead of minutes
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")  # of a server that does not answer
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")  # for a server that does not answer

@@ -1,4 +1,4 @@
-"""Where the store is, and what its database and its folder of artifacts need."""
+"""The location of the MLflow store, its database and its artifact folder."""
 
 import logging
 import os
@@ -15,53 +15,54 @@ from cxr.tracking.errors import TrackingError, reported
 STORE_FILE = "mlflow.db"
 ARTIFACTS_FOLDER = "mlruns"
 SQLITE = "sqlite:///"
-# Where MLflow's database has addresses of artifacts.
-ADDRESSES = (
+# Tables and columns of MLflow's database that hold URIs of artifacts.
+URI_COLUMNS = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
     ("logged_models", "artifact_location"),
     ("model_versions", "source"),
     ("model_versions", "storage_location"),
 )
-# A refusal by the database is told once, in a line of ours.
-LOUD = {
+# Database errors are reported once, as TrackingError, so MLflow's own log of them is disabled.
+LOG_LEVELS = {
     "alembic": logging.WARNING,
     "mlflow": logging.WARNING,
     "mlflow.store.db.utils": logging.CRITICAL,
 }
-WAIT = 2.0  # seconds for a database that is locked
+TIMEOUT = 2.0  # seconds to wait for a locked database
 
 
 def store_uri(root: Path) -> str:
-    """`MLFLOW_TRACKING_URI`, else the project's own sqlite file; a relative one starts at its root.
+    """`MLFLOW_TRACKING_URI`, by default the project's own sqlite file.
 
-    MLflow itself would start at the working directory, which changes from command to command.
+    A relative path starts at the project's root; MLflow itself would start at the working
+    directory, which differs between commands.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{STORE_FILE}"
     return f"{SQLITE}{root.resolve() / uri[len(SQLITE) :]}" if uri.startswith(SQLITE) else uri
 
 
 def uses_own_store() -> bool:
-    """Whether the store is the project's own, not one that the environment names."""
+    """Whether the store is the project's own rather than one set in the environment."""
     return not os.environ.get("MLFLOW_TRACKING_URI")
 
 
 def lock_of(root: Path) -> BaseFileLock:
-    """Held while the store is opened: processes that create the same sqlite file break it."""
+    """The lock held while the store is opened; processes that create it at once corrupt it."""
     return file_lock(root / f"{STORE_FILE}.lock")
 
 
 def connect(uri: str) -> MlflowClient:
-    """Runs and registered models in one store."""
-    for name, level in LOUD.items():
+    """A client whose runs and registered models are in one store."""
+    for name, level in LOG_LEVELS.items():
         logging.getLogger(name).setLevel(level)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
 def create(uri: str) -> None:
-    """Make the database of a store that has none, whole or not at all; checks one that is there.
+    """Create a store's database atomically, or check an existing one.
 
-    MLflow can't go on with a file in which the process that made it was killed.
+    MLflow cannot open a file whose creation was interrupted.
     """
     file = sqlite_file(uri)
     if file is None:
@@ -77,17 +78,19 @@ def create(uri: str) -> None:
 
 
 def sqlite_file(uri: str) -> Path | None:
-    """The file of a store that is one."""
+    """The database file of a sqlite store, else None."""
     return Path(uri.removeprefix(SQLITE).split("?")[0]) if uri.startswith(SQLITE) else None
 
 
 def check_sqlite(file: Path, uri: str) -> None:
-    """Find a locked or damaged database at once; MLflow itself would try for long."""
+    """Report a locked or damaged database at once; MLflow itself would retry for long."""
     try:
-        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=WAIT)) as base:
+        with closing(
+            sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=TIMEOUT)
+        ) as base:
             base.execute("SELECT count(*) FROM runs").fetchone()
     except sqlite3.OperationalError as error:
-        what = "another program has locked it; wait for it or end it"
+        what = "another program has locked it; wait for it or stop it"
         if "locked" not in str(error):
             what = f"{error}; move it away and run `cxr sync`, which rebuilds it"
         raise TrackingError(f"MLflow's store {uri} can't be read: {what}") from None
@@ -99,14 +102,14 @@ def check_sqlite(file: Path, uri: str) -> None:
 
 
 def artifacts_folder(root: Path, experiment: str) -> Path:
-    """Where our own store keeps an experiment's artifacts."""
+    """An experiment's artifact folder in the project's own store."""
     return root.resolve() / ARTIFACTS_FOLDER / experiment
 
 
 def relocate_artifacts(root: Path) -> int:
-    """Let our own store look for its artifacts where it now stands; how many runs that moved.
+    """Update the artifact URIs of the project's own store after a move; returns the number of runs.
 
-    MLflow writes absolute addresses into its database and has no call to change them.
+    MLflow stores absolute URIs in its database and has no function to change them.
     """
     file = sqlite_file(store_uri(root))
     if file is None or not file.exists() or not uses_own_store():
@@ -114,32 +117,32 @@ def relocate_artifacts(root: Path) -> int:
     moved = 0
     with (
         reported(store_uri(root), "written"),
-        closing(sqlite3.connect(file, timeout=WAIT)) as base,
+        closing(sqlite3.connect(file, timeout=TIMEOUT)) as base,
         base,
     ):
-        places = base.execute("SELECT name, artifact_location FROM experiments").fetchall()
-        for name, place in places:
-            if is_stale_location(name, place, root):
-                moved += _redirect(base, place, artifacts_folder(root, name).as_uri())
+        locations = base.execute("SELECT name, artifact_location FROM experiments").fetchall()
+        for name, location in locations:
+            if is_stale_location(name, location, root):
+                moved += _relocate(base, location, artifacts_folder(root, name).as_uri())
     return moved
 
 
-def _redirect(base: sqlite3.Connection, there: str, here: str) -> int:
-    """Rewrite an experiment's address and those of all its runs; how many runs."""
+def _relocate(base: sqlite3.Connection, old: str, new: str) -> int:
+    """Replace the prefix `old` of all artifact URIs; returns the number of changed runs."""
     n_runs = 0
-    for table, column in ADDRESSES:
-        done = base.execute(
-            f"UPDATE {table} SET {column} = ? || substr({column}, ?) "  # noqa: S608 - ours
+    for table, column in URI_COLUMNS:
+        cursor = base.execute(
+            f"UPDATE {table} SET {column} = ? || substr({column}, ?) "  # noqa: S608 - constants
             f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
-            (here, len(there) + 1, there, len(there) + 1, f"{there}/"),
+            (new, len(old) + 1, old, len(old) + 1, f"{old}/"),
         )
-        n_runs += done.rowcount if table == "runs" else 0
+        n_runs += cursor.rowcount if table == "runs" else 0
     return n_runs
 
 
-def is_stale_location(name: str, place: str, root: Path) -> bool:
-    """Whether artifacts that our own store laid down are here, and looked for elsewhere."""
-    address, here = urlparse(place), artifacts_folder(root, name)
-    there = Path(unquote(address.path))
-    ours = address.scheme in ("", "file") and there.parts[-2:] == here.parts[-2:]
-    return ours and there != here and here.is_dir()
+def is_stale_location(name: str, location: str, root: Path) -> bool:
+    """Whether the store has another location for artifacts that are in this project's folder."""
+    uri, actual = urlparse(location), artifacts_folder(root, name)
+    stored = Path(unquote(uri.path))
+    ours = uri.scheme in ("", "file") and stored.parts[-2:] == actual.parts[-2:]
+    return ours and stored != actual and actual.is_dir()

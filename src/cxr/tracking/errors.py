@@ -1,4 +1,4 @@
-"""What MLflow and its store throw, as one line for people."""
+"""Errors of MLflow and its store as one-line messages."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -16,11 +16,12 @@ class TrackingError(CxrError):
 
 @contextmanager
 def reported(uri: str, verb: str, fix: str = "") -> Iterator[None]:
-    """Turn whatever goes wrong with the store at `uri` into a TrackingError.
+    """Turn any error of the store at `uri` into a TrackingError.
 
     Parameters
     ----------
-    fix : what to do where the store itself answers, and can't serve the call.
+    verb : what failed, as in "can't be read".
+    fix : what to do if the store is reachable but cannot serve the call.
     """
     try:
         yield
@@ -31,18 +32,18 @@ def reported(uri: str, verb: str, fix: str = "") -> Iterator[None]:
 
 OTHER_URI = "set MLFLOW_TRACKING_URI to sqlite:///FILE or the URL of a server, or unset it"
 SERVER = "start the server, or correct or unset MLFLOW_TRACKING_URI"
-# What MLflow, requests and urllib3 say in the middle of a long text, what it means, and the fix.
+# Parts of the long messages of MLflow, requests and urllib3: what they mean, and the fix.
 CAUSES = {
     "filesystem tracking backend": f"MLflow no longer accepts a folder; {OTHER_URI}",
     "out-of-date database schema": (
-        "its schema is that of another MLflow; copy it and run `mlflow db upgrade URI`, or move it "
-        "away and run `cxr sync`, which rebuilds it"
+        "its schema is that of another MLflow version; copy it and run `mlflow db upgrade URI`, "
+        "or move it away and run `cxr sync`, which rebuilds it"
     ),
     "unsupported URI": f"MLflow does not support this kind of URI; {OTHER_URI}",
     "Connection refused": f"no server answers there; {SERVER}",
     "timed out": f"the server does not answer in time; {SERVER}",
-    "NameResolutionError": f"there is no host of that name; {SERVER}",
-    "Failed to resolve": f"there is no host of that name; {SERVER}",
+    "NameResolutionError": f"its host name can't be resolved; {SERVER}",
+    "Failed to resolve": f"its host name can't be resolved; {SERVER}",
     "Max retries exceeded": f"no connection to the server; {SERVER}",
 }
 

@@ -1,19 +1,19 @@
-"""A run's log as MLflow shows it: its status, parameters, metrics and artifacts."""
+"""Convert a run's log to MLflow's statuses, parameters, metrics and artifact paths."""
 
 from cxr.lineage.run_log import RunLog
 from cxr.paths import REPORTS
 
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
-PARAM_LENGTH = 6000  # MLflow refuses longer values
+PARAM_LENGTH = 6000  # MLflow rejects longer values
 
 
 def shown_params(log: RunLog) -> dict[str, str]:
-    """A run's parameters as MLflow keeps them."""
+    """A run's parameters as MLflow stores them."""
     return {key: str(value)[:PARAM_LENGTH] for key, value in log.params.items()}
 
 
 def shown_metrics(log: RunLog) -> dict[str, list[tuple[int, float]]]:
-    """Step and value of every point of a run's metrics: its curves, and its final numbers."""
+    """Step and value of every point of a run's metrics: curves and final values."""
     points: dict[str, list[tuple[int, float]]] = {}
     for values in log.history:
         for name, value in values.items():
@@ -25,5 +25,5 @@ def shown_metrics(log: RunLog) -> dict[str, list[tuple[int, float]]]:
 
 
 def artifact_place(path: str) -> str:
-    """Where an output stands among a run's artifacts: its own folders below `reports/`."""
+    """An output's path among a run's artifacts: the same, without a leading `reports/`."""
     return path.removeprefix(f"{REPORTS}/")

@@ -1,4 +1,4 @@
-"""What makes a registered model one that MLflow itself loads and serves: an MLmodel beside it."""
+"""The MLmodel files with which MLflow itself can load and serve a registered model."""
 
 import base64
 import io
@@ -16,46 +16,46 @@ import cxr
 from cxr.data import phantom
 from cxr.labels import LABELS
 
-COLUMN = "image"  # in the table that a served model is asked with
-ASSUMED = "assumed"  # in its answer, beside the labels
-FILE = "MLmodel"  # where it is, MLflow takes the folder for a model
-LOADER = "cxr.inference.pyfunc"  # it reads weights and decision as `cxr predict` does: no pickle
-# What that module and all below it import; a test holds it to exactly these.
+COLUMN = "image"  # of the input table
+ASSUMED = "assumed"  # column of the output table, after the labels
+FILE = "MLmodel"  # its presence makes a folder an MLflow model
+LOADER = "cxr.inference.pyfunc"  # reads the same files as `cxr predict`; no pickle
+# The imports of that module and its dependencies; a test checks that the list is exact.
 PACKAGES = (
     "imagecodecs", "mlflow", "numpy", "pandas", "pillow", "pydantic", "pydicom", "ruamel.yaml",
     "safetensors", "scikit-learn", "scipy", "torch", "torchvision",
 )  # fmt: skip
 
 
-def write(folder: Path, made: datetime, n_bytes: int) -> None:
-    """Signature, example, requirements and code of a model, whose weights come from elsewhere.
+def write(folder: Path, evaluated: datetime, n_bytes: int) -> None:
+    """Write a model's signature, example, requirements and code, but not its weights.
 
-    The same for every model, so that a rebuilt registry has the same bytes.
+    They are the same for every model, so a rebuilt registry is bit-identical.
 
     Parameters
     ----------
-    folder : a new one.
-    made : when the model was evaluated, UTC.
-    n_bytes : of weights and decision.
+    folder : must not exist yet.
+    evaluated : when the model was evaluated, UTC.
+    n_bytes : size of the weights and the operating point.
     """
-    model = Model(utc_time_created=made.replace(tzinfo=None), model_uuid=None)
+    model = Model(utc_time_created=evaluated.replace(tzinfo=None), model_uuid=None)
     mlflow.pyfunc.save_model(
         folder,
         loader_module=LOADER,
-        # A copy of the package: it is on no index, so a fresh environment could not install it, and
-        # a model that is fetched years later still has the code that knows its files.
+        # A copy of the package, because it is on no package index, and so that a model that is
+        # fetched years later still has the code that can read its files.
         code_paths=[str(Path(cxr.__file__).parent)],
         mlflow_model=model,
         signature=signature(),
         input_example=example(),
         pip_requirements=requirements(),
     )
-    model.model_size_bytes = n_bytes  # MLflow has measured the folder without the weights
+    model.model_size_bytes = n_bytes  # MLflow's own number lacks the weights
     model.save(folder / FILE)
 
 
 def signature() -> ModelSignature:
-    """One file per row; the probability of each label, and what was assumed to read the file."""
+    """Input: one file per row. Output: each label's probability, and assumptions about the file."""
     return ModelSignature(
         inputs=Schema([ColSpec("string", COLUMN)]),
         outputs=Schema(
@@ -65,13 +65,13 @@ def signature() -> ModelSignature:
 
 
 def example() -> pd.DataFrame:
-    """A phantom's chest as a PNG of 28 pixels."""
+    """A phantom image as a PNG of 28 by 28 pixels."""
     file = io.BytesIO()
     Image.fromarray(phantom.render(0, "test", 0, 1, 28).images[0]).save(file, "PNG")
     return pd.DataFrame({COLUMN: [base64.b64encode(file.getvalue()).decode()]})
 
 
 def requirements() -> list[str]:
-    """The versions that are installed."""
-    # Of torch's the part behind the +, such as cpu, names a build that no public index has.
+    """The installed versions of the packages."""
+    # Drop a local version such as torch's +cpu, which is not on PyPI.
     return [f"{name}=={metadata.version(name).split('+')[0]}" for name in PACKAGES]

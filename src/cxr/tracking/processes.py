@@ -1,4 +1,4 @@
-"""Which process writes a run, and whether it has ended: a run of a dead process is closed."""
+"""The processes that write runs: identify them, and close the runs of dead ones."""
 
 import os
 import socket
@@ -9,30 +9,30 @@ from mlflow import MlflowClient
 from cxr.lineage.records import FAILURE_TAG, PROCESS_TAG
 from cxr.tracking.format import KILLED, RUNNING
 
-MOST_RUNS = 1000  # of one search
+MOST_RUNS = 1000  # per search
 
 
 def this_process() -> str:
-    """Host, boot, pid namespace, process id and start: no other process anywhere has all five."""
-    return " ".join((*_surroundings(), str(os.getpid()), _start("self")))
+    """A unique id of this process: host, boot id, pid namespace, process id and start time."""
+    return " ".join((*_machine(), str(os.getpid()), _start("self")))
 
 
 def is_dead(process: str) -> bool:
-    """Whether a process is known to have ended, which takes the same boot and pid namespace.
+    """Whether a process is known to have ended; False if it cannot be known.
 
-    A process id means nothing in another container, and another boot under the same host name may
-    be another machine: clones and containers share names, and machine ids, too.
+    It can be known only within the same boot and pid namespace: process ids differ between
+    containers, and another boot may be another machine, since clones share host names.
     """
     try:
-        *surroundings, pid, start = process.split()
-        known = tuple(surroundings) == _surroundings() and not _is_of_another_namespace()
-        return known and not _lives(int(pid), start)
-    except (ValueError, OverflowError):  # a person may have edited the tag
+        *machine, pid, start = process.split()
+        visible = tuple(machine) == _machine() and not _proc_shows_other_namespace()
+        return visible and not _is_alive(int(pid), start)
+    except (ValueError, OverflowError):  # the tag may have been edited
         return False
 
 
 def close_runs_of_dead(client: MlflowClient) -> None:
-    """Mark KILLED every run that says RUNNING and whose process is known to have ended."""
+    """Set runs with status RUNNING to KILLED if their process is known to have ended."""
     experiments = [each.experiment_id for each in client.search_experiments()]
     for run in client.search_runs(
         experiments, f"attributes.status = '{RUNNING}'", max_results=MOST_RUNS
@@ -44,22 +44,22 @@ def close_runs_of_dead(client: MlflowClient) -> None:
             client.set_terminated(run.info.run_id, KILLED)
 
 
-def _surroundings() -> tuple[str, str, str]:
+def _machine() -> tuple[str, str, str]:
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     try:
         namespace = str(Path("/proc/self/ns/pid").readlink())
-    except OSError:  # a kernel without namespaces; a field less equals no other
+    except OSError:  # no namespaces; the shorter id matches no other
         namespace = ""
     return socket.gethostname(), boot, namespace
 
 
-def _is_of_another_namespace() -> bool:
+def _proc_shows_other_namespace() -> bool:
     """Whether /proc shows another namespace's processes, as after `unshare --pid` alone."""
     return str(Path("/proc/self").readlink()) != str(os.getpid())
 
 
-def _lives(pid: int, start: str) -> bool:
-    """Whether a process still runs; so, too, where that can't be seen."""
+def _is_alive(pid: int, start: str) -> bool:
+    """Whether a process is running; True if it cannot be seen."""
     try:
         os.kill(pid, 0)  # /proc may hide other users' processes
     except ProcessLookupError:
@@ -70,13 +70,13 @@ def _lives(pid: int, start: str) -> bool:
 
 
 def _start(pid: int | str) -> str:
-    """Clock ticks from boot to the process's start; `ended` of a zombie, nothing if hidden.
+    """Clock ticks from boot to the process's start; `ended` for a zombie, empty if hidden.
 
-    A clock that is set back leaves it alone.
+    Setting the system clock does not change it.
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return ""
-    state, *fields = stat.rpartition(")")[2].split()  # the name before may hold anything
+    state, *fields = stat.rpartition(")")[2].split()  # the name before it may contain anything
     return "ended" if state in "ZX" else fields[18]

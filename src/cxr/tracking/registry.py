@@ -1,4 +1,4 @@
-"""MLflow's registry: every evaluated model as a version, weights and decision together."""
+"""MLflow's model registry: each evaluated model is a version with weights and operating point."""
 
 import re
 import tempfile
@@ -16,14 +16,14 @@ from cxr.lineage.run_log import Registration
 from cxr.paths import PROCESSED
 from cxr.tracking import mlmodel
 
-FOLDER = "model"  # among a run's artifacts
+FOLDER = "model"  # in a run's artifacts
 CHAMPION = "champion"
 SCORE_TAG, DATA_TAG = "val_macro_auroc", READ_TAG + PROCESSED
 EXISTS = "RESOURCE_ALREADY_EXISTS"
 
 
 def name_of(experiment: str) -> str:
-    """Of the registered model of an experiment."""
+    """The name of an experiment's registered model."""
     return "cxr-" + re.sub(r"[^\w.-]", "_", experiment, flags=re.ASCII)
 
 
@@ -34,20 +34,21 @@ class Registry:
         self._client = client
         self.name = name_of(experiment)
 
-    def add(self, model: Registration, run_id: str, file: Callable[[str], Path | None]) -> None:
-        """Register a run's model, if it is not, and find the champion.
+    def add(self, model: Registration, run_id: str, locate: Callable[[str], Path | None]) -> None:
+        """Register a run's model, unless it is registered, and update the champion.
 
         Parameters
         ----------
-        file : finds the model's files by their paths; a model that lacks one is left out.
+        locate : returns the file for a path in `model.files`, None if it is missing. A model with
+            a missing file is not registered.
         """
-        found = {path: place for path in model.files if (place := file(path)) is not None}
-        for path, place in found.items():
+        files = {path: file for path in model.files if (file := locate(path)) is not None}
+        for path, file in files.items():
             folder = Path(FOLDER, path).parent.as_posix()
-            self._client.log_artifact(run_id, str(place), folder)
-        if len(found) == len(model.files):
+            self._client.log_artifact(run_id, str(file), folder)
+        if len(files) == len(model.files):
             run = self._client.get_run(run_id)
-            self._make_servable(run, found.values())
+            self._make_servable(run, files.values())
             if self._version_of(run_id) is None:
                 self._create()
                 tags = {SCORE_TAG: str(model.score), DATA_TAG: model.data}
@@ -56,26 +57,26 @@ class Registry:
         self._update_champion()
 
     def holds(self, model: Registration, run_id: str, artifacts: Path | None) -> bool:
-        """Whether a run's model is there with its files, and there is a champion."""
+        """Whether a run's model is registered with all its files, and a champion is set."""
         try:
-            crowned = CHAMPION in self._client.get_registered_model(self.name).aliases
-            there = self._version_of(run_id) is not None
+            has_champion = CHAMPION in self._client.get_registered_model(self.name).aliases
+            is_registered = self._version_of(run_id) is not None
         except MlflowException:
             return False
         files = (*model.files, mlmodel.FILE)
-        kept = artifacts is None or all((artifacts / FOLDER / p).exists() for p in files)
-        return crowned and there and kept
+        has_files = artifacts is None or all((artifacts / FOLDER / p).exists() for p in files)
+        return has_champion and is_registered and has_files
 
     def _make_servable(self, run: Run, files: Iterable[Path]) -> None:
-        """Lay down what MLflow itself needs to load the model, unless it is there."""
-        there = self._client.list_artifacts(run.info.run_id, FOLDER)
-        if f"{FOLDER}/{mlmodel.FILE}" in {each.path for each in there}:
+        """Add the files with which MLflow itself can load the model, unless they exist."""
+        existing = self._client.list_artifacts(run.info.run_id, FOLDER)
+        if f"{FOLDER}/{mlmodel.FILE}" in {each.path for each in existing}:
             return
-        made = datetime.fromtimestamp(run.info.end_time / 1000, UTC)
-        with tempfile.TemporaryDirectory() as place:
-            folder = Path(place, FOLDER)
-            mlmodel.write(folder, made, sum(each.stat().st_size for each in files))
-            last = (folder / mlmodel.FILE).rename(Path(place, mlmodel.FILE))
+        evaluated = datetime.fromtimestamp(run.info.end_time / 1000, UTC)
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary, FOLDER)
+            mlmodel.write(folder, evaluated, sum(each.stat().st_size for each in files))
+            last = (folder / mlmodel.FILE).rename(Path(temporary, mlmodel.FILE))
             self._client.log_artifacts(run.info.run_id, str(folder), FOLDER)
             self._client.log_artifact(run.info.run_id, str(last), FOLDER)
 
@@ -87,30 +88,30 @@ class Registry:
                 raise
 
     def _version_of(self, run_id: str) -> ModelVersion | None:
-        found = self._client.search_model_versions(f"run_id = '{run_id}'")
-        return next((each for each in found if each.name == self.name), None)
+        versions = self._client.search_model_versions(f"run_id = '{run_id}'")
+        return next((each for each in versions if each.name == self.name), None)
 
     def _update_champion(self) -> None:
-        """The champion is the best on validation among models of the data that was evaluated last.
+        """Make the best model on validation the champion, among models of the last evaluated data.
 
-        Of equally good ones the one that was evaluated last, so that a new decision counts.
+        A tie goes to the model that was evaluated last, so that a new operating point counts.
         """
-        found = self._client.search_model_versions(f"name = '{self.name}'")
-        started = {each.version: self._started(each) for each in found}
-        ours = [each for each in found if _score(each) is not None and started[each.version]]
+        versions = self._client.search_model_versions(f"name = '{self.name}'")
+        started = {each.version: self._started(each) for each in versions}
+        ours = [each for each in versions if _score(each) is not None and started[each.version]]
         if not ours:
             return
 
-        def age(each: ModelVersion) -> tuple[int, int]:
+        def evaluated(each: ModelVersion) -> tuple[int, int]:
             return started[each.version], int(each.version)
 
-        data = max(ours, key=age).tags.get(DATA_TAG)
+        data = max(ours, key=evaluated).tags.get(DATA_TAG)
         rivals = [each for each in ours if each.tags.get(DATA_TAG) == data]
-        best = max(rivals, key=lambda each: (_score(each), *age(each)))
+        best = max(rivals, key=lambda each: (_score(each), *evaluated(each)))
         self._client.set_registered_model_alias(self.name, CHAMPION, best.version)
 
     def _started(self, version: ModelVersion) -> int:
-        """When the version's run started, in milliseconds; 0 of a run that is gone."""
+        """When the version's run started, in milliseconds; 0 if the run is deleted."""
         try:
             run = self._client.get_run(version.run_id or "")
         except MlflowException:
@@ -119,7 +120,7 @@ class Registry:
 
 
 def _score(version: ModelVersion) -> float | None:
-    """None of a version that somebody else has registered."""
+    """The version's validation score; None for a version registered by other means."""
     try:
         return float(version.tags[SCORE_TAG])
     except (KeyError, ValueError):

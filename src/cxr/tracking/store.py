@@ -1,4 +1,4 @@
-"""All runs of one MLflow store, to be read."""
+"""Read access to all runs of one MLflow store."""
 
 import re
 from dataclasses import dataclass
@@ -19,29 +19,29 @@ from cxr.tracking.registry import FOLDER as MODEL_FOLDER
 from cxr.tracking.registry import Registry
 from cxr.tracking.view import View
 
-MOST_RUNS = 50_000  # of one search
-LOST_MODEL = "`cxr sync` registers models again and finds moved files, `cxr ui` lists the models"
+MOST_RUNS = 50_000  # per search
+LOST_MODEL = "`cxr sync` restores lost models and moved files, `cxr ui` lists the models"
 MODEL_ADDRESS = re.compile(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))|runs:/(\w+)(?:/model)?")
 
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A run as MLflow has it."""
+    """A run in MLflow."""
 
     run_id: str
-    original_id: str  # of the run that this one was rebuilt from; its own where it was not
+    original_id: str  # id of the run that this one replaces, else its own
     status: str
-    deleted: bool  # in MLflow's trash
+    deleted: bool  # marked as deleted in MLflow
     experiment: str
     params: dict[str, str]
     metrics: dict[str, float]  # the last value of each
     tags: dict[str, str]
     datasets: dict[str, str]  # name -> digest
-    artifacts: Path | None  # folder; None where a server keeps them
+    artifacts: Path | None  # folder; None if a server stores them
 
 
 class Store:
-    """All runs of one MLflow store, to be read."""
+    """Reads the runs and models of one MLflow store."""
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
@@ -49,11 +49,11 @@ class Store:
             self._client = database.connect(uri)
             experiments = self._client.search_experiments(view_type=ViewType.ALL)
         self._names = {each.experiment_id: each.name for each in experiments}
-        self._places = [(each.name, each.artifact_location) for each in experiments]
+        self._locations = [(each.name, each.artifact_location) for each in experiments]
 
     @classmethod
     def open(cls, root: Path) -> "Store | None":
-        """The project's store, or None where its database is not there."""
+        """The project's store, or None if its database does not exist."""
         uri = database.store_uri(root)
         file = database.sqlite_file(uri)
         if file is None:
@@ -64,40 +64,37 @@ class Store:
         return cls(uri)
 
     def is_stale_location(self, root: Path) -> bool:
-        """Whether our own store looks for artifacts elsewhere: its folder was moved or copied."""
+        """Whether the project's own store was moved or copied and has old artifact URIs."""
         return database.uses_own_store() and any(
-            database.is_stale_location(name, place, root) for name, place in self._places
+            database.is_stale_location(name, location, root) for name, location in self._locations
         )
 
     def views(self) -> list[View]:
-        """Addresses of MLflow's page that open with what people look for; none if it can't be told.
-
-        A store that is only to be read is shown as MLflow shows it.
-        """
+        """Useful views of MLflow's runs page; none if the store is read-only."""
         try:
             return view.prepare(self._client)
         except (MlflowException, SQLAlchemyError):
             return []
 
     def find(self, run_id: str) -> StoredRun | None:
-        """The run of an id, or the one that was rebuilt from it."""
+        """The run with this id, or the run that replaces it."""
         own = self._search(f"attributes.run_id = '{run_id}'")
-        found = own or self._search(f"tags.`{ORIGINAL_TAG}` = '{run_id}'")
-        return min(found, key=lambda run: (run.deleted, run.status != FINISHED), default=None)
+        runs = own or self._search(f"tags.`{ORIGINAL_TAG}` = '{run_id}'")
+        return min(runs, key=lambda run: (run.deleted, run.status != FINISHED), default=None)
 
     def starting_with(self, prefix: str) -> list[StoredRun]:
-        """The runs whose id, or the id of the run they were rebuilt from, starts so."""
+        """The runs whose id, or the id of the run that they replace, starts with `prefix`."""
         own = self._search(f"attributes.run_id LIKE '{prefix}%'")
         return own + self._search(f"tags.`{ORIGINAL_TAG}` LIKE '{prefix}%'")
 
     def history(self, run_id: str, metric: str) -> list[tuple[int, float]]:
-        """Every point of a metric: step and value, in the order of the steps."""
+        """Step and value of every point of a metric, sorted by step."""
         with reported(self._uri, "read"):
             points = self._client.get_metric_history(run_id, metric)
         return sorted((point.step, point.value) for point in points)
 
     def slides(self, run_id: str) -> set[tuple[str, int]]:
-        """Key and step of every picture in a run's sliders."""
+        """Key and step of every slider image of a run."""
         with reported(self._uri, "read"):
             return slides.of_run(self._client, run_id)
 
@@ -108,7 +105,7 @@ class Store:
             return registry.holds(model, run.run_id, run.artifacts)
 
     def fetch_model(self, address: str) -> Path:
-        """The folder of a model, by MLflow's address of it."""
+        """Fetch a model by its MLflow URI; returns its folder."""
         name, _, _, run_id = _parts(address)
         version = self.version_of(address)
         with reported(self._uri, f"searched for {address}", LOST_MODEL):
@@ -120,7 +117,7 @@ class Store:
             return Path(download_artifacts(artifact_uri=source, tracking_uri=self._uri))
 
     def version_of(self, address: str) -> str | None:
-        """The version that a model's address leads to now; None of a run's model."""
+        """The version that a model URI currently refers to; None for the model of a run."""
         name, alias, version, _ = _parts(address)
         if alias:
             with reported(self._uri, f"searched for {address}", LOST_MODEL):
@@ -129,14 +126,14 @@ class Store:
 
     def _search(self, query: str) -> list[StoredRun]:
         with reported(self._uri, "read"):
-            found = self._client.search_runs(
+            runs = self._client.search_runs(
                 list(self._names), query, run_view_type=ViewType.ALL, max_results=MOST_RUNS
             )
-        return [_stored(run, self._names[run.info.experiment_id]) for run in found]
+        return [_stored(run, self._names[run.info.experiment_id]) for run in runs]
 
 
 def fetch_model(address: str, root: Path) -> Path:
-    """The folder of a registered model, or of the one that a run evaluated.
+    """Fetch a registered model, or the model of an evaluation run; returns its folder.
 
     Parameters
     ----------
@@ -144,30 +141,31 @@ def fetch_model(address: str, root: Path) -> Path:
 
     Raises
     ------
-    TrackingError : there is no store, it can't be read, or it has no such model.
+    TrackingError
+        If there is no store, it can't be read, or it has no such model.
     """
     return open_for(address, root).fetch_model(address)
 
 
 def open_for(address: str, root: Path) -> Store:
-    """The project's store, to search for a model; TrackingError where there is none."""
+    """Open the project's store to search for a model; TrackingError if there is none."""
     store = Store.open(root)
     if store is None:
         raise TrackingError(
-            f"{root} has no MLflow store to search for {address}; `cxr sync` rebuilds it"
+            f"{root} has no MLflow store to search for {address}; run `cxr sync` to rebuild it"
         )
     return store
 
 
 def _parts(address: str) -> tuple[str, str, str, str]:
-    """Name, alias, version and run id of a model's address; what it does not tell is empty."""
-    found = MODEL_ADDRESS.fullmatch(address)
-    if found is None:
+    """Name, alias, version and run id of a model URI; missing parts are empty."""
+    match = MODEL_ADDRESS.fullmatch(address)
+    if match is None:
         raise TrackingError(
-            f"{address} is no model's address; write models:/NAME@ALIAS, models:/NAME/VERSION "
+            f"{address} is not a model URI; write models:/NAME@ALIAS, models:/NAME/VERSION "
             "or runs:/RUN_ID/model"
         )
-    name, alias, version, run_id = found.groups("")
+    name, alias, version, run_id = match.groups("")
     return name, alias, version, run_id
 
 

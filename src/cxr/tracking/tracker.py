@@ -1,4 +1,4 @@
-"""Runs written to one experiment of one MLflow store."""
+"""Write runs to one experiment of one MLflow store."""
 
 import time
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from cxr.tracking.errors import reported
 from cxr.tracking.format import FINISHED, RUNNING, artifact_place, shown_metrics, shown_params
 from cxr.tracking.registry import Registry
 
-BATCH = 900  # MLflow takes at most 1000 metrics a call
+BATCH = 900  # MLflow accepts at most 1000 metrics per call
 PARAMS_BATCH = 100
 
 
@@ -39,17 +39,17 @@ class Tracker:
             self._client = database.connect(self._uri)
             self._experiment_id = self._find_or_create(experiment, root)
         self._registry = Registry(self._client, experiment)
-        self._told: dict[str, set[tuple[str, int]]] = {}  # by run: points of an earlier try
+        self._logged: dict[str, set[tuple[str, int]]] = {}  # by run: points of an earlier attempt
 
     def start(self, log: RunLog) -> None:
-        """Open a run with its tags and data sets, or the one of an earlier try again.
+        """Create a run with its tags and data sets, or reopen that of an earlier attempt.
 
-        Its id goes into `log`. Runs of processes that are known to have ended are closed first.
+        Its id is stored in `log`. Runs of processes that are known to have ended are closed first.
         """
         # Locked, so that no other stage closes a run between its reading and its reopening.
         with reported(self._uri, "written"), self._lock:
             processes.close_runs_of_dead(self._client)
-            earlier = self._of_earlier_try(log)
+            earlier = self._earlier_attempt(log)
             if earlier is None:
                 run = self._client.create_run(
                     self._experiment_id, run_name=log.name, tags=log.tags, start_time=_now()
@@ -62,12 +62,12 @@ class Tracker:
             self._log_datasets(log, log.run_id)
 
     def log_epoch(self, log: RunLog, values: dict[str, float]) -> None:
-        """One point of every curve; `values` has an `epoch`, which is the step."""
-        step, told = int(values["epoch"]), self._told.get(log.run_id, set())
+        """Log one point of every curve; `values["epoch"]` is the step."""
+        step, logged = int(values["epoch"]), self._logged.get(log.run_id, set())
         metrics = [
             Metric(name, float(value), _now(), step)
             for name, value in values.items()
-            if name != "epoch" and (name, step) not in told
+            if name != "epoch" and (name, step) not in logged
         ]
         with reported(self._uri, "written"):
             self._client.log_batch(log.run_id, metrics=metrics)
@@ -76,49 +76,47 @@ class Tracker:
         self,
         log: RunLog,
         tags: dict[str, str],
-        file: Callable[[str], Path | None],
+        locate: Callable[[str], Path | None],
         run_id: str | None = None,
-        at: int | None = None,
+        end_time: int | None = None,
     ) -> None:
-        """Tell all that the run does not show yet, and close it.
+        """Log everything that the run lacks, and close it.
 
         Parameters
         ----------
-        file : finds an artifact by its path in `log`; None where it is gone.
-        run_id : of a run that stands for the log's own.
-        at : when it ended, in milliseconds since 1970; now, unless told.
+        locate : returns the file of an artifact by its path in `log`, None if it is missing.
+        run_id : id of a run that replaces the log's own.
+        end_time : milliseconds since 1970 (default: now).
         """
-        run_id, at = run_id or log.run_id, at or _now()
+        run_id, end_time = run_id or log.run_id, end_time or _now()
         with reported(self._uri, "written"):
             self._log_params(log, run_id)
-            self._log_missing_metrics(log, run_id, at)
-            there = self._client.get_run(run_id)
-            # A description that a person has edited stays.
-            tags = {
-                k: v for k, v in tags.items() if k != DESCRIPTION_TAG or k not in there.data.tags
-            }
-            named = [RunTag(key, value) for key, value in (log.tags | tags).items()]
-            self._client.log_batch(run_id, tags=named)
+            self._log_missing_metrics(log, run_id, end_time)
+            run = self._client.get_run(run_id)
+            # Keep an existing description, which a person may have edited.
+            tags = {k: v for k, v in tags.items() if k != DESCRIPTION_TAG or k not in run.data.tags}
+            run_tags = [RunTag(key, value) for key, value in (log.tags | tags).items()]
+            self._client.log_batch(run_id, tags=run_tags)
             self._log_datasets(log, run_id)
             for path in log.artifacts:
-                place, folder = file(path), Path(artifact_place(path)).parent.as_posix()
-                if place is not None:
-                    inside = None if folder == "." else folder
-                    self._client.log_artifact(run_id, str(place), inside)
-            self._log_missing_slides(log, run_id, file, at)
-            if there.info.status != FINISHED:
-                self._clear_failure(there)
-                self._client.set_terminated(run_id, FINISHED, at)
+                file, folder = locate(path), Path(artifact_place(path)).parent.as_posix()
+                if file is not None:
+                    artifact_path = None if folder == "." else folder
+                    self._client.log_artifact(run_id, str(file), artifact_path)
+            self._log_missing_slides(log, run_id, locate, end_time)
+            if run.info.status != FINISHED:
+                self._clear_failure(run)
+                self._client.set_terminated(run_id, FINISHED, end_time)
         if log.registration is not None:
-            with reported(self._uri, "told of a model"), self._lock:
-                self._registry.add(log.registration, run_id, file)
+            with reported(self._uri, "used to register a model"), self._lock:
+                self._registry.add(log.registration, run_id, locate)
 
     def abandon(self, log: RunLog, status: str, reason: str, printed: Path) -> None:
-        """Close a run that has no result, with the reason where people look for it.
+        """Close a run that has no result, with the reason in a tag.
 
         Parameters
         ----------
-        printed : file of what the stage has said; the run keeps it.
+        printed : file with the stage's output, which becomes an artifact.
         """
         with reported(self._uri, "written"):
             self._client.set_tag(log.run_id, FAILURE_TAG, reason)
@@ -126,39 +124,39 @@ class Tracker:
                 self._client.log_artifact(log.run_id, str(printed))
             self._client.set_terminated(log.run_id, status)
 
-    def rebuild(self, log: RunLog, at: int) -> str:
-        """Open a new run for a result whose own is gone; returns its id, and `finish` fills it."""
+    def rebuild(self, log: RunLog, start_time: int) -> str:
+        """Create a run for a result whose run is lost; returns its id, and `finish` fills it."""
         with reported(self._uri, "written"):
             run = self._client.create_run(
                 self._experiment_id,
                 run_name=log.name,
                 tags={**log.tags, ORIGINAL_TAG: log.run_id},
-                start_time=at,
+                start_time=start_time,
             )
         return str(run.info.run_id)
 
     def restore(self, run_id: str) -> None:
-        """Take a run out of MLflow's trash."""
+        """Restore a deleted run."""
         with reported(self._uri, "written"):
             self._client.restore_run(run_id)
 
-    def _of_earlier_try(self, log: RunLog) -> Run | None:
+    def _earlier_attempt(self, log: RunLog) -> Run | None:
         if ATTEMPT_TAG not in log.tags:
             return None
-        found = self._client.search_runs(
+        runs = self._client.search_runs(
             [self._experiment_id],
             f"tags.`{ATTEMPT_TAG}` = '{log.tags[ATTEMPT_TAG]}' "
             f"AND attributes.run_name = '{log.name}'",
         )
-        return found[0] if found else None
+        return runs[0] if runs else None
 
     def _reopen(self, run: Run, log: RunLog) -> None:
-        """Go on with a run whose process is gone; the new one's name first, so that it lives."""
+        """Reopen a dead process's run; set its process tag first, or another stage may close it."""
         run_id = run.info.run_id
         self._client.log_batch(run_id, tags=[RunTag(*item) for item in log.tags.items()])
         self._client.update_run(run_id, status=RUNNING)
         self._clear_failure(run)
-        self._told[run_id] = {
+        self._logged[run_id] = {
             (name, point.step)
             for name in run.data.metrics
             for point in self._client.get_metric_history(run_id, name)
@@ -169,57 +167,57 @@ class Tracker:
             self._client.delete_tag(run.info.run_id, FAILURE_TAG)
 
     def _log_params(self, log: RunLog, run_id: str) -> None:
-        """The parameters by now; MLflow takes one again as long as its value is the same."""
+        """Log the current parameters; MLflow accepts repeated ones with an unchanged value."""
         params = [Param(key, value) for key, value in shown_params(log).items()]
         for start in range(0, len(params), PARAMS_BATCH):
             self._client.log_batch(run_id, params=params[start : start + PARAMS_BATCH])
 
-    def _log_missing_metrics(self, log: RunLog, run_id: str, at: int) -> None:
-        """The points that MLflow lacks: its history only grows, so none is told twice."""
-        there = self._client.get_run(run_id).data.metrics
+    def _log_missing_metrics(self, log: RunLog, run_id: str, timestamp: int) -> None:
+        """Log only the points that MLflow lacks, because it keeps duplicates."""
+        logged = self._client.get_run(run_id).data.metrics
         missing = []
         for name, points in shown_metrics(log).items():
-            history = self._client.get_metric_history(run_id, name) if name in there else []
+            history = self._client.get_metric_history(run_id, name) if name in logged else []
             steps = {point.step for point in history}
             missing += [
-                Metric(name, value, at, step) for step, value in points if step not in steps
+                Metric(name, value, timestamp, step) for step, value in points if step not in steps
             ]
         for start in range(0, len(missing), BATCH):
             self._client.log_batch(run_id, metrics=missing[start : start + BATCH])
 
     def _log_missing_slides(
-        self, log: RunLog, run_id: str, file: Callable[[str], Path | None], at: int
+        self, log: RunLog, run_id: str, locate: Callable[[str], Path | None], timestamp: int
     ) -> None:
-        """MLflow names each picture anew, so one that it has would be there twice."""
-        there = slides.of_run(self._client, run_id) if log.slides else set()
+        """Log only the slider images that MLflow lacks, because it keeps duplicates."""
+        logged = slides.of_run(self._client, run_id) if log.slides else set()
         for slide in log.slides:
-            place = file(slide.path)
-            if place is not None and (slide.key, slide.step) not in there:
-                with Image.open(place) as picture:
+            file = locate(slide.path)
+            if file is not None and (slide.key, slide.step) not in logged:
+                with Image.open(file) as picture:
                     self._client.log_image(
-                        run_id, picture, key=slide.key, step=slide.step, timestamp=at
+                        run_id, picture, key=slide.key, step=slide.step, timestamp=timestamp
                     )
-                there.add((slide.key, slide.step))
+                logged.add((slide.key, slide.step))
 
     def _log_datasets(self, log: RunLog, run_id: str) -> None:
-        """MLflow takes a data set again without doubling it."""
+        """Log the data sets; MLflow does not duplicate repeated ones."""
         if log.datasets:
             self._client.log_inputs(run_id, [_dataset(entry) for entry in log.datasets])
 
     def _find_or_create(self, name: str, root: Path) -> str:
-        found = self._client.get_experiment_by_name(name)
-        if found is not None:
-            if found.lifecycle_stage == LifecycleStage.DELETED:
-                self._client.restore_experiment(found.experiment_id)
-            return str(found.experiment_id)
-        # A store of ours keeps its artifacts beside it; a server knows where its own go.
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is not None:
+            if experiment.lifecycle_stage == LifecycleStage.DELETED:
+                self._client.restore_experiment(experiment.experiment_id)
+            return str(experiment.experiment_id)
+        # The project's own store has its artifacts next to it; a server chooses their location.
         own = database.uses_own_store()
-        place = database.artifacts_folder(root, name).as_uri() if own else None
-        return str(self._client.create_experiment(name, artifact_location=place))
+        location = database.artifacts_folder(root, name).as_uri() if own else None
+        return str(self._client.create_experiment(name, artifact_location=location))
 
 
 def _dataset(entry: dict[str, str]) -> DatasetInput:
-    """A data set under the DVC md5 of its files, which MLflow shows and searches as its digest."""
+    """A data set whose digest in MLflow is the DVC md5 of its files."""
     dataset: Any = Dataset(
         name=entry["name"],
         digest=entry["digest"],

@@ -1,7 +1,7 @@
-"""What MLflow's page shows first: which runs, and in which columns.
+"""Prepared views of MLflow's runs page: filter, sorting and columns.
 
-The page keeps a reader's own columns in the browser. What it opens with stands in a tag of the
-experiment that the address names, which is how MLflow itself shares a view.
+MLflow stores a shared view in a tag of the experiment and refers to it in the URL. Columns that a
+reader chooses are stored in the browser.
 """
 
 import json
@@ -14,10 +14,10 @@ from mlflow.entities import Experiment
 from cxr.lineage.records import STAGE_TAG
 
 SHARED = "mlflow.sharedViewState."
-MODELS, CURVES = "models", "curves"  # the two views; the names stand in the addresses
-DEFAULT = "Default"  # MLflow's own experiment, in which no stage writes
+MODELS, CURVES = "models", "curves"  # keys of the two views in their URLs
+DEFAULT = "Default"  # MLflow's default experiment, which no stage uses
 
-# What tells models from each other at first sight, from left to right, and pixels for it.
+# Columns of the table of models from left to right, and their widths in pixels.
 COLUMNS = {
     "tags.`cxr.model`": 100,
     "metrics.`val/macro_auroc`": 135,
@@ -31,20 +31,20 @@ COLUMNS = {
     "tags.`cxr.experiment`": 120,
     "attributes.`Dataset`": 200,
 }
-BY = "metrics.`val/macro_auroc`"  # what chooses comes first; test chooses nothing
+SORT_KEY = "metrics.`val/macro_auroc`"  # not a test metric: models are chosen on validation
 
 
 @dataclass(frozen=True)
 class View:
-    """One address of MLflow's page."""
+    """A prepared view of one experiment."""
 
     experiment: str
-    shows: str
-    place: str  # behind the server's address
+    title: str
+    path: str  # URL below the server's address
 
 
 def prepare(client: MlflowClient) -> list[View]:
-    """Put each experiment's views into its tags."""
+    """Write each experiment's views into its tags."""
     views = []
     for each in client.search_experiments():
         if each.name == DEFAULT:
@@ -53,8 +53,8 @@ def prepare(client: MlflowClient) -> list[View]:
             if each.tags.get(f"{SHARED}{key}") != state:
                 client.set_experiment_tag(each.experiment_id, f"{SHARED}{key}", state)
         views += [
-            View(each.name, "its models, best first", _place(each, MODELS)),
-            View(each.name, "their learning curves", _place(each, CURVES)),
+            View(each.name, "models ranked by validation AUROC", _path(each, MODELS)),
+            View(each.name, "learning curves", _path(each, CURVES)),
         ]
     return views
 
@@ -62,7 +62,7 @@ def prepare(client: MlflowClient) -> list[View]:
 def _states() -> dict[str, str]:
     models = {
         "searchFilter": f"tags.`{STAGE_TAG}` = 'evaluate'",
-        "orderByKey": BY,
+        "orderByKey": SORT_KEY,
         "orderByAsc": False,
         "selectedColumns": list(COLUMNS),
         "columnOrder": list(COLUMNS),
@@ -72,7 +72,7 @@ def _states() -> dict[str, str]:
     return {MODELS: json.dumps(models), CURVES: json.dumps(curves)}
 
 
-def _place(experiment: Experiment, key: str) -> str:
+def _path(experiment: Experiment, key: str) -> str:
     query = {"workflowType": "machine_learning", "viewStateShareKey": key}
     if key == CURVES:
         query["compareRunsMode"] = "CHART"

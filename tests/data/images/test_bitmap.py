@@ -1,4 +1,4 @@
-"""Bitmaps as grey images: depth, transparency, colour and orientation."""
+"""Reading bitmaps as grey images: depth, transparency, colour and orientation."""
 
 import contextlib
 import struct
@@ -13,25 +13,25 @@ from PIL import Image
 from cxr.data.images import files
 from cxr.errors import CxrError
 
-DEEP = np.rint(gradient(200, 200) / 249 * 3500).astype(np.uint16) + 300  # a film of 12 bits
+DEEP = np.rint(gradient(200, 200) / 249 * 3500).astype(np.uint16) + 300  # a 12-bit film
 
 
 def stretched(values: np.ndarray) -> np.ndarray:
-    """By the order of the pixels: a thousandth at each end is cut off."""
+    """Scaled to 0..255 after clipping 0.1 % of the pixels at each end."""
     ordered = np.sort(values.ravel()).astype(float)
     n_cut = len(ordered) // 1000
     low, high = ordered[n_cut], ordered[-1 - n_cut]
     return ((values - low) / (high - low)).clip(0, 1) * 255
 
 
-def test_a_grey_png_is_read_as_it_is_and_nothing_is_assumed(tmp_path: Path) -> None:
+def test_a_grey_png_is_read_unchanged_without_assumptions(tmp_path: Path) -> None:
     picture = files.read(saved(tmp_path / "a.png", Image.fromarray(gradient())))
     assert np.array_equal(picture.grey, gradient())
     assert picture.notes.warnings == [] and picture.notes.assumed == {}
 
 
 @pytest.mark.parametrize("name", ["a.tif", "a.tiff", "a.bmp", "a.webp", "tiff_named.png"])
-def test_what_keeps_every_pixel_is_read_as_it_is(tmp_path: Path, name: str) -> None:
+def test_a_lossless_format_is_read_unchanged(tmp_path: Path, name: str) -> None:
     options = {"lossless": True} if name == "a.webp" else {}
     kind = {"format": "TIFF"} if name.startswith("tiff") else {}
     path = saved(tmp_path / name, Image.fromarray(gradient()), **options, **kind)
@@ -39,46 +39,46 @@ def test_what_keeps_every_pixel_is_read_as_it_is(tmp_path: Path, name: str) -> N
     assert np.array_equal(picture.grey, gradient()) and picture.notes.assumed == {}
 
 
-def test_a_jpeg_is_read_nearly_as_it_is(tmp_path: Path) -> None:
+def test_a_jpeg_is_read_nearly_unchanged(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.JPG", Image.fromarray(gradient()), quality=95)
     assert np.abs(files.read(path).grey.astype(int) - gradient()).max() <= 4
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 @pytest.mark.parametrize("factor", [1, 4, 17])
-def test_16_bits_of_unknown_depth_are_stretched_with_a_warning(
+def test_16_bits_of_unknown_depth_are_scaled_with_a_warning(
     tmp_path: Path, suffix: str, factor: int
 ) -> None:
     deep = (DEEP * factor).astype(np.uint16)
     picture = files.read(saved(tmp_path / f"a{suffix}", Image.fromarray(deep)))
     assert np.abs(picture.grey - stretched(deep)).max() <= 1
     (warning,) = picture.notes.warnings
-    assert "does not say which value is white" in warning
+    assert "does not state which value is white" in warning
     assert picture.notes.assumed == {"depth": warning}
 
 
-def test_a_brightest_pixel_of_4095_or_4096_gives_the_same_image(tmp_path: Path) -> None:
+def test_a_maximum_of_4095_or_4096_gives_the_same_image(tmp_path: Path) -> None:
     below, above = DEEP.copy(), DEEP.copy()
     below[-1, -1], above[-1, -1] = 4095, 4096
-    one, other = (
-        files.read(saved(tmp_path / f"{i}.png", Image.fromarray(each))).grey.astype(int)
-        for i, each in enumerate((below, above))
+    first, second = (
+        files.read(saved(tmp_path / f"{i}.png", Image.fromarray(values))).grey.astype(int)
+        for i, values in enumerate((below, above))
     )
-    assert np.abs(one - other).max() <= 1
+    assert np.abs(first - second).max() <= 1
 
 
 def test_a_hot_pixel_does_not_darken_the_film(tmp_path: Path) -> None:
     hot = DEEP.copy()
     hot[0, 7] = 65535
     plain = files.read(saved(tmp_path / "a.png", Image.fromarray(DEEP))).grey.astype(int)
-    found = files.read(saved(tmp_path / "b.png", Image.fromarray(hot))).grey
-    assert found[0, 7] == 255
-    found[0, 7] = plain[0, 7]
-    assert np.abs(found - plain).max() <= 1
+    grey = files.read(saved(tmp_path / "b.png", Image.fromarray(hot))).grey
+    assert grey[0, 7] == 255
+    grey[0, 7] = plain[0, 7]
+    assert np.abs(grey - plain).max() <= 1
 
 
 SCALED = {
-    "as they are": lambda v: v,
+    "unscaled": lambda v: v,
     "shifted": lambda v: v << 4,
     "repeated": lambda v: (v << 4) | (v >> 8),
     "multiplied": lambda v: np.rint(v * (65535 / 4095)),
@@ -86,7 +86,7 @@ SCALED = {
 
 
 @pytest.mark.parametrize("how", SCALED)
-def test_the_depth_that_a_png_states_is_used(tmp_path: Path, how: str) -> None:
+def test_the_depth_stated_in_a_png_is_used(tmp_path: Path, how: str) -> None:
     stored = SCALED[how](DEEP.astype(np.int64)).astype(np.uint16)
     picture = files.read(deep_png(tmp_path / "a.png", stored, chunk(b"sBIT", b"\x0c")))
     assert np.abs(picture.grey - DEEP / 4095 * 255).max() <= 1
@@ -95,15 +95,15 @@ def test_the_depth_that_a_png_states_is_used(tmp_path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("bits", [8, 11, 12])
-def test_values_beyond_the_stated_depth_make_it_unknown(tmp_path: Path, bits: int) -> None:
+def test_a_stated_depth_that_values_exceed_is_ignored(tmp_path: Path, bits: int) -> None:
     beyond = DEEP * 3
     picture = files.read(deep_png(tmp_path / "a.png", beyond, chunk(b"sBIT", bytes([bits]))))
     assert np.abs(picture.grey - stretched(beyond)).max() <= 1
-    assert "does not say which value is white" in picture.notes.warnings[0]
+    assert "does not state which value is white" in picture.notes.warnings[0]
 
 
-def test_8_bits_in_the_upper_bits_of_12_are_no_scaled_values(tmp_path: Path) -> None:
-    """Their lower bits are zeros, too."""
+def test_8_bits_in_the_upper_bits_of_12_are_not_taken_for_scaled_values(tmp_path: Path) -> None:
+    """Their lower bits are zeros as well."""
     shifted = gradient(200, 200).astype(np.uint16) << 4
     png = files.read(deep_png(tmp_path / "a.png", shifted, chunk(b"sBIT", b"\x0c")))
     of_tiff = files.read(tiff(tmp_path / "a.tif", shifted, 12, photometric=1))
@@ -113,7 +113,7 @@ def test_8_bits_in_the_upper_bits_of_12_are_no_scaled_values(tmp_path: Path) -> 
 
 
 def tiff(path: Path, values: np.ndarray, bits: int, photometric: int) -> Path:
-    """A TIFF by hand: one strip of unsigned values, of 16 bits or packed to 12."""
+    """A TIFF written by hand: one strip of unsigned values, of 16 bits or packed to 12."""
     height, width = values.shape
     if bits == 12:
         pairs = values.astype(np.uint32).reshape(-1, 2)
@@ -133,18 +133,18 @@ def tiff(path: Path, values: np.ndarray, bits: int, photometric: int) -> Path:
     return path
 
 
-def test_the_depth_that_a_tiff_states_is_used(tmp_path: Path) -> None:
+def test_the_depth_stated_in_a_tiff_is_used(tmp_path: Path) -> None:
     picture = files.read(tiff(tmp_path / "a.tif", DEEP, 12, photometric=1))
     assert np.abs(picture.grey - DEEP / 4095 * 255).max() <= 0.5
     assert picture.notes.warnings == []
 
 
 def test_a_deep_tiff_whose_white_is_zero_is_inverted(tmp_path: Path) -> None:
-    """Pillow inverts such a file of 8 bits itself, and none of 16."""
+    """Pillow itself inverts such files of 8 bits, but not of 16."""
     plain = files.read(tiff(tmp_path / "a.tif", DEEP, 16, photometric=1)).grey.astype(int)
     picture = files.read(tiff(tmp_path / "b.tif", 4095 - DEEP, 16, photometric=0))
     assert np.abs(picture.grey - plain).max() <= 1
-    assert picture.notes.assumed["inverted"] == "TIFF's white is zero"
+    assert picture.notes.assumed["inverted"] == "TIFF WhiteIsZero"
 
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA", "P"])
@@ -168,13 +168,13 @@ def test_transparent_pixels_are_drawn_on_black_with_a_warning(tmp_path: Path, mo
     assert picture.notes.assumed == {"alpha": warning}
 
 
-def test_half_transparent_pixels_are_mixed_with_black(tmp_path: Path) -> None:
+def test_half_transparent_pixels_are_blended_with_black(tmp_path: Path) -> None:
     image = Image.merge("LA", [Image.fromarray(gradient()), Image.new("L", (40, 60), 128)])
     picture = files.read(saved(tmp_path / "a.png", image))
     assert np.abs(picture.grey - gradient() * (128 / 255)).max() <= 0.51
 
 
-def test_a_transparent_value_of_a_deep_png_is_no_part_of_its_range(tmp_path: Path) -> None:
+def test_a_transparent_value_of_a_deep_png_is_excluded_from_its_range(tmp_path: Path) -> None:
     bordered = DEEP.copy()
     bordered[:, :20] = 65535
     path = deep_png(tmp_path / "a.png", bordered, chunk(b"tRNS", b"\xff\xff"))
@@ -191,22 +191,22 @@ def test_an_opaque_alpha_channel_changes_nothing(tmp_path: Path) -> None:
         assert np.array_equal(picture.grey, gradient()) and picture.notes.assumed == {}
 
 
-def test_colour_is_warned_of(tmp_path: Path) -> None:
+def test_a_colour_image_gives_a_warning(tmp_path: Path) -> None:
     colours = np.stack([gradient(), gradient()[::-1], gradient()[:, ::-1]], axis=2)
     picture = files.read(saved(tmp_path / "cat.png", Image.fromarray(colours)))
-    assert picture.notes.warnings == ["is in colour, and chest X-rays are grey"]
+    assert picture.notes.warnings == ["is in colour; chest X-rays are grey"]
     assert np.array_equal(picture.grey, np.asarray(Image.fromarray(colours).convert("L")))
 
 
-def test_an_image_of_two_grey_values_is_warned_of(tmp_path: Path) -> None:
+def test_an_image_of_two_grey_values_gives_a_warning(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.png", Image.fromarray(gradient() > 110))
     picture = files.read(path)
-    assert picture.notes.warnings == ["has 2 grey values, which no radiograph has"]
+    assert picture.notes.warnings == ["has only 2 grey values; radiographs have many more"]
 
 
-def test_a_photograph_is_turned_as_its_camera_says(tmp_path: Path) -> None:
+def test_an_image_is_rotated_by_its_exif_orientation(tmp_path: Path) -> None:
     exif = Image.Exif()
-    exif[274] = 6  # the camera was turned: right is up
+    exif[274] = 6  # the right side is up
     path = saved(tmp_path / "a.png", Image.fromarray(gradient()), exif=exif)
     assert np.array_equal(files.read(path).grey, np.rot90(gradient(), -1))
 
@@ -218,28 +218,28 @@ def test_the_first_frame_of_an_animated_png_is_read(tmp_path: Path) -> None:
     assert np.array_equal(files.read(path).grey, gradient())
 
 
-def test_the_main_picture_of_a_phones_jpeg_is_read(tmp_path: Path) -> None:
+def test_the_main_image_of_a_phones_jpeg_is_read(tmp_path: Path) -> None:
     image = Image.fromarray(gradient())
     path = saved(tmp_path / "a.jpg", image, format="MPO", save_all=True, append_images=[image])
     assert np.abs(files.read(path).grey.astype(int) - gradient()).max() <= 8
 
 
-def test_a_tiff_of_very_many_pages_takes_no_time(tmp_path: Path) -> None:
+def test_a_tiff_of_many_pages_is_refused_quickly(tmp_path: Path) -> None:
     path = tiff(tmp_path / "a.tif", DEEP, 16, photometric=1)
     content = bytearray(path.read_bytes())
     directory = content[len(content) - 4 - 2 - 9 * 12 : len(content) - 4]
-    for _ in range(20_000):  # each names the next one
+    for _ in range(20_000):  # each points to the next one
         content[-4:] = struct.pack("<I", len(content))
         content += directory + bytes(4)
     path.write_bytes(content)
     started = time.process_time()
-    with pytest.raises(CxrError, match="has several images"):
+    with pytest.raises(CxrError, match="contains several images"):
         files.read(path)
     assert time.process_time() - started < 1
 
 
 @pytest.mark.parametrize("pointer", [1, 7, 2**31, 2**32 - 1])
-def test_a_tiff_whose_next_page_is_nowhere_is_one_line(
+def test_a_tiff_with_an_invalid_page_pointer_prints_nothing(
     tmp_path: Path, pointer: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = tiff(tmp_path / "a.tif", DEEP, 16, photometric=1)
@@ -252,7 +252,7 @@ def test_a_tiff_whose_next_page_is_nowhere_is_one_line(
 def test_a_tiff_of_signed_bytes_is_refused(tmp_path: Path) -> None:
     image = Image.fromarray(gradient())
     path = saved(tmp_path / "a.tif", image, tiffinfo={339: 2})
-    with pytest.raises(CxrError, match="has signed values of 8 bits; save it unsigned"):
+    with pytest.raises(CxrError, match="has signed 8-bit values; save it with unsigned values"):
         files.read(path)
 
 
@@ -260,14 +260,14 @@ def test_a_tiff_of_several_pages_is_refused(tmp_path: Path) -> None:
     image = Image.fromarray(gradient())
     path = saved(tmp_path / "a.tif", image, save_all=True, append_images=[image, image])
     with pytest.raises(
-        CxrError, match=r"a\.tif has several images; save each as a file of its own"
+        CxrError, match=r"a\.tif contains several images; save each as a separate file"
     ):
         files.read(path)
 
 
 @pytest.mark.parametrize("channels", [2, 3, 4])
 def test_16_bits_per_channel_are_refused(tmp_path: Path, channels: int) -> None:
-    """Pillow would keep the upper 8 bits: of a film of 12 bits, 16 grey levels."""
+    """Pillow would keep only the upper 8 bits: 16 grey levels of a 12-bit film."""
     path = deep_png(tmp_path / "a.png", np.stack([DEEP] * channels, axis=2))
     with pytest.raises(CxrError, match=r"a\.png has 16 bits per channel"):
         files.read(path)

@@ -1,4 +1,4 @@
-"""Inputs that failed once, or nearly did, in the forms that people have."""
+"""Image files as users have them, including cases that once failed."""
 
 import csv
 import subprocess
@@ -14,11 +14,11 @@ from cxr.errors import CxrError
 
 ROOT = Path(__file__).parents[3]
 SHARED = ROOT.parent / "shared"
-pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not here")
+pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} does not exist")
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Bitmaps of a synthetic chest, and DICOM files of a real one."""
     folder = tmp_path_factory.mktemp("cases")
     for script, *arguments in (
@@ -43,9 +43,9 @@ AS_REFERENCE = [
 
 
 @pytest.mark.parametrize("name", AS_REFERENCE)
-def test_a_lossless_bitmap_is_the_reference(made: Path, name: str) -> None:
-    picture = files.read(made / "bitmaps" / name)
-    assert np.array_equal(picture.grey, grey_of(made / "bitmaps/a_ref.png"))
+def test_a_lossless_bitmap_equals_the_reference(cases: Path, name: str) -> None:
+    picture = files.read(cases / "bitmaps" / name)
+    assert np.array_equal(picture.grey, grey_of(cases / "bitmaps/a_ref.png"))
     assert picture.notes.assumed == {} and picture.notes.warnings == []
 
 
@@ -53,39 +53,39 @@ def test_a_lossless_bitmap_is_the_reference(made: Path, name: str) -> None:
     "name", ["l.jpg", "cmyk.jpg", "rgb_prog.jpg", "x.jfif", "x.webp", "webp_named.jpg",
              *(f"exif{i}.jpg" for i in range(1, 9))]
 )  # fmt: skip
-def test_a_lossy_bitmap_is_nearly_the_reference(made: Path, name: str) -> None:
-    reference = grey_of(made / "bitmaps/a_ref.png")
-    assert np.abs(grey_of(made / "bitmaps" / name) - reference).mean() < 1.5
+def test_a_lossy_bitmap_is_nearly_the_reference(cases: Path, name: str) -> None:
+    reference = grey_of(cases / "bitmaps/a_ref.png")
+    assert np.abs(grey_of(cases / "bitmaps" / name) - reference).mean() < 1.5
 
 
 @pytest.mark.parametrize("bits", ["8bit", "10bit", "12bit", "12bit_hot_pixel", "12bit_narrow",
                                   "14bit", "15bit", "full"])  # fmt: skip
-def test_16_bits_of_any_depth_are_one_picture_with_a_note(made: Path, bits: str) -> None:
-    picture = files.read(made / f"bitmaps/i16_{bits}.png")
+def test_16_bits_of_any_depth_give_the_same_image_with_a_warning(cases: Path, bits: str) -> None:
+    picture = files.read(cases / f"bitmaps/i16_{bits}.png")
     assert "depth" in picture.notes.assumed and len(picture.notes.warnings) == 1
-    others = grey_of(made / "bitmaps/i16_14bit.png")
-    assert np.median(np.abs(picture.grey - others)) <= 1
-    reference = grey_of(made / "bitmaps/a_ref.png")
+    of_14_bits = grey_of(cases / "bitmaps/i16_14bit.png")
+    assert np.median(np.abs(picture.grey - of_14_bits)) <= 1
+    reference = grey_of(cases / "bitmaps/a_ref.png")
     assert np.corrcoef(picture.grey.ravel(), reference.ravel())[0, 1] > 0.99
 
 
 @pytest.mark.parametrize(("name", "topic"), [("rgba_white_transparent.png", "alpha"),
                                              ("la_white_transparent_border.png", "alpha"),
                                              ("onebit.png", "depth")])  # fmt: skip
-def test_an_odd_bitmap_is_read_with_a_warning(made: Path, name: str, topic: str) -> None:
-    picture = files.read(made / "bitmaps" / name)
+def test_an_unusual_bitmap_is_read_with_a_warning(cases: Path, name: str, topic: str) -> None:
+    picture = files.read(cases / "bitmaps" / name)
     assert topic in picture.notes.assumed and len(picture.notes.warnings) == 1
 
 
 @pytest.mark.parametrize("name", ["trunc.png", "trunc.jpg", "trunc_end.jpg", "empty.png", "x.gif",
                                   "html.png", "jp2_named.jpg", "png_named.dcm"])  # fmt: skip
-def test_what_is_no_whole_bitmap_is_refused_by_name(made: Path, name: str) -> None:
+def test_an_invalid_bitmap_is_refused_by_name(cases: Path, name: str) -> None:
     with pytest.raises(CxrError, match=name):
-        files.read(made / "bitmaps" / name)
+        files.read(cases / "bitmaps" / name)
 
 
-def test_a_folder_gives_its_images_and_no_hidden_file(made: Path) -> None:
-    names = {path.name for path in find([str(made / "bitmaps")]).paths}
+def test_a_folder_gives_its_images_without_hidden_files(cases: Path) -> None:
+    names = {path.name for path in find([str(cases / "bitmaps")]).paths}
     assert "._a_ref.png" not in names and {"a_ref.png", "x.tif", "x.webp"} <= names
 
 
@@ -102,27 +102,29 @@ THROUGH_THE_WINDOW = [
 
 
 @pytest.mark.parametrize("name", THROUGH_THE_WINDOW)
-def test_a_dicom_file_is_shown_through_its_window(made: Path, name: str) -> None:
-    reference = grey_of(made / "dicom/ref_window.dcm")
-    assert np.abs(grey_of(made / "dicom" / name) - reference).max() <= 1
+def test_a_dicom_file_is_shown_through_its_window(cases: Path, name: str) -> None:
+    reference = grey_of(cases / "dicom/ref_window.dcm")
+    assert np.abs(grey_of(cases / "dicom" / name) - reference).max() <= 1
 
 
 @pytest.mark.parametrize("name", ["window_width_0.dcm", "window_off_range.dcm",
                                   "rescale_slope_zero.dcm"])  # fmt: skip
-def test_a_window_that_shows_nothing_is_left_out_with_a_warning(made: Path, name: str) -> None:
-    picture = files.read(made / "dicom" / name)
-    assert np.array_equal(picture.grey, grey_of(made / "dicom/ref_nowindow.dcm"))
+def test_a_window_without_contrast_is_ignored_with_a_warning(cases: Path, name: str) -> None:
+    picture = files.read(cases / "dicom" / name)
+    assert np.array_equal(picture.grey, grey_of(cases / "dicom/ref_nowindow.dcm"))
     assert len(picture.notes.warnings) == 1
 
 
 @pytest.mark.parametrize("name", ["padding_low.dcm", "padding_high.dcm", "padding_mono1_0.dcm",
                                   "padding_65535_of_16.dcm"])  # fmt: skip
-def test_a_padded_film_is_what_it_is_without_the_padding(made: Path, name: str) -> None:
-    picture = files.read(made / "dicom" / name)
+def test_padding_does_not_change_the_rest_of_a_film(cases: Path, name: str) -> None:
+    picture = files.read(cases / "dicom" / name)
     assert not picture.grey[:, :30].any() and not picture.grey[:, -30:].any()
-    plain = grey_of(made / "dicom/ref_nowindow.dcm")[:, 30:-30]
+    plain = grey_of(cases / "dicom/ref_nowindow.dcm")[:, 30:-30]
     inside = picture.grey[:, 30:-30]
-    assert np.corrcoef(inside.ravel(), plain.ravel())[0, 1] > 0.999  # its range is of fewer pixels
+    assert (
+        np.corrcoef(inside.ravel(), plain.ravel())[0, 1] > 0.999
+    )  # its range is computed over fewer pixels
     assert inside.min() == 0 and inside.max() == 255
     assert "padding" in picture.notes.assumed
 
@@ -136,13 +138,13 @@ NAMED_TAGS = {
 
 
 @pytest.mark.parametrize("name", NAMED_TAGS)
-def test_a_refused_dicom_file_names_the_tag(made: Path, name: str) -> None:
+def test_a_refused_dicom_file_names_the_tag(cases: Path, name: str) -> None:
     with pytest.raises(CxrError) as caught:
-        files.read(made / "dicom" / name)
+        files.read(cases / "dicom" / name)
     assert name in str(caught.value) and NAMED_TAGS[name] in str(caught.value)
 
 
-def test_lossless_packings_of_one_film_are_equal() -> None:
+def test_lossless_compressions_of_one_film_are_equal() -> None:
     jpeg, jpeg_ls = (
         grey_of(SHARED / f"cases/{name}.dcm")
         for name in ("JPEGLosslessProcess14_1", "JPEGLSLossless")
@@ -161,7 +163,7 @@ def manifest() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("name", "must"), manifest())
-def test_a_real_dicom_file_is_read_or_refused_as_it_must_be(name: str, must: str) -> None:
+def test_a_real_dicom_file_is_read_or_refused_as_expected(name: str, must: str) -> None:
     path = SHARED / "data/dicom" / name
     if must.startswith("refuse") and "warn" not in must:
         with pytest.raises(CxrError, match=name) as caught:
@@ -170,5 +172,5 @@ def test_a_real_dicom_file_is_read_or_refused_as_it_must_be(name: str, must: str
         return
     picture = files.read(path)
     assert len(np.unique(picture.grey)) > 100
-    is_warned_of = "warn" in must or "not a chest" in must
-    assert bool(picture.notes.warnings) == is_warned_of
+    expects_warning = "warn" in must or "not a chest" in must
+    assert bool(picture.notes.warnings) == expects_warning

@@ -1,4 +1,4 @@
-"""A user's own image files: all that is refused, and originals that become their rows."""
+"""Users' image files: every refusal, and originals that reproduce the rows of the data set."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ from cxr.errors import CxrError
 SHARED = Path(__file__).parents[3].parent / "shared" / "data"
 
 
-def test_an_image_becomes_a_square_without_being_stretched() -> None:
+def test_an_image_is_padded_to_a_square() -> None:
     square = Picture(Path("a"), gradient(60, 40)).square(60, "bicubic")
     assert np.array_equal(square[:, 10:50], gradient(60, 40))
     assert not square[:, :10].any() and not square[:, 50:].any()
@@ -26,12 +26,12 @@ def test_an_image_becomes_a_square_without_being_stretched() -> None:
 
 
 def bomb(path: Path) -> Path:
-    """A few kilobytes that unpack to 40,000 x 40,000 pixels."""
-    Image.MAX_IMAGE_PIXELS, kept = None, Image.MAX_IMAGE_PIXELS
+    """A few kilobytes that decompress to 40,000 x 40,000 pixels."""
+    Image.MAX_IMAGE_PIXELS, limit = None, Image.MAX_IMAGE_PIXELS
     try:
         return saved(path, Image.new("1", (40_000, 40_000)))
     finally:
-        Image.MAX_IMAGE_PIXELS = kept
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 def pointer(path: Path) -> Path:
@@ -49,15 +49,15 @@ def test_empty_tags_count_as_absent(tmp_path: Path) -> None:
 REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "missing": (lambda f: f / "a.png", "does not exist or is not a file"),
     "folder": (lambda f: f, "does not exist or is not a file"),
-    "text": (lambda f: text(f / "a.png"), "is not an image that can be read"),
+    "text": (lambda f: text(f / "a.png"), "is not a supported image"),
     "text as DICOM": (lambda f: text(f / "a.dcm"), "is not a DICOM file"),
-    "empty": (lambda f: Path((f / "a.png").touch() or f / "a.png"), "is not an image"),
+    "empty": (lambda f: Path((f / "a.png").touch() or f / "a.png"), "is not a supported image"),
     "truncated": (lambda f: truncated(f / "a.png"), "a.png is damaged"),
-    "bomb": (lambda f: bomb(f / "a.png"), "is not an image that can be read, or is far too"),
+    "bomb": (lambda f: bomb(f / "a.png"), "is not a supported image or is far too"),
     "one pixel": (lambda f: saved(f / "a.png", Image.new("L", (1, 1))), "has 1 x 1 pixels"),
     "long": (
         lambda f: saved(f / "a.png", Image.new("L", (20_000, 30))),
-        "has 20000 x 30 pixels; at most 10,000 a side",
+        "has 20000 x 30 pixels; the limit is 10,000 per side",
     ),
     "no pixels": (
         lambda f: dicom(f / "a.dcm", gradient(), PixelData=None), "DICOM file without pixels",
@@ -68,16 +68,16 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "CT": (lambda f: dicom(f / "a.dcm", gradient(), Modality="CT"), "Modality (0008,0060) CT"),
     "palette": (
         lambda f: dicom(f / "a.dcm", gradient(), PhotometricInterpretation="PALETTE COLOR"),
-        "(0028,0004) PALETTE COLOR; grey images",
+        "(0028,0004) PALETTE COLOR; expected",
     ),
     "pixels cut short": (
         lambda f: dicom(f / "a.dcm", gradient(), PixelData=b"\0" * 100), "has 100 bytes of Pixel",
     ),
     "no rows": (lambda f: dicom(f / "a.dcm", gradient(), Rows=None), "a.dcm"),
     "GIF": (
-        lambda f: saved(f / "a.gif", Image.fromarray(gradient())), "is not an image that can be"
+        lambda f: saved(f / "a.gif", Image.fromarray(gradient())), "is not a supported image"
     ),
-    "a pointer of Git LFS": (lambda f: pointer(f / "a.png"), "run `git lfs pull`"),
+    "a Git LFS pointer": (lambda f: pointer(f / "a.png"), "run `git lfs pull`"),
     "long name": (lambda f: f / ("x" * 300), "does not exist or is not a file"),
     "wide DICOM": (
         lambda f: dicom(f / "a.dcm", gradient(), Columns=20_000), "has 20000 x 60 pixels",
@@ -86,7 +86,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
 
 
 @pytest.mark.parametrize(("make", "sentence"), REFUSED.values(), ids=REFUSED)
-def test_what_is_refused_is_one_line(
+def test_an_invalid_file_is_refused_in_one_line(
     tmp_path: Path, make: Callable[[Path], Path], sentence: str
 ) -> None:
     with pytest.raises(CxrError) as caught:
@@ -95,8 +95,8 @@ def test_what_is_refused_is_one_line(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not here")
-def test_real_originals_become_their_rows() -> None:
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} does not exist")
+def test_real_originals_reproduce_the_rows_of_the_data_set() -> None:
     with np.load(SHARED / "nih_real_28.npz") as file:
         row = {str(name): i for i, name in enumerate(file["test_ids"])}
         rows = file["test_images"]

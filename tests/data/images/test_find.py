@@ -1,5 +1,7 @@
-"""Which files a command's arguments name, and what it skips in folders."""
+"""Finding the files that a command's arguments name, and those skipped in folders."""
 
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ GREY = Image.fromarray(gradient())
 
 
 def disc(folder: Path) -> Path:
-    """As a hospital burns it, and a Mac copies it."""
+    """A disc as burnt by a hospital and copied by a Mac."""
     study = folder / "DICOM/ST000000/SE000000"
     study.mkdir(parents=True)
     dicom(study / "IM000000", gradient())
@@ -32,40 +34,51 @@ def disc(folder: Path) -> Path:
     return folder
 
 
-def test_a_folder_is_searched_with_all_below_it_by_content(tmp_path: Path) -> None:
+def test_a_folder_is_searched_recursively_by_content(tmp_path: Path) -> None:
     found = find([str(disc(tmp_path))])
     assert [path.relative_to(tmp_path).as_posix() for path in found.paths] == [
         "b.png", "broken.dcm", "more.bmp", "more.tif", "more.webp", "photo",
         "DICOM/ST000000/SE000000/IM000000", "DICOM/ST000000/SE000000/IM000001",
     ]  # fmt: skip
     assert str(found) == (
-        "took 1 BMP, 2 DICOM, 1 JPEG, 1 PNG, 1 TIFF, 1 WEBP and 1 unknown, "
+        "found 1 BMP, 2 DICOM, 1 JPEG, 1 PNG, 1 TIFF, 1 WEBP and 1 unknown, "
         "skipped 1 DICOMDIR, 1 hidden and 1 other"
     )
 
 
-def test_files_folders_and_patterns_are_found_once(tmp_path: Path) -> None:
+def test_files_matched_several_times_are_found_once(tmp_path: Path) -> None:
     for name in ("b.png", "a.JPEG", "c.txt", "d.dcm"):
         (tmp_path / name).touch()
     found = find([str(tmp_path), str(tmp_path / "*.png"), str(tmp_path / "c.txt")])
     assert [path.name for path in found.paths] == ["a.JPEG", "b.png", "d.dcm", "c.txt"]
 
 
-def test_a_file_that_is_named_is_taken_whatever_it_holds(tmp_path: Path) -> None:
+def test_a_file_given_by_name_is_never_skipped(tmp_path: Path) -> None:
     (tmp_path / ".hidden").touch()
     found = find([str(tmp_path / ".hidden")])
     assert found.paths == [tmp_path / ".hidden"] and not found.taken and not found.skipped
 
 
-def test_what_only_begins_like_an_image_is_none(tmp_path: Path) -> None:
+def test_files_that_only_start_like_an_image_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "sound").write_bytes(b"RIFF\0\0\0\0WAVEfmt ")
     (tmp_path / "numbers").write_bytes(np.arange(8, 400, dtype="<u2").tobytes())
     saved(tmp_path / "a.png", GREY)
     assert [path.name for path in find([str(tmp_path)]).paths] == ["a.png"]
 
 
-def test_an_empty_folder_and_a_pattern_without_files(tmp_path: Path) -> None:
-    with pytest.raises(CxrError, match=r"has no image; \.png"):
+def test_a_pipe_in_a_folder_is_skipped_without_waiting_for_a_writer(tmp_path: Path) -> None:
+    saved(tmp_path / "a.png", GREY)
+    os.mkfifo(tmp_path / "pipe")
+    signal.alarm(10)  # ends the test if it waits
+    try:
+        found = find([str(tmp_path)])
+    finally:
+        signal.alarm(0)
+    assert str(found) == "found 1 PNG, skipped 1 other"
+
+
+def test_an_empty_folder_and_an_unmatched_pattern_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CxrError, match=r"contains no images; supported are \.png"):
         find([str(tmp_path)])
     with pytest.raises(CxrError, match=r"no file matches .*\*\.png"):
         find([str(tmp_path / "*.png")])

@@ -1,1 +1,1 @@
-"""Anybody's image files as grey images, with what was assumed to read each of them."""
+"""Read users' image files as grey images, with the assumptions made for each file."""

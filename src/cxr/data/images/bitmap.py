@@ -1,4 +1,4 @@
-"""PNG, JPEG, TIFF, BMP and WebP as grey images."""
+"""Read PNG, JPEG, TIFF, BMP and WebP as grey images."""
 
 import struct
 import warnings
@@ -21,9 +21,15 @@ from cxr.errors import CxrError
 
 Ints = npt.NDArray[np.int64]
 
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")  # closed: other formats of Pillow run programs
+FORMATS = (
+    "PNG",
+    "JPEG",
+    "TIFF",
+    "BMP",
+    "WEBP",
+)  # no others: some of Pillow's decoders run programs
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
-BEGINNINGS = {
+MAGIC_NUMBERS = {
     b"\x89PNG\r\n\x1a\n": "PNG",
     b"\xff\xd8\xff": "JPEG",
     b"II*\0": "TIFF",
@@ -31,30 +37,31 @@ BEGINNINGS = {
     b"BM": "BMP",
     b"RIFF": "WEBP",
 }
-COLOURFUL = 6  # mean spread of red, green and blue from which on an image counts as coloured
+COLOURFUL = 6  # mean spread of red, green and blue above which an image counts as coloured
 PNG_START = 8  # bytes before the first chunk
 WHITE_IS_ZERO = 0  # TIFF's PhotometricInterpretation
 SIGNED = 2  # TIFF's SampleFormat
-# Formats whose further images are others. Those of an animated PNG or of a phone's JPEG are not.
-SEVERAL = ("TIFF", "WEBP")
+# Formats that can store unrelated images; in an animated PNG or a phone's JPEG, the extra images
+# are frames or variants of the first.
+MULTI_IMAGE_FORMATS = ("TIFF", "WEBP")
 
 
 def kind(head: bytes) -> str | None:
-    """The format of a file by its first bytes; None of one that is not read."""
-    found = next((name for begin, name in BEGINNINGS.items() if head.startswith(begin)), None)
-    return None if found == "WEBP" and head[8:12] != b"WEBP" else found
+    """The format of a file by its first bytes; None if it is not supported."""
+    name = next((name for magic, name in MAGIC_NUMBERS.items() if head.startswith(magic)), None)
+    return None if name == "WEBP" and head[8:12] != b"WEBP" else name
 
 
 def decode(content: bytes, path: Path) -> Picture:
-    """A bitmap as a grey image; CxrError names the file and what is wrong with it."""
+    """Decode a bitmap as a grey image; CxrError names the file and the problem."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of bombs, too, which are looked for below
+        warnings.simplefilter("ignore")  # including decompression bombs, which are checked below
         try:
             image = Image.open(BytesIO(content), formats=FORMATS)
-        except Exception:  # a damaged file makes Pillow raise whatever its bytes lead to
+        except Exception:  # Pillow raises many types on damaged files
             raise CxrError(
-                f"{path} is not an image that can be read, or is far too large; save it as PNG, "
-                "JPEG, TIFF, BMP, WebP or DICOM"
+                f"{path} is not a supported image or is far too large; save it as PNG, JPEG, TIFF, "
+                "BMP, WebP or DICOM"
             ) from None
         with image:
             check_size(path, *image.size)
@@ -64,7 +71,9 @@ def decode(content: bytes, path: Path) -> Picture:
             except CxrError:
                 raise
             except Exception:  # as above
-                raise CxrError(f"{path} is damaged or cut short; get the file again") from None
+                raise CxrError(
+                    f"{path} is damaged or truncated; get a new copy of the file"
+                ) from None
 
 
 def _picture(image: Image.Image, content: bytes, path: Path) -> Picture:
@@ -77,25 +86,25 @@ def _picture(image: Image.Image, content: bytes, path: Path) -> Picture:
 
 
 def _check_layout(image: Image.Image, content: bytes, path: Path) -> None:
-    """CxrError where a file holds more than one image, or values that Pillow would change."""
-    if image.format in SEVERAL and _has_second(content):
-        raise CxrError(f"{path} has several images; save each as a file of its own")
+    """CxrError if a file contains several images or values that Pillow would change."""
+    if image.format in MULTI_IMAGE_FORMATS and _has_second(content):
+        raise CxrError(f"{path} contains several images; save each as a separate file")
     bits = _tiff_tag(image, BITSPERSAMPLE)
     is_deep = isinstance(bits, tuple) and len(bits) > 1 and max(bits) > 8
     if image.format == "PNG":
         is_deep = content[24] == 16 and not image.mode.startswith("I")  # the header's bit depth
     if is_deep:
         raise CxrError(
-            f"{path} has 16 bits per channel, of which only 8 can be read; save it as 16-bit grey "
+            f"{path} has 16 bits per channel, but only 8 can be read; save it as 16-bit grey "
             "without transparency"
         )
     if bits == (8,) and _tiff_tag(image, SAMPLEFORMAT) == (SIGNED,):
-        raise CxrError(f"{path} has signed values of 8 bits; save it unsigned")
+        raise CxrError(f"{path} has signed 8-bit values; save it with unsigned values")
 
 
 def _has_second(content: bytes) -> bool:
-    """Whether a second image follows; `n_frames` would take long to count very many."""
-    with Image.open(BytesIO(content), formats=SEVERAL) as image:
+    """Whether a second image follows; counting with `n_frames` is slow for many images."""
+    with Image.open(BytesIO(content), formats=MULTI_IMAGE_FORMATS) as image:
         try:
             image.seek(1)
         except EOFError:
@@ -104,29 +113,29 @@ def _has_second(content: bytes) -> bool:
 
 
 def _of_numbers(upright: Image.Image, image: Image.Image, content: bytes, notes: Notes) -> Grey:
-    """An image of more than 8 bits, of whose values few files say which one is white."""
+    """An image of more than 8 bits; few such files state which value is white."""
     values = np.asarray(upright, np.float64)
     if _tiff_tag(image, BITSPERSAMPLE) == (32,) and _tiff_tag(image, SAMPLEFORMAT) != (SIGNED,):
-        values = np.where(values < 0, values + 2**32, values)  # Pillow knows signed ones alone
-    hidden = values == upright.info.get("transparency")
-    if hidden.any():
-        _note_transparency(float(hidden.mean()), notes)
+        values = np.where(values < 0, values + 2**32, values)  # Pillow reads them as signed
+    transparent = values == upright.info.get("transparency")
+    if transparent.any():
+        _note_transparency(float(transparent.mean()), notes)
     white = _stated_white(values, image, content)
     if white is None:
-        low, high = own_range(values, hidden)
+        low, high = own_range(values, transparent)
         notes.warn(
             "depth",
-            f"does not say which value is white; its own range, {low:g} to {high:g}, became black "
-            "to white",
+            f"does not state which value is white; its own range, {low:g} to {high:g}, was scaled "
+            "to 0 to 255",
         )
     else:
         low, high = 0, white
-        notes.assume("depth", f"white is {white}, as the file says")
+        notes.assume("depth", f"white is {white}, as stated in the file")
     grey = to_grey(values, low, high)
     if _tiff_tag(image, PHOTOMETRIC_INTERPRETATION) == WHITE_IS_ZERO:
-        notes.assume("inverted", "TIFF's white is zero")  # which Pillow heeds at 8 bits alone
+        notes.assume("inverted", "TIFF WhiteIsZero")  # Pillow inverts 8-bit images only
         grey = np.asarray(255 - grey, np.uint8)
-    grey[hidden] = 0
+    grey[transparent] = 0
     return grey
 
 
@@ -134,14 +143,14 @@ def _of_bytes(image: Image.Image, notes: Notes) -> Grey:
     if image.mode not in ("1", "L", "LA"):
         colours = np.asarray(image.convert("RGB"), np.int16)
         if (colours.max(axis=2) - colours.min(axis=2)).mean() > COLOURFUL:
-            notes.warn("colour", "is in colour, and chest X-rays are grey")
+            notes.warn("colour", "is in colour; chest X-rays are grey")
     if not image.has_transparency_data:
         return np.asarray(image.convert("L"))
-    seen = image.convert("RGBA")
-    alpha = np.asarray(seen.getchannel("A"), np.float64) / 255
+    rgba = image.convert("RGBA")
+    alpha = np.asarray(rgba.getchannel("A"), np.float64) / 255
     if (alpha < 1).any():
         _note_transparency(float((alpha < 1).mean()), notes)
-    return np.asarray(np.rint(np.asarray(seen.convert("RGB").convert("L")) * alpha), np.uint8)
+    return np.asarray(np.rint(np.asarray(rgba.convert("RGB").convert("L")) * alpha), np.uint8)
 
 
 def _note_transparency(share: float, notes: Notes) -> None:
@@ -149,10 +158,10 @@ def _note_transparency(share: float, notes: Notes) -> None:
 
 
 def _stated_white(values: Doubles, image: Image.Image, content: bytes) -> int | None:
-    """The value of white by TIFF's BitsPerSample or PNG's sBIT chunk; None where neither says it.
+    """The value of white by TIFF's BitsPerSample or PNG's sBIT chunk; None if not stated.
 
-    PNG asks that values of fewer bits are scaled up to 16, and files of detectors often hold them
-    as they are. Values beyond both are of a chunk that is wrong.
+    PNG requires values of fewer bits to be scaled up to 16, but files from detectors often store
+    them unscaled. Values that fit neither contradict the chunk, which is then ignored.
     """
     if image.format != "PNG":
         bits = _tiff_tag(image, BITSPERSAMPLE)
@@ -168,18 +177,18 @@ def _stated_white(values: Doubles, image: Image.Image, content: bytes) -> int | 
 
 
 def _png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and data of each chunk in front of the pixels."""
-    place, kind = PNG_START, b""
-    while kind != b"IDAT" and place + 8 <= len(content):
-        length, kind = struct.unpack(">I4s", content[place : place + 8])
-        yield kind, content[place + 8 : place + 8 + length]
-        place += length + 12  # with the checksum
+    """Type and data of each chunk before the pixels."""
+    position, kind = PNG_START, b""
+    while kind != b"IDAT" and position + 8 <= len(content):
+        length, kind = struct.unpack(">I4s", content[position : position + 8])
+        yield kind, content[position + 8 : position + 8 + length]
+        position += length + 12  # including the checksum
 
 
 def _are_scaled(levels: Ints, bits: int) -> bool:
     """Whether levels of `bits` bits were scaled up to 16 bits.
 
-    Then their lower bits are zeros, repeat the upper ones, or come of a multiplication (PNG,
+    If so, the lower bits are zeros, repeat the upper ones, or result from a multiplication (PNG,
     "Sample depth scaling").
     """
     spare = 16 - bits

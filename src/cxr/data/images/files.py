@@ -1,6 +1,6 @@
-"""Image files, each read as a grey image.
+"""Read an image file of any supported format as a grey image.
 
-Every fault of a file is a CxrError of one line that names it.
+Any defect of a file raises a CxrError of one line that names the file.
 """
 
 import os
@@ -11,16 +11,16 @@ from cxr.data.images.picture import LEAST_SIDE, Picture, n_grey_values
 from cxr.documents import check_content_is_no_lfs_pointer
 from cxr.errors import CxrError
 
-MOST_FILE_BYTES = 2**28  # MOST_PIXELS of 16 bits, twice
+MOST_FILE_BYTES = 2**28  # twice MOST_PIXELS of 16 bits
 
 
 def read(path: Path) -> Picture:
-    """One file as a grey image."""
-    if not os.path.isfile(path):  # noqa: PTH113 - Path's own raises where a name is too long
+    """Read one file as a grey image."""
+    if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises for a name that is too long
         raise CxrError(f"{path} does not exist or is not a file; check the path")
     try:
         if os.path.getsize(path) > MOST_FILE_BYTES:  # noqa: PTH202 - as above
-            raise CxrError(f"{path} is too large; at most {MOST_FILE_BYTES:,} bytes are read")
+            raise CxrError(f"{path} is too large; the limit is {MOST_FILE_BYTES:,} bytes")
         content = path.read_bytes()
     except OSError as error:
         raise CxrError(f"{path} can't be read: {error.strerror}") from None
@@ -28,14 +28,19 @@ def read(path: Path) -> Picture:
 
 
 def decode(content: bytes, path: Path) -> Picture:
-    """A file's content as a grey image; `path` is what messages call it. One thread at a time."""
+    """Decode a file's content as a grey image; `path` appears in messages. Not thread-safe."""
     check_content_is_no_lfs_pointer(path, content)
-    is_dicom = dicom.begins(content) or path.suffix.lower() in dicom.SUFFIXES
+    is_dicom = dicom.has_dicom_header(content) or path.suffix.lower() in dicom.SUFFIXES
     picture = dicom.decode(content, path) if is_dicom else bitmap.decode(content, path)
     height, width = picture.grey.shape
     if min(height, width) < LEAST_SIDE:
-        raise CxrError(f"{path} has {width} x {height} pixels; at least {LEAST_SIDE} are needed")
+        raise CxrError(
+            f"{path} has {width} x {height} pixels; the minimum is {LEAST_SIDE} per side"
+        )
     n_values = n_grey_values(picture.grey)
     if n_values <= 2:
-        picture.notes.warn("depth", f"has {n_values} grey values, which no radiograph has")
+        plural = "s" if n_values > 1 else ""
+        picture.notes.warn(
+            "depth", f"has only {n_values} grey value{plural}; radiographs have many more"
+        )
     return picture

@@ -1,9 +1,10 @@
-"""Which files the arguments of a command name; in folders, images are known by their content."""
+"""Find the image files that a command's arguments name; in folders, by their content."""
 
 import glob
 import os
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,34 +12,32 @@ from cxr.data.images import bitmap, dicom
 from cxr.errors import CxrError
 
 SUFFIXES = (*bitmap.SUFFIXES, *dicom.SUFFIXES)
-HEAD_BYTES = 256  # of a file, enough to know its kind
-HIDDEN, INDEX, OTHER = "hidden", "DICOMDIR", "other"  # what is skipped
-UNKNOWN = (
-    "unknown"  # the content of a file that is taken by its suffix, and refused when it is read
-)
+HEAD_BYTES = 256  # enough of a file to recognise its format
+HIDDEN, INDEX, OTHER = "hidden", "DICOMDIR", "other"  # kinds of skipped files
+UNKNOWN = "unknown"  # an image suffix, but unrecognised content: rejected when it is read
 
 
 @dataclass
 class Found:
-    """Image files, each once, and what was taken and skipped in folders, by kind."""
+    """Image files without repeats, and counts of found and skipped files in folders by kind."""
 
     paths: list[Path] = field(default_factory=list)
     taken: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
-        """`took 3 DICOM and 9 PNG, skipped 2 hidden`."""
-        parts = [f"took {_listed(self.taken)}"]
+        """`found 3 DICOM and 9 PNG, skipped 2 hidden`."""
+        parts = [f"found {_listed(self.taken)}"]
         if self.skipped:
             parts.append(f"skipped {_listed(self.skipped)}")
         return ", ".join(parts)
 
 
 def find(arguments: list[str]) -> Found:
-    """The files that files, folders and patterns name; CxrError where one names nothing.
+    """The files that paths, folders and patterns name; CxrError if one matches nothing.
 
-    Folders are searched with all below them. Hidden files and folders are skipped: macOS puts one
-    named ._NAME beside each NAME.
+    Folders are searched recursively. Hidden files and folders are skipped: macOS writes a file
+    ._NAME next to each NAME.
     """
     found = Found()
     for argument in arguments:
@@ -47,9 +46,12 @@ def find(arguments: list[str]) -> Found:
             before = len(found.paths)
             _search(path, found)
             if len(found.paths) == before:
-                raise CxrError(f"{path} has no image; {', '.join(SUFFIXES)} and DICOM are read")
+                raise CxrError(
+                    f"{path} contains no images; supported are {', '.join(SUFFIXES)} and DICOM "
+                    "files without a suffix"
+                )
         elif glob.has_magic(argument) and not path.exists():
-            matched = sorted(map(Path, glob.glob(argument)))  # noqa: PTH207 - it may be absolute
+            matched = sorted(map(Path, glob.glob(argument)))  # noqa: PTH207 - may be absolute
             if not matched:
                 raise CxrError(f"no file matches {argument}; check the pattern")
             found.paths += matched
@@ -63,7 +65,7 @@ def _search(folder: Path, found: Found) -> None:
     for path in _files_below(folder):
         if path.name.startswith("."):
             found.skipped[HIDDEN] += 1
-        elif path.name.upper() == INDEX:  # a disc's list of its DICOM files
+        elif path.name.upper() == INDEX:  # the index of the DICOM files on a disc
             found.skipped[INDEX] += 1
         elif kind := _kind(path):
             found.taken[kind] += 1
@@ -74,18 +76,17 @@ def _search(folder: Path, found: Found) -> None:
 
 def _files_below(folder: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(each for each in folders if not each.startswith("."))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(parent, name) for name in sorted(names))
 
 
 def _kind(path: Path) -> str | None:
-    """What an image file is by its content; None of a file that has no image's suffix either."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(HEAD_BYTES) if path.is_file() else b""  # a pipe would wait
-    except OSError:
-        head = b""
-    if dicom.begins(head):
+    """An image file's format by its content; None if its suffix is not an image's either."""
+    head = b""
+    if path.is_file():  # opening a pipe would block
+        with suppress(OSError), open(path, "rb") as file:
+            head = file.read(HEAD_BYTES)
+    if dicom.has_dicom_header(head):
         return "DICOM"
     return bitmap.kind(head) or (UNKNOWN if path.suffix.lower() in SUFFIXES else None)
 

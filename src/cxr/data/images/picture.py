@@ -1,4 +1,4 @@
-"""A grey image at its own resolution, and what was assumed to make it one."""
+"""A grey image at its original resolution, and the assumptions made to read it."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,19 +14,19 @@ Grey = npt.NDArray[np.uint8]
 Doubles = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
-# What a file can leave open; docs/images.md has a row for each.
+# What a file may leave unspecified; docs/images.md has a row for each.
 Topic = Literal[
     "window", "inverted", "padding", "depth", "alpha", "colour", "modality", "body part", "tags"
 ]
 
 LEAST_SIDE, MOST_SIDE = 28, 10_000  # pixels
-MOST_PIXELS = 2**26  # four times the sharpest radiographs; in double precision half a gigabyte
-OUTLIERS = 0.001  # of the pixels at each end of a range: hot pixels and burnt-in marks
+MOST_PIXELS = 2**26  # four times the largest radiographs; half a gigabyte in double precision
+OUTLIERS = 0.001  # fraction of pixels cut at each end: hot pixels and burnt-in marks
 
 
 @dataclass
 class Notes:
-    """What was assumed to read a file, by topic, and which of it a person should look at."""
+    """Assumptions made to read a file, by topic, and warnings that a person should check."""
 
     assumed: dict[Topic, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -41,18 +41,18 @@ class Notes:
 
 @dataclass(frozen=True)
 class Picture:
-    """One grey image, (H, W), white for dense."""
+    """One grey image, (H, W); dense tissue is white."""
 
     path: Path
     grey: Grey
     notes: Notes = field(default_factory=Notes)
 
     def square(self, side: int, resampling: str) -> Grey:
-        """Brought to (side, side): padded with black to a square, so that no chest is stretched.
+        """Resize to (side, side) after padding to a square with black, to keep the aspect ratio.
 
         Parameters
         ----------
-        resampling : Pillow's name of the filter with which the training images were made.
+        resampling : Pillow's name of the filter that the training images were resized with.
         """
         height, width = self.grey.shape
         longer = max(height, width)
@@ -64,31 +64,29 @@ class Picture:
 
 
 def check_size(path: Path, width: int, height: int) -> None:
-    """CxrError where an image would take too much memory; before any is taken."""
+    """CxrError if an image would need too much memory; called before any is allocated."""
     if max(width, height) > MOST_SIDE:
-        raise CxrError(
-            f"{path} has {width} x {height} pixels; at most {MOST_SIDE:,} a side are read"
-        )
+        raise CxrError(f"{path} has {width} x {height} pixels; the limit is {MOST_SIDE:,} per side")
     if width * height > MOST_PIXELS:
-        raise CxrError(f"{path} has {width * height:,} pixels; at most {MOST_PIXELS:,} are read")
+        raise CxrError(f"{path} has {width * height:,} pixels; the limit is {MOST_PIXELS:,}")
 
 
-def own_range(values: Doubles, hidden: Mask | None = None) -> tuple[float, float]:
-    """The lowest and the highest value of an image, a thousandth of its pixels at each end apart.
+def own_range(values: Doubles, excluded: Mask | None = None) -> tuple[float, float]:
+    """The lowest and highest value of an image without the most extreme 0.1 % at each end.
 
     Parameters
     ----------
     values : (H, W).
-    hidden : pixels that are not part of the image.
+    excluded : mask of pixels that are not part of the image, (H, W).
     """
-    seen = values[np.isfinite(values) & (True if hidden is None else ~hidden)]
-    low = float(np.quantile(seen, OUTLIERS, method="higher"))
-    high = float(np.quantile(seen, 1 - OUTLIERS, method="lower"))
-    return (low, high) if low < high else (float(seen.min()), float(seen.max()))
+    visible = values[np.isfinite(values) & (True if excluded is None else ~excluded)]
+    low = float(np.quantile(visible, OUTLIERS, method="higher"))
+    high = float(np.quantile(visible, 1 - OUTLIERS, method="lower"))
+    return (low, high) if low < high else (float(visible.min()), float(visible.max()))
 
 
 def to_grey(values: Doubles, low: float, high: float) -> Grey:
-    """Values from `low` to `high` as grey levels from 0 to 255; what lies outside is cut off."""
+    """Scale values from `low`..`high` to grey levels 0..255; values outside are clipped."""
     share = (values - low) / (high - low) if high > low else np.zeros_like(values)
     return np.asarray(np.rint(np.nan_to_num(share).clip(0, 1) * 255), np.uint8)
 

@@ -1,11 +1,11 @@
-"""A synthetic ChestMNIST: grey chest X-rays whose 14 findings are painted where they show in life.
+"""A synthetic ChestMNIST: grey chest X-rays with the 14 findings where they occur in reality.
 
-Image i of a split depends on (seed, split, i, size) alone. Everything about it but the pixel noise
-is drawn in size-free units, so index i shows the same chest at 28 and at 224 pixels.
+Image i of a split depends only on (seed, split, i, size). Everything except the pixel noise is
+drawn in units independent of size, so index i shows the same chest at 28 and at 224 pixels.
 
-One way through the files: `copula` draws the labels and `draws` all else that chance decides,
-`anatomy` is the healthy chest, `signs` paints findings into it, `film` takes the picture, and here
-images are counted out. `shapes` is what they paint with.
+The modules in reading order: `copula` draws the labels and `draws` all other random parameters,
+`anatomy` renders the healthy chest, `signs` the findings, and `film` combines and exposes them.
+This module renders ranges of images. `shapes` has the shared drawing primitives.
 """
 
 from collections.abc import Iterator
@@ -24,8 +24,8 @@ from cxr.labels import LABELS
 __all__ = ["LOCAL_SIGNS", "Batch", "masks", "render"]
 
 _MIN_SIZE, _MAX_SIZE = 28, 224
-_PART_PIXELS = 128 * 28 * 28  # rendered at once: bounds memory at 224, fits the cache at 28
-_MASK_SHARE = 0.25  # a mask holds what changed by at least this share of the largest change
+_PART_PIXELS = 128 * 28 * 28  # per batch: bounds memory at 224 px, fits the cache at 28 px
+_MASK_SHARE = 0.25  # of the largest change of a pixel; pixels that change more are in the mask
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ def render(seed: int, split: str, start: int, stop: int, size: int) -> Batch:
 
     Parameters
     ----------
-    seed : 0 or more; another seed is another data set
+    seed : 0 or more; each seed gives a different data set
     split : "train", "val" or "test"
-    start, stop : the range of indices, 0 <= start <= stop; how it is cut changes nothing
+    start, stop : the range of indices, 0 <= start <= stop; splitting it does not change the images
     size : side in pixels, 28 to 224
 
     Returns
@@ -52,7 +52,7 @@ def render(seed: int, split: str, start: int, stop: int, size: int) -> Batch:
 
     Raises
     ------
-    CxrError : a value outside its range
+    CxrError : if a value is outside its range
     """
     _check(seed, split, start, stop, size)
     images = np.empty((stop - start, size, size), np.uint8)
@@ -65,15 +65,15 @@ def render(seed: int, split: str, start: int, stop: int, size: int) -> Batch:
 
 
 def masks(seed: int, split: str, start: int, stop: int, size: int) -> npt.NDArray[np.bool_]:
-    """Where each finding of images start..stop shows; arguments and errors as for `render`.
+    """Masks of the findings in images start..stop; parameters and errors as for `render`.
 
-    A pixel belongs to a finding if taking the finding away changes the noise-free film there by at
+    A pixel belongs to a finding if removing the finding changes the noise-free film there by at
     least a quarter of the largest change. Cardiomegaly's mask is the whole heart, emphysema's both
     lungs.
 
     Returns
     -------
-    bool array of shape (stop - start, 14, size, size); all False for a label that is absent
+    bool array of shape (stop - start, 14, size, size); all False for absent labels
     """
     _check(seed, split, start, stop, size)
     shown = np.empty((stop - start, len(LABELS), size, size), np.bool_)
@@ -98,16 +98,16 @@ def _masks(draws: Draws, size: int) -> npt.NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class _Part:
-    """Images that are rendered together, whichever of them are asked for."""
+    """Images that are always rendered together, even if only some are requested."""
 
     draws: Draws
     noise: np.random.Generator
-    keep: slice  # those asked for, within the part
-    into: slice  # where they go in what is asked for
+    keep: slice  # requested images within the part
+    into: slice  # their position in the output
 
 
 def _parts(seed: int, split: str, start: int, stop: int, size: int) -> Iterator[_Part]:
-    """The parts that cover start..stop. They lie the same for every range: so does their noise."""
+    """The parts that cover start..stop; borders, and so noise, are the same for any range."""
     n_images = _PART_PIXELS // size**2
     step = 1 << (n_images.bit_length() - 1)  # a power of two, so that it divides the block
     for block in range(start // BLOCK, -(-stop // BLOCK)):
@@ -127,8 +127,8 @@ def _check(seed: int, split: str, start: int, stop: int, size: int) -> None:
     if not _MIN_SIZE <= size <= _MAX_SIZE:
         raise CxrError(f"phantom size {size} is outside {_MIN_SIZE}..{_MAX_SIZE} pixels")
     if split not in SPLITS:
-        raise CxrError(f"phantom split {split!r} is none of {', '.join(SPLITS)}")
+        raise CxrError(f"phantom split {split!r} is not one of {', '.join(SPLITS)}")
     if not 0 <= start <= stop:
-        raise CxrError(f"phantom range {start}..{stop} needs 0 <= start <= stop")
+        raise CxrError(f"phantom range {start}..{stop} is invalid; expected 0 <= start <= stop")
     if seed < 0:
         raise CxrError(f"phantom seed {seed} is negative; use 0 or more")

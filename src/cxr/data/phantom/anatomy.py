@@ -1,7 +1,7 @@
-"""The healthy chest: its geometry, and what each of its parts adds to the film.
+"""The healthy chest: its geometry and the contribution of each part to the film.
 
 Chest frame: u runs from the midline to the image's right (the patient's left), v downwards; the
-image spans about -1..1 in both, and 0.045 is about a centimetre (a thorax of 30 cm).
+image spans about -1..1 in both; 0.045 is about a centimetre (a thorax of 30 cm).
 """
 
 import math
@@ -16,7 +16,7 @@ from cxr.data.phantom.shapes import Field, arch, bump, edge, ramp
 
 @dataclass(frozen=True)
 class Chest:
-    """The fields that signs are painted with, all (N, S, S), and scalars as (N, 1, 1)."""
+    """The fields that findings are painted with, (N, S, S) each; scalars are (N, 1, 1)."""
 
     u: Field
     v: Field
@@ -25,11 +25,11 @@ class Chest:
     wall: Field  # |u| of the chest wall at this height
     dome: Field  # v of the top of the diaphragm on this side
     floor: Field  # v of the diaphragm here
-    cavity: Field  # 0..1, all between the chest walls: lungs, heart and great vessels
+    cavity: Field  # 0..1, everything between the chest walls: lungs, heart and great vessels
     inner: Field  # |u| of the lung's inner border at this height
-    cloud: Field  # slow noise, standard deviation 1
-    strands: Field  # quicker noise
-    mesh: Field  # fine noise
+    cloud: Field  # low-frequency noise, standard deviation 1
+    strands: Field  # medium-frequency noise
+    mesh: Field  # high-frequency noise
 
     def take(self, rows: Rows) -> "Chest":
         cut: dict[str, Any] = {
@@ -47,7 +47,7 @@ def inner_at(v: Field, a: Anatomy) -> Field:
 
 
 def dome_at(left: Field, a: Anatomy) -> Field:
-    """v of the top of the diaphragm, on the right where `left` is 0, on the left where it is 1."""
+    """v of the top of the diaphragm: right side where `left` is 0, left side where it is 1."""
     return a["dome_right"] + left * (a["dome_left"] - a["dome_right"])
 
 
@@ -68,10 +68,10 @@ def chest(a: Anatomy, waves: Field, size: int) -> Chest:
     v = cos * y - sin * x - a["shift_v"]
     wall, inner = wall_at(v, a), inner_at(v, a)
     dome = dome_at(edge(u, 0.3), a)
-    beside = np.abs(u)
-    floor = _floor_at(beside / a["thorax"], dome, a)
+    abs_u = np.abs(u)
+    floor = _floor_at(abs_u / a["thorax"], dome, a)
     pixel = 2 / size
-    inside = np.minimum(np.minimum(wall - beside, v - a["apex"]), floor - v)
+    inside = np.minimum(np.minimum(wall - abs_u, v - a["apex"]), floor - v)
     cavity = edge(inside, max(0.04, 1.2 * pixel))
     noises = {
         name: _noise(waves[:, k], axis, band) for k, (name, band) in enumerate(NOISES.items())
@@ -80,7 +80,7 @@ def chest(a: Anatomy, waves: Field, size: int) -> Chest:
 
 
 def _noise(waves: Field, axis: Field, band: tuple[float, float]) -> Field:
-    """Smooth noise: a sum of plane waves, as one product of matrices per image."""
+    """Smooth noise: a sum of plane waves, as one matrix product per image."""
     n_waves = waves.shape[1]
     angle, phase = 2 * np.pi * waves[..., 0:1], 2 * np.pi * waves[..., 1:2]
     turns = 2 * np.pi * np.linspace(*band, n_waves, dtype=np.float32)[:, None]
@@ -94,59 +94,59 @@ def _noise(waves: Field, axis: Field, band: tuple[float, float]) -> Field:
 
 def tissue_brightness(c: Chest) -> Field:
     """Brightness of the body without its lungs: outline, shoulders, arms, abdomen."""
-    a, beside = c.a, np.abs(c.u)
+    a, abs_u = c.a, np.abs(c.u)
     half = a["thorax"] + 0.15 + 0.05 * a["habitus"]
     half = half + (0.10 + 0.05 * a["habitus"]) * ramp(c.v - 0.1)
-    off_neck = ramp(beside - 0.2)
+    off_neck = ramp(abs_u - 0.2)
     top = a["shoulder"] + 0.42 * off_neck * np.sqrt(off_neck)
-    under = -0.30 + a["arm_slope"] * (beside - half)
-    below_skin = np.minimum(c.v - top, np.maximum(half - beside, under - c.v))
-    neck = 0.19 + 0.02 * a["habitus"] - beside
+    under = -0.30 + a["arm_slope"] * (abs_u - half)
+    below_skin = np.minimum(c.v - top, np.maximum(half - abs_u, under - c.v))
+    neck = 0.19 + 0.02 * a["habitus"] - abs_u
     body = edge(np.maximum(below_skin, neck), 0.12)
-    round_off = np.square(np.square(np.minimum(beside, 1)))
+    round_off = np.square(np.square(np.minimum(abs_u, 1)))
     thickness = 0.60 + 0.03 * a["habitus"] - 0.14 * round_off
-    abdomen = edge(c.v - c.floor, 0.14) * edge(half - 0.1 - beside, 0.2)
+    abdomen = edge(c.v - c.floor, 0.14) * edge(half - 0.1 - abs_u, 0.2)
     gas_u, gas_v = 0.30 + 0.2 * a["gas_u"], a["dome_left"] + 0.16
     bubble = bump(((c.u - gas_u) * 6) ** 2 + ((c.v - gas_v) * 9) ** 2)
     thickness = thickness - 0.5 * ramp(a["gas"] - 0.5) * bubble
-    lit = thickness + 0.16 * abdomen + 0.06 * edge(c.v - 0.1, 1.0) + _breasts(c, beside)
+    lit = thickness + 0.16 * abdomen + 0.06 * edge(c.v - 0.1, 1.0) + _breasts(c, abs_u)
     return body * lit
 
 
-def _breasts(c: Chest, beside: Field) -> Field:
-    """Soft tissue over the lower lungs of some, with a sharp lower fold."""
+def _breasts(c: Chest, abs_u: Field) -> Field:
+    """Soft tissue over the lower lungs in some images, with a sharp lower fold."""
     bulk = 0.30 * ramp(c.a["breast"] - 0.55)
     down = c.v - c.a["dome"] + 0.02
-    away = ((beside - 0.42) * 3.3) ** 2 + (np.maximum(down * 6.2, down * -2.2)) ** 2
+    away = ((abs_u - 0.42) * 3.3) ** 2 + (np.maximum(down * 6.2, down * -2.2)) ** 2
     return bulk * edge(0.8 - away, 0.9)
 
 
 def bone_brightness(c: Chest) -> Field:
-    """Spine with its discs, ribs, clavicles; the windpipe takes brightness away."""
-    a, beside = c.a, np.abs(c.u)
+    """Spine with its discs, ribs and clavicles; the windpipe reduces brightness."""
+    a, abs_u = c.a, np.abs(c.u)
     discs = 0.85 + 0.15 * np.cos(c.v * 42 + 6 * a["rib_phase"])
-    spine = 0.10 * edge(0.09 - beside, max(0.05, c.pixel)) * discs
+    spine = 0.10 * edge(0.09 - abs_u, max(0.05, c.pixel)) * discs
     windpipe = 0.10 * bump((c.u / 0.055) ** 2) * edge(-0.25 - c.v, 0.2)
-    arc = c.v + beside * (0.30 - 0.75 * beside)
+    arc = c.v + abs_u * (0.30 - 0.75 * abs_u)
     wave = np.cos((2 * np.pi) * (arc / a["rib_pitch"] + a["rib_phase"]))
-    caged = edge(c.wall + 0.04 - beside, 0.06) * edge(beside - 0.1, 0.1)
+    caged = edge(c.wall + 0.04 - abs_u, 0.06) * edge(abs_u - 0.1, 0.1)
     caged *= edge(c.v - a["apex"] - 0.04, 0.1) * edge(c.floor + 0.15 - c.v, 0.3)
-    # Ribs are thinner than a pixel of the smallest images: there they fade, as they would there.
+    # Ribs are thinner than a pixel of the smallest images, so there they fade.
     ribs = a["rib_tone"] * min(1, 0.05 / c.pixel + 0.1) * caged * np.maximum(wave, -0.2)
-    line = c.v - (a["apex"] + 0.13 + a["clavicle_tilt"] * (beside - 0.1))
-    clavicle = bump((line / max(0.045, c.pixel)) ** 2) * edge(0.35 - np.abs(beside - 0.42), 0.1)
+    line = c.v - (a["apex"] + 0.13 + a["clavicle_tilt"] * (abs_u - 0.1))
+    clavicle = bump((line / max(0.045, c.pixel)) ** 2) * edge(0.35 - np.abs(abs_u - 0.42), 0.1)
     return spine - windpipe + ribs + 0.10 * clavicle
 
 
 def heart_share(c: Chest) -> Field:
-    """The heart, 0..1, as wide as the cardiothoracic ratio says."""
+    """The heart, 0..1; its width follows from the cardiothoracic ratio."""
     a = c.a
     width = 2 * a["thorax"] * a["heart_ratio"]
     left = edge(c.u, 0.2)
     reach = width * (1 - a["heart_left"]) + left * (width * (2 * a["heart_left"] - 1))
     bottom = a["dome"] + 0.09
     s = (c.v - (bottom - a["heart_height"])) / a["heart_height"]
-    below = s - (0.62 + 0.18 * left)  # the belly of the heart's border
+    below = s - (0.62 + 0.18 * left)  # the widest point of the heart's border
     above = np.minimum(below, 0)
     upper = np.maximum(1 - above * above * 1.6, 0.25)
     lower = np.sqrt(ramp(1 - np.square(ramp(below * 2.5))))
@@ -155,16 +155,16 @@ def heart_share(c: Chest) -> Field:
 
 
 def mediastinum_density(c: Chest) -> Field:
-    """Density of the great vessels and the hila, that is of what lies between the lungs."""
-    a, beside = c.a, np.abs(c.u)
-    band = edge(c.inner - beside, max(0.06, 1.2 * c.pixel))
+    """Density of the great vessels and the hila, between the lungs."""
+    a, abs_u = c.a, np.abs(c.u)
+    band = edge(c.inner - abs_u, max(0.06, 1.2 * c.pixel))
     knob = edge(1 - ((c.u - 0.10) / 0.075) ** 2 - ((c.v + 0.28) / 0.10) ** 2, 1.2) * a["knob"]
-    hilum = bump(((beside - 0.17) / 0.13) ** 2 + ((c.v + 0.02) / 0.22) ** 2)
+    hilum = bump(((abs_u - 0.17) / 0.13) ** 2 + ((c.v + 0.02) / 0.22) ** 2)
     return 2.2 * band + 1.0 * knob + 0.45 * hilum
 
 
 def vessel_density(c: Chest) -> Field:
-    """Density of the lung's vessels: threads that fade away from the hila."""
+    """Density of the lung's vessels: threads that fade with distance from the hila."""
     away = (np.abs(c.u) - 0.15) ** 2 * 5 + (c.v + 0.02) ** 2 * 2.2
     threads = ramp(1 - np.abs(c.strands) * 2.5)
     return 0.30 * threads * ramp(1 - away)

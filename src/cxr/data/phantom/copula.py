@@ -1,7 +1,7 @@
-"""How labels are drawn: as often, and together as often, as in the real data.
+"""Draw labels with the prevalence and co-occurrence of the real data.
 
 A Gaussian copula: one standard normal per label, correlated as the labels are; a label is present
-where its normal falls below the quantile of its prevalence.
+if its normal falls below the quantile of its prevalence.
 """
 
 from statistics import NormalDist
@@ -19,8 +19,9 @@ _TRAIN_POSITIVES = (
 )  # fmt: skip
 
 # Tetrachoric correlations (in 1/100, lower triangle without the diagonal) of the same labels: each
-# is the correlation of two standard normals whose joint tail holds as many images as have both
-# labels. Fitted pair by pair; the matrix is positive definite (least eigenvalue 0.27).
+# is the correlation of two standard normals whose joint tail probability equals the frequency of
+# both labels together. Fitted pair by pair; the matrix is positive definite (smallest eigenvalue
+# 0.27).
 _TETRACHORIC = (
     (7,),
     (36, 38),
@@ -46,10 +47,10 @@ def _factor() -> npt.NDArray[np.float64]:
 
 
 _FACTOR = _factor()
-_CUT = np.array([NormalDist().inv_cdf(n / _TRAIN_IMAGES) for n in _TRAIN_POSITIVES])
+_THRESHOLD = np.array([NormalDist().inv_cdf(n / _TRAIN_IMAGES) for n in _TRAIN_POSITIVES])
 
 
 def draw_labels(rng: np.random.Generator, n: int) -> npt.NDArray[np.uint8]:
-    """Labels of n images, 0 or 1, uint8 of shape (n, 14)."""
-    present = rng.standard_normal((n, len(LABELS))) @ _FACTOR.T < _CUT
+    """Labels of n images, 0 or 1, uint8 (n, 14)."""
+    present = rng.standard_normal((n, len(LABELS))) @ _FACTOR.T < _THRESHOLD
     return present.astype(np.uint8)

@@ -1,4 +1,4 @@
-"""What chance decides about an image, before and apart from its size in pixels."""
+"""All random parameters of an image except pixel noise, independent of its size in pixels."""
 
 from dataclasses import dataclass, fields, replace
 
@@ -17,7 +17,7 @@ BLOCK = 256  # images drawn from one generator
 NOISES = {"cloud": (0.7, 1.6), "strands": (1.6, 3.2), "mesh": (5.0, 7.0)}  # cycles per unit
 _WAVES_PER_NOISE = 10
 
-# Mean and standard deviation of each normal parameter; draws are cut at two deviations.
+# Mean and standard deviation of each normal parameter; clipped at two standard deviations.
 _NORMAL: dict[str, tuple[float, float]] = {
     "turn": (0.0, 0.03),  # radians
     "shift_u": (0.0, 0.06),
@@ -26,10 +26,10 @@ _NORMAL: dict[str, tuple[float, float]] = {
     "thorax": (0.66, 0.04),  # half the inner width of the thorax
     "apex": (-0.70, 0.04),  # v of the lung's top
     "dome": (0.40, 0.07),  # v of the right diaphragm's top
-    "dome_step": (0.06, 0.02),  # how much lower the left one stands
+    "dome_step": (0.06, 0.02),  # how much lower the left one is
     "dome_drop": (0.25, 0.035),  # from the dome's top to the costophrenic angle
     "heart_ratio": (0.44, 0.027),  # cardiothoracic ratio
-    "heart_left": (0.68, 0.04),  # share of the heart that lies left of the midline
+    "heart_left": (0.68, 0.04),  # fraction of the heart left of the midline
     "heart_height": (0.66, 0.04),
     "habitus": (0.0, 1.0),  # thin < 0 < obese
     "shoulder": (-0.92, 0.08),
@@ -37,7 +37,7 @@ _NORMAL: dict[str, tuple[float, float]] = {
     "rib_pitch": (0.165, 0.012),
     "rib_tone": (0.06, 0.018),
     "clavicle_tilt": (-0.18, 0.08),
-    "depth": (0.42, 0.045),  # brightness that a lung full of air takes away
+    "depth": (0.42, 0.045),  # reduction of brightness by a fully aerated lung
     "haze": (0.0, 0.15),  # density of the whole lung: inspiration and scatter
     "patchiness": (0.10, 0.04),  # density of the normal lung's slow variation
     "gain": (0.98, 0.08),
@@ -52,21 +52,21 @@ _UNIFORM = (
 
 @dataclass(frozen=True)
 class Sign:
-    """Where and how strong one finding is in N images: (N, 1, 1), uniform on 0..1 but for side."""
+    """Position and strength of one finding in N images: (N, 1, 1), uniform on 0..1 except side."""
 
     strength: Field
     side: Field  # -1 right lung (image left), +1 left lung
-    high: Field  # place from the top down, within the heights where the finding occurs
-    wide: Field  # place from the midline out
+    high: Field  # position from the top down, within the heights where the finding occurs
+    wide: Field  # position from the midline outwards
     size: Field
     shape: Field
     tilt: Field
-    both: Field  # large where both sides have it
+    both: Field  # large if both sides are affected
 
 
 @dataclass(frozen=True)
 class Draws:
-    """What is drawn for N images, the same at every size."""
+    """The random parameters of N images, the same at every size."""
 
     labels: npt.NDArray[np.uint8]  # (N, L)
     anatomy: Anatomy
@@ -81,21 +81,21 @@ class Draws:
         return np.flatnonzero(self.labels[:, LABELS.index(label)])
 
     def without(self, label: str) -> "Draws":
-        """The same images with a finding taken away."""
+        """The same images with one finding removed."""
         labels = self.labels.copy()
         labels[:, LABELS.index(label)] = 0
         return replace(self, labels=labels)
 
     def sign(self, label: str, rows: slice | Rows = slice(None)) -> Sign:
-        """How a finding would look in these images, whether they have it or not."""
+        """The parameters of a finding in these images, whether it is present or not."""
         columns = self.signs[rows, LABELS.index(label)][:, :, None, None]
-        drawn = {field.name: columns[:, k] for k, field in enumerate(fields(Sign))}
-        drawn["side"] = np.where(drawn["side"] < 0.5, np.float32(-1), np.float32(1))
-        return Sign(**drawn)
+        parameters = {field.name: columns[:, k] for k, field in enumerate(fields(Sign))}
+        parameters["side"] = np.where(parameters["side"] < 0.5, np.float32(-1), np.float32(1))
+        return Sign(**parameters)
 
 
 def draw(seed: int, split: str, block: int) -> Draws:
-    """The images from `block * BLOCK` to `(block + 1) * BLOCK` of a split."""
+    """Draw the images from `block * BLOCK` to `(block + 1) * BLOCK` of a split."""
     rng = np.random.default_rng([seed, SPLITS.index(split), block])
     labels = draw_labels(rng, BLOCK)
     normal = np.clip(rng.standard_normal((BLOCK, len(_NORMAL), 1, 1)), -2, 2)

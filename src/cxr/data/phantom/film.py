@@ -1,8 +1,8 @@
-"""The film: what chest and findings let through, then exposure, noise and what is no patient.
+"""The film: the absorption of chest and findings, then exposure, noise, borders and side marker.
 
-Soft tissue and bone brighten it, the air of the thoracic cavity darkens it by
-`depth * cavity * exp(-density)`, and heart, vessels and findings are densities in that air. So
-overlapping findings saturate as they do on film, and a finding never shows outside the chest.
+Soft tissue and bone brighten the film, the air of the thoracic cavity darkens it by
+`depth * cavity * exp(-density)`, and heart, vessels and findings are densities in that air.
+Overlapping findings therefore saturate as on real film, and no finding shows outside the chest.
 """
 
 import numpy as np
@@ -22,7 +22,7 @@ from cxr.data.phantom.signs import PAINTERS, deform
 
 
 def picture(draws: Draws, size: int) -> tuple[Field, dict[str, Field]]:
-    """The noise-free film, about 0..1, and the organs (0..1) whose size is the finding, by label.
+    """The noise-free film, about 0..1, and by label the organs (0..1) whose size is the finding.
 
     All are float32 of shape (N, S, S).
     """
@@ -52,7 +52,7 @@ def expose(film: Field, a: Anatomy, rng: np.random.Generator) -> npt.NDArray[np.
 
 
 def _mark(exposed: Field, a: Anatomy) -> None:
-    """Paints, in place, what is not the patient: a side marker and the collimator's shadow."""
+    """Paint a side marker and the collimator's shadow, in place."""
     size = exposed.shape[-1]
     for k in range(len(exposed)):
         border = a["border"][k].item()

@@ -1,11 +1,11 @@
-"""Soft-edged steps, bells and arches: what every picture here is made of, in float32."""
+"""Drawing primitives in float32: soft-edged steps, bells and arches."""
 
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Field = npt.NDArray[np.floating[Any]]  # float32 in every place
+Field = npt.NDArray[np.floating[Any]]  # always float32
 
 
 def edge(distance: Field, softness: float) -> Field:
@@ -21,7 +21,7 @@ def edge(distance: Field, softness: float) -> Field:
 
 
 def bump(distance: Field) -> Field:
-    """A bell that is 1 at 0 and 0 from 1 on; `distance` is squared."""
+    """A bell: 1 at 0, and 0 from 1 upwards; `distance` is a squared distance."""
     t = ramp(1 - distance)
     return t * t
 
@@ -32,13 +32,13 @@ def clip(t: Field, low: float, high: float) -> Field:
 
 
 def ramp(t: Field) -> Field:
-    """0 up to 0, and t from there on."""
+    """max(t, 0)."""
     ramped: Field = np.maximum(t, 0)
     return ramped
 
 
 def arch(t: Field) -> Field:
-    """A quarter of an ellipse, from 0 at 0, where it is steep, to 1 at 1, where it is flat."""
+    """A quarter ellipse from (0, 0), where it is steep, to (1, 1), where it is flat."""
     t = clip(t, 0, 1)
     root: Field = np.sqrt(t * (2 - t))
     return root

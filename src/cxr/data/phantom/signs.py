@@ -1,6 +1,6 @@
-"""How each finding shows: a density painted into the lung's air, or a changed anatomy.
+"""The appearance of each finding: a density added to the lung's air, or a changed anatomy.
 
-A painter gives the density (N, S, S) that its finding adds where the chests have it.
+A painter returns the density (N, S, S) that its finding adds to the given chests.
 """
 
 from collections.abc import Callable
@@ -19,13 +19,13 @@ LOCAL_SIGNS: tuple[str, ...] = tuple(
 
 
 def deform(draws: Draws) -> Anatomy:
-    """The anatomy once findings have moved it: big heart, raised or flattened diaphragm."""
+    """The anatomy as changed by findings: enlarged heart, raised or flattened diaphragm."""
     a = dict(draws.anatomy)
 
     def present(label: str) -> Field:
         return draws.labels[:, LABELS.index(label), None, None].astype(np.float32)
 
-    portable = a["view"] < 0.35  # taken from the front: a nearer heart, a shallower breath
+    portable = a["view"] < 0.35  # AP view: magnified heart, shallower inspiration
     a["dome"] = a["dome"] - 0.06 * portable
     ratio = a["heart_ratio"] * (1 + 0.05 * portable)
     wider = between(0.06, 0.22, draws.sign("cardiomegaly").strength)
@@ -43,11 +43,11 @@ def deform(draws: Draws) -> Anatomy:
 
 
 def _centre(c: Chest, s: Sign, high: tuple[float, float]) -> tuple[Field, Field]:
-    """A place in the lung on the sign's side, between two heights (0 apex, 1 diaphragm)."""
+    """A point in the lung on the sign's side, between two heights (0 apex, 1 diaphragm)."""
     dome = dome_at(clip(s.side, 0, 1), c.a)
     v = c.a["apex"] + between(*high, s.high) * (dome - c.a["apex"])
-    beside_heart = (0.21 + 0.05 * s.side) * edge(v, 0.4)
-    inner, wall = inner_at(v, c.a) + beside_heart, wall_at(v, c.a)
+    heart_offset = (0.21 + 0.05 * s.side) * edge(v, 0.4)
+    inner, wall = inner_at(v, c.a) + heart_offset, wall_at(v, c.a)
     u = s.side * (inner + between(0.28, 0.78, s.wide) * (wall - inner))
     return u, v
 
@@ -58,7 +58,7 @@ def _on_side(c: Chest, s: Sign) -> npt.NDArray[np.bool_]:
 
 
 def _oval(c: Chest, at: tuple[Field, Field], half_u: Field, half_v: Field, tilt: Field) -> Field:
-    """Squared distance from a centre, 1 on a tilted ellipse."""
+    """Squared distance from a centre, scaled to 1 on a tilted ellipse."""
     du, dv = c.u - at[0], c.v - at[1]
     cos, sin = np.cos(tilt), np.sin(tilt)
     return ((cos * du + sin * dv) / half_u) ** 2 + ((cos * dv - sin * du) / half_v) ** 2
@@ -71,9 +71,9 @@ def _disc(c: Chest, at: tuple[Field, Field], radius: Field) -> Field:
 
 def _under_wall(c: Chest) -> Field:
     """Depth below the inside of the chest wall, rounded where wall and apex meet."""
-    beside = np.maximum(c.wall - np.abs(c.u), 0.001)
-    below = np.maximum((c.v - c.a["apex"]) * 0.8, 0.001)
-    depth: Field = beside * below / np.sqrt(beside * beside + below * below)
+    to_wall = np.maximum(c.wall - np.abs(c.u), 0.001)
+    from_apex = np.maximum((c.v - c.a["apex"]) * 0.8, 0.001)
+    depth: Field = to_wall * from_apex / np.sqrt(to_wall * to_wall + from_apex * from_apex)
     return depth
 
 
@@ -140,7 +140,7 @@ def _consolidation(c: Chest, s: Sign) -> Field:
 
 
 def _edema(c: Chest, s: Sign) -> Field:
-    """Bat wings: haze around both hila that spares the periphery."""
+    """Bat-wing haze around both hila that spares the periphery."""
     wing = bump(((np.abs(c.u) - 0.24) / 0.34) ** 2 + ((c.v - 0.02) / 0.55) ** 2)
     patchy = clip(0.85 + 0.3 * c.strands, 0.2, 1.5)
     return between(0.04, 0.72, s.strength) * wing * patchy
@@ -160,7 +160,7 @@ def _fibrosis(c: Chest, s: Sign) -> Field:
 
 
 def _pleural(c: Chest, s: Sign) -> Field:
-    """A band along the wall; high up it becomes a cap over the apex."""
+    """A band along the wall; near the top it becomes an apical cap."""
     top = c.v - c.a["apex"]
     gap = _under_wall(c)
     band = edge(between(0.10, 0.18, s.size) - gap, max(0.03, c.pixel))

@@ -1,4 +1,4 @@
-// The one thing that moves: which finding's maps are shown.
+// Show the maps of the chosen finding only.
 const meanings = {{ report.findings | tojson }};
 const choices = document.getElementById("label-switch");
 if (choices) {

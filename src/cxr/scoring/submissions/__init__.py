@@ -1,29 +1,29 @@
-"""Anybody's predictions and labels, read from the files people have and matched image by image.
+"""Read predictions and labels from CSV, npz and npy files, and match them by image.
 
-A room per step: `rows` (a CSV's cells), `columns` (what each is for), `layouts` (CSV to table),
-`arrays` (npz and npy to table), `table` (what all of them make), `matching` (two tables, paired).
+One module per step: `rows` (CSV to cells), `columns` (the role of each column), `layouts` (CSV to
+table), `arrays` (npz and npy to table), `table` (their common result), `matching` (two tables).
 """
 
 from pathlib import Path
 
 from cxr.scoring.submissions.arrays import has_arrays, is_npz, read_npy, read_npz
 from cxr.scoring.submissions.layouts import read_csv
-from cxr.scoring.submissions.matching import By, Matched, match, pair
+from cxr.scoring.submissions.matching import Matched, MatchMethod, match, pair
 from cxr.scoring.submissions.table import Kind, Table
 
 __all__ = [
-    "By", "Kind", "Matched", "Table", "has_arrays", "match", "pair", "read_labels",
+    "Kind", "MatchMethod", "Matched", "Table", "has_arrays", "match", "pair", "read_labels",
     "read_predictions",
 ]  # fmt: skip
 
 
 def read_predictions(path: Path, split: str, are_logits: bool, exact: bool = False) -> Table:
-    """Logits or probabilities of a split; CxrError names what is wrong with the file, and the fix.
+    """Logits or probabilities of a split; CxrError names the problem with the file and the fix.
 
     Parameters
     ----------
-    split : whose arrays to read from an npz.
-    are_logits : whether the numbers are logits, if no array's name says it.
+    split : the split whose arrays to read from an npz.
+    are_logits : whether the values are logits, if the array's name does not say so.
     exact : read from an npz only arrays that have the split in their names.
     """
     table = _read(path, split, "logits" if are_logits else "probs", exact)

@@ -1,4 +1,4 @@
-"""npz and npy files of predictions or labels."""
+"""Read npz and npy files of predictions or labels."""
 
 import io
 from collections.abc import Mapping
@@ -11,10 +11,10 @@ from cxr.documents import read_within
 from cxr.errors import CxrError
 from cxr.labels import LABELS, bare
 from cxr.scoring.submissions.columns import ID_NAMES, PATIENT_NAMES, Column, as_ids, choose_ids
-from cxr.scoring.submissions.layouts import MOST_ID
+from cxr.scoring.submissions.layouts import MAX_ID_LENGTH
 from cxr.scoring.submissions.table import Kind, Table, Texts
 
-# In order of preference. The names in UNSTATED don't say whether they are logits; a CSV's don't.
+# In order of preference. Names in UNSTATED don't say whether the values are logits, nor do CSVs.
 ARRAYS: dict[Kind, tuple[str, ...]] = {
     "logits": ("logits",),
     "probs": ("probs", "probabilities"),
@@ -28,12 +28,12 @@ SPLITS = ("train", "val", "test")
 
 
 def is_npz(path: Path) -> bool:
-    """Whether a path's name ends as an npz's does."""
+    """Whether a path ends in .npz, in any case."""
     return path.suffix.lower() == ".npz"
 
 
 def has_arrays(path: Path, split: str, kinds: tuple[Kind, ...]) -> bool:
-    """Whether an npz holds one of these kinds for the split, under the split's own name."""
+    """Whether an npz holds an array of one of these kinds with the split in its name."""
     if not is_npz(path):
         return False
     with NpzReader(path) as reader:
@@ -41,11 +41,11 @@ def has_arrays(path: Path, split: str, kinds: tuple[Kind, ...]) -> bool:
 
 
 def read_npz(path: Path, split: str, kind: Kind, exact: bool) -> Table:
-    """An npz's array of labels, or of predictions, and the ids and patients beside it.
+    """An npz's array of labels or predictions, with its ids and patients.
 
     Parameters
     ----------
-    kind : "labels", or what an array of predictions is if its name does not say it.
+    kind : "labels", or the kind of predictions if the array's name does not say it.
     exact : read only arrays that have the split in their names.
     """
     kinds = dict.fromkeys(ARRAYS[kind] if kind == "labels" else UNSTATED, kind)
@@ -54,33 +54,35 @@ def read_npz(path: Path, split: str, kind: Kind, exact: bool) -> Table:
     with NpzReader(path) as reader:
         key = _key(reader, split, tuple(kinds), exact)
         if key is None:
-            wanted = ["labels"] if kind == "labels" else ["logits", "probs"]
-            names = " or ".join(f"`{split}_{name}`" for name in wanted)
-            raise CxrError(f"{path} has no {names}; it holds {', '.join(sorted(reader.keys))}")
+            expected = ["labels"] if kind == "labels" else ["logits", "probs"]
+            names = " or ".join(f"`{split}_{name}`" for name in expected)
+            raise CxrError(f"{path} has no {names}; it contains {', '.join(sorted(reader.keys))}")
         shape, dtype = reader.header(key)
         _check_values(f"{path}: {key}", shape, dtype)
         values = reader.read(key).astype(np.float64)
-        own = _own_keys(reader, split, exact)
-        columns, unread = _columns(reader, own, split, len(values))
+        split_keys = _split_keys(reader, split, exact)
+        columns, unreadable = _columns(reader, split_keys, split, len(values))
         chosen, unclear = choose_ids(columns)
-        if chosen is None and unread:
-            unclear = f"{unread[0]} may hold ids, but as Python objects; save it as text"
-        of_ids = None if chosen is None else own[bare(chosen.name)]
-        patients = next((own[name] for name in PATIENT_NAMES if name in own), None)
+        if chosen is None and unreadable:
+            unclear = (
+                f"{unreadable[0]} may hold ids, but as pickled Python objects; save it as strings"
+            )
+        id_key = None if chosen is None else split_keys[bare(chosen.name)]
+        patients = next((split_keys[name] for name in PATIENT_NAMES if name in split_keys), None)
         return Table(
             path,
             kinds[key.removeprefix(f"{split}_")],
             values,
             None if chosen is None else as_ids(chosen.values),
             None if patients is None else _texts(reader, patients, len(values)),
-            id_column=of_ids,
+            id_column=id_key,
             unclear_ids=unclear,
             source=key,
         )
 
 
 def read_npy(path: Path, kind: Kind) -> Table:
-    """The one array of an npy file, which has no ids."""
+    """The array of an npy file, without ids."""
     try:
         file = io.BytesIO(read_within(path, MOST_WHOLE_BYTES))
         shape, is_fortran, dtype = parse_header(file)
@@ -101,45 +103,45 @@ def _check_values(what: str, shape: tuple[int, ...], dtype: np.dtype[np.generic]
     if len(shape) != 2 or shape[1] != len(LABELS) or dtype.kind not in "fiub":
         raise CxrError(
             f"{what} is {dtype} of shape {shape}; expected numbers of shape (N, {len(LABELS)}) in "
-            "ChestMNIST's order of labels"
+            "ChestMNIST's label order"
         )
 
 
 def _key(reader: NpzReader, split: str, names: tuple[str, ...], exact: bool) -> str | None:
-    """The first of the names that is there, with the split in front before any without."""
-    wanted = [f"{split}_{name}" for name in names] + ([] if exact else list(names))
-    return next((name for name in wanted if name in reader.keys), None)
+    """The first of the names that exists; names that start with the split take precedence."""
+    candidates = [f"{split}_{name}" for name in names] + ([] if exact else list(names))
+    return next((name for name in candidates if name in reader.keys), None)
 
 
-def _own_keys(reader: NpzReader, split: str, exact: bool) -> dict[str, str]:
-    """The split's arrays and those of no split, by their names without split and separators."""
+def _split_keys(reader: NpzReader, split: str, exact: bool) -> dict[str, str]:
+    """Keys of the split's arrays and of arrays of no split, by name without split, separators."""
     keys = sorted(reader.keys)
-    plain = {} if exact else {bare(k): k for k in keys if k.split("_")[0] not in SPLITS}
-    return plain | {
+    of_no_split = {} if exact else {bare(k): k for k in keys if k.split("_")[0] not in SPLITS}
+    return of_no_split | {
         bare(key.removeprefix(f"{split}_")): key for key in keys if key.startswith(f"{split}_")
     }
 
 
 def _columns(
-    reader: NpzReader, own: Mapping[str, str], split: str, n: int
+    reader: NpzReader, split_keys: Mapping[str, str], split: str, n: int
 ) -> tuple[list[Column], list[str]]:
-    """Arrays that may hold ids, one value per image, and the names of those that can't be read."""
-    found, unread = [], []
-    for name, key in own.items():
+    """Arrays that may hold ids, one value per image, and the names of unreadable arrays."""
+    columns, unreadable = [], []
+    for name, key in split_keys.items():
         is_known = name in ID_NAMES or name in PATIENT_NAMES
         try:
             shape, dtype = reader.header(key)
         except CxrError:
             if is_known:
                 raise
-            unread.append(key)
+            unreadable.append(key)
             continue
         if shape == (len(LABELS),) != (n,) and name in ("name", "names"):
-            continue  # of the labels
+            continue  # names of the labels
         if is_known or (shape in ((n,), (n, 1)) and dtype.kind in "iuUS"):
             texts = _texts(reader, key, n).tolist()
-            found.append(Column(key.removeprefix(f"{split}_"), texts))
-    return found, unread
+            columns.append(Column(key.removeprefix(f"{split}_"), texts))
+    return columns, unreadable
 
 
 def _texts(reader: NpzReader, key: str, n: int) -> Texts:
@@ -147,15 +149,15 @@ def _texts(reader: NpzReader, key: str, n: int) -> Texts:
     if (
         shape not in ((n,), (n, 1))
         or dtype.kind not in "iuUS"
-        or (dtype.kind == "S" and dtype.itemsize > MOST_ID)
+        or (dtype.kind == "S" and dtype.itemsize > MAX_ID_LENGTH)
     ):
         raise CxrError(
-            f"{reader.path}: {key} is {dtype} of shape {shape}; expected a whole number or a text "
-            f"of at most {MOST_ID} characters for each of the {n:,} images"
+            f"{reader.path}: {key} is {dtype} of shape {shape}; expected an integer or a string "
+            f"of at most {MAX_ID_LENGTH} characters per image ({n:,})"
         )
     values = reader.read(key).reshape(n)
     try:
         texts = np.char.decode(values, "utf-8") if dtype.kind == "S" else values.astype(str)
     except UnicodeDecodeError:
-        raise CxrError(f"{reader.path}: {key} is not text in UTF-8; save it as str") from None
+        raise CxrError(f"{reader.path}: {key} is not valid UTF-8; save it as strings") from None
     return as_ids(texts.tolist())

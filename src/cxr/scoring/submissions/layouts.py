@@ -1,7 +1,7 @@
-"""A CSV as a table of images and labels, in any of the layouts that people use.
+"""Read a CSV of predictions or labels in any of the supported layouts.
 
-A column per label; all labels of an image in one cell; a row per image and label; and the two files
-that medmnist writes, without a header.
+One column per label; all labels of an image in one cell; one row per image and label; and the two
+files that medmnist writes, without a header.
 """
 
 import re
@@ -26,8 +26,7 @@ from cxr.scoring.submissions.columns import (
 from cxr.scoring.submissions.rows import Row, Sheet
 from cxr.scoring.submissions.table import Kind, Table, Texts
 
-# A table of ids takes the longest one's memory for each.
-MOST_ID = 512  # characters
+MAX_ID_LENGTH = 512  # characters; in an array of ids each takes the memory of the longest
 EXPECTED = "expected a column `image` and a column for each of the 14 labels"
 
 # Names of columns, without separators.
@@ -48,11 +47,11 @@ SAVED_NAME = re.compile(r"(train|val|test)(\d+)(?:_[01]){14}\.\w+")  # by medmni
 
 
 def read_csv(path: Path, kind: Kind, split: str) -> Table:
-    """A CSV's numbers; CxrError names the line, the column and the fix.
+    """The table of a CSV; CxrError names the line, the column and the fix.
 
     Parameters
     ----------
-    split : whose rows to read from the CSV of medmnist's `save()`, which holds several.
+    split : the split whose rows to read from the CSV of medmnist's `save()`, which has several.
     """
     sheet = rows.read(path)
     if len(sheet.header) == len(LABELS) + 2 and SAVED_NAME.fullmatch(sheet.header[1]):
@@ -79,21 +78,22 @@ def read_csv(path: Path, kind: Kind, split: str) -> Table:
     list_column = _named(sheet, LIST_OF_LABELS if kind == "labels" else LIST_OF_PREDICTIONS)
     if not columns and list_column is not None:
         return _lists(sheet, kind, list_column)
-    raise CxrError(f"{path} {_lacking(sheet, columns)}")
+    raise CxrError(f"{path} {_unsupported(sheet, columns)}")
 
 
-def _lacking(sheet: Sheet, columns: dict[str, int]) -> str:
-    """Why a sheet has no layout that is read."""
+def _unsupported(sheet: Sheet, columns: dict[str, int]) -> str:
+    """Why the layout of a sheet is not supported."""
     names = {bare(name) for name in sheet.header}
     if "findinglabels" in names:
         return (
-            f"is NIH's table of finding names ('Finding Labels'), which is not read yet; {EXPECTED}"
+            "is NIH's table of finding names ('Finding Labels'), which is not supported; "
+            f"{EXPECTED}"
         )
     missing = ", ".join(label for label in LABELS if label not in columns)
     if "enlargedcardiomediastinum" in names:
         return (
-            "is CheXpert's table, whose uncertain (-1) and blank labels are not read yet, without "
-            f"a column for {missing}; {EXPECTED}"
+            "is CheXpert's table: uncertain (-1) and blank labels are not supported, and it has no "
+            f"column for {missing}; {EXPECTED}"
         )
     shown = ", ".join(map(repr, sheet.header))[:300]
     return f"has no column for {missing}; its columns are {shown}; {EXPECTED}"
@@ -105,7 +105,7 @@ def _named(sheet: Sheet, names: tuple[str, ...]) -> int | None:
 
 
 def _wide(sheet: Sheet, kind: Kind, columns: list[int]) -> Table:
-    """A column per label; rows of predictions without any number are set apart by their ids."""
+    """One column per label; rows without predictions are listed by id in `without_values`."""
     blank = [
         row for row in sheet.body if kind != "labels" and not any(row.cells[i] for i in columns)
     ]
@@ -118,7 +118,7 @@ def _wide(sheet: Sheet, kind: Kind, columns: list[int]) -> Table:
     names = [sheet.header[i] for i in columns]
     if table.id_column is None:
         raise CxrError(
-            f"{sheet.path}: line {blank[0].line} has no number under {names[0]!r} to "
+            f"{sheet.path}: line {blank[0].line} has no predictions in {names[0]!r} to "
             f"{names[-1]!r}; remove the row, or add ids"
         )
     column = sheet.header.index(table.id_column)
@@ -127,26 +127,28 @@ def _wide(sheet: Sheet, kind: Kind, columns: list[int]) -> Table:
 
 
 def _lists(sheet: Sheet, kind: Kind, column: int) -> Table:
-    """All labels of an image in one cell: 14 numbers, or names or numbers of those it has."""
+    """All labels of an image in one cell: 14 values, or names or indices of the positive ones."""
     name = sheet.header[column]
     for row in sheet.body:
         if not row.cells[column]:
             raise CxrError(
-                f"{sheet.path}: line {row.line} has nothing in {name!r}; write [] for no finding"
+                f"{sheet.path}: line {row.line}: {name!r} is empty; write [] for no finding"
             )
     cells = [row.cells[column].strip("[](){}") for row in sheet.body]
     numbers = [[sheet.number(each) for each in re.split(r"[,;|\s]+", c) if each] for c in cells]
     if all(len(each) == len(LABELS) and None not in each for each in numbers):
         values = np.array(numbers, dtype=np.float64).reshape(-1, len(LABELS))
-        notes = [f"the numbers in {name!r} are read in ChestMNIST's order of labels"]
+        notes = [f"the numbers in {name!r} were read in ChestMNIST's label order"]
     elif kind == "labels" and any(None in each for each in numbers):
         values, notes = _of_names(sheet, column, cells), []
     elif kind == "labels" and [] in numbers:
         values = _of_indices(sheet, column, numbers)
-        notes = [f"the numbers in {name!r} are read as 0 = {LABELS[0]} … 13 = {LABELS[-1]}"]
+        notes = [f"the numbers in {name!r} were read as 0 = {LABELS[0]} … 13 = {LABELS[-1]}"]
     else:
-        wanted = "14 numbers" if kind != "labels" else "names of labels, or 0 or 1 for all 14,"
-        raise CxrError(f"{sheet.path}: {name!r} does not hold {wanted} in every cell; {EXPECTED}")
+        content = "14 numbers" if kind != "labels" else "label names, or 0 or 1 for all 14 labels"
+        raise CxrError(
+            f"{sheet.path}: every cell of {name!r} must hold {content}; or use a column per label"
+        )
     table = _table(sheet, kind, sheet.body, values, [column])
     return replace(table, notes=(*table.notes, *notes))
 
@@ -170,21 +172,24 @@ def _of_names(sheet: Sheet, column: int, cells: list[str]) -> npt.NDArray[np.flo
 def _of_indices(
     sheet: Sheet, column: int, numbers: list[list[float | None]]
 ) -> npt.NDArray[np.float64]:
-    """Images without findings have an empty list; where 0 says so, the numbers mean others."""
+    """Indices of positive labels, from 0; images without findings must have an empty list.
+
+    Files that mark "No Finding" as 0 count the labels from 1.
+    """
     values = np.zeros((len(numbers), len(LABELS)))
     for i, each in enumerate(numbers):
         for number in each:
             if number is None or number not in range(len(LABELS)):
                 raise CxrError(
                     f"{sheet.path}: line {sheet.body[i].line}: {number:g} in "
-                    f"{sheet.header[column]!r} is not a label's number from 0 to 13; write names"
+                    f"{sheet.header[column]!r} is not a label index from 0 to 13; write label names"
                 )
             values[i, int(number)] = 1
     return values
 
 
 def _long(sheet: Sheet, kind: Kind, label_column: int, value_column: int) -> Table:
-    """A row per image and label; rows of other labels than the 14 are ignored."""
+    """One row per image and label; rows of labels other than the 14 are ignored."""
     path = sheet.path
     labels = [canonical(row.cells[label_column]) for row in sheet.body]
     body = [row for row, label in zip(sheet.body, labels, strict=True) if label is not None]
@@ -192,8 +197,8 @@ def _long(sheet: Sheet, kind: Kind, label_column: int, value_column: int) -> Tab
     id_column, _ = choose_ids(list(candidates.values()))
     if not body or id_column is None:
         raise CxrError(
-            f"{path} has a row per image and label, as {sheet.header[label_column]!r} says, but no "
-            f"id column or none of the 14 labels; {EXPECTED}"
+            f"{path} has one row per image and label ({sheet.header[label_column]!r}), but no id "
+            f"column or none of the 14 labels; {EXPECTED}"
         )
     column = next(i for i, each in candidates.items() if each is id_column)
     names = _ids(sheet, body, column)
@@ -204,7 +209,7 @@ def _long(sheet: Sheet, kind: Kind, label_column: int, value_column: int) -> Tab
     if len(repeats):
         a, b = (body[order[i]] for i in (repeats[0], repeats[0] + 1))
         raise CxrError(
-            f"{path}: lines {a.line} and {b.line} both hold {a.cells[label_column]!r} of image "
+            f"{path}: lines {a.line} and {b.line} both hold {a.cells[label_column]!r} for image "
             f"{names[order[repeats[0]]]}; remove one"
         )
     values = np.full(len(ids) * len(LABELS), np.nan)
@@ -226,12 +231,12 @@ def _long(sheet: Sheet, kind: Kind, label_column: int, value_column: int) -> Tab
 
 
 def _evaluated_by_medmnist(sheet: Sheet, kind: Kind) -> Table:
-    """No header; the image's row in the split, then its 14 numbers."""
+    """No header; the row number in the split, then 14 numbers."""
     path, n_columns = sheet.path, len(sheet.header)
     if n_columns != len(LABELS) + 1 or sheet.number(sheet.header[0]) is None:
         raise CxrError(
             f"{path} has no header and {n_columns} columns; add a header that names the labels "
-            f"(without one, only medmnist's row number and {len(LABELS)} numbers are read)"
+            f"(a file without one must hold medmnist's row number and {len(LABELS)} numbers)"
         )
     sheet = sheet._replace(header=["row number", *LABELS])
     values = np.array([[_value(sheet, r, i, kind) for i in range(n_columns)] for r in sheet.rows])
@@ -239,21 +244,23 @@ def _evaluated_by_medmnist(sheet: Sheet, kind: Kind) -> Table:
 
 
 def _saved_by_medmnist(sheet: Sheet, kind: Kind, split: str) -> Table:
-    """No header; the split, a file name that holds the row in it, then the 14 labels."""
+    """No header; the split, a file name with the row number in the split, then 14 labels."""
     sheet = sheet._replace(header=["split", "file name", *LABELS])
     body, numbers = [], []
     for row in sheet.rows:
         match = SAVED_NAME.fullmatch(row.cells[1])
         if match is None:
             raise CxrError(
-                f"{sheet.path}: line {row.line}: {row.cells[1]!r} is not a name that medmnist's "
-                "save() writes, as in the first line"
+                f"{sheet.path}: line {row.line}: {row.cells[1]!r} is not a file name as written by "
+                "medmnist's save(), unlike that of the first line; correct it"
             )
         if match[1] == split:
             body.append(row)
             numbers.append(float(match[2]))
     if not body:
-        raise CxrError(f"{sheet.path} has no rows of {split}; choose a split with --split")
+        raise CxrError(
+            f"{sheet.path} has no rows of the {split} split; choose another with --split"
+        )
     columns = range(2, len(sheet.header))
     values = np.array([[_value(sheet, row, i, kind) for i in columns] for row in body])
     return _ordered(sheet, kind, body, np.array(numbers), values, _ids(sheet, body, 1))
@@ -270,7 +277,7 @@ def _ordered(
     order = np.argsort(numbers, kind="stable")
     if (numbers[order] != np.arange(len(order))).any():
         raise CxrError(
-            f"{sheet.path}: the row numbers in it must be 0, 1, 2 … without gaps; write it again"
+            f"{sheet.path}: row numbers must be 0, 1, 2 … without gaps; write the file again"
         )
     lines = np.array([row.line for row in body])
     table = Table(
@@ -283,18 +290,18 @@ def _ordered(
 def _table(
     sheet: Sheet, kind: Kind, body: list[Row], values: npt.NDArray[np.float64], used: list[int]
 ) -> Table:
-    """Values with the ids and patients in the columns that hold no values."""
+    """The table of these values, with ids and patients from the unused columns."""
     candidates = _columns(sheet, sheet.body, used)
     chosen, unclear = choose_ids(list(candidates.values()))
-    of_ids = next((i for i, each in candidates.items() if each is chosen), None)
-    of_patients = next((i for i, each in candidates.items() if is_patient(each.name)), None)
+    id_index = next((i for i, each in candidates.items() if each is chosen), None)
+    patient_index = next((i for i, each in candidates.items() if is_patient(each.name)), None)
     return Table(
         sheet.path,
         kind,
         values,
-        None if of_ids is None else _ids(sheet, body, of_ids),
-        None if of_patients is None else _ids(sheet, body, of_patients),
-        id_column=None if of_ids is None else sheet.header[of_ids],
+        None if id_index is None else _ids(sheet, body, id_index),
+        None if patient_index is None else _ids(sheet, body, patient_index),
+        id_column=None if id_index is None else sheet.header[id_index],
         unclear_ids=unclear,
         source=", ".join(sheet.header[i] for i in used),
         lines=np.array([row.line for row in body], np.int64),
@@ -302,7 +309,7 @@ def _table(
 
 
 def _columns(sheet: Sheet, body: list[Row], used: Iterable[int]) -> dict[int, Column]:
-    """The columns that hold no values of labels of either kind."""
+    """The unused columns that hold neither predictions nor labels."""
     names = {
         i: name
         for i, name in enumerate(sheet.header)
@@ -315,16 +322,16 @@ def _columns(sheet: Sheet, body: list[Row], used: Iterable[int]) -> dict[int, Co
 
 
 def _ids(sheet: Sheet, body: list[Row], column: int) -> Texts:
-    """A column of ids or patients, in which every cell must hold something."""
+    """A column of ids or patients, in which no cell may be empty."""
     name = sheet.header[column]
     for row in body:
         n = len(row.cells[column])
         if not n:
-            raise CxrError(f"{sheet.path}: line {row.line} has nothing in {name!r}; add the id")
-        if n > MOST_ID:
+            raise CxrError(f"{sheet.path}: line {row.line}: {name!r} is empty; add the id")
+        if n > MAX_ID_LENGTH:
             raise CxrError(
-                f"{sheet.path}: line {row.line} has {n:,} characters in {name!r}; at most "
-                f"{MOST_ID} are read"
+                f"{sheet.path}: line {row.line}: {name!r} has {n:,} characters; ids may have at "
+                f"most {MAX_ID_LENGTH}"
             )
     return as_ids([row.cells[column] for row in body])
 
@@ -338,6 +345,6 @@ def _value(sheet: Sheet, row: Row, column: int, kind: Kind) -> float:
         return number
     where = f"{sheet.path}: line {row.line}: {sheet.header[column]!r}"
     if cell.endswith("%"):
-        raise CxrError(f"{where} holds {cell!r}; write fractions: divide by 100, without the %")
-    expected = "0 or 1; missing labels are not read yet" if kind == "labels" else "a number"
-    raise CxrError(f"{where} holds {repr(cell) if cell else 'nothing'}; expected {expected}")
+        raise CxrError(f"{where} is {cell!r}; divide by 100 and drop the percent sign")
+    expected = "0 or 1; missing labels are not supported" if kind == "labels" else "a number"
+    raise CxrError(f"{where} is {repr(cell) if cell else 'empty'}; expected {expected}")

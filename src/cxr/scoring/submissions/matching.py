@@ -1,4 +1,4 @@
-"""Predictions and labels of the same images, brought into the same order."""
+"""Match predictions and labels by image and bring them into the same order."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,10 +10,10 @@ from cxr.data.ids import stem
 from cxr.errors import CxrError
 from cxr.scoring.submissions.table import Rows, Table, Texts
 
-By = Literal["id", "stem", "number", "order"]
+MatchMethod = Literal["id", "stem", "number", "order"]
 
-SHOWN = 5  # ids in a note
-IN_WORDS: dict[By, str] = {
+MAX_SHOWN = 5  # ids in a note
+DESCRIPTIONS: dict[MatchMethod, str] = {
     "id": "by id",
     "stem": "by file name without folder and file type",
     "number": "by number without leading zeros",
@@ -27,22 +27,22 @@ class Matched:
 
     predictions: Table
     labels: Table
-    by: By
-    how: str  # in words
+    by: MatchMethod
+    how: str  # description of the matching
     notes: tuple[str, ...] = ()
     n_left_out: Counts = (0, 0)
 
     @property
     def patients(self) -> Texts | None:
         """The patient of each image, if one of the two files holds patients."""
-        known = self.labels.patients
-        return self.predictions.patients if known is None else known
+        patients = self.labels.patients
+        return self.predictions.patients if patients is None else patients
 
 
 class Pairs(NamedTuple):
-    """Rows of the same images in two lists of ids, in the order of the second."""
+    """Rows of the same images in two lists of ids, in the order of the second list."""
 
-    by: By
+    by: MatchMethod
     a: Rows
     b: Rows
 
@@ -52,55 +52,55 @@ def match(
 ) -> Matched:
     """Bring predictions into the order of the labels.
 
-    By id if both files have ids; by order if neither has, if both are columns of one file, or if
-    asked.
+    By id if both files have ids; by row order if neither has, if both are columns of one file, or
+    on request.
 
     Parameters
     ----------
-    by_order : match rows as they stand, whatever ids there are.
-    common : leave out images that only one file has, instead of refusing them.
+    by_order : match by row order, ignoring ids.
+    common : leave out images that only one file has, instead of raising an error.
     """
     if by_order and common:
         raise CxrError(
-            "--by-order and --common exclude each other: --common matches by id; use one"
+            "--by-order and --common can't be combined: --common matches by id; use one of them"
         )
     is_one_file = predictions.path == labels.path
     if is_one_file and predictions.source == labels.source:
         raise CxrError(
-            f"{labels.path}: {labels.source[:200]} can't be both predictions and labels; name the "
-            "file of labels with --labels"
+            f"{labels.path}: {labels.source[:200]} can't be both predictions and labels; give "
+            "the file of labels with --labels"
         )
     if by_order:
-        return _match_by_order(predictions, labels, "as asked with --by-order", is_asked=True)
+        return _match_by_order(predictions, labels, "requested with --by-order", is_requested=True)
     if predictions.ids is not None and labels.ids is not None:
         return _match_by_id(predictions, labels, common)
     if is_one_file:
-        return _match_by_order(predictions, labels, "both are in one file")
+        return _match_by_order(predictions, labels, "predictions and labels are in one file")
     for table, other in ((predictions, labels), (labels, predictions)):
         if table.unclear_ids:
             raise CxrError(f"{table.path}: {table.unclear_ids}, or add --by-order")
         if table.ids is None and other.ids is not None and not other.is_ordered:
             raise CxrError(
-                f"{table.path} has no ids, but {other.path} has ({other.id_column!r}); add ids, or "
-                "add --by-order if both files hold the same images in the same order"
+                f"{table.path} has no ids, but {other.path} does ({other.id_column!r}); add ids, "
+                "or add --by-order if both files hold the same images in the same order"
             )
     return _match_by_order(predictions, labels, "neither file has ids")
 
 
 def pair(a: Texts, b: Texts) -> Pairs:
-    """Which ids of two lists, each without repeats, are of the same images.
+    """Pair the ids of two lists, each without repeats, that belong to the same images.
 
     By the ids as written; else by file names without folder and file type, if these are unique in
-    both lists; else by whole numbers without leading zeros, if these leave nothing over.
+    both lists; else by integers without leading zeros, if these pair all ids.
     """
-    found = _same(a, b, "id", str)
-    if _is_whole(found, a, b):
-        return found
+    by_id = _same(a, b, "id", str)
+    if _is_complete(by_id, a, b):
+        return by_id
     by_stem = _same(a, b, "stem", stem)
     by_number = _same(a, b, "number", _number)
-    if _is_whole(by_number, a, b) and not _is_whole(by_stem, a, b):
+    if _is_complete(by_number, a, b) and not _is_complete(by_stem, a, b):
         return by_number
-    return by_stem if len(by_stem.a) > len(found.a) else found
+    return by_stem if len(by_stem.a) > len(by_id.a) else by_id
 
 
 def _number(text: str) -> str:
@@ -108,38 +108,43 @@ def _number(text: str) -> str:
     return (name.lstrip("0") or "0") if name.isdecimal() else name
 
 
-def _same(a: Texts, b: Texts, by: By, key: Callable[[str], str]) -> Pairs:
-    """Rows with the same keys; none if a key is that of several ids."""
-    nothing = np.empty(0, np.int64)
+def _same(a: Texts, b: Texts, by: MatchMethod, key: Callable[[str], str]) -> Pairs:
+    """Rows with the same keys; none if several ids share a key."""
+    empty = np.empty(0, np.int64)
     keys_a, keys_b = ([key(text) for text in ids.tolist()] for ids in (a, b))
     rows = {text: row for row, text in enumerate(keys_a)}
     if len(rows) < len(keys_a) or len(set(keys_b)) < len(keys_b):
-        return Pairs(by, nothing, nothing)
+        return Pairs(by, empty, empty)
     in_b = np.array([row for row, text in enumerate(keys_b) if text in rows], np.int64)
     return Pairs(by, np.array([rows[keys_b[row]] for row in in_b], np.int64), in_b)
 
 
-def _is_whole(pairs: Pairs, a: Texts, b: Texts) -> bool:
+def _is_complete(pairs: Pairs, a: Texts, b: Texts) -> bool:
     return len(pairs.a) == len(a) and len(pairs.b) == len(b)
 
 
 def _match_by_id(predictions: Table, labels: Table, common: bool) -> Matched:
     predictions, labels = _without_repeats(predictions), _without_repeats(labels)
-    ours, theirs = _ids(predictions), _ids(labels)
-    blank = sorted(set(predictions.without_values) - set(ours))
-    by, in_predictions, in_labels = pair(np.array([*ours, *blank], str), np.array(theirs, str))
-    has_values = in_predictions < len(ours)
+    prediction_ids, label_ids = _ids(predictions), _ids(labels)
+    blank = sorted(set(predictions.without_values) - set(prediction_ids))
+    by, in_predictions, in_labels = pair(
+        np.array([*prediction_ids, *blank], str), np.array(label_ids, str)
+    )
+    has_values = in_predictions < len(prediction_ids)
     n_unpredicted = int((~has_values).sum())
     in_predictions, in_labels = in_predictions[has_values], in_labels[has_values]
-    n_only = (len(ours) - len(in_predictions), len(theirs) - len(in_labels) - n_unpredicted)
+    n_only = (
+        len(prediction_ids) - len(in_predictions),
+        len(label_ids) - len(in_labels) - n_unpredicted,
+    )
     if any(n_only) and not (common and len(in_labels)):
         raise CxrError(_difference(predictions, labels, in_predictions, in_labels, n_only))
     notes = [*predictions.notes, *labels.notes]
     if by != "id" and len(in_labels):
-        a, b = ours[in_predictions[0]], theirs[in_labels[0]]
-        notes.append(f"the ids differ as written: {a!r} was matched with {b!r}")
+        a, b = prediction_ids[in_predictions[0]], label_ids[in_labels[0]]
+        notes.append(f"ids are written differently in the two files: {a!r} was matched with {b!r}")
     if blank:
-        names = ", ".join(blank[:SHOWN]) + (" …" if len(blank) > SHOWN else "")
+        names = ", ".join(blank[:MAX_SHOWN]) + (" …" if len(blank) > MAX_SHOWN else "")
         notes.append(
             f"left out {_images(len(blank))} without predictions in {predictions.path}: {names}"
         )
@@ -152,7 +157,7 @@ def _match_by_id(predictions: Table, labels: Table, common: bool) -> Matched:
         predictions.take(in_predictions),
         labels.take(in_labels),
         by,
-        f"{IN_WORDS[by]}: {_column(predictions)} and {_column(labels)}",
+        f"{DESCRIPTIONS[by]}: {_column(predictions)} and {_column(labels)}",
         tuple(notes),
         (n_only[0] + len(blank), n_only[1] + n_unpredicted),
     )
@@ -162,12 +167,12 @@ def _difference(
     predictions: Table, labels: Table, in_predictions: Rows, in_labels: Rows, n_only: Counts
 ) -> str:
     """Why two files with ids do not hold the same images."""
-    ours, theirs = _ids(predictions), _ids(labels)
+    prediction_ids, label_ids = _ids(predictions), _ids(labels)
     if not len(in_labels):
         return (
-            f"no id in {_column(predictions)}, such as {ours[0]!r}, is in {_column(labels)}, such "
-            f"as {theirs[0]!r}; write the same ids into both files, or add --by-order if both hold "
-            "the same images in the same order"
+            f"no ids match: {_column(predictions)} holds ids such as {prediction_ids[0]!r}, and "
+            f"{_column(labels)} such as {label_ids[0]!r}; use the same ids in both files, or add "
+            "--by-order if both hold the same images in the same order"
         )
     sides = [
         f"{n:,} only in {table.path}, such as {_first_without(table, rows)!r}"
@@ -178,37 +183,38 @@ def _difference(
         if n
     ]
     return (
-        f"{predictions.path} has {_images(len(ours))} and {labels.path} has {len(theirs):,}: "
-        f"{' and '.join(sides)}; add --common to score the {len(in_labels):,} that both files have"
+        f"{predictions.path} has {_images(len(prediction_ids))} and {labels.path} has "
+        f"{len(label_ids):,}: {' and '.join(sides)}; add --common to score the "
+        f"{len(in_labels):,} that both files have"
     )
 
 
-def _match_by_order(predictions: Table, labels: Table, why: str, is_asked: bool = False) -> Matched:
+def _match_by_order(
+    predictions: Table, labels: Table, why: str, is_requested: bool = False
+) -> Matched:
     n, n_labels = len(predictions.values), len(labels.values)
     if predictions.without_values:
         raise CxrError(
-            f"{predictions.path}: no prediction for {predictions.without_values[0]}; rows can be "
-            "matched by order only if every row has its predictions; add ids to both files"
+            f"{predictions.path}: no prediction for {predictions.without_values[0]}; matching by "
+            "row order needs one in every row; add it, or add ids to both files"
         )
     if n != n_labels:
         raise CxrError(
             f"{predictions.path} has {_images(n)} and {labels.path} has {n_labels:,}; matching by "
-            "order needs the same images in the same order in both"
+            "row order needs the same images in the same order in both"
         )
     notes = [*predictions.notes, *labels.notes]
     for what in ("ids", "patients"):
-        ours, theirs = getattr(predictions, what), getattr(labels, what)
-        if ours is None or theirs is None or predictions.path == labels.path:
+        a, b = getattr(predictions, what), getattr(labels, what)
+        if a is None or b is None or predictions.path == labels.path:
             continue
-        differing = [
-            stem(a) != stem(b) for a, b in zip(ours.tolist(), theirs.tolist(), strict=True)
-        ]
-        if any(differing) and not is_asked:
+        differing = [stem(x) != stem(y) for x, y in zip(a.tolist(), b.tolist(), strict=True)]
+        if any(differing) and not is_requested:
             row = differing.index(True)
             raise CxrError(
-                f"{predictions.path} and {labels.path} are not in the same order: the patient of "
-                f"row {row + 1} is {ours[row]} in one and {theirs[row]} in the other; add ids to "
-                "both files, or add --by-order"
+                f"{predictions.path} and {labels.path} are not in the same order: in row {row + 1} "
+                f"the patient is {a[row]} in one and {b[row]} in the other; add ids to both files, "
+                "or add --by-order"
             )
         if any(differing):
             notes.append(f"the files hold different {what} in {sum(differing):,} of {n:,} rows")
@@ -241,7 +247,7 @@ def _first_without(table: Table, rows: Rows) -> str:
 
 
 def _column(table: Table) -> str:
-    name = repr(table.id_column) if table.id_column else "the column without a name"
+    name = repr(table.id_column) if table.id_column else "the unnamed column"
     return f"{name} of {table.path}"
 
 

@@ -1,4 +1,4 @@
-"""A CSV file as rows of text cells, whichever program wrote it."""
+"""Read a CSV file as rows of text cells: encoding, delimiter, comments, blank lines."""
 
 import codecs
 import csv
@@ -12,27 +12,27 @@ from cxr.documents import check_content_is_no_lfs_pointer, read_within
 from cxr.errors import CxrError
 from cxr.labels import canonical
 
-MOST_CSV_BYTES = 2**27  # four times ChestMNIST's 112,120 images with 17 digits a number
-MOST_CELLS = 200  # of a line: labels under several prefixes, and what others add
+MAX_CSV_BYTES = 2**27  # four times ChestMNIST's 112,120 images with 17 digits per number
+MAX_COLUMNS = 200  # room for labels under several prefixes and further columns
 
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-STATED_DELIMITER = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # Excel's first line
+STATED_DELIMITER = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # in Excel's first line
 DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(e[+-]?\d+)?", re.IGNORECASE)
 
 
 class Row(NamedTuple):
-    """One row of a CSV, and the line of the file where it ends."""
+    """One row of a CSV, with the number of the line where it ends."""
 
     line: int
-    cells: list[str]  # without spaces around them
+    cells: list[str]  # stripped of spaces
 
 
 class Sheet(NamedTuple):
-    """All rows of a CSV, each with as many cells as the first."""
+    """All rows of a CSV; each has as many cells as the first."""
 
     path: Path
     header: list[str]
-    rows: list[Row]  # the first one is that of the header
+    rows: list[Row]  # including the header
     delimiter: str
 
     @property
@@ -41,14 +41,14 @@ class Sheet(NamedTuple):
         return self.rows[1:]
 
     def number(self, cell: str) -> float | None:
-        """What a cell says as a number; decimal commas count if commas don't separate cells."""
+        """A cell as a number, or None; allows decimal commas if commas don't separate cells."""
         if self.delimiter != "," and DECIMAL_COMMA.fullmatch(cell):
             cell = cell.replace(",", ".")
         return number(cell)
 
 
 def number(cell: str) -> float | None:
-    """What a cell says as a number; `00000013_005`, which Python reads as one, is an id of NIH."""
+    """A cell as a number, or None; `00000013_005`, a number to Python, is an id of NIH."""
     try:
         return None if "_" in cell else float(cell)
     except ValueError:
@@ -56,16 +56,16 @@ def number(cell: str) -> float | None:
 
 
 def read(path: Path) -> Sheet:
-    """The rows of a CSV file, without blank ones and comments; CxrError if it is not one."""
+    """The rows of a CSV file without blank lines and comments; CxrError if it can't be read."""
     try:
-        text = _decoded(path, read_within(path, MOST_CSV_BYTES))  # not by lines: one may not end
+        text = _decoded(path, read_within(path, MAX_CSV_BYTES))  # whole: a line may be endless
     except FileNotFoundError:
         raise CxrError(f"{path} does not exist; check the path") from None
     except IsADirectoryError:
         raise CxrError(f"{path} is a folder; expected an npz, npy or CSV file") from None
     except OSError as error:
         raise CxrError(f"{path} can't be read: {error.strerror}") from None
-    except ValueError as error:  # too many bytes, or a name that no file has
+    except ValueError as error:  # too many bytes, or an invalid file name
         raise CxrError(f"{path} can't be read: {error}") from None
     lines = io.StringIO(text, newline="")
     first, n_before, delimiter = _first_line(lines)
@@ -82,7 +82,7 @@ def read(path: Path) -> Sheet:
             f"{csv.field_size_limit():,} characters; check for a missing quotation mark"
         ) from None
     if not rows:
-        raise CxrError(f"{path} is empty; expected a header and a row per image")
+        raise CxrError(f"{path} is empty; expected a header and one row per image")
     _check_widths(path, rows)
     return Sheet(path, rows[0].cells, rows, delimiter)
 
@@ -95,13 +95,13 @@ def _decoded(path: Path, content: bytes) -> str:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise CxrError(
-            f"{path}: line {line} is not text in {encoding.upper().removesuffix('-SIG')}; save the "
+            f"{path}: line {line} is not valid {encoding.upper().removesuffix('-SIG')}; save the "
             "file as npz, npy, or CSV in UTF-8"
         ) from None
 
 
 def _first_line(lines: io.StringIO) -> tuple[str, int, str]:
-    """The first line that is not blank or a comment, the number of lines before it, a delimiter."""
+    """The first line that is neither blank nor a comment, its index, and the delimiter."""
     stated = None
     for n_before, line in enumerate(lines):
         if match := STATED_DELIMITER.fullmatch(line):
@@ -112,21 +112,21 @@ def _first_line(lines: io.StringIO) -> tuple[str, int, str]:
 
 
 def _is_comment(line: str) -> bool:
-    """Whether a line starts with #; one that names a label is a header behind a #."""
+    """Whether a line starts with #, unless it names a label: then it is a header."""
     words = re.split(r'[,;\t"]', line)
     return line.lstrip(' "').startswith("#") and not any(map(canonical, words))
 
 
 def _delimiter(line: str) -> str:
-    """Comma, semicolon or tab: whichever separates the most cells."""
+    """Comma, semicolon or tab, whichever gives the most cells."""
     return max(",;\t", key=lambda each: len(next(csv.reader([line], delimiter=each), [])))
 
 
 def _check_widths(path: Path, rows: list[Row]) -> None:
-    """Cut empty cells beyond the header off; CxrError for rows that differ from it otherwise."""
+    """Drop empty cells beyond the header; CxrError if a row still has another length."""
     width = len(rows[0].cells)
-    if width > MOST_CELLS:
-        raise CxrError(f"{path} has {width:,} columns; at most {MOST_CELLS} are read")
+    if width > MAX_COLUMNS:
+        raise CxrError(f"{path} has {width:,} columns; the maximum is {MAX_COLUMNS}")
     for row in rows:
         if len(row.cells) < width or any(row.cells[width:]):
             raise CxrError(

@@ -1,4 +1,4 @@
-"""Predictions or labels as one table, whatever file they were read from."""
+"""The table of predictions or labels that every file format is read into."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,45 +17,45 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Table:
-    """One number for each label of each image."""
+    """One value per image and label."""
 
     path: Path
     kind: Kind
     values: npt.NDArray[np.float64]  # (N, L)
     ids: Texts | None  # (N,), as written
     patients: Texts | None  # (N,)
-    id_column: str | None = None  # column of a CSV or array of an npz that holds the ids
-    unclear_ids: str | None = None  # why no column was chosen, in a file that seems to have ids
-    source: str = ""  # columns or array that hold the values
-    lines: Rows | None = None  # (N,), of a CSV, where each row ends
-    is_ordered: bool = False  # the file itself states the position of each row in the split
-    without_values: tuple[str, ...] = ()  # ids of rows that hold no prediction
+    id_column: str | None = None  # the CSV column or npz array of the ids
+    unclear_ids: str | None = None  # why none was chosen, if the file may have ids
+    source: str = ""  # columns or array of the values
+    lines: Rows | None = None  # (N,), lines of a CSV where the rows end
+    is_ordered: bool = False  # the file states each row's position in the split
+    without_values: tuple[str, ...] = ()  # ids of rows without predictions
     notes: tuple[str, ...] = ()
 
     def image(self, row: int) -> str:
-        """How to name an image to people."""
+        """The image of a row, as named in messages."""
         return self.where(row) if self.ids is None else f"image {self.ids[row]}"
 
     def where(self, row: int) -> str:
-        """The line of a CSV, the row of an array."""
+        """The line of a CSV or the row of an array."""
         return f"row {row + 1}" if self.lines is None else f"line {self.lines[row]}"
 
     def take(self, rows: Rows) -> Self:
-        """The table of these rows in this order."""
+        """The table of these rows, in this order."""
 
-        def taken(column: npt.NDArray[Any] | None) -> npt.NDArray[Any] | None:
+        def select(column: npt.NDArray[Any] | None) -> npt.NDArray[Any] | None:
             return None if column is None else column[rows]
 
         return replace(
             self,
             values=self.values[rows],
-            ids=taken(self.ids),
-            patients=taken(self.patients),
-            lines=taken(self.lines),
+            ids=select(self.ids),
+            patients=select(self.patients),
+            lines=select(self.lines),
         )
 
     def check_probabilities(self) -> None:
-        """CxrError with a fix if a number is not finite or a probability is not in 0 to 1."""
+        """CxrError with a fix if a value is not finite or a probability is not in [0, 1]."""
         self._check_finite("a finite number")
         wrong = np.argwhere((self.values < 0) | (self.values > 1))
         if self.kind != "probs" or not len(wrong):
@@ -67,22 +67,22 @@ class Table:
         elif 2 < self.values.max() <= 100:
             fix = "if the numbers are percentages, divide them by 100"
         else:
-            fix = "correct the number"
+            fix = "correct the value"
         raise CxrError(f"{self._cell(*wrong[0])}; expected a probability from 0 to 1; {fix}")
 
     def check_labels(self) -> None:
         """CxrError with a fix if a label is not 0 or 1."""
-        self._check_finite("0 or 1; missing labels are not read yet")
+        self._check_finite("0 or 1; missing labels are not supported")
         wrong = np.argwhere((self.values != 0) & (self.values != 1))
         if len(wrong):
             row, label = wrong[0]
             uncertain = self.values[row, label] == -1
-            hint = "; uncertain labels (-1) are not read yet" if uncertain else ""
+            hint = "; uncertain labels (-1) are not supported" if uncertain else ""
             raise CxrError(f"{self._cell(row, label)}; expected 0 or 1{hint}")
 
     def _check_finite(self, expected: str) -> None:
         if not len(self.values):
-            raise CxrError(f"{self.path} has no rows; expected a row per image")
+            raise CxrError(f"{self.path} has no rows; expected one row per image")
         wrong = np.argwhere(~np.isfinite(self.values))
         if len(wrong):
             n = f" ({len(wrong):,} such values)" if len(wrong) > 1 else ""

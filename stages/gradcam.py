@@ -198,7 +198,7 @@ def labels_shown(run: stage.Stage, case: ImageCase, model_outputs: list[ModelOut
     if run.params.gradcam.labels == "all":
         return list(range(len(LABELS)))
     ratios = np.max([output.probs / output.thresholds for output in model_outputs], axis=0)
-    ratios = np.nan_to_num(ratios, nan=-1)  # never positive without a threshold
+    ratios = np.nan_to_num(ratios, nan=-1)  # no predicted positives without a threshold
     highest = np.argsort(-ratios, kind="stable").tolist()
     false_positives = [i for i in highest if case.truth[i] == 0 and ratios[i] >= 1]
     present = np.flatnonzero(case.truth).tolist()

@@ -106,12 +106,12 @@ def draw_pairs(origin: Origin, path: Path) -> None:
 def show_hard_examples(origin: Origin, path: Path) -> None:
     labels, models, _ = evaluated()
     probs = {name: model.probs for name, model in models.items()}
-    found = find_hard_examples(labels, list(probs.values()), 20)
+    examples = find_hard_examples(labels, list(probs.values()), 20)
     images = np.random.default_rng(RNG_SEED).integers(0, 256, (200, 28, 28), dtype=np.uint8)
-    at = found.index
-    names = [f"#{i}" for i in at]
-    those = {name: each[at] for name, each in probs.items()}
-    figures.hard_examples(found, images[at], labels[at], those, names, origin, path)
+    index = examples.index
+    names = [f"#{i}" for i in index]
+    probs = {name: of_model[index] for name, of_model in probs.items()}
+    figures.hard_examples(examples, images[index], labels[index], probs, names, origin, path)
 
 
 Draw = Callable[[Origin, Path], None]

@@ -156,7 +156,7 @@ def label_pairs(
 
 
 def hard_examples(
-    found: HardExamples,
+    examples: HardExamples,
     images: npt.NDArray[np.uint8],
     labels: Labels,
     probs: dict[str, Floats],
@@ -168,7 +168,7 @@ def hard_examples(
 
     Parameters
     ----------
-    images : (K, H, W), of `found`.
+    images : (K, H, W), of `examples`.
     labels : (K, L).
     probs : by model, (K, L).
     names : names of the images, (K,).
@@ -177,7 +177,7 @@ def hard_examples(
     panels = figure.subplots(4, 6).ravel()
     for axes in panels:
         axes.axis("off")
-    for i, label in enumerate(found.label):
+    for i, label in enumerate(examples.label):
         axes = panels[i]
         axes.imshow(images[i], cmap="gray", vmin=0, vmax=255)
         present = [name for name, y in zip(LABELS, labels[i], strict=True) if y]
@@ -185,7 +185,7 @@ def hard_examples(
         truth = "yes" if labels[i, label] else "no"
         findings = fill(", ".join(present), 40) or "no finding"
         axes.set_title(
-            f"{names[i]}  loss {found.loss[i]:.2f}\n{findings}\n"
+            f"{names[i]}  loss {examples.loss[i]:.2f}\n{findings}\n"
             f"{LABELS[label]}: {truth}, p = {of_models}",
             fontsize=7.5,
         )

@@ -1,1 +1,1 @@
-"""How fast the heavy parts are: ratios to what one would write first, in one run on one machine."""
+"""Benchmarks of the expensive parts, relative to a straightforward implementation."""

@@ -1,7 +1,7 @@
-"""Resampling all of a test split's AUROCs and average precisions, against a loop over sklearn.
+"""Bootstrap of all AUROCs and average precisions of a test split, compared to a scikit-learn loop.
 
-ChestMNIST's size: 22,433 images, 14 labels, three models, 2,000 resamples. The loop is timed on
-some resamples of one label of one model and extrapolated, since all of it takes ten minutes.
+The size is ChestMNIST's: 22,433 images, 14 labels, three models, 2,000 resamples. The loop is
+timed on a few resamples of one label and model and extrapolated, because it takes ten minutes.
 """
 
 import time
@@ -20,7 +20,7 @@ POSITIVES = (2420, 582, 2754, 3938, 1133, 1335, 242, 1089, 957, 413, 509, 362, 7
 def measure(timed: int) -> list[Row]:
     """Parameters
     ----------
-    timed : resamples of the loop that are timed.
+    timed : number of resamples of the loop to time.
     """
     rng = np.random.default_rng(0)
     labels = np.zeros((N, len(POSITIVES)), np.uint8)
@@ -48,11 +48,9 @@ def measure(timed: int) -> list[Row]:
         roc_auc_score(y[rows], column[rows])
         average_precision_score(y[rows], column[rows])
     loop = (time.perf_counter() - start) / timed * RESAMPLES * labels.shape[1] * MODELS
-    note = f"from {timed} resamples of one label"
+    note = f"extrapolated from {timed} resamples of one label"
     return [
-        Row(
-            "bootstrap, against a loop over sklearn", ours, loop, "s", (loop / ours,), 20, note=note
-        ),
-        Row.of_a_bar("bootstrap, of 30 s", ours, 30),
-        Row.of_a_bar("DeLong, of 1 s", delong, 1),
+        Row("bootstrap vs. loop over scikit-learn", ours, loop, "s", (loop / ours,), 20, note=note),
+        Row.with_limit("bootstrap, limit 30 s", ours, 30),
+        Row.with_limit("DeLong, limit 1 s", delong, 1),
     ]

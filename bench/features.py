@@ -1,4 +1,4 @@
-"""SqueezeNet with a frozen backbone: features once, against a forward pass in every epoch."""
+"""SqueezeNet with a frozen backbone: features computed once or in every epoch."""
 
 import time
 from statistics import median
@@ -20,11 +20,11 @@ from cxr.training.checkpoint import NoCheckpoint
 from cxr.training.feed import FeatureBatches
 
 TRAIN, VAL, EPOCHS, BATCH = 78_468, 11_219, 10, 128
-SECOND_RUN = 60  # seconds: the features are there, and no backbone is run
+SECOND_RUN = 60  # limit in seconds with existing features, without running the backbone
 
 
 def measure(params: Params, n: int, turns: int) -> list[Row]:
-    """The forward rates on `n` images; ten epochs at full size computed from them."""
+    """Time the forward pass on `n` images, and extrapolate to ten epochs at full size."""
     hyper = cast(
         squeezenet.Hyper, models.hyper_parameters("squeezenet", params.train.block("squeezenet"))
     )
@@ -46,28 +46,28 @@ def measure(params: Params, n: int, turns: int) -> list[Row]:
     seconds = in_turns({"ours": ours, "theirs": theirs}, turns)
     epochs = EPOCHS * _head_epoch(params, hyper)
     both = TRAIN + VAL
-    all_ours = [each / n * both + epochs for each in seconds["ours"]]
-    all_theirs = [each / n * both * EPOCHS for each in seconds["theirs"]]
+    all_ours = [forward / n * both + epochs for forward in seconds["ours"]]
+    all_theirs = [forward / n * both * EPOCHS for forward in seconds["theirs"]]
     forward = tuple(b / a for a, b in zip(seconds["ours"], seconds["theirs"], strict=True))
     ten = tuple(b / a for a, b in zip(all_ours, all_theirs, strict=True))
-    note = f"from the rates on {n:,} images"
-    once = median(seconds["ours"]), median(seconds["theirs"])
-    tenfold = median(all_ours), median(all_theirs)
+    note = f"extrapolated from {n:,} images"
+    medians = median(seconds["ours"]), median(seconds["theirs"])
+    medians_of_ten = median(all_ours), median(all_theirs)
     return [
-        Row("SqueezeNet, forward at 224 px", *once, "s", forward, least=3),
-        Row("SqueezeNet, ten epochs, all in", *tenfold, "s", ten, least=25, note=note),
-        Row.of_a_bar("SqueezeNet, ten epochs with another rate", epochs, SECOND_RUN),
+        Row("SqueezeNet, forward pass at 224 px", *medians, "s", forward, least=3),
+        Row("SqueezeNet, ten epochs in total", *medians_of_ten, "s", ten, least=25, note=note),
+        Row.with_limit("SqueezeNet, ten epochs with existing features", epochs, SECOND_RUN),
     ]  # fmt: skip
 
 
 def _head_epoch(params: Params, hyper: squeezenet.Hyper) -> float:
-    """Seconds of an epoch on the features, at full size, validation included."""
+    """Seconds per epoch on stored features at full size, including validation."""
     head = nn.Linear(512, len(LABELS))
     values, labels = torch.randn(TRAIN, 512), (torch.rand(TRAIN, len(LABELS)) < 0.05).float()
     examples = loop.Examples(FeatureBatches(values), labels)
-    course = loop.Trainer(head, examples, params.train.protocol, hyper, seed=0)
+    trainer = loop.Trainer(head, examples, params.train.protocol, hyper, seed=0)
     start = time.perf_counter()
-    course.train_one_epoch(lambda done, total: None, NoCheckpoint())
+    trainer.train_one_epoch(lambda done, total: None, NoCheckpoint())
     with torch.no_grad():
         F.linear(values[:VAL], head.weight, head.bias)
     return time.perf_counter() - start

@@ -1,8 +1,9 @@
-"""Ten epochs of each model at full size on a GPU, and what the card's own rates would allow.
+"""Ten epochs of each model at full size on a GPU, compared to the limits of the GPU.
 
-A step's bound is the longer of two times: its products and convolutions at the rate of a large
-product, and its bytes at the rate of a large copy. The bytes are what the step keeps for the way
-back, written once and read once, and the weights, their gradients and AdamW's two means.
+The lower bound of a step is the longer of two times: its matrix products and convolutions at the
+speed of a large matrix product, and its memory traffic at the speed of a large copy. The traffic
+is the activations saved for the backward pass, written and read once, and the weights, their
+gradients and AdamW's two moments.
 """
 
 import math
@@ -32,9 +33,9 @@ from cxr.training import features, loop
 from cxr.training.checkpoint import NoCheckpoint
 from cxr.training.feed import Batches, FeatureBatches, ImageBatches
 
-TRAIN, VAL, EPOCHS, MOST_SECONDS = 78_468, 11_219, 10, 60
+TRAIN, VAL, EPOCHS, MAX_SECONDS = 78_468, 11_219, 10, 60
 STATISTICS = Statistics(0.5, 0.25)
-BYTES_OF_A_WEIGHT = 4 * 9  # read twice; a gradient written and read; two means and it itself new
+BYTES_PER_WEIGHT = 4 * 9  # weight read twice and written, gradient and two moments read and written
 
 
 Images = npt.NDArray[np.uint8]  # (N, 28, 28)
@@ -42,15 +43,15 @@ Images = npt.NDArray[np.uint8]  # (N, 28, 28)
 
 @dataclass(frozen=True)
 class Card:
-    """Rates that were measured."""
+    """Measured speed of the GPU."""
 
-    flops: float  # of a product of large bf16 matrices, operations a second
-    bandwidth: float  # of a large copy, bytes read and written a second
+    flops: float  # operations per second in a product of large bf16 matrices
+    bandwidth: float  # bytes read and written per second in a large copy
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """What ran on the card in an epoch, copies included."""
+    """Kernels that ran on the GPU in an epoch, including copies."""
 
     n: int
     seconds: float
@@ -58,7 +59,7 @@ class Kernels:
 
 @dataclass(frozen=True)
 class Learner:
-    """A model about to be trained."""
+    """A model with its data and hyperparameters."""
 
     name: str
     network: nn.Module
@@ -69,12 +70,12 @@ class Learner:
 
 
 def measure(params: Params) -> list[Row]:
-    """The rows, and lines with each model's images a second and the share of busy time."""
+    """Train every model and compare it to its lower bound; notes have images/s and GPU use."""
     device = torch.device("cuda")
-    card = rates(device)
-    protocol = params.train.protocol.model_copy(update={"epochs": EPOCHS, "patience": EPOCHS})
+    card = measure_card(device)
+    recipe = params.train.protocol.model_copy(update={"epochs": EPOCHS, "patience": EPOCHS})
     params = params.model_copy(
-        update={"train": params.train.model_copy(update={"protocol": protocol})}
+        update={"train": params.train.model_copy(update={"protocol": recipe})}
     )
     images, labels = {}, {}
     for split, n in (("train", TRAIN), ("val", VAL)):
@@ -93,18 +94,17 @@ def measure(params: Params) -> list[Row]:
     rows.append(_backbone_row(params, images["train"], device, card, seconds / n))
     seconds, row = _train(learner, params, card)
     total += seconds
-    what = f"three models, {EPOCHS} epochs each, features included"
-    return [*rows, row, Row.of_a_bar(what, total, MOST_SECONDS)]
+    what = f"three models, {EPOCHS} epochs each, including features"
+    return [*rows, row, Row.with_limit(what, total, MAX_SECONDS)]
 
 
-def rates(device: torch.device) -> Card:
-    """Of this card, measured now."""
+def measure_card(device: torch.device) -> Card:
     a = torch.randn(8192, 8192, device=device, dtype=torch.bfloat16)
     free, _ = torch.cuda.mem_get_info(device)
-    big, other = torch.empty(2, min(2**31, free // 4), device=device, dtype=torch.uint8)
+    source, target = torch.empty(2, min(2**31, free // 4), device=device, dtype=torch.uint8)
     product = _median_seconds(lambda: torch.mm(a, a))
-    copy = _median_seconds(lambda: other.copy_(big))
-    return Card(2 * 8192**3 / product, 2 * len(big) / copy)
+    copy = _median_seconds(lambda: target.copy_(source))
+    return Card(2 * 8192**3 / product, 2 * len(source) / copy)
 
 
 def _median_seconds(work: Callable[[], object], n: int = 10) -> float:
@@ -144,7 +144,7 @@ def _of_features(
     labels: dict[str, Tensor],
     device: torch.device,
 ) -> tuple[Learner, float]:
-    """SqueezeNet's head, and the seconds that the features took."""
+    """SqueezeNet's head on features, and the seconds for computing the features."""
     hyper = cast(
         squeezenet.Hyper, models.hyper_parameters("squeezenet", params.train.block("squeezenet"))
     )
@@ -152,76 +152,77 @@ def _of_features(
     torch.manual_seed(0)
     backbone = squeezenet1_1().features
     start = time.perf_counter()
-    found: dict[str, Batches] = {}
+    inputs: dict[str, Batches] = {}
     for split, values in images.items():
         pooled = features.compute(backbone, values, spec, device, False, lambda done, of: None)
-        found[split] = FeatureBatches(torch.from_numpy(pooled).to(device))
+        inputs[split] = FeatureBatches(torch.from_numpy(pooled).to(device))
     torch.cuda.synchronize()
     seconds = time.perf_counter() - start
     head = nn.Linear(squeezenet.N_FEATURES, len(LABELS)).to(device)
-    examples = {split: loop.Examples(found[split], labels[split]) for split in found}
+    examples = {split: loop.Examples(inputs[split], labels[split]) for split in inputs}
     return Learner("squeezenet", head, head, examples["train"], examples["val"], hyper), seconds
 
 
 def _train(learner: Learner, params: Params, card: Card) -> tuple[float, Row]:
-    """Seconds of all epochs' training, and a row with an epoch's beside its bound."""
-    protocol = params.train.protocol
-    bound = _bound(learner, protocol.batch_size, card)
+    """Seconds of training in all epochs, and a row that compares an epoch to its lower bound."""
+    recipe = params.train.protocol
+    bound = _bound(learner, recipe.batch_size, card)
     state = {key: value.clone() for key, value in learner.network.state_dict().items()}
     started = time.perf_counter()
     fit = loop.fit(
-        learner.network, learner.head, learner.train, learner.val, protocol, learner.hyper,
+        learner.network, learner.head, learner.train, learner.val, recipe, learner.hyper,
         params.seed, lambda epoch: None, lambda done, of: None, NoCheckpoint(),
     )  # fmt: skip
-    all_in = time.perf_counter() - started
+    total = time.perf_counter() - started
     seconds = [epoch.seconds for epoch in fit.history]
     epoch = float(np.median(seconds))
     learner.network.load_state_dict(state)
     kernels = _kernels(learner, params)
-    per_step = kernels.n / steps(protocol.batch_size)
-    best = max(each.val_macro_auroc for each in fit.history)
+    per_step = kernels.n / steps_per_epoch(recipe.batch_size)
+    best = max(epoch.val_macro_auroc for epoch in fit.history)
     note = (
-        f"{TRAIN / epoch:,.0f} images/s, {per_step:.0f} kernels a step, GPU busy "
-        f"{kernels.seconds / epoch:.0%}; ten epochs {sum(seconds):.1f} s, {all_in:.1f} s with "
+        f"{TRAIN / epoch:,.0f} images/s, {per_step:.0f} kernels per step, GPU busy "
+        f"{kernels.seconds / epoch:.0%}; ten epochs {sum(seconds):.1f} s, {total:.1f} s with "
         f"validation, AUROC {best:.3f}"
     )
     ratio = epoch / bound
     return sum(seconds), Row(
-        f"{learner.name}, an epoch against its bound", epoch, bound, "s", (ratio,), note=note
+        f"{learner.name}, epoch vs. lower bound", epoch, bound, "s", (ratio,), note=note
     )
 
 
-def steps(batch_size: int) -> int:
-    """Of an epoch."""
+def steps_per_epoch(batch_size: int) -> int:
     return math.ceil(TRAIN / batch_size)
 
 
 def _kernels(learner: Learner, params: Params) -> Kernels:
-    """Of an epoch that replays recorded steps; one stream runs them one after the other."""
-    course = loop.Trainer(
+    """Kernels of an epoch that replays a CUDA graph; they run one by one on one stream."""
+    trainer = loop.Trainer(
         learner.network, learner.train, params.train.protocol, learner.hyper, params.seed
     )
 
     def epoch() -> None:
-        course.train_one_epoch(lambda done, of: None, NoCheckpoint())
-        course.end_epoch(0.0, np.zeros((VAL, len(LABELS)), np.float32), learner.val, NoCheckpoint())
+        logits = np.zeros((VAL, len(LABELS)), np.float32)
+        trainer.train_one_epoch(lambda done, of: None, NoCheckpoint())
+        trainer.end_epoch(0.0, logits, learner.val, NoCheckpoint())
 
     epoch()
-    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         epoch()
         torch.cuda.synchronize()
-    of_device = [each for each in seen.key_averages() if each.self_device_time_total > 0]
-    seconds = sum(each.self_device_time_total for each in of_device) / 1e6
-    return Kernels(sum(each.count for each in of_device), float(seconds))
+    kernels = [event for event in profiler.key_averages() if event.self_device_time_total > 0]
+    seconds = sum(event.self_device_time_total for event in kernels) / 1e6
+    return Kernels(sum(event.count for event in kernels), float(seconds))
 
 
 def _bound(learner: Learner, batch_size: int, card: Card) -> float:
-    """Seconds of an epoch: the longer of its operations' and its bytes' time."""
-    kept: dict[int, int] = {}
+    """Lower bound of the seconds per epoch, from operations or memory traffic."""
+    saved_bytes: dict[int, int] = {}  # by address, of activations for the backward pass
 
-    def note(value: Tensor) -> Tensor:
+    def record(value: Tensor) -> Tensor:
         storage = value.untyped_storage()
-        kept[storage.data_ptr()] = min(storage.nbytes(), value.numel() * value.element_size())
+        n_bytes = min(storage.nbytes(), value.numel() * value.element_size())
+        saved_bytes[storage.data_ptr()] = n_bytes
         return value
 
     index = torch.arange(batch_size, device=learner.train.labels.device)
@@ -230,16 +231,16 @@ def _bound(learner: Learner, batch_size: int, card: Card) -> float:
     with FlopCounterMode(display=False) as counter:
         with (
             torch.autocast("cuda", dtype=torch.bfloat16),
-            saved_tensors_hooks(note, lambda value: value),
+            saved_tensors_hooks(record, lambda value: value),
         ):
             loss = F.binary_cross_entropy_with_logits(learner.network(x), y)
         loss.backward()
     learner.network.zero_grad(set_to_none=True)
     weights = sum(p.numel() for p in learner.network.parameters())
-    n_bytes = 2 * sum(kept.values()) + weights * BYTES_OF_A_WEIGHT
+    n_bytes = 2 * sum(saved_bytes.values()) + weights * BYTES_PER_WEIGHT
     operations = counter.get_total_flops()
-    print(f"{learner.name}: a step has {operations / 1e9:.2f} GFLOP and {n_bytes / 1e6:.0f} MB")
-    return steps(batch_size) * max(operations / card.flops, n_bytes / card.bandwidth)
+    print(f"{learner.name}: {operations / 1e9:.2f} GFLOP and {n_bytes / 1e6:.0f} MB per step")
+    return steps_per_epoch(batch_size) * max(operations / card.flops, n_bytes / card.bandwidth)
 
 
 def _backbone_row(
@@ -249,7 +250,7 @@ def _backbone_row(
     card: Card,
     seconds: float,
 ) -> Row:
-    """An image's pass through the frozen backbone; its bytes are every layer's output once."""
+    """The frozen backbone's forward pass per image; its traffic is every layer's output once."""
     size = features.BATCH["cuda"]
     backbone = squeezenet1_1().features.to(device, memory_format=torch.channels_last).eval()
     x = torch.randn(size, 3, 224, 224, device=device).contiguous(memory_format=torch.channels_last)
@@ -270,6 +271,6 @@ def _backbone_row(
         backbone(x)
     bound = max(counter.get_total_flops() / card.flops, n_bytes / card.bandwidth) / size
     return Row(
-        "squeezenet, features of an image against their bound", seconds, bound, "s",
+        "squeezenet, features per image vs. lower bound", seconds, bound, "s",
         (seconds / bound,), note=f"{1 / seconds:,.0f} images/s",
     )  # fmt: skip

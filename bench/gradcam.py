@@ -1,6 +1,6 @@
-"""Grad-CAM of all 14 labels by the CNN, against pytorch-grad-cam, a label at a time.
+"""Grad-CAM of all 14 labels with the CNN, compared to pytorch-grad-cam, one label at a time.
 
-Both end in maps of the image's size.
+Both produce maps of the image's size.
 """
 
 import torch
@@ -17,7 +17,7 @@ BATCH = 64
 
 
 def measure(params: Params, n: int, turns: int) -> list[Row]:
-    """Maps of `n` images."""
+    """Time the maps of `n` images."""
     torch.manual_seed(0)
     hyper = models.hyper_parameters("cnn", params.train.block("cnn"))
     network = models.build("cnn", hyper, 28, 1, len(LABELS)).eval()
@@ -36,4 +36,4 @@ def measure(params: Params, n: int, turns: int) -> list[Row]:
 
     seconds = in_turns({"ours": ours, "theirs": theirs}, turns)
     what = f"Grad-CAM, {n:,} images x {len(LABELS)} labels"
-    return [faster(what, seconds["ours"], seconds["theirs"], 5, "against pytorch-grad-cam")]
+    return [faster(what, seconds["ours"], seconds["theirs"], 5, "vs. pytorch-grad-cam")]

@@ -1,7 +1,7 @@
-"""How the cost of every stage grows with the data and with the size of its images.
+"""Time and memory of every stage by number and size of images.
 
-`python -m bench.growth` takes ten minutes: seconds of the whole process and megabytes above a bare
-`import torch`, on phantoms of 1, 2, 4 and 8 times as many images, and of 28, 64 and 128 px.
+`python -m bench.growth` takes ten minutes. It reports seconds of the whole process and megabytes
+above `import torch`, on phantoms of 1, 2, 4 and 8 times as many images, and of 28, 64 and 128 px.
 """
 
 import tempfile
@@ -14,9 +14,9 @@ from rich.table import Table
 from bench import stages
 from bench.memory import ONE_PASS
 
-N, TIMES = 5000, (1, 2, 4, 8)  # training images; validation and test have their share of them
+N, TIMES = 5000, (1, 2, 4, 8)  # training images; validation and test are in proportion
 SMALL_N, SIZES = 2000, (28, 64, 128)
-PATCHES = 8  # about so many in a row: a ViT's cost is its tokens'
+PATCHES = 8  # approximate patches per row, because a ViT's cost depends on the number of tokens
 
 
 def main() -> None:
@@ -39,8 +39,8 @@ def _costs(n: int, size: int, torch: stages.Cost) -> dict[str, str]:
         "train.squeezenet.image_size": 64,
         "train.vit.patch": max(4, size // PATCHES),
     }
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place, "project")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary, "project")
         stages.clone(folder, changes)
         costs = {stage: stages.run(stage, folder) for stage in stages.ORDER}
     return {
@@ -50,10 +50,10 @@ def _costs(n: int, size: int, torch: stages.Cost) -> dict[str, str]:
 
 
 def _table(title: str, columns: dict[str, dict[str, str]]) -> Table:
-    shown = Table("stage", *columns, title=title)
+    costs = Table("stage", *columns, title=title)
     for stage in stages.ORDER:
-        shown.add_row(stage, *(column[stage] for column in columns.values()))
-    return shown
+        costs.add_row(stage, *(column[stage] for column in columns.values()))
+    return costs
 
 
 if __name__ == "__main__":

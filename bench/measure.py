@@ -1,4 +1,4 @@
-"""Timing two ways of doing the same in turns, and a ratio with its bar."""
+"""Timing of alternatives in turns, and ratios with targets."""
 
 import time
 from collections.abc import Callable
@@ -11,21 +11,21 @@ Work = Callable[[], None]
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: a ratio, and the bar that it must reach or stay below."""
+    """One line of the table: a ratio and its target."""
 
     what: str
     ours: float  # median, in `unit`
-    theirs: float
+    theirs: float  # median of the baseline, or a limit
     unit: str
-    ratios: tuple[float, ...]  # of each turn
-    least: float | None = None  # the bar where much is good
-    most: float | None = None  # the bar where little is good
+    ratios: tuple[float, ...]  # one per run
+    least: float | None = None  # the target if higher is better
+    most: float | None = None  # the target if lower is better
     note: str = ""
 
     @classmethod
-    def of_a_bar(cls, what: str, ours: float, bar: float, unit: str = "s") -> "Row":
-        """A number that must not be above a bar, rather than a ratio to what others do."""
-        return cls(what, ours, bar, unit, (ours / bar,), most=1)
+    def with_limit(cls, what: str, ours: float, limit: float, unit: str = "s") -> "Row":
+        """A measurement with an absolute limit instead of a baseline."""
+        return cls(what, ours, limit, unit, (ours / limit,), most=1)
 
     @property
     def ratio(self) -> float:
@@ -33,21 +33,21 @@ class Row:
 
     @property
     def holds(self) -> bool | None:
-        """Whether the bar is reached; None of a row that has none."""
+        """Whether the target is met; None without a target."""
         if self.least is not None:
             return self.ratio >= self.least
         return self.ratio <= self.most if self.most is not None else None
 
     @property
-    def bar(self) -> str:
-        """For a person; empty where there is none."""
+    def target(self) -> str:
+        """The target as text; empty without a target."""
         if self.least is not None:
             return f"at least {self.least:g}"
         return f"at most {self.most:g}" if self.most is not None else ""
 
     @property
-    def misses_widely(self) -> bool:
-        """By more than noise explains: half of what was asked, or twice of what was allowed."""
+    def misses_by_factor_two(self) -> bool:
+        """Whether the ratio misses its target by more than a factor of two (more than noise)."""
         if self.least is not None:
             return self.ratio < self.least / 2
         return self.most is not None and self.ratio > self.most * 2
@@ -57,9 +57,9 @@ class Row:
 
 
 def in_turns(works: dict[str, Work], turns: int, warm_up: bool = True) -> dict[str, list[float]]:
-    """Seconds of each way, one after the other, `turns` times; what comes and goes hits all.
+    """Time each function in turn, `turns` times, so that disturbances affect all equally.
 
-    Each is done once before, untimed, to warm up.
+    With `warm_up`, each function first runs once untimed.
     """
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for work in works.values() if warm_up else ():
@@ -73,14 +73,14 @@ def in_turns(works: dict[str, Work], turns: int, warm_up: bool = True) -> dict[s
 
 
 def faster(what: str, ours: list[float], theirs: list[float], least: float, note: str = "") -> Row:
-    """How many times faster ours is."""
+    """How many times faster ours is than theirs."""
     ratios = tuple(b / a for a, b in zip(ours, theirs, strict=True))
     return Row(what, median(ours), median(theirs), "s", ratios, least=least, note=note)
 
 
-def of_the_limit(
+def relative_to(
     what: str, ours: list[float], limit: list[float], most: float, note: str = ""
 ) -> Row:
-    """How many times the time of a limit ours takes."""
+    """Our time as a multiple of a lower limit."""
     ratios = tuple(a / b for a, b in zip(ours, limit, strict=True))
     return Row(what, median(ours), median(limit), "s", ratios, most=most, note=note)

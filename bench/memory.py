@@ -1,7 +1,7 @@
-"""The peak of anonymous memory of every stage, above a bare `import torch`.
+"""Peak anonymous memory of every stage above that of `import torch`.
 
-At ChestMNIST's full size, where the frozen backbone sees smaller images than it does by default
-(it keeps 8 at a time, whatever their number), and on 6,000 images of 224 px.
+Measured at ChestMNIST's full size, with smaller images for the frozen backbone than the default
+(it processes 8 at a time, so their number does not matter), and on 6,000 images of 224 px.
 """
 
 import tempfile
@@ -32,20 +32,20 @@ SETTINGS = (
     ("full size", FULL_SIZE, 1500),
     ("6,000 images of 224 px", LARGE_IMAGES, 1000),
 )
-PREPROCESS = 10  # seconds
+PREPROCESS = 10  # limit in seconds
 
 
 def measure() -> list[Row]:
     rows = []
-    with tempfile.TemporaryDirectory() as place:
-        torch = stages.cost(["-c", "import torch"], Path(place))
-        for what, changes, most in SETTINGS:
-            folder = Path(place, what)
+    with tempfile.TemporaryDirectory() as temporary:
+        torch = stages.cost(["-c", "import torch"], Path(temporary))
+        for size, changes, limit in SETTINGS:
+            folder = Path(temporary, size)
             stages.clone(folder, changes)
             for stage in stages.ORDER:
                 cost = stages.run(stage, folder)
                 above = max(0.0, cost.megabytes - torch.megabytes)
-                rows.append(Row.of_a_bar(f"memory of {stage}, {what}", above, most, "MB"))
+                rows.append(Row.with_limit(f"memory of {stage}, {size}", above, limit, "MB"))
                 if stage == "preprocess" and changes is FULL_SIZE:
-                    rows.append(Row.of_a_bar("preprocess, full size", cost.seconds, PREPROCESS))
+                    rows.append(Row.with_limit("preprocess, full size", cost.seconds, PREPROCESS))
     return rows

@@ -1,4 +1,4 @@
-"""Stages run one by one, as DVC runs them: seconds, and the peak of anonymous memory."""
+"""Run stages one by one as DVC does, and measure seconds and peak anonymous memory."""
 
 import os
 import re
@@ -18,32 +18,32 @@ ORDER = (
     "download", "preprocess", "features", "train cnn", "train squeezenet", "train vit",
     "evaluate", "gradcam",
 )  # fmt: skip
-INTERVAL = 0.01  # seconds between two looks at a process
+INTERVAL = 0.01  # seconds between two samples of a process's memory
 MB = 1e6
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a process took."""
+    """Time and memory of a process."""
 
     seconds: float
-    megabytes: float  # peak of RssAnon: pages that are no map of a file
+    megabytes: float  # peak of RssAnon: memory that is not mapped from a file
 
 
 def clone(folder: Path, changes: dict[str, Any]) -> None:
-    """A copy of the project in a repository of its own, with other parameters."""
+    """Copy the project to a new repository with changed parameters."""
     demo.copy_project(PROJECT, folder)
     params.change(folder / PARAMS_FILE, changes)
 
 
 def run(stage: str, folder: Path) -> Cost:
-    """One stage of a project whose earlier stages have run; `train cnn` is `train-cnn`."""
+    """Run one stage of a project whose earlier stages have run; `train cnn` means `train-cnn`."""
     name, *model = stage.split()
     return cost([f"stages/{name}.py", *model], folder)
 
 
 def cost(arguments: list[str], folder: Path) -> Cost:
-    """A Python program's seconds and memory."""
+    """Run a Python program and measure its time and memory."""
     start, peak = time.perf_counter(), 0.0
     with subprocess.Popen(
         [sys.executable, *arguments],
@@ -58,7 +58,7 @@ def cost(arguments: list[str], folder: Path) -> Cost:
 
 
 def environment() -> dict[str, str]:
-    """Of a stage: it runs the code of its own folder, and finds its own store."""
+    """A stage's environment: the code of its own folder, and its own MLflow store."""
     env = os.environ | {"PYTHONPATH": "src"}
     for name in ("MLFLOW_TRACKING_URI", "DVC_ROOT"):
         env.pop(name, None)
@@ -68,7 +68,7 @@ def environment() -> dict[str, str]:
 def _anonymous(process: int) -> float:
     try:
         status = Path(f"/proc/{process}/status").read_text()
-    except OSError:  # it has just ended
+    except OSError:  # the process has just ended
         return 0.0
-    found = re.search(r"RssAnon:\s+(\d+) kB", status)
-    return int(found[1]) * 1024 / MB if found else 0.0
+    match = re.search(r"RssAnon:\s+(\d+) kB", status)
+    return int(match[1]) * 1024 / MB if match else 0.0

@@ -1,4 +1,4 @@
-"""What a stage costs before it works, against importing the same packages alone."""
+"""Start-up time of stages, compared to importing only the same packages."""
 
 import ast
 import subprocess
@@ -6,11 +6,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench.measure import Row, in_turns, of_the_limit
+from bench.measure import Row, in_turns, relative_to
 from bench.stages import PROJECT
 
 STAGES = ("download", "preprocess", "features", "train", "evaluate", "gradcam")
-LIGHT = ("download", "train")  # without torch, and with it
+LIGHT = ("download", "train")  # one without torch, one with it
 
 
 def measure(stages: Sequence[str]) -> list[Row]:
@@ -19,12 +19,9 @@ def measure(stages: Sequence[str]) -> list[Row]:
         program = f"import runpy; runpy.run_path('stages/{stage}.py', run_name='started')"
         packages = f"import {', '.join(_third_party(program))}"
         works = {"ours": _python(program), "limit": _python(packages)}
-        seconds = in_turns(works, 1, warm_up=False)  # to list the packages was one
-        rows.append(
-            of_the_limit(
-                f"start of {stage}", seconds["ours"], seconds["limit"], 1.3, "its packages alone"
-            )
-        )
+        seconds = in_turns(works, 1, warm_up=False)  # listing the packages was the warm-up
+        note = "vs. importing its packages"
+        rows.append(relative_to(f"start of {stage}", seconds["ours"], seconds["limit"], 1.3, note))
     return rows
 
 
@@ -38,7 +35,7 @@ def _python(program: str) -> Callable[[], None]:
 
 
 def _third_party(program: str) -> list[str]:
-    """The modules of other packages that our own files import when a stage starts."""
+    """The third-party modules that our files import when a stage starts."""
     listing = "import sys; print(*(m.__file__ for n, m in sys.modules.items() if n[:3] == 'cxr'))"
     done = subprocess.run(
         [sys.executable, "-c", f"{program}; {listing}"],
@@ -48,7 +45,7 @@ def _third_party(program: str) -> list[str]:
     for file in done.stdout.split():
         for node in ast.parse(Path(file).read_text()).body:
             if isinstance(node, ast.Import):
-                names |= {each.name for each in node.names}
+                names |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
                 names.add(node.module)
     ours = {"cxr", *sys.stdlib_module_names}

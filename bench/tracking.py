@@ -1,6 +1,6 @@
-"""What a stage does around its work: facts, run, record, MLflow; no work, and no torch.
+"""Overhead of tracking and lineage in a stage, without the stage's own work and without torch.
 
-Against a bare process that imports MLflow and starts and ends a run, and as a share of a training.
+Compared to a bare process that imports MLflow and starts and ends a run, and to a training run.
 """
 
 import subprocess
@@ -11,11 +11,11 @@ from pathlib import Path
 from statistics import median
 
 from bench import stages, training
-from bench.measure import Row, in_turns, of_the_limit
+from bench.measure import Row, in_turns, relative_to
 from cxr.params import Params
 
 EPOCHS = 20
-# A training stage whose training is done at once: what it would show and publish, it does.
+# A training stage without training, which still logs and publishes everything.
 STAGE = """
 import shutil
 from cxr.lineage import records
@@ -32,7 +32,7 @@ def work(run):
         if output != records.path_of(run.name):
             run.output(output).write_text("made")
 
-shutil.rmtree(scratch.FOLDER, ignore_errors=True)  # else it would be found done
+shutil.rmtree(scratch.FOLDER, ignore_errors=True)  # otherwise the stage is already done
 stage.run("train-cnn", work)
 """
 BARE = """
@@ -48,12 +48,12 @@ with mlflow.start_run():
 def measure(params: Params, n: int, turns: int) -> list[Row]:
     """Parameters
     ----------
-    n : training images whose file is hashed; validation and test have their share of it.
+    n : number of training images in the hashed file; validation and test are in proportion.
     """
     changes = {"download.source": "phantom", "download.phantom.train": n,
                "download.phantom.val": n // 7, "download.phantom.test": n * 2 // 7}  # fmt: skip
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place, "project")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary, "project")
         stages.clone(folder, changes)
         for name in ("download", "preprocess"):
             stages.run(name, folder)
@@ -64,12 +64,13 @@ def measure(params: Params, n: int, turns: int) -> list[Row]:
         }
         seconds = in_turns(works, turns)
     whole = EPOCHS * training.epoch_seconds("cnn", params)
-    shares = tuple(each / whole for each in seconds["whole"])
+    ratios = tuple(overhead / whole for overhead in seconds["whole"])
+    note = f"vs. {EPOCHS} epochs of the CNN at full size, extrapolated"
     return [
-        of_the_limit("tracking and lineage, fixed cost", seconds["start"], seconds["bare"], 1.3,
-            "a bare MLflow run"),
-        Row("tracking and lineage, share of training", median(seconds["whole"]), whole, "s", shares,
-            most=0.02, note=f"{EPOCHS} epochs of the CNN at full size, from its rate"),
+        relative_to("tracking and lineage, fixed cost", seconds["start"], seconds["bare"], 1.3,
+            "vs. a bare MLflow run"),
+        Row("tracking and lineage, share of training", median(seconds["whole"]), whole, "s", ratios,
+            most=0.02, note=note),
     ]  # fmt: skip
 
 

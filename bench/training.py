@@ -1,6 +1,6 @@
-"""A training pass, against medmnist's data set in a DataLoader, and against its own limit.
+"""A training epoch, compared to medmnist's data set in a DataLoader and to its lower limit.
 
-The limit is the bare forward pass, backward pass and step on a batch that stays in memory.
+The limit is the forward pass, backward pass and optimiser step on one batch that stays in memory.
 """
 
 import tempfile
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 from torchvision import transforms
 
-from bench.measure import Row, faster, in_turns, of_the_limit
+from bench.measure import Row, faster, in_turns, relative_to
 from cxr import models
 from cxr.data import phantom
 from cxr.data.splits import Statistics
@@ -31,7 +31,7 @@ STATISTICS = Statistics(0.5, 0.25)
 
 
 class PlainViT(nn.Module):
-    """The same Vision Transformer as one would write it with torch's own encoder."""
+    """The same Vision Transformer, implemented with torch's own encoder."""
 
     def __init__(self, patch: int, width: int, depth: int, heads: int, mlp: int) -> None:
         super().__init__()
@@ -51,12 +51,12 @@ class PlainViT(nn.Module):
 
 
 def measure(params: Params, n_batches: int, turns: int) -> list[Row]:
-    """Passes over `n_batches` batches of 128 phantom images."""
+    """Time epochs of `n_batches` batches of 128 phantom images."""
     n = n_batches * BATCH
     batch = phantom.render(0, "train", 0, n, 28)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        # medmnist takes no other number of images; what lies behind the first n is not read.
+        # medmnist requires the full number of images; only the first n are read.
         images = np.zeros((TRAIN, 28, 28), np.uint8)
         labels = np.zeros((TRAIN, len(LABELS)), np.uint8)
         images[:n], labels[:n] = batch.images, batch.labels
@@ -83,13 +83,13 @@ def _of_model(
     theirs = min((seconds["loader 0"], seconds["loader 2"]), key=sum)
     workers = "0" if theirs is seconds["loader 0"] else "2"
     return [
-        faster(f"{name}, training pass", seconds["ours"], theirs, least, f"{workers} workers"),
-        of_the_limit(f"{name}, against its limit", seconds["ours"], seconds["limit"], 1.15),
+        faster(f"{name}, training epoch", seconds["ours"], theirs, least, f"{workers} workers"),
+        relative_to(f"{name}, training epoch vs. limit", seconds["ours"], seconds["limit"], 1.15),
     ]
 
 
 def epoch_seconds(name: str, params: Params, n_batches: int = 20) -> float:
-    """Seconds of a training epoch at full size, from the rate of some batches."""
+    """Seconds of a training epoch at full size, extrapolated from a few batches."""
     batch = phantom.render(0, "train", 0, n_batches * BATCH, 28)
     work = _our_pass(name, params, batch)
     seconds = in_turns({"ours": work}, 1)["ours"][0]
@@ -99,7 +99,7 @@ def epoch_seconds(name: str, params: Params, n_batches: int = 20) -> float:
 def _examples(name: str, params: Params, batch: phantom.Batch) -> loop.Examples:
     spec = models.input_spec(name, _hyper(name, params), 28, STATISTICS)
     return loop.Examples(
-        ImageBatches(torch.from_numpy(batch.images), spec),  # as the peer: no augmentation
+        ImageBatches(torch.from_numpy(batch.images), spec),  # no augmentation, as in the peer
         torch.from_numpy(batch.labels.astype(np.float32)),
     )
 
@@ -114,7 +114,7 @@ def _network(name: str, params: Params) -> models.Network:
 
 
 def _peer(name: str, params: Params) -> nn.Module:
-    """The same CNN in torch's own memory format; a ViT from torch's own parts."""
+    """The same CNN in torch's default memory format; a ViT from torch's own layers."""
     if name == "cnn":
         return _network(name, params).to(memory_format=torch.contiguous_format)
     block = params.train.block(name).model_dump()
@@ -127,8 +127,8 @@ def _our_pass(name: str, params: Params, batch: phantom.Batch) -> Callable[[], N
     hyper = _hyper(name, params)
 
     def work() -> None:
-        course = loop.Trainer(network, examples, params.train.protocol, hyper, seed=0)
-        course.train_one_epoch(lambda done, total: None, NoCheckpoint())
+        trainer = loop.Trainer(network, examples, params.train.protocol, hyper, seed=0)
+        trainer.train_one_epoch(lambda done, total: None, NoCheckpoint())
 
     return work
 

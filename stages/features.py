@@ -1,9 +1,9 @@
-"""features: the frozen backbone's output for every image, computed once."""
+"""Stage features: compute the frozen backbone's output for every image once."""
 
 from pathlib import Path
 from typing import cast
 
-from cxr.pipeline import stage  # before torch, whose import may lack memory
+from cxr.pipeline import stage  # before torch, whose import can run out of memory
 
 # isort: split
 
@@ -29,7 +29,7 @@ def compute(run: stage.Stage) -> None:
     store = run.output(FEATURES)
     features.create_store(store, MODEL, hyper.freeze, backbone)
     if not hyper.freeze:
-        progress.say("features: none, since train.squeezenet.freeze is false")
+        progress.say("features: not computed, because train.squeezenet.freeze is false")
         return
     views = [(name, False) for name in splits.SPLITS]
     views += [("train", True)] if hyper.augment.hflip else []
@@ -42,7 +42,7 @@ def compute(run: stage.Stage) -> None:
                 run.work / title, advance,
             )  # fmt: skip
             n = features.join(parts, store / f"{title}.npy")
-        progress.say(f"features: {title}, {n:,} images of {spec.image_size} px")
+        progress.say(f"features: {title}, {n:,} images at {spec.image_size} px")
         run.log.metrics[f"n/{title}"] = n
 
 

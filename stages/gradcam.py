@@ -1,11 +1,11 @@
-"""gradcam: where each model looks, and how far that is to be trusted."""
+"""Stage gradcam: heat maps of each model, and measures of their reliability."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cxr.pipeline import stage  # before torch, whose import may lack memory
+from cxr.pipeline import stage  # before torch, whose import can run out of memory
 
 # isort: split
 
@@ -30,37 +30,36 @@ from cxr.plots.gradcam import ImageCase, ModelOutput, sheet, side_by_side, slide
 from cxr.plots.gradcam import examples as example_sheet
 from cxr.training.device import set_up_device
 
-SLIDERS = "maps"  # the section of MLflow's charts where they stand
-MOST_ERRORS = 3  # of an image, where not all labels are shown
+SLIDERS = "maps"  # section of MLflow's charts with the image sliders
+MAX_ERRORS = 3  # confident errors shown per image with `labels: findings`
 
 
 def gradcam(run: stage.Stage) -> None:
-    wanted = run.params.gradcam
-    split = splits.open_split(run.input(PROCESSED), wanted.split)
-    beyond = [index for index in wanted.indices if index >= len(split.labels)]
-    if beyond:
+    settings = run.params.gradcam
+    split = splits.open_split(run.input(PROCESSED), settings.split)
+    out_of_range = [index for index in settings.indices if index >= len(split.labels)]
+    if out_of_range:
         raise CxrError(
-            f"gradcam.indices: {beyond[0]} is not in {wanted.split}, which has "
-            f"{len(split.labels)} images; give indices below that"
+            f"gradcam.indices: {out_of_range[0]} is out of range for {settings.split} with "
+            f"{len(split.labels)} images; use smaller indices"
         )
-    known = find_truth(run, split)
-    searched = np.arange(min(wanted.max_images, len(split.labels)))
+    truth = find_truth(run, split)
+    searched = np.arange(min(settings.max_images, len(split.labels)))
     report: dict[str, Any] = {}
     model_outputs: dict[str, list[ModelOutput]] = {}
-    n_sheets = len(wanted.indices) + len(LABELS)  # of a model
+    n_sheets = len(settings.indices) + len(LABELS)  # per model
     with progress.steps("gradcam", len(run.logs) * (1 + n_sheets) + 1) as step:
         for name, log in run.logs.items():
             model = models.load(run.input(f"{MODELS}/{name}"))
-            log.params = flatten(model.params) | log.params  # its own seed and threads win
+            log.params = flatten(model.params) | log.params  # the run's seed and threads win
             target = target_of(run, model, split)
             operating_point = decisions.read(run.input(f"{DECISIONS}/{name}.json"))
             forward = target.forward(searched)
-            predicted_positive = (
-                operating_point.calibration.probs(forward.logits) >= operating_point.thresholds
-            )
+            probs = operating_point.calibration.probs(forward.logits)
+            predicted_positive = probs >= operating_point.thresholds
             maps = explain(run, name, target)
-            report[name] = {"method": target.method, **describe(maps, wanted.indices)}
-            report[name] |= assess_maps(run, target, predicted_positive, split, known)
+            report[name] = {"method": target.method, **describe(maps, settings.indices)}
+            report[name] |= assess_maps(run, target, predicted_positive, split, truth)
             log.metrics |= flat_metrics(report[name], maps)
             step()
             model_outputs[name] = explain_images(name, target.method, maps, operating_point)
@@ -68,19 +67,19 @@ def gradcam(run: stage.Stage) -> None:
             draw_examples(
                 run, name, split, target, operating_point, forward, predicted_positive, step
             )
-            tell(name, report[name], maps)
+            print_summary(name, report[name], maps)
         draw_side_by_side(run, split, model_outputs)
         step()
-    run.write_json(MAPS_REPORT, {"split": wanted.split, "models": report})
+    run.write_json(MAPS_REPORT, {"split": settings.split, "models": report})
 
 
 def find_truth(run: stage.Stage, split: Split) -> Truth | None:
-    """Where findings are, as far as the data or a file of boxes knows it."""
-    wanted = run.params.gradcam
-    if wanted.boxes is not None:
-        return ground_truth.of_boxes(split, boxes.read(boxes.find(wanted.boxes, run.project)))
+    """The locations of findings, from a file of boxes or from the phantom."""
+    settings = run.params.gradcam
+    if settings.boxes is not None:
+        return ground_truth.of_boxes(split, boxes.read(boxes.find(settings.boxes, run.project)))
     if run.origin.is_phantom:
-        return ground_truth.of_phantom(split, wanted.split, wanted.max_images, run.params.seed)
+        return ground_truth.of_phantom(split, settings.split, settings.max_images, run.params.seed)
     return None
 
 
@@ -95,7 +94,7 @@ def target_of(run: stage.Stage, model: models.SavedModel, split: Split) -> CamTa
 
 
 def explain(run: stage.Stage, name: str, target: CamTarget) -> cam.Cam:
-    """Maps of the images that get a sheet, kept as they are."""
+    """Compute and save the maps of the images that get a sheet."""
     index = np.array(run.params.gradcam.indices)
     maps = target.explain(index)
     np.savez(
@@ -108,7 +107,7 @@ def explain(run: stage.Stage, name: str, target: CamTarget) -> cam.Cam:
 
 
 def describe(maps: cam.Cam, indices: tuple[int, ...]) -> dict[str, Any]:
-    """Per image and label, the range of the attribution: what is empty is told, not stretched."""
+    """The range of the attribution per image and label, and the number of empty maps."""
     low, high = maps.attribution.min(axis=(2, 3)), maps.attribution.max(axis=(2, 3))
     return {
         "grid": list(maps.attribution.shape[2:]),
@@ -128,34 +127,34 @@ def assess_maps(
     target: CamTarget,
     predicted_positive: Flags,
     split: Split,
-    known: Truth | None,
+    truth: Truth | None,
 ) -> dict[str, Any]:
-    """How far the maps can be trusted: on findings that the model has found; on boxes, on all.
+    """Measures of the maps' reliability on true positives; with boxes, localisation on all boxes.
 
     Parameters
     ----------
-    predicted_positive : (N, L), what the model calls in the split's first N images.
+    predicted_positive : (N, L), the model's predictions for the split's first N images.
     """
-    wanted, seed = run.params.gradcam, run.params.seed
+    settings, seed = run.params.gradcam, run.params.seed
     image, label = np.nonzero(predicted_positive & (split.labels[: len(predicted_positive)] == 1))
-    told: dict[str, Any] = {}
-    if known is not None:
+    report: dict[str, Any] = {}
+    if truth is not None:
         if run.origin.is_phantom:
-            pairs = set(zip(image.tolist(), label.tolist(), strict=True))
-            theirs = zip(known.image.tolist(), known.label.tolist(), strict=True)
-            known = known.only(np.array([pair in pairs for pair in theirs], np.bool_))
+            true_positives = set(zip(image.tolist(), label.tolist(), strict=True))
+            pairs = zip(truth.image.tolist(), truth.label.tolist(), strict=True)
+            truth = truth.select(np.array([pair in true_positives for pair in pairs], np.bool_))
         untrained = replace(target, network=sanity.untrained(target.network, seed))
-        for key, each in (("localisation", target), ("localisation_untrained", untrained)):
-            attribution = each.explain_pairs(known.image, known.label)
-            told[key] = trust.localisation(attribution, known, seed)
-    image, label = image[: wanted.max_findings], label[: wanted.max_findings]
-    told["faithfulness"] = trust.faithfulness(target, image, label, seed)
-    told["sanity"] = trust.sanity(target, image, label, seed)
-    return told
+        for key, assessed in (("localisation", target), ("localisation_untrained", untrained)):
+            attribution = assessed.explain_pairs(truth.image, truth.label)
+            report[key] = trust.localisation(attribution, truth, seed)
+    image, label = image[: settings.max_findings], label[: settings.max_findings]
+    report["faithfulness"] = trust.faithfulness(target, image, label, seed)
+    report["sanity"] = trust.sanity(target, image, label, seed)
+    return report
 
 
 def flat_metrics(report: dict[str, Any], maps: cam.Cam) -> dict[str, float]:
-    """One model's numbers under MLflow's names; what is undefined is left out."""
+    """One model's metrics under their names in MLflow; undefined metrics are left out."""
     values: dict[str, float | None] = {
         "gradcam/maps": maps.logits.size,
         "gradcam/without_positive_attribution": report["empty"],
@@ -167,8 +166,8 @@ def flat_metrics(report: dict[str, Any], maps: cam.Cam) -> dict[str, float]:
         untrained = report["localisation_untrained"]["pooled"]
         values["gradcam/pointing_untrained"] = untrained["pointing"]
     for curve in ("deletion", "insertion"):
-        for order, told in report["faithfulness"][curve].items():
-            values[f"gradcam/{curve}_{order}"] = told["mean"]
+        for order, area in report["faithfulness"][curve].items():
+            values[f"gradcam/{curve}_{order}"] = area["mean"]
     if report["sanity"]["shifted"]:
         values["gradcam/alike_when_shifted"] = report["sanity"]["shifted"]["mean"]
         values["gradcam/alike_when_random"] = report["sanity"]["randomised"][-1]["mean"]
@@ -178,7 +177,7 @@ def flat_metrics(report: dict[str, Any], maps: cam.Cam) -> dict[str, float]:
 def explain_images(
     name: str, method: Method, maps: cam.Cam, operating_point: OperatingPoint
 ) -> list[ModelOutput]:
-    """The model's word on each image of some maps."""
+    """The model's probabilities, thresholds and maps for each image."""
     probs = operating_point.calibration.probs(maps.logits)
     return [
         ModelOutput(name, method, probs[i], operating_point.thresholds, maps.attribution[i])
@@ -192,17 +191,18 @@ def image_case(run: stage.Stage, split: Split, index: int) -> ImageCase:
 
 
 def labels_shown(run: stage.Stage, case: ImageCase, model_outputs: list[ModelOutput]) -> list[int]:
-    """All labels; or what is there and, of what is not, what lies furthest above its threshold.
+    """All labels; or true labels and the false positives furthest above their thresholds.
 
-    Where that is nothing, the label that came nearest to being predicted_positive.
+    If there are none of these, the label closest to its threshold.
     """
     if run.params.gradcam.labels == "all":
         return list(range(len(LABELS)))
-    times_threshold = np.max([each.probs / each.thresholds for each in model_outputs], axis=0)
-    times_threshold = np.nan_to_num(times_threshold, nan=-1)  # without one nothing is called
-    highest = np.argsort(-times_threshold, kind="stable").tolist()
-    wrong = [i for i in highest if case.truth[i] == 0 and times_threshold[i] >= 1]
-    return sorted({*np.flatnonzero(case.truth).tolist(), *wrong[:MOST_ERRORS]}) or highest[:1]
+    ratios = np.max([output.probs / output.thresholds for output in model_outputs], axis=0)
+    ratios = np.nan_to_num(ratios, nan=-1)  # no predicted positives without a threshold
+    highest = np.argsort(-ratios, kind="stable").tolist()
+    false_positives = [i for i in highest if case.truth[i] == 0 and ratios[i] >= 1]
+    present = np.flatnonzero(case.truth).tolist()
+    return sorted({*present, *false_positives[:MAX_ERRORS]}) or highest[:1]
 
 
 def draw_sheets(
@@ -212,14 +212,14 @@ def draw_sheets(
     model_outputs: list[ModelOutput],
     step: Callable[[], None],
 ) -> None:
-    """For each image a sheet of its labels, and a picture of each for MLflow's slider."""
-    log = run.logs[name]
+    """One sheet per image with its labels, and one picture per label for MLflow's slider."""
+    log, folder = run.logs[name], f"{SHEETS}/{name}"
     for index, output in zip(run.params.gradcam.indices, model_outputs, strict=True):
-        case, place = image_case(run, split, index), f"{SHEETS}/{name}"
+        case = image_case(run, split, index)
         labels = labels_shown(run, case, [output])
-        sheet(case, output, labels, run.origin, run.picture(f"{place}/{index}.png", log))
+        sheet(case, output, labels, run.origin, run.picture(f"{folder}/{index}.png", log))
         for label in labels:
-            path = f"{place}/{index}/{LABELS[label]}.png"
+            path = f"{folder}/{index}/{LABELS[label]}.png"
             picture = run.slide(path, log, f"{SLIDERS}/{case.name}", step=label)
             slide(case, output, label, run.origin, picture)
         step()
@@ -235,7 +235,7 @@ def draw_examples(
     predicted_positive: Flags,
     step: Callable[[], None],
 ) -> None:
-    """For each label a sheet of what the model typically finds, invents and misses."""
+    """One sheet per label with typical true positives, false positives and false negatives."""
     truth = split.labels[: len(predicted_positive)] == 1
     for i, label in enumerate(LABELS):
         step()
@@ -243,17 +243,17 @@ def draw_examples(
         rows = {
             "true positive": chosen.true_positives,
             "false positive": chosen.false_positives,
-            "miss": chosen.misses,
+            "false negative": chosen.false_negatives,
         }
         index = np.concatenate(list(rows.values()))
         if not len(index):
             continue
         model_outputs = explain_images(name, target.method, target.explain(index), operating_point)
-        word = dict(zip(index.tolist(), model_outputs, strict=True))
+        output_of = dict(zip(index.tolist(), model_outputs, strict=True))
         example_sheet(
             i,
             {
-                group: [(image_case(run, split, row), word[row]) for row in members.tolist()]
+                group: [(image_case(run, split, row), output_of[row]) for row in members.tolist()]
                 for group, members in rows.items()
             },
             run.origin,
@@ -264,16 +264,17 @@ def draw_examples(
 def draw_side_by_side(
     run: stage.Stage, split: Split, model_outputs: dict[str, list[ModelOutput]]
 ) -> None:
-    """For each image one sheet of all models, which every model's run shows."""
+    """One sheet of all models per image, logged to every model's run."""
     for i, index in enumerate(run.params.gradcam.indices):
-        case, words = image_case(run, split, index), [each[i] for each in model_outputs.values()]
-        labels = labels_shown(run, case, words)
+        case = image_case(run, split, index)
+        outputs = [of_model[i] for of_model in model_outputs.values()]
+        labels = labels_shown(run, case, outputs)
         path = run.picture(f"{SIDE_BY_SIDE}/{index}.png")
-        side_by_side(case, words, labels, run.origin, path)
+        side_by_side(case, outputs, labels, run.origin, path)
 
 
-def tell(name: str, report: dict[str, Any], maps: cam.Cam) -> None:
-    """What a person who watches wants to know first."""
+def print_summary(name: str, report: dict[str, Any], maps: cam.Cam) -> None:
+    """Print the number of maps and the main localisation results."""
     n, n_labels, height, width = maps.attribution.shape
     progress.say(
         f"gradcam: {name:<12} {n} images x {n_labels} labels on a grid of {height}x{width}, "
@@ -284,15 +285,15 @@ def tell(name: str, report: dict[str, Any], maps: cam.Cam) -> None:
         low, high = pooled["pointing_ci"]
         untrained = report["localisation_untrained"]["pooled"]["pointing"]
         progress.say(
-            f"gradcam: {name:<12} points into {pooled['pointing']:.3f} [{low:.3f}, {high:.3f}] of "
-            f"{pooled['n']} findings; the centre {pooled['pointing_centre']:.3f}, a random cell "
-            f"{pooled['pointing_chance']:.3f}, untrained {untrained:.3f}"
+            f"gradcam: {name:<12} pointing game {pooled['pointing']:.3f} [{low:.3f}, {high:.3f}], "
+            f"n = {pooled['n']}; baselines: centre {pooled['pointing_centre']:.3f}, random cell "
+            f"{pooled['pointing_chance']:.3f}, untrained network {untrained:.3f}"
         )
 
 
 def users_file(params: Params, project: Path) -> tuple[Path, ...]:
-    wanted = params.gradcam.boxes
-    return () if wanted is None else (boxes.find(wanted, project),)
+    file = params.gradcam.boxes
+    return () if file is None else (boxes.find(file, project),)
 
 
 if __name__ == "__main__":

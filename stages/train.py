@@ -1,11 +1,11 @@
-"""train-<model>: one network on the training split, kept at its best epoch on validation."""
+"""Stage train-<model>: train one network and keep the epoch that is best on validation."""
 
 import csv
 import sys
 from dataclasses import asdict
 from functools import partial
 
-from cxr.pipeline import stage  # before torch, whose import may lack memory
+from cxr.pipeline import stage  # before torch, whose import can run out of memory
 
 # isort: split
 
@@ -48,8 +48,8 @@ def train(run: stage.Stage, name: str) -> None:
     _, val_inputs = open_feed(model, "val", processed, store, device)
     n_parameters = models.n_parameters(network)
     progress.say(
-        f"{run.name}: {n_parameters['trainable']:,} of {n_parameters['total']:,} parameters "
-        f"trained on {len(train_inputs):,} images of {run.origin.name}, {run.device}"
+        f"{run.name}: training {n_parameters['trainable']:,} of {n_parameters['total']:,} "
+        f"parameters on {len(train_inputs):,} images of {run.origin.name}, {run.device}"
     )
     with progress.bar(run.name) as advance:
         fit = loop.fit(
@@ -61,15 +61,15 @@ def train(run: stage.Stage, name: str) -> None:
             hyper,
             run.params.seed,
             on_epoch=partial(show_epoch, run),
-            on_batch=over_all_epochs(run, advance),
+            on_batch=training_progress(run, advance),
             checkpoint=FileCheckpoint(run.work / "training.pt", run.say),
         )
     models.save(model, run.output(f"{MODELS}/{name}"))
     report(run, name, fit, n_parameters)
 
 
-def over_all_epochs(run: stage.Stage, advance: progress.Advance) -> progress.Advance:
-    """An epoch's batches as those of the training, so that the bar tells when it ends at latest."""
+def training_progress(run: stage.Stage, advance: progress.Advance) -> progress.Advance:
+    """Convert progress within an epoch to progress of the training, assuming it runs all epochs."""
 
     def advance_epoch(done: int, total: int) -> None:
         epochs = run.params.train.protocol.epochs
@@ -79,7 +79,7 @@ def over_all_epochs(run: stage.Stage, advance: progress.Advance) -> progress.Adv
 
 
 def open_store(run: stage.Stage) -> FeatureStore | None:
-    """The features of a frozen backbone, for a model that declares them."""
+    """The feature store, for a model whose stage depends on it."""
     if FEATURES not in run.declared.dependencies:
         return None
     return feed.open_store(run.input(FEATURES))
@@ -94,7 +94,7 @@ def new_model(
     network = models.build(name, hyper, spec.image_size, spec.channels, len(LABELS))
     if store is not None:
         fill(network.get_submodule("features"), store.backbone(), str(store.folder))
-    used = {
+    settings = {
         "seed": run.params.seed,
         "threads": run.params.threads,
         "train": {
@@ -102,7 +102,7 @@ def new_model(
             name: hyper.model_dump(mode="json"),
         },
     }
-    return models.SavedModel(name, network, spec, LABELS, used)
+    return models.SavedModel(name, network, spec, LABELS, settings)
 
 
 def labels_of(run: stage.Stage, split: str, device: torch.device) -> torch.Tensor:
@@ -157,7 +157,7 @@ def report(run: stage.Stage, name: str, fit: loop.Fit, n_parameters: dict[str, i
         }
     )
     progress.say(
-        f"{run.name}: kept epoch {fit.best_epoch}, val macro AUROC {best.val_macro_auroc:.4f}"
+        f"{run.name}: best epoch {fit.best_epoch}, val macro AUROC {best.val_macro_auroc:.4f}"
     )
 
 

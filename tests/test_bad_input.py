@@ -340,7 +340,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
 
 
 FEATURES: dict[str, tuple[str, int | None, str]] = {
-    "another network's weights": ("other.pt", None, "holds the weights of another network"),
+    "another network's weights": ("other.pt", None, "contains the weights of another network"),
     "weights that contain code": ("code.pt", None, "is not a file of plain tensors"),
     # larger than the store and the backbone, smaller than the 4.5 MB of features
     "a disk full for numpy": ("none", 3_500_000, "written"),

@@ -4,38 +4,38 @@ from pathlib import Path
 
 import pytest
 from bench import measure, stages
-from bench.measure import Row, faster, of_the_limit
+from bench.measure import Row, faster, relative_to
 
 
 def test_the_ratio_is_the_median_of_the_ratios_of_each_turn() -> None:
     row = faster("a pass", [1.0, 2.0, 4.0], [3.0, 4.0, 40.0], least=2.5)
     assert row.ratios == (3, 2, 10) and row.ratio == 3  # not 4 / 2, the ratio of the medians
     assert (row.ours, row.theirs) == (2, 4)
-    row = of_the_limit("a pass", [1.0, 2.0, 4.0], [1.0, 1.0, 8.0], most=1.15)
+    row = relative_to("a pass", [1.0, 2.0, 4.0], [1.0, 1.0, 8.0], most=1.15)
     assert row.ratios == (1, 2, 0.5) and row.ratio == 1
 
 
 @pytest.mark.parametrize(
-    ("ratio", "least", "holds", "misses_widely"),
+    ("ratio", "least", "holds", "misses_by_factor_two"),
     [(2.0, 2.0, True, False), (1.99, 2.0, False, False), (1.0, 2.0, False, False),
      (0.99, 2.0, False, True)],
 )  # fmt: skip
-def test_a_ratio_below_half_of_a_lower_limit_misses_widely(
-    ratio: float, least: float, holds: bool, misses_widely: bool
+def test_a_ratio_below_half_of_a_lower_limit_misses_by_factor_two(
+    ratio: float, least: float, holds: bool, misses_by_factor_two: bool
 ) -> None:
     row = Row("a pass", 1, ratio, "s", (ratio,), least=least)
-    assert (row.holds, row.misses_widely) == (holds, misses_widely)
+    assert (row.holds, row.misses_by_factor_two) == (holds, misses_by_factor_two)
 
 
 @pytest.mark.parametrize(
-    ("number", "holds", "misses_widely"),
+    ("number", "holds", "misses_by_factor_two"),
     [(1500.0, True, False), (1501.0, False, False), (3000.0, False, False), (3001.0, False, True)],
 )
-def test_a_number_above_twice_an_upper_limit_misses_widely(
-    number: float, holds: bool, misses_widely: bool
+def test_a_number_above_twice_an_upper_limit_misses_by_factor_two(
+    number: float, holds: bool, misses_by_factor_two: bool
 ) -> None:
-    row = Row.of_a_bar("memory", number, 1500, "MB")
-    assert (row.holds, row.misses_widely) == (holds, misses_widely)
+    row = Row.with_limit("memory", number, 1500, "MB")
+    assert (row.holds, row.misses_by_factor_two) == (holds, misses_by_factor_two)
     assert row.as_json()["holds"] == holds and row.as_json()["ratio"] == number / 1500
 
 

@@ -266,7 +266,7 @@ def test_invalid_gradcam_settings_are_refused_before_training(
 
 def test_frozen_features_allow_no_augmentation_but_hflip(copy: Path) -> None:
     change(copy, {"train.squeezenet.augment.translate": 0.1})
-    assert refusal(copy).startswith("params.yaml: train.squeezenet: with freeze: true")
+    assert refusal(copy).startswith("params.yaml: train.squeezenet: freeze: true")
     change(copy, {"train.squeezenet.freeze": False})
     params.load(copy)
 

@@ -143,7 +143,7 @@ def test_wrong_boxes_or_methods_stop_the_stage_with_a_one_line_error(pipeline: P
     before = (pipeline.folder / "params.yaml").read_text()
     cases = {
         "gradcam.boxes=none.csv": "gradcam.boxes: ",
-        "gradcam.method.cnn=rollout": "rollout follows attention, and Cnn has none",
+        "gradcam.method.cnn=rollout": "rollout requires a network with attention, and Cnn has none",
     }
     for setting, sentence in cases.items():
         key, value = setting.split("=")

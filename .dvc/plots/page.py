@@ -1,6 +1,6 @@
-"""Make page.html, in which `dvc plots` shows its charts: with Vega in it, so that it opens offline.
+"""Build page.html, the template of `dvc plots`, with Vega included so that it works offline.
 
-DVC's own page loads Vega from another host. Run after an update of vl-convert: `make plots-page`.
+DVC's default page loads Vega from a CDN. Run `make plots-page` after an update of vl-convert.
 """
 
 from pathlib import Path
@@ -31,7 +31,7 @@ img {{ max-width: 100%; height: auto; }}
 
 
 def page() -> str:
-    """The page with DVC's own words in braces, where it puts what it has to show."""
+    """The template, with DVC's placeholders in braces."""
     return PAGE.format(vega=vl_convert.javascript_bundle(vl_version=VEGA_LITE))
 
 

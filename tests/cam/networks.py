@@ -1,4 +1,4 @@
-"""Small networks whose weights are all alive, for the tests of maps."""
+"""Small networks without zero weights, for the tests of maps."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ NAMES = sorted(INPUTS)
 
 
 def network(name: str) -> Network:
-    """A network left in training mode on purpose."""
+    """A network, deliberately in training mode."""
     channels, size = INPUTS[name]
     hyper = models.hyper_parameters(name, PARAMS.train.block(name))
     torch.manual_seed(0)

@@ -1,8 +1,8 @@
-"""OodReference examples, chosen by hand."""
+"""Typical examples, checked by hand."""
 
 import numpy as np
 
-from cxr.cam.examples import SHOWN, choose, most_typical
+from cxr.cam.examples import EXAMPLES_PER_GROUP, choose, most_typical
 
 
 def test_the_most_typical_are_nearest_to_the_mean_of_their_group() -> None:
@@ -11,20 +11,20 @@ def test_the_most_typical_are_nearest_to_the_mean_of_their_group() -> None:
     assert most_typical(pooled, members).tolist() == [2, 3, 0, 4]
 
 
-def test_equally_typical_ones_come_as_they_lie_and_few_are_shown() -> None:
+def test_ties_keep_the_order_of_the_images_and_the_number_is_limited() -> None:
     pooled = np.tile([[1.0, 0], [-1, 0]], (5, 1))
     assert most_typical(pooled, np.ones(10, bool)).tolist() == [0, 1, 2, 3]
-    assert SHOWN == 4
+    assert EXAMPLES_PER_GROUP == 4
 
 
-def test_nothing_stands_for_an_empty_group() -> None:
+def test_an_empty_group_has_no_examples() -> None:
     assert most_typical(np.ones((3, 2)), np.zeros(3, bool)).tolist() == []
 
 
-def test_groups_are_what_is_found_invented_and_missed() -> None:
+def test_groups_are_true_positives_false_positives_and_false_negatives() -> None:
     labels = np.array([1, 1, 0, 0, 1, 0], bool)
     predicted_positive = np.array([1, 0, 1, 0, 1, 1], bool)
     chosen = choose(np.arange(6.0)[:, None] ** 2, labels, predicted_positive)
     assert sorted(chosen.true_positives) == [0, 4]
     assert sorted(chosen.false_positives) == [2, 5]
-    assert chosen.misses.tolist() == [1]
+    assert chosen.false_negatives.tolist() == [1]

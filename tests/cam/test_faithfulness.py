@@ -1,4 +1,4 @@
-"""Deletion and insertion on a network whose reasons are known, and checks of maps on it."""
+"""Deletion, insertion and sanity checks on networks with known behaviour."""
 
 import numpy as np
 import pytest
@@ -15,8 +15,8 @@ from cxr.models import Network
 GRID = (4, 4)
 
 
-class Looker(Network):
-    """Its one logit is the sum of a quarter of the image; the map is the image in blocks."""
+class QuarterSum(Network):
+    """Its only logit is the sum of a quarter of the image."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Looker(Network):
 
 
 class Brightness(Network):
-    """Its one logit is the sum of the image, less a quarter of its n cells."""
+    """Its only logit is the sum of the image minus a quarter of its n cells."""
 
     def __init__(self, n: int) -> None:
         super().__init__()
@@ -38,45 +38,45 @@ class Brightness(Network):
 
 
 def area_by_hand(share: np.ndarray, n_seen: list[int]) -> float:
-    """Area under sigmoid(pixels seen - 8) over the share of cells, by the trapezoid rule."""
+    """Area under sigmoid(visible pixels - 8) over the share of cells, by the trapezoidal rule."""
     return float(auc(share, 1 / (1 + np.exp(8 - np.array(n_seen, float)))))
 
 
 def test_curves_of_a_known_network_by_hand() -> None:
-    """8 x 8 pixels, 16 cells of 4 pixels; the first four cells are all that counts."""
+    """8 x 8 pixels, 16 cells of 4 pixels; only the first four cells matter."""
     inputs = torch.ones(1, 1, 8, 8)
     cells = np.arange(16).reshape(4, 4)
     first = [*cells[:2, :2].ravel()]
     order = np.array([[*first, *(c for c in range(16) if c not in first)]])
-    found = faithfulness.curves(Looker(), inputs, np.array([0]), order, GRID)
+    areas = faithfulness.curves(QuarterSum(), inputs, np.array([0]), order, GRID)
     taken = np.linspace(0, 16, 11).round()
     deleted = [int(16 - 4 * min(n, 4)) for n in taken]
     inserted = [int(4 * min(n, 4)) for n in taken]
-    assert found.deletion[0] == pytest.approx(area_by_hand(taken / 16, deleted))
-    assert found.insertion[0] == pytest.approx(area_by_hand(taken / 16, inserted))
-    worst = faithfulness.curves(Looker(), inputs, np.array([0]), order[:, ::-1].copy(), GRID)
-    assert worst.deletion[0] > 0.6 > 0.3 > found.deletion[0]
-    assert worst.insertion[0] < 0.4 < 0.7 < found.insertion[0]
+    assert areas.deletion[0] == pytest.approx(area_by_hand(taken / 16, deleted))
+    assert areas.insertion[0] == pytest.approx(area_by_hand(taken / 16, inserted))
+    worst = faithfulness.curves(QuarterSum(), inputs, np.array([0]), order[:, ::-1].copy(), GRID)
+    assert worst.deletion[0] > 0.6 > 0.3 > areas.deletion[0]
+    assert worst.insertion[0] < 0.4 < 0.7 < areas.insertion[0]
 
 
 @pytest.mark.parametrize("n_side", [1, 2, 3])
-def test_uneven_steps_of_a_small_grid_weigh_what_they_cover(n_side: int) -> None:
-    """With fewer cells than steps every cell is a step: the area is exact, cell by cell."""
+def test_uneven_steps_of_a_small_grid_are_weighted_by_their_size(n_side: int) -> None:
+    """With fewer cells than steps every cell is a step, so the area is exact."""
     n = n_side**2
     net = Brightness(n)
     order = np.arange(n)[None]
-    found = faithfulness.curves(
+    areas = faithfulness.curves(
         net, torch.ones(1, 1, n_side, n_side), np.array([0]), order, (n_side, n_side)
     )
-    probs = 1 / (1 + np.exp(-(np.arange(n + 1) - n / 4)))  # by number of cells seen
+    probs = 1 / (1 + np.exp(-(np.arange(n + 1) - n / 4)))  # by number of visible cells
     exact = float(((probs[1:] + probs[:-1]) / 2).mean())
-    assert found.insertion[0] == pytest.approx(exact, abs=1e-9)
-    assert found.deletion[0] == pytest.approx(exact, abs=1e-9)
+    assert areas.insertion[0] == pytest.approx(exact, abs=1e-9)
+    assert areas.deletion[0] == pytest.approx(exact, abs=1e-9)
 
 
-def test_each_image_follows_its_own_label_and_order() -> None:
+def test_each_image_uses_its_own_label_and_order() -> None:
     net, x = network("cnn"), images("cnn")
-    labels, orders = np.array([0, 3, 7, 13]), faithfulness.by_chance(4, GRIDS["cnn"], seed=0)
+    labels, orders = np.array([0, 3, 7, 13]), faithfulness.random_order(4, GRIDS["cnn"], seed=0)
     together = faithfulness.curves(net, x, labels, orders, GRIDS["cnn"])
     for i in range(4):
         one = slice(i, i + 1)
@@ -85,31 +85,31 @@ def test_each_image_follows_its_own_label_and_order() -> None:
         assert alone.insertion[0] == pytest.approx(together.insertion[i], abs=1e-6)
 
 
-def test_both_curves_start_and_end_with_the_image_and_the_blank() -> None:
-    """Blanking everything is the mean image; with STEPS = 1 the curves are the two ends' mean."""
+def test_both_curves_run_between_the_image_and_a_blank_image() -> None:
+    """A blank image is the mean image; with STEPS = 1 the area is the mean of both ends."""
     net, x = network("cnn").eval(), images("cnn", 2)
     with torch.no_grad():
-        whole, blank = (net(each).sigmoid()[:, 5].numpy() for each in (x, torch.zeros_like(x)))
-    order = faithfulness.by_chance(2, GRIDS["cnn"], seed=0)
+        whole, blank = (net(image).sigmoid()[:, 5].numpy() for image in (x, torch.zeros_like(x)))
+    order = faithfulness.random_order(2, GRIDS["cnn"], seed=0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(faithfulness, "STEPS", 1)
-        found = faithfulness.curves(net, x, np.array([5, 5]), order, GRIDS["cnn"])
-    np.testing.assert_allclose(found.deletion, (whole + blank) / 2, rtol=1e-5)
-    np.testing.assert_allclose(found.insertion, (whole + blank) / 2, rtol=1e-5)
+        areas = faithfulness.curves(net, x, np.array([5, 5]), order, GRIDS["cnn"])
+    np.testing.assert_allclose(areas.deletion, (whole + blank) / 2, rtol=1e-5)
+    np.testing.assert_allclose(areas.insertion, (whole + blank) / 2, rtol=1e-5)
 
 
 def test_orders() -> None:
     attribution = np.array([[[1, 3], [3, -1]]], np.float32)
-    assert faithfulness.by_attribution(attribution).tolist() == [[1, 2, 0, 3]]
-    centre = faithfulness.from_centre(2, (3, 3))
+    assert faithfulness.attribution_order(attribution).tolist() == [[1, 2, 0, 3]]
+    centre = faithfulness.centre_order(2, (3, 3))
     assert centre[0, 0] == 4 and set(centre[0, 5:]) == {0, 2, 6, 8}
-    random = faithfulness.by_chance(50, (3, 3), seed=0)
+    random = faithfulness.random_order(50, (3, 3), seed=0)
     assert (np.sort(random, axis=1) == np.arange(9)).all()
     assert len(np.unique(random, axis=0)) > 40
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_random_layers_change_the_map_and_leave_the_network(name: str) -> None:
+def test_randomising_layers_changes_the_map_but_not_the_network(name: str) -> None:
     net, x = network(name), images(name, 2)
     before = cam.explain(net, x).attribution
     state = {key: value.clone() for key, value in net.state_dict().items()}
@@ -119,8 +119,8 @@ def test_random_layers_change_the_map_and_leave_the_network(name: str) -> None:
         n or type(m).__name__ for n, m in net.named_modules() if hasattr(m, "reset_parameters")
     ]
     untrained = dict(sanity.untrained(net, seed=7).named_parameters())
-    norms = {n for n, p in net.named_parameters() if torch.equal(p, untrained[n])}
-    assert norms == set()  # nothing learnt stays
+    unchanged = {n for n, p in net.named_parameters() if torch.equal(p, untrained[n])}
+    assert unchanged == set()
     assert [step.layer for step in steps] == with_weights[::-1]
     assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
     assert np.array_equal(cam.explain(net, x).attribution, before)
@@ -131,18 +131,18 @@ def test_random_layers_change_the_map_and_leave_the_network(name: str) -> None:
     assert not np.array_equal(steps[-1].attribution, other[-1].attribution)
 
 
-def test_similarity_is_scipys() -> None:
+def test_similarity_equals_scipys_spearman_correlation() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(2, 3, 7, 7)), rng.normal(size=(2, 3, 7, 7)).round(1)
-    found = sanity.similarity(a, b)
-    assert found.shape == (2, 3)
+    similarity = sanity.similarity(a, b)
+    assert similarity.shape == (2, 3)
     for i in np.ndindex(2, 3):
-        assert found[i] == pytest.approx(spearmanr(a[i].ravel(), b[i].ravel()).statistic)
+        assert similarity[i] == pytest.approx(spearmanr(a[i].ravel(), b[i].ravel()).statistic)
     assert np.isnan(sanity.similarity(a, np.ones_like(a))).all()
 
 
 class Edges(Network):
-    """A map of one cell a pixel that moves with the image, as a map should."""
+    """Its map has one cell per pixel and moves with the image, as it should."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -158,11 +158,11 @@ class Edges(Network):
 
 
 class Fixed(Edges):
-    """A map that stays where it is."""
+    """Its map does not move with the image."""
 
     def feature_map(self, x: Tensor) -> Tensor:
-        places = torch.rand(1, 1, *x.shape[2:], generator=torch.Generator().manual_seed(0))
-        return places.expand(len(x), -1, -1, -1) + 0 * x
+        fixed = torch.rand(1, 1, *x.shape[2:], generator=torch.Generator().manual_seed(0))
+        return fixed.expand(len(x), -1, -1, -1) + 0 * x
 
 
 def noise() -> Tensor:
@@ -177,13 +177,13 @@ def test_a_map_that_moves_with_the_image_is_stable() -> None:
     np.testing.assert_allclose(sanity.stability(Edges(), noise(), prepare, "gradcam"), 1, atol=1e-5)
 
 
-def test_a_map_that_stays_is_not() -> None:
-    """White noise has nothing to do with itself a pixel further."""
-    found = sanity.stability(Fixed(), noise(), prepare, "gradcam")
-    assert np.abs(found).max() < 0.3
+def test_a_map_that_does_not_move_with_the_image_is_not_stable() -> None:
+    """White noise is uncorrelated with itself shifted by a pixel."""
+    stability = sanity.stability(Fixed(), noise(), prepare, "gradcam")
+    assert np.abs(stability).max() < 0.3
     before = Fixed().feature_map(prepare(noise()))[0, 0].numpy()
     inner, moved = before[1:-1, 1:-1], {}
     for down, right in sanity.SHIFTS:
         moved[down, right] = np.roll(before, (-down, -right), axis=(0, 1))[1:-1, 1:-1]
     expected = np.mean([pearsonr(inner.ravel(), m.ravel()).statistic for m in moved.values()])
-    assert found[0, 0] == pytest.approx(expected, abs=1e-6)
+    assert stability[0, 0] == pytest.approx(expected, abs=1e-6)

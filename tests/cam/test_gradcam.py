@@ -1,4 +1,4 @@
-"""Grad-CAM against its closed form where there is one, and against hooks where there is none."""
+"""Grad-CAM compared to its closed form and to an implementation with one pass per label."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from cxr.models import Network
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
-    torch.set_num_threads(1)  # the number of threads decides the last bits
+    torch.set_num_threads(1)  # results are not bit-identical across numbers of threads
 
 
 def close(a: np.ndarray, b: np.ndarray) -> bool:
@@ -20,20 +20,20 @@ def close(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def hooked_attribution(net: Network, image: Tensor, label: int) -> np.ndarray:
-    """The paper's recipe for one image and one label: a full forward pass and one backward."""
-    kept: dict[str, Tensor] = {}
+    """The paper's method for one image and one label: one forward and one backward pass."""
+    stored: dict[str, Tensor] = {}
     original = net.feature_map
 
-    def keep(x: Tensor) -> Tensor:
-        kept["map"] = original(x).clone().requires_grad_(True)
-        kept["map"].retain_grad()
-        return kept["map"]
+    def store(x: Tensor) -> Tensor:
+        stored["map"] = original(x).clone().requires_grad_(True)
+        stored["map"].retain_grad()
+        return stored["map"]
 
     net.eval()
-    net.feature_map = keep
+    net.feature_map = store
     net(image[None])[0, label].backward()
     net.feature_map = original
-    activations, gradient = kept["map"].detach()[0].numpy(), kept["map"].grad[0].numpy()
+    activations, gradient = stored["map"].detach()[0].numpy(), stored["map"].grad[0].numpy()
     attribution = np.zeros(activations.shape[1:])
     for channel, slope in zip(activations, gradient, strict=True):
         attribution += slope.sum() / slope.size * channel
@@ -62,12 +62,12 @@ def test_attribution_of_a_linear_head_is_its_weights_over_the_feature_map(name: 
     weight, bias = (p.detach().numpy() for p in (net.head().weight, net.head().bias))
     h, w = GRIDS[name]
     assert close(maps.attribution, np.einsum("ld,ndhw->nlhw", weight, feature_map) / (h * w))
-    if name != "cnn":  # its head reads no mean
+    if name != "cnn":  # its head does not use the mean
         assert np.allclose(maps.attribution.sum(axis=(2, 3)) + bias, maps.logits, atol=1e-4)
 
 
-def test_hirescam_of_a_soft_maximum_follows_the_places_that_decide() -> None:
-    """The gradient of log-sum-exp is a softmax over places."""
+def test_hirescam_weights_positions_by_the_softmax_of_log_sum_exp_pooling() -> None:
+    """The gradient of log-sum-exp is a softmax over positions."""
     net, x = network("cnn"), images("cnn")
     with torch.no_grad():
         feature_map = net.eval().feature_map(x).double().numpy()
@@ -79,7 +79,7 @@ def test_hirescam_of_a_soft_maximum_follows_the_places_that_decide() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_logits_are_those_of_the_network_in_evaluation_mode(name: str) -> None:
+def test_logits_equal_those_of_the_network_in_evaluation_mode(name: str) -> None:
     net, x = network(name), images(name)
     logits = cam.explain(net, x).logits
     with torch.no_grad():
@@ -87,18 +87,18 @@ def test_logits_are_those_of_the_network_in_evaluation_mode(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_label_has_a_map_of_its_own(name: str) -> None:
+def test_every_label_has_a_different_map(name: str) -> None:
     attribution = cam.explain(network(name), images(name)).attribution
     assert (np.abs(attribution).max(axis=(2, 3)) > 1e-6).all()
     for i in range(len(attribution)):
         shapes = attribution[i].reshape(14, -1)
         shapes = shapes / np.linalg.norm(shapes, axis=1, keepdims=True)
-        alike = shapes @ shapes.T - np.eye(14)
-        assert alike.max() < 1 - 1e-6
+        cosines = shapes @ shapes.T - np.eye(14)
+        assert cosines.max() < 1 - 1e-6
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_maps_are_the_attribution_above_zero(name: str) -> None:
+def test_maps_are_the_positive_attribution(name: str) -> None:
     maps = cam.explain(network(name), images(name))
     assert maps.attribution.min() < 0 < maps.attribution.max()
     assert maps.maps.min() == 0
@@ -106,7 +106,7 @@ def test_maps_are_the_attribution_above_zero(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_batch_gives_what_each_image_gives_alone(name: str) -> None:
+def test_maps_do_not_depend_on_other_images_in_the_batch(name: str) -> None:
     net, x = network(name), images(name)
     together = cam.explain(net, x)
     for i in range(len(x)):
@@ -116,7 +116,7 @@ def test_batch_gives_what_each_image_gives_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_gradient_is_left_behind_and_none_is_needed_around_it(name: str) -> None:
+def test_explain_works_under_no_grad_and_leaves_no_gradients(name: str) -> None:
     net, x = network(name), images(name)
     frozen = [p.requires_grad for p in net.parameters()]
     with torch.no_grad():

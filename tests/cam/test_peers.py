@@ -1,4 +1,4 @@
-"""Maps are those of captum and of pytorch-grad-cam, before either's ReLU and stretching."""
+"""Maps equal those of captum and pytorch-grad-cam before their ReLU and resizing."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def one_thread() -> None:
 
 
 def last_map(net: Any, name: str) -> nn.Module:
-    """The layer whose output is the feature map; a ViT's are tokens in a row."""
+    """The layer whose output is the feature map; for a ViT, a sequence of tokens."""
     layer: nn.Module = net.norm if name == "vit" else net.features
     return layer
 
@@ -34,24 +34,24 @@ def as_grid(tokens: Tensor) -> Tensor:
 
 
 def of_peer(name: str, method: str, x: Tensor, label: int) -> np.ndarray:
-    """What pytorch-grad-cam finds before its ReLU."""
+    """The result of pytorch-grad-cam before its ReLU."""
     net = network(name).eval().requires_grad_(True)
     peer = PEERS[method](net, [last_map(net, name)], as_grid if name == "vit" else None)
-    found = []
+    maps = []
     original = peer.get_cam_image
 
-    def keep(*arguments: Any, **named: Any) -> np.ndarray:
-        found.append(original(*arguments, **named))
-        return found[-1]
+    def store(*arguments: Any, **named: Any) -> np.ndarray:
+        maps.append(original(*arguments, **named))
+        return maps[-1]
 
-    peer.get_cam_image = keep
+    peer.get_cam_image = store
     peer(input_tensor=x, targets=[ClassifierOutputTarget(label)] * len(x))
-    return found[0]
+    return maps[0]
 
 
 @pytest.mark.parametrize("method", PEERS)
 @pytest.mark.parametrize("name", NAMES)
-def test_maps_are_those_of_pytorch_grad_cam(name: str, method: cam.Method) -> None:
+def test_maps_equal_those_of_pytorch_grad_cam(name: str, method: cam.Method) -> None:
     x = images(name)
     ours = cam.explain(network(name), x, method).attribution
     for label in LABELS:
@@ -62,8 +62,8 @@ def test_maps_are_those_of_pytorch_grad_cam(name: str, method: cam.Method) -> No
 
 
 @pytest.mark.parametrize("name", ["cnn", "squeezenet"])
-def test_maps_are_those_of_captum(name: str) -> None:
-    """It knows channels in front alone, so it can't take a ViT's tokens."""
+def test_maps_equal_those_of_captum(name: str) -> None:
+    """captum expects channels first, so it does not support a ViT's tokens."""
     x, net = images(name), network(name).eval()
     ours = cam.explain(net, x).attribution
     peer = LayerGradCam(net, last_map(net, name))
@@ -75,31 +75,30 @@ def test_maps_are_those_of_captum(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["squeezenet", "vit"])
-def test_on_a_head_that_is_linear_in_the_mean_two_methods_are_one(name: str) -> None:
-    """All gradients of a channel are equal there, so that their mean is each of them."""
+def test_gradcam_equals_hirescam_for_a_head_that_is_linear_in_the_mean(name: str) -> None:
+    """All gradients of a channel are equal, so each equals their mean."""
     x = images(name)
     maps = {method: cam.explain(network(name), x, method).attribution for method in PEERS}
     np.testing.assert_allclose(maps["gradcam"], maps["hirescam"], rtol=1e-4, atol=1e-6)
     assert np.abs(maps["gradcam"] - maps["gradcam++"]).max() > 0.01
 
 
-def test_hirescam_is_not_the_mean_where_gradients_differ() -> None:
-    """A head that weights each place by its own number."""
+def test_hirescam_differs_from_gradcam_where_gradients_differ() -> None:
+    """A head that weights each position differently."""
     net = network("cnn")
-    places = torch.linspace(-1, 1, 49).view(1, 1, 7, 7)
+    position_weights = torch.linspace(-1, 1, 49).view(1, 1, 7, 7)
     head = net.head()
-    net.classify = lambda feature_map: head((feature_map * places).mean(dim=(2, 3)))
+    net.classify = lambda feature_map: head((feature_map * position_weights).mean(dim=(2, 3)))
     x = images("cnn")
     with torch.no_grad():
         feature_map = net.eval().feature_map(x).numpy()
     weight = head.weight.detach().numpy()
-    exact = np.einsum("ld,ndhw->nlhw", weight, feature_map * places.numpy()) / 49
+    exact = np.einsum("ld,ndhw->nlhw", weight, feature_map * position_weights.numpy()) / 49
     np.testing.assert_allclose(cam.explain(net, x, "hirescam").attribution, exact, atol=1e-5)
     assert np.abs(cam.explain(net, x, "gradcam").attribution - exact).max() > 0.01
 
 
-def test_attention_is_torchs_own() -> None:
-    """Weights by nn.MultiheadAttention with the same projections."""
+def test_attention_equals_that_of_torchs_multihead_attention() -> None:
     net, x = network("vit").eval(), images("vit")
     block: Any = net.blocks[0]
     tokens = block.attention_norm(net._tokens(x))
@@ -109,14 +108,14 @@ def test_attention_is_torchs_own() -> None:
         peer.in_proj_weight.copy_(block.attention.qkv.weight)
         peer.in_proj_bias.copy_(block.attention.qkv.bias)
         _, expected = peer(tokens, tokens, tokens)
-        found = net.attentions(x)
-    assert found.shape == (4, len(net.blocks), 49, 49)
-    torch.testing.assert_close(found[:, 0], expected, atol=1e-5, rtol=1e-4)
+        attentions = net.attentions(x)
+    assert attentions.shape == (4, len(net.blocks), 49, 49)
+    torch.testing.assert_close(attentions[:, 0], expected, atol=1e-5, rtol=1e-4)
 
 
-def test_rollout_is_the_product_of_the_blocks() -> None:
+def test_rollout_is_the_product_of_the_blocks_attention() -> None:
     net, x = network("vit"), images("vit", 2)
-    found = cam.explain(net, x, "rollout")
+    maps = cam.explain(net, x, "rollout")
     with torch.no_grad():
         attentions = net.attentions(x).numpy()
     for i in range(2):
@@ -126,15 +125,14 @@ def test_rollout_is_the_product_of_the_blocks() -> None:
             product = mixed / mixed.sum(axis=1, keepdims=True) @ product
         expected = product.mean(axis=0).reshape(7, 7)
         for label in range(14):
-            np.testing.assert_allclose(found.attribution[i, label], expected, rtol=1e-4)
-    np.testing.assert_allclose(found.attribution.sum(axis=(2, 3)), 1, rtol=1e-5)
+            np.testing.assert_allclose(maps.attribution[i, label], expected, rtol=1e-4)
+    np.testing.assert_allclose(maps.attribution.sum(axis=(2, 3)), 1, rtol=1e-5)
     with torch.no_grad():
-        np.testing.assert_allclose(found.logits, net(x), atol=1e-5)
+        np.testing.assert_allclose(maps.logits, net(x), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["cnn", "squeezenet"])
-def test_a_network_without_attention_has_no_rollout(name: str) -> None:
-    with pytest.raises(
-        CxrError, match=r"rollout follows attention, and \w+ has none; choose one of"
-    ):
+def test_rollout_of_a_network_without_attention_is_refused(name: str) -> None:
+    message = r"rollout requires a network with attention, and \w+ has none; choose one of"
+    with pytest.raises(CxrError, match=message):
         cam.explain(network(name), images(name), "rollout")

@@ -1,4 +1,4 @@
-"""Truth of a phantom and of boxes, and what is said of maps that are known to be right or wrong."""
+"""Ground truth of phantoms and boxes, and measures of maps that are known to be right or wrong."""
 
 from dataclasses import replace
 
@@ -34,28 +34,27 @@ def known(split: Split) -> ground_truth.Truth:
     return ground_truth.of_phantom(split, "test", N, seed=3)
 
 
-def test_every_finding_of_the_phantom_has_its_own_mask(
-    split: Split, known: ground_truth.Truth
-) -> None:
+def test_every_finding_of_the_phantom_has_a_mask(split: Split, known: ground_truth.Truth) -> None:
     masks = phantom.masks(3, "test", 0, N, 28)
     assert list(zip(known.image, known.label, strict=True)) == list(
         zip(*np.nonzero(split.labels), strict=True)
     )
     blocks = masks[known.image, known.label].reshape(-1, 7, 4, 7, 4).mean(axis=(2, 4))
     np.testing.assert_allclose(known.cover((7, 7)), blocks, atol=1e-12)
-    some = known.only(known.label == LABELS.index("effusion"))
-    assert len(some.image) == split.labels[:, LABELS.index("effusion")].sum()
-    np.testing.assert_allclose(some.cover((7, 7)), blocks[known.label == LABELS.index("effusion")])
+    effusions = known.select(known.label == LABELS.index("effusion"))
+    assert len(effusions.image) == split.labels[:, LABELS.index("effusion")].sum()
+    expected = blocks[known.label == LABELS.index("effusion")]
+    np.testing.assert_allclose(effusions.cover((7, 7)), expected)
 
 
-def test_only_the_first_images_are_taken(split: Split) -> None:
-    some = ground_truth.of_phantom(split, "test", 20, seed=3)
-    assert some.image.max() < 20
-    assert len(some.cover((7, 7))) == split.labels[:20].sum()
+def test_only_the_first_images_are_used(split: Split) -> None:
+    first = ground_truth.of_phantom(split, "test", 20, seed=3)
+    assert first.image.max() < 20
+    assert len(first.cover((7, 7))) == split.labels[:20].sum()
 
 
-def test_another_phantom_is_refused(split: Split) -> None:
-    with pytest.raises(CxrError, match="the phantom of seed 4 is not the one in data/"):
+def test_a_phantom_of_another_seed_is_refused(split: Split) -> None:
+    with pytest.raises(CxrError, match="data/ was not generated from seed 4; run `dvc repro`"):
         ground_truth.of_phantom(split, "test", N, seed=4)
 
 
@@ -63,10 +62,10 @@ def box(image: str, label: str, *corners: float) -> Box:
     return Box(image, label, np.array(corners))
 
 
-def test_boxes_find_their_images_and_join(split: Split) -> None:
+def test_boxes_are_matched_with_images_and_merged_per_finding(split: Split) -> None:
     ids = np.array([f"i{row}" for row in range(N)])
     with_ids = Split(split.images, split.labels, ids, None)
-    found = ground_truth.of_boxes(
+    truth = ground_truth.of_boxes(
         with_ids,
         [
             box("i7", "mass", 0, 0, 512, 512),
@@ -76,36 +75,36 @@ def test_boxes_find_their_images_and_join(split: Split) -> None:
             box("elsewhere", "mass", 0, 0, 9, 9),
         ],
     )
-    assert found.image.tolist() == [3, 7]
-    assert [LABELS[i] for i in found.label] == ["nodule", "mass"]
-    np.testing.assert_allclose(found.cover((2, 2)), [[[0.5, 0], [0.5, 0]], [[1, 0], [0, 1]]])
+    assert truth.image.tolist() == [3, 7]
+    assert [LABELS[i] for i in truth.label] == ["nodule", "mass"]
+    np.testing.assert_allclose(truth.cover((2, 2)), [[[0.5, 0], [0.5, 0]], [[1, 0], [0, 1]]])
     assert len(ground_truth.of_boxes(with_ids, []).cover((7, 7))) == 0
 
 
 @pytest.mark.parametrize("name", ["i{}.png", "images/i{}.dcm", "a\\i{}.nii.gz"])
-def test_ids_with_folder_and_file_type_are_those_without(split: Split, name: str) -> None:
+def test_folder_and_file_type_of_ids_are_ignored(split: Split, name: str) -> None:
     with_ids = Split(split.images, split.labels, np.array([name.format(r) for r in range(N)]), None)
     assert ground_truth.of_boxes(with_ids, [box("i7", "mass", 0, 0, 9, 9)]).image.tolist() == [7]
 
 
-def test_boxes_of_other_images_alone_are_refused(split: Split) -> None:
+def test_boxes_without_an_image_of_the_split_are_refused(split: Split) -> None:
     with_ids = Split(split.images, split.labels, np.array([f"i{row}" for row in range(N)]), None)
-    with pytest.raises(CxrError, match="none of its images, such as j7, is in this split"):
+    with pytest.raises(CxrError, match=r"none of its images \(such as j7\) is in this split"):
         ground_truth.of_boxes(with_ids, [box("j7", "mass", 0, 0, 9, 9)])
 
 
-def test_boxes_of_a_name_that_several_images_have_are_refused(split: Split) -> None:
+def test_boxes_with_ambiguous_image_names_are_refused(split: Split) -> None:
     ids = np.array([f"patient{row}/frontal.jpg" for row in range(N)])
-    with pytest.raises(CxrError, match="several ids of the data end in frontal"):
+    with pytest.raises(CxrError, match="several image ids end in frontal"):
         ground_truth.of_boxes(Split(split.images, split.labels, ids, None), [])
 
 
 def test_boxes_need_ids(split: Split) -> None:
-    with pytest.raises(CxrError, match="the data has no ids"):
+    with pytest.raises(CxrError, match="the data has no image ids"):
         ground_truth.of_boxes(split, [])
 
 
-def test_a_map_that_is_the_truth_points_into_it_and_its_opposite_does_not(
+def test_a_map_equal_to_the_truth_hits_every_sign_and_its_inverse_hits_none(
     known: ground_truth.Truth,
 ) -> None:
     cover = known.cover((7, 7)).astype(np.float32)
@@ -117,24 +116,24 @@ def test_a_map_that_is_the_truth_points_into_it_and_its_opposite_does_not(
     assert right["pooled"]["pointing_centre"] == wrong["pooled"]["pointing_centre"] < 0.3
 
 
-def test_signs_that_fill_the_chest_are_not_pooled(known: ground_truth.Truth) -> None:
-    told = trust.localisation(known.cover((7, 7)).astype(np.float32), known, seed=0)
-    assert not {"cardiomegaly", "edema", "emphysema"} & set(told["pooled_labels"])
-    there = [label for label in LABELS if told["labels"][label]["n"]]
-    assert sum(told["labels"][label]["n"] for label in there) == len(known.image)
-    pooled = sum(told["labels"][label]["n"] for label in told["pooled_labels"])
-    assert told["pooled"]["n"] == pooled < len(known.image)
-    assert told["labels"]["effusion"]["median_share_of_image"] < 0.08
+def test_signs_that_cover_large_areas_are_not_pooled(known: ground_truth.Truth) -> None:
+    report = trust.localisation(known.cover((7, 7)).astype(np.float32), known, seed=0)
+    assert not {"cardiomegaly", "edema", "emphysema"} & set(report["pooled_labels"])
+    present = [label for label in LABELS if report["labels"][label]["n"]]
+    assert sum(report["labels"][label]["n"] for label in present) == len(known.image)
+    pooled = sum(report["labels"][label]["n"] for label in report["pooled_labels"])
+    assert report["pooled"]["n"] == pooled < len(known.image)
+    assert report["labels"]["effusion"]["median_share_of_image"] < 0.08
 
 
-def test_each_label_is_described_by_its_own_pairs(known: ground_truth.Truth) -> None:
+def test_each_label_is_scored_on_its_own_pairs(known: ground_truth.Truth) -> None:
     attribution = np.random.default_rng(0).normal(size=(len(known.image), 7, 7)).astype(np.float32)
-    told = trust.localisation(attribution, known, seed=0)
-    mine = known.label == LABELS.index("infiltration")
-    located = locate(attribution[mine], known.cover((7, 7))[mine])
-    assert told["labels"]["infiltration"]["n"] == mine.sum()
-    assert told["labels"]["infiltration"]["pointing"] == located.hit.mean()
-    assert told["labels"]["infiltration"]["energy"] == pytest.approx(located.energy.mean())
+    report = trust.localisation(attribution, known, seed=0)
+    has_label = known.label == LABELS.index("infiltration")
+    scores = locate(attribution[has_label], known.cover((7, 7))[has_label])
+    assert report["labels"]["infiltration"]["n"] == has_label.sum()
+    assert report["labels"]["infiltration"]["pointing"] == scores.hit.mean()
+    assert report["labels"]["infiltration"]["energy"] == pytest.approx(scores.energy.mean())
 
 
 def target(n: int = 5) -> CamTarget:
@@ -145,72 +144,76 @@ def target(n: int = 5) -> CamTarget:
 
 
 def test_pairs_get_the_map_of_their_image_and_label() -> None:
-    of = target()
+    cam_target = target()
     image, label = np.array([4, 1, 4, 0]), np.array([0, 5, 13, 5])
-    found = of.explain_pairs(image, label)
-    x = of.inputs(np.arange(5))
-    every = explain(of.network, x).attribution
-    np.testing.assert_allclose(found, every[image, label], atol=1e-5)
+    maps = cam_target.explain_pairs(image, label)
+    x = cam_target.inputs(np.arange(5))
+    all_maps = explain(cam_target.network, x).attribution
+    np.testing.assert_allclose(maps, all_maps[image, label], atol=1e-5)
     with torch.no_grad():
-        expected = of.network.eval()(x).numpy()
-    np.testing.assert_allclose(of.forward(np.arange(5)).logits, expected, atol=1e-5)
+        expected = cam_target.network.eval()(x).numpy()
+    np.testing.assert_allclose(cam_target.forward(np.arange(5)).logits, expected, atol=1e-5)
 
 
-def test_what_the_head_reads_gives_the_logits(monkeypatch: pytest.MonkeyPatch) -> None:
-    of = target()
+def test_pooled_features_are_the_inputs_of_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    cam_target = target()
     monkeypatch.setattr(trust, "BATCH", 2)
-    forward = of.forward(np.arange(5))
+    forward = cam_target.forward(np.arange(5))
     with torch.no_grad():
-        logits = of.network.head()(torch.from_numpy(forward.pooled).float()).numpy()
-    assert forward.pooled.shape == (5, of.network.head().in_features)
+        logits = cam_target.network.head()(torch.from_numpy(forward.pooled).float()).numpy()
+    assert forward.pooled.shape == (5, cam_target.network.head().in_features)
     np.testing.assert_allclose(logits, forward.logits, atol=1e-5)
-    assert not of.network.head()._forward_pre_hooks
+    assert not cam_target.network.head()._forward_pre_hooks
 
 
 def test_many_images_are_explained_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    of = target()
-    whole = of.explain(np.arange(5)).attribution
+    cam_target = target()
+    whole = cam_target.explain(np.arange(5)).attribution
     monkeypatch.setattr(trust, "BATCH", 2)
-    np.testing.assert_allclose(of.explain(np.arange(5)).attribution, whole, atol=1e-5)
+    np.testing.assert_allclose(cam_target.explain(np.arange(5)).attribution, whole, atol=1e-5)
     image, label = np.array([3, 0, 4, 3, 1, 0]), np.array([2, 5, 13, 0, 2, 5])
-    np.testing.assert_allclose(of.explain_pairs(image, label), whole[image, label], atol=1e-5)
+    np.testing.assert_allclose(
+        cam_target.explain_pairs(image, label), whole[image, label], atol=1e-5
+    )
 
 
-def test_large_images_go_through_the_network_one_at_a_time(
+def test_micro_batches_of_one_image_give_the_same_results(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    of, pairs = target(), (np.array([0, 1, 2, 4]), np.array([3, 3, 9, 0]))
+    cam_target, pairs = target(), (np.array([0, 1, 2, 4]), np.array([3, 3, 9, 0]))
 
-    def told() -> list[np.ndarray]:
-        faithful = trust.faithfulness(of, *pairs, seed=0)
-        sane = trust.sanity(of, *pairs, seed=0)
+    def results() -> list[np.ndarray]:
+        faithful = trust.faithfulness(cam_target, *pairs, seed=0)
+        sane = trust.sanity(cam_target, *pairs, seed=0)
         return [
-            of.explain(np.arange(5)).attribution,
-            of.forward(np.arange(5)).logits,
+            cam_target.explain(np.arange(5)).attribution,
+            cam_target.forward(np.arange(5)).logits,
             np.array([faithful["deletion"]["map"]["mean"], faithful["insertion"]["map"]["mean"]]),
             np.array([step["mean"] for step in sane["randomised"]] + [sane["shifted"]["mean"]]),
         ]
 
-    whole = told()
+    whole = results()
     sizes: list[int] = []
-    of.network.features.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
-    monkeypatch.setattr(inputs, "PIXELS_AT_ONCE", 28**2)
-    for one_by_one, at_once in zip(told(), whole, strict=True):
-        np.testing.assert_allclose(one_by_one, at_once, atol=1e-4)
+    cam_target.network.features.register_forward_pre_hook(
+        lambda _, given: sizes.append(len(given[0]))
+    )
+    monkeypatch.setattr(inputs, "PIXELS_PER_MICRO_BATCH", 28**2)
+    for single, batched in zip(results(), whole, strict=True):
+        np.testing.assert_allclose(single, batched, atol=1e-4)
     assert set(sizes) == {1}
 
 
-def test_no_pair_is_told_as_none() -> None:
-    nothing = np.array([], np.int64)
-    told = trust.faithfulness(target(), nothing, nothing, seed=0)
-    assert told == {"n": 0, "deletion": {}, "insertion": {}}
-    told = trust.sanity(target(), nothing, nothing, seed=0)
-    assert told == {"n": 0, "randomised": [], "shifted": None}
-    assert target().explain_pairs(nothing, nothing).shape == (0, 7, 7)
+def test_results_without_pairs_are_empty() -> None:
+    empty = np.array([], np.int64)
+    report = trust.faithfulness(target(), empty, empty, seed=0)
+    assert report == {"n": 0, "deletion": {}, "insertion": {}}
+    report = trust.sanity(target(), empty, empty, seed=0)
+    assert report == {"n": 0, "randomised": [], "shifted": None}
+    assert target().explain_pairs(empty, empty).shape == (0, 7, 7)
 
 
 class Additive(Network):
-    """A logit is a weighted sum of the image's 49 parts, so that its map is exactly its reasons."""
+    """Each logit is a weighted sum of the image's 49 cells, so its map is exact."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -228,21 +231,21 @@ class Additive(Network):
         return self.classifier
 
 
-def test_maps_that_are_the_reasons_are_faithful() -> None:
-    of = replace(target(20), network=Additive())
-    logits = of.forward(np.arange(20)).logits
+def test_exact_maps_are_faithful() -> None:
+    cam_target = replace(target(20), network=Additive())
+    logits = cam_target.forward(np.arange(20)).logits
     image, label = np.nonzero(logits > np.quantile(logits, 0.9))
-    told = trust.faithfulness(of, image, label, seed=0)
-    assert told["n"] == len(image)
-    assert told["deletion"]["map"]["mean"] < told["deletion"]["random"]["mean"]
-    assert told["insertion"]["map"]["mean"] > told["insertion"]["random"]["mean"]
-    low, high = told["deletion"]["map"]["ci"]
-    assert low < told["deletion"]["map"]["mean"] < high
+    report = trust.faithfulness(cam_target, image, label, seed=0)
+    assert report["n"] == len(image)
+    assert report["deletion"]["map"]["mean"] < report["deletion"]["random"]["mean"]
+    assert report["insertion"]["map"]["mean"] > report["insertion"]["random"]["mean"]
+    low, high = report["deletion"]["map"]["ci"]
+    assert low < report["deletion"]["map"]["mean"] < high
 
 
 def test_sanity_lists_the_layers_from_the_head_down() -> None:
-    told = trust.sanity(target(), np.array([0, 1, 2]), np.array([3, 3, 9]), seed=0)
-    assert told["randomised"][0]["down_to"] == "classifier"
-    assert len(told["randomised"]) == 7
-    assert all(-1 <= step["mean"] <= 1 for step in told["randomised"])
-    assert told["shifted"]["mean"] > told["randomised"][-1]["mean"]
+    report = trust.sanity(target(), np.array([0, 1, 2]), np.array([3, 3, 9]), seed=0)
+    assert report["randomised"][0]["down_to"] == "classifier"
+    assert len(report["randomised"]) == 7
+    assert all(-1 <= step["mean"] <= 1 for step in report["randomised"])
+    assert report["shifted"]["mean"] > report["randomised"][-1]["mean"]

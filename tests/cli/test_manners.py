@@ -225,7 +225,7 @@ def test_the_progress_bar_of_a_training_covers_all_epochs() -> None:
         params=SimpleNamespace(train=SimpleNamespace(protocol=SimpleNamespace(epochs=20))),
     )
     calls: list[tuple[int, int]] = []
-    advance = train.over_all_epochs(run, lambda done, total: calls.append((done, total)))
+    advance = train.training_progress(run, lambda done, total: calls.append((done, total)))
     advance(5, 613)
     run.log.history.append({})
     advance(1, 613)

@@ -98,7 +98,7 @@ def text(content: bytes) -> Make:
     return lambda path: path.write_bytes(content) and None
 
 
-PLAIN, DAMAGED = "is not a file of plain tensors", "holds no weights that can be read"
+PLAIN, DAMAGED = "is not a file of plain tensors", "is not a readable weights file"
 TORCH: dict[str, tuple[Make, str]] = {
     "a call of the system": (saved({"w": Call(os.system, "true")}), PLAIN),
     "a call by a made up name": (
@@ -108,8 +108,8 @@ TORCH: dict[str, tuple[Make, str]] = {
     "a call for a terabyte": (saved({"w": Call(bytearray, 2**40)}), "w.pt"),
     "a sparse tensor": (saved({"w": torch.eye(3).to_sparse()}), "weights of another network"),
     "a whole network": (saved(torch.nn.Linear(2, 2)), PLAIN),
-    "deflated": (repacked(same, zipfile.ZIP_DEFLATED), "is not packed as torch.save packs"),
-    "packed by bzip2": (repacked(same, zipfile.ZIP_BZIP2), "is not packed as torch.save packs"),
+    "deflated": (repacked(same, zipfile.ZIP_DEFLATED), "is a compressed zip file"),
+    "packed by bzip2": (repacked(same, zipfile.ZIP_BZIP2), "is a compressed zip file"),
     "a storage longer than the file": (repacked(more_numbers), "not resizable"),
     "cut short": (cut_short, DAMAGED),
     "a pickle cut short": (pickled(b"\x80\x02}q\x00X"), DAMAGED),
@@ -119,9 +119,9 @@ TORCH: dict[str, tuple[Make, str]] = {
     "a bare pickle": (text(pickle.dumps({"w": 1}, 2)), "w.pt"),
     "words": (text(b"these are words\n"), "w.pt"),
     "nothing": (text(b" "), "w.pt"),
-    "a gigabyte and a byte": (hole(2**30 + 1), "more than 1,073,741,824 bytes"),
-    "a folder": (Path.mkdir, "is not a file of weights"),
-    "a pipe": (os.mkfifo, "is not a file of weights"),
+    "a gigabyte and a byte": (hole(2**30 + 1), "larger than the limit of 1,073,741,824 bytes"),
+    "a folder": (Path.mkdir, "is not a regular file"),
+    "a pipe": (os.mkfifo, "is not a regular file"),
 }  # fmt: skip
 
 
@@ -174,7 +174,7 @@ def test_malicious_torch_files_are_refused(
 def test_malicious_safetensors_files_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "w.safetensors"
     path.write_bytes(content)
-    assert "w.safetensors holds no weights that can be read" in refusal(load, path)
+    assert "w.safetensors is not a readable weights file" in refusal(load, path)
 
 
 def test_the_test_file_with_a_false_size_differs_from_the_valid_one(tmp_path: Path) -> None:

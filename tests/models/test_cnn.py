@@ -1,4 +1,4 @@
-"""The small convolutional network: its size, and its output worked out by hand."""
+"""The small convolutional network: its size, and its output computed by hand."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from cxr.errors import CxrError
 from cxr.models.cnn import Cnn
 
 PARAMS = params.load(Path(__file__).parents[2] / "params.yaml")
-LIMIT = 596_654  # parameters of the convolutional network that this project starts from
+MAX_PARAMETERS = 596_654  # parameters of this project's original convolutional network
 
 
 def cnn(channels: int = 1) -> Cnn:
@@ -30,7 +30,8 @@ def test_parameter_count_is_the_sum_of_the_layers(channels: int) -> None:
     kernels = 9 * (channels * first + first * second + second * third)
     norms = 2 * (first + second + third)
     head = third * 14 + 14
-    assert models.n_parameters(cnn(channels))["total"] == kernels + norms + head <= LIMIT
+    total = kernels + norms + head
+    assert models.n_parameters(cnn(channels))["total"] == total <= MAX_PARAMETERS
 
 
 def test_parameter_count_at_widths_32_64_128() -> None:
@@ -45,7 +46,7 @@ def test_there_are_exactly_three_convolutions() -> None:
     assert sum(isinstance(module, nn.Conv2d) for module in cnn().modules()) == 3
 
 
-def test_output_equals_convolutions_written_out_in_numpy() -> None:
+def test_output_equals_a_numpy_implementation() -> None:
     torch.manual_seed(0)
     network = Cnn(1, (2, 3, 4), 0.5, 14)
     for module in network.modules():
@@ -71,23 +72,23 @@ def test_output_equals_convolutions_written_out_in_numpy() -> None:
         assert np.allclose(network(x)[0].numpy(), logits, atol=1e-5)
 
 
-def test_dropout_acts_on_the_pooled_features_in_training_alone() -> None:
+def test_dropout_is_applied_to_the_pooled_features_only_in_training() -> None:
     network = Cnn(1, (4, 4, 1000), 0.25, 1000)
     with torch.no_grad():
-        network.classifier.weight.copy_(torch.eye(1000))  # logits show the features themselves
+        network.classifier.weight.copy_(torch.eye(1000))  # the logits are the features
         network.classifier.bias.zero_()
     ones = torch.ones(1, 1000, 1, 1)
     torch.manual_seed(0)
     with torch.inference_mode():
         assert (network.eval().classify(ones) == 1).all()
-        left = network.train().classify(ones)
-    dropped = left == 0
+        features = network.train().classify(ones)
+    dropped = features == 0
     assert abs(int(dropped.sum()) - 250) < 4 * np.sqrt(1000 * 0.25 * 0.75)
-    assert torch.allclose(left[~dropped], torch.tensor(1 / 0.75))
+    assert torch.allclose(features[~dropped], torch.tensor(1 / 0.75))
 
 
 @pytest.mark.parametrize("channels", [[32, 64], [32, 64, 128, 256], [32, 0, 128]])
-def test_widths_must_be_three_and_positive(channels: list[int]) -> None:
+def test_channels_must_be_three_positive_numbers(channels: list[int]) -> None:
     block = PARAMS.train.block("cnn").model_copy(update={"channels": channels})
     with pytest.raises(CxrError, match=r"train\.cnn\.channels"):
         models.hyper_parameters("cnn", block)

@@ -1,4 +1,4 @@
-"""What holds for every network, and that a saved model is the same model when it is loaded."""
+"""Properties of every network, and saving and loading models."""
 
 import json
 import pickle
@@ -26,12 +26,12 @@ NAMES = params.model_names()
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
-    torch.set_num_threads(1)  # the number of threads decides the last bits
+    torch.set_num_threads(1)  # results are not bit-identical across numbers of threads
 
 
 def hyper(name: str, **changes: object) -> params.ModelParams:
-    stated = models.hyper_parameters(name, PARAMS.train.block(name))
-    return stated.model_copy(update=changes)
+    defaults = models.hyper_parameters(name, PARAMS.train.block(name))
+    return defaults.model_copy(update=changes)
 
 
 CHANNELS = {
@@ -62,7 +62,7 @@ def saved_model(name: str) -> SavedModel:
             name: hyper(name).model_dump(mode="json"),
         },
     }
-    with torch.no_grad():  # running statistics that are not those of a fresh batch norm
+    with torch.no_grad():  # running statistics that differ from those of a new batch norm
         for _ in range(3):
             net.train()(images(name, 8) * 2 + 1)
     return SavedModel(name, net.eval(), spec, LABELS, used)
@@ -87,7 +87,7 @@ def saved_model(name: str) -> SavedModel:
         ("squeezenet", 224, 3, (512, 13, 13)),
     ],
 )
-def test_feature_map_has_the_stated_shape(
+def test_feature_map_has_the_expected_shape(
     name: str, size: int, channels: int, shape: tuple[int, int, int]
 ) -> None:
     net = network(name, size, channels).eval()
@@ -98,18 +98,18 @@ def test_feature_map_has_the_stated_shape(
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "channels", "told"),
+    ("name", "size", "channels", "message"),
     [
-        ("cnn", 3, 1, "3 px is below its least size, 4"),
+        ("cnn", 3, 1, "at least 4 px; got 3 px"),
         ("vit", 30, 1, r"train\.vit\.patch \(4\) must divide the image size \(30 px\)"),
-        ("squeezenet", 16, 3, "at least 17 px, not 16"),
-        ("squeezenet", 28, 1, "3 channels, .*not 1"),
+        ("squeezenet", 16, 3, "at least 17 px; got 16 px"),
+        ("squeezenet", 28, 1, "3 channels, .*got 1"),
     ],
 )
-def test_size_that_does_not_fit_is_told_with_its_number(
-    name: str, size: int, channels: int, told: str
+def test_an_unsupported_size_is_refused_with_its_value(
+    name: str, size: int, channels: int, message: str
 ) -> None:
-    with pytest.raises(CxrError, match=told):
+    with pytest.raises(CxrError, match=message):
         network(name, size, channels)
 
 
@@ -121,24 +121,24 @@ def test_forward_is_classify_of_feature_map(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_empty_feature_map_gives_the_bias_of_the_head_and_no_relu_hides_it(name: str) -> None:
+def test_zero_feature_map_gives_the_bias_of_the_head_without_a_relu(name: str) -> None:
     net = network(name).eval()
     bias = torch.linspace(-6, 1, len(LABELS))
     with torch.inference_mode():
         net.head().bias.copy_(bias)
-        nothing = torch.zeros_like(net.feature_map(images(name, 2)))
-        assert torch.allclose(net.classify(nothing), bias.expand(2, -1), atol=1e-6)
+        zeros = torch.zeros_like(net.feature_map(images(name, 2)))
+        assert torch.allclose(net.classify(zeros), bias.expand(2, -1), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_fresh_logits_have_both_signs(name: str) -> None:
+def test_logits_of_an_untrained_network_have_both_signs(name: str) -> None:
     with torch.inference_mode():
         logits = network(name).eval()(images(name, 16))
     assert (logits < 0).any() and (logits > 0).any()
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_output_of_an_image_does_not_depend_on_the_others(name: str) -> None:
+def test_output_for_an_image_does_not_depend_on_other_images_in_the_batch(name: str) -> None:
     model = saved_model(name)
     x = images(name, 6)
     with torch.inference_mode():
@@ -153,16 +153,18 @@ def test_output_of_an_image_does_not_depend_on_the_others(name: str) -> None:
 def test_gradient_reaches_every_parameter(name: str, changes: dict[str, object]) -> None:
     net = network(name, 64, **changes).train()
     F.binary_cross_entropy_with_logits(net(images(name, 8, 64)), torch.ones(8, 14)).backward()
-    without = [key for key, p in net.named_parameters() if p.grad is None or not p.grad.any()]
-    assert not without
+    without_gradient = [
+        key for key, p in net.named_parameters() if p.grad is None or not p.grad.any()
+    ]
+    assert not without_gradient
     assert all(p.requires_grad for p in net.parameters())
 
 
-def test_gradient_reaches_the_head_alone_of_a_frozen_squeezenet() -> None:
+def test_gradient_reaches_only_the_head_of_a_frozen_squeezenet() -> None:
     net = network("squeezenet", 64, freeze=True).train()
     net(images("squeezenet", 4, 64)).sum().backward()
-    moved = {key for key, p in net.named_parameters() if p.grad is not None and p.grad.any()}
-    assert moved == {"classifier.weight", "classifier.bias"}
+    trained = {key for key, p in net.named_parameters() if p.grad is not None and p.grad.any()}
+    assert trained == {"classifier.weight", "classifier.bias"}
 
 
 @pytest.mark.parametrize(
@@ -175,7 +177,7 @@ def test_gradient_reaches_the_head_alone_of_a_frozen_squeezenet() -> None:
     ],
     ids=["cnn", "vit", "squeezenet", "squeezenet-frozen"],
 )
-def test_eight_images_can_be_learnt_by_heart(
+def test_a_network_can_overfit_eight_images(
     name: str, size: int, lr: float, steps: int, changes: dict[str, object]
 ) -> None:
     net, x = network(name, size, **changes), images(name, 8, size)
@@ -187,7 +189,7 @@ def test_eight_images_can_be_learnt_by_heart(
     net.train()
     for _ in range(steps):
         loss = F.binary_cross_entropy_with_logits(step(x), labels)
-        if loss < 0.02:  # before the step, which could overshoot
+        if loss < 0.02:  # before a step that could overshoot
             break
         optimizer.zero_grad()
         loss.backward()
@@ -198,7 +200,7 @@ def test_eight_images_can_be_learnt_by_heart(
 
 
 @pytest.mark.parametrize(("size", "expected"), [(28, 334), (64, 64), (224, 5), (1024, 1)])
-def test_so_many_images_go_through_at_once_that_their_pixels_are_bounded(
+def test_micro_batches_bound_the_number_of_pixels_per_forward_pass(
     size: int, expected: int
 ) -> None:
     assert micro_batch_size(size) == expected
@@ -208,20 +210,20 @@ def test_so_many_images_go_through_at_once_that_their_pixels_are_bounded(
     assert torch.equal(torch.cat(parts)[:, 0, 0, 0], torch.arange(expected + 1))
 
 
-def test_n_parameters_counts_all_and_trainable() -> None:
+def test_n_parameters_counts_total_and_trainable() -> None:
     net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
     net[0].requires_grad_(False)
     assert models.n_parameters(net) == {"total": 12 + 4 + 8 + 2, "trainable": 8 + 2}
 
 
 @pytest.mark.parametrize("name", ["cnn", "vit"])
-def test_input_of_cnn_and_vit_is_the_data_under_its_own_statistics(name: str) -> None:
+def test_input_of_cnn_and_vit_is_normalised_by_the_training_statistics(name: str) -> None:
     spec = models.input_spec(name, hyper(name), 64, Statistics(0.4, 0.2))
     assert spec == InputSpec(64, "bicubic", 64, 1, (0.4,), (0.2,))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_loaded_model_is_the_saved_one_to_the_bit(name: str, tmp_path: Path) -> None:
+def test_loaded_model_is_bit_identical_to_the_saved_one(name: str, tmp_path: Path) -> None:
     model = saved_model(name)
     models.save(model, tmp_path / "model")
     loaded = models.load(tmp_path / "model")
@@ -233,7 +235,7 @@ def test_loaded_model_is_the_saved_one_to_the_bit(name: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_saving_twice_gives_equal_bytes(name: str, tmp_path: Path) -> None:
+def test_saving_twice_gives_identical_files(name: str, tmp_path: Path) -> None:
     model = saved_model(name)
     models.save(model, tmp_path / "a")
     models.save(model, tmp_path / "b")
@@ -243,7 +245,7 @@ def test_saving_twice_gives_equal_bytes(name: str, tmp_path: Path) -> None:
         assert len(contents) == 1, file
 
 
-def test_model_json_names_what_is_needed_to_use_the_model(tmp_path: Path) -> None:
+def test_model_json_contains_what_is_needed_to_use_the_model(tmp_path: Path) -> None:
     models.save(saved_model("cnn"), tmp_path)
     description = json.loads((tmp_path / "model.json").read_text())
     assert description["name"] == "cnn"
@@ -256,7 +258,7 @@ def test_model_json_names_what_is_needed_to_use_the_model(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
-def test_weights_are_read_from_either_kind_of_file(suffix: str, tmp_path: Path) -> None:
+def test_weights_are_read_from_safetensors_and_torch_files(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"weights{suffix}"
     source, target = network("cnn"), network("cnn")
     torch.nn.init.normal_(target.head().weight)
@@ -270,31 +272,37 @@ def test_weights_are_read_from_either_kind_of_file(suffix: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "difference"),
     [
-        ({"channels": (32, 64, 96)}, r"`features.8.weight` is \(96, 64, 3, 3\), \(128, 64, 3, 3\)"),
-        ({"channels": (8, 64, 96)}, r"`features.0.weight` is \(8, 1, 3, 3\), \(32, 1, 3, 3\) is n"),
+        (
+            {"channels": (32, 64, 96)},
+            r"`features.8.weight` is \(96, 64, 3, 3\); expected \(128, 64, 3, 3\)",
+        ),
+        (
+            {"channels": (8, 64, 96)},
+            r"`features.0.weight` is \(8, 1, 3, 3\); expected \(32, 1, 3, 3\)",
+        ),
     ],
 )
-def test_first_difference_of_another_shape_is_named(
-    changes: dict[str, object], told: str, tmp_path: Path
+def test_first_tensor_with_a_different_shape_is_named(
+    changes: dict[str, object], difference: str, tmp_path: Path
 ) -> None:
     write_weights(network("cnn", **changes), tmp_path / "w.safetensors")
-    with pytest.raises(CxrError, match=f"weights of another network: {told}"):
+    with pytest.raises(CxrError, match=f"weights of another network: {difference}"):
         load_weights(network("cnn"), tmp_path / "w.safetensors")
 
 
-def test_first_missing_and_the_surplus_tensor_are_named(tmp_path: Path) -> None:
+def test_first_missing_and_first_surplus_tensor_are_named(tmp_path: Path) -> None:
     write_weights(network("vit"), tmp_path / "vit.safetensors")
     with pytest.raises(CxrError, match=r"another network: `features\.0\.weight` is missing"):
         load_weights(network("cnn"), tmp_path / "vit.safetensors")
     state = network("cnn").state_dict() | {"surplus": torch.zeros(1)}
-    with pytest.raises(CxrError, match="another network: `surplus` is not part of this one"):
+    with pytest.raises(CxrError, match="another network: `surplus` is not part of this network"):
         fill(network("cnn"), state, "here")
 
 
-class Trap:
-    """What a hostile file would hold: a call that runs when it is unpickled."""
+class Exploit:
+    """Content of a malicious file: a call that runs when it is unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -306,10 +314,10 @@ class Trap:
 @pytest.mark.parametrize("how", ["torch.save", "pickle.dumps"])
 def test_code_in_a_weights_file_is_refused_and_never_run(how: str, tmp_path: Path) -> None:
     path, marker = tmp_path / "evil.pt", tmp_path / "ran"
-    content = {"features.0.weight": Trap(marker)}
+    content = {"features.0.weight": Exploit(marker)}
     if how == "torch.save":
         torch.save(content, path)
-        torch.load(path, weights_only=False)  # the trap works, so that its silence means something
+        torch.load(path, weights_only=False)  # shows that the exploit works if it is not refused
         assert marker.exists()
         marker.unlink()
     else:
@@ -321,37 +329,40 @@ def test_code_in_a_weights_file_is_refused_and_never_run(how: str, tmp_path: Pat
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 @pytest.mark.parametrize("content", [b"", b"# just some words\n", b"\x00\xff" * 50, None])
-def test_file_without_weights_is_one_sentence(
+def test_file_without_weights_is_refused_in_one_line(
     suffix: str, content: bytes | None, tmp_path: Path
 ) -> None:
     path = tmp_path / f"w{suffix}"
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(
-        CxrError, match=rf"w\{suffix} (does not exist|holds|is not a file of plain tensors)"
+        CxrError,
+        match=rf"w\{suffix} (does not exist|is not a (readable weights|file of plain))",
     ) as caught:
         load_weights(network("cnn"), path)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("content", [b"G", b"K", b"eC1", b"X{X\n", b"q*|0!SvUH"])
-def test_short_text_that_reads_like_pickle_is_one_sentence(content: bytes, tmp_path: Path) -> None:
+def test_short_text_that_resembles_a_pickle_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "w.pt").write_bytes(content)
-    with pytest.raises(CxrError, match=r"w\.pt (holds|is not a file of plain tensors)"):
+    with pytest.raises(
+        CxrError, match=r"w\.pt is not a (readable weights file|file of plain tensors)"
+    ):
         load_weights(network("cnn"), tmp_path / "w.pt")
 
 
 @pytest.mark.parametrize("content", [[1, 2], torch.zeros(3), {"a": 1}])
-def test_torch_file_that_is_no_mapping_of_tensors_is_refused(
+def test_torch_file_without_a_mapping_of_tensors_is_refused(
     content: object, tmp_path: Path
 ) -> None:
     torch.save(content, tmp_path / "w.pt")
-    with pytest.raises(CxrError, match="holds no mapping of names to tensors"):
+    with pytest.raises(CxrError, match="does not contain a mapping of names to tensors"):
         load_weights(network("cnn"), tmp_path / "w.pt")
 
 
-def test_mapping_whose_keys_are_no_names_is_refused() -> None:
-    with pytest.raises(CxrError, match="holds no mapping of names to tensors"):
+def test_mapping_whose_keys_are_not_names_is_refused() -> None:
+    with pytest.raises(CxrError, match="does not contain a mapping of names to tensors"):
         fill(network("cnn"), {1: torch.zeros(1)}, "here")
 
 
@@ -362,13 +373,13 @@ def test_sparse_weights_are_refused() -> None:
         fill(network("cnn"), state, "here")
 
 
-def test_missing_model_is_one_sentence(tmp_path: Path) -> None:
+def test_missing_model_is_reported_with_its_file(tmp_path: Path) -> None:
     with pytest.raises(CxrError, match=r"model\.json is missing"):
         models.load(tmp_path)
 
 
 @pytest.mark.parametrize("content", ['{"name": "cnn"', "[]", "{}"])
-def test_damaged_model_is_one_sentence(content: str, tmp_path: Path) -> None:
+def test_damaged_model_is_reported_with_its_file(content: str, tmp_path: Path) -> None:
     models.save(saved_model("cnn"), tmp_path)
     (tmp_path / "model.json").write_text(content)
     with pytest.raises(CxrError, match=r"model\.json"):
@@ -376,10 +387,10 @@ def test_damaged_model_is_one_sentence(content: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_no_numbers_are_refused(value: float) -> None:
+def test_weights_that_are_not_finite_are_refused(value: float) -> None:
     state = network("cnn").state_dict()
     state["classifier.bias"] = torch.full_like(state["classifier.bias"], value)
-    with pytest.raises(CxrError, match=r"no finite real numbers, in `classifier\.bias`"):
+    with pytest.raises(CxrError, match=r"not finite real numbers, in `classifier\.bias`"):
         fill(network("cnn"), state, "here")
 
 
@@ -389,14 +400,14 @@ def test_weights_without_values_are_refused() -> None:
         fill(network("cnn"), state, "here")
 
 
-def test_refused_file_comes_without_the_advice_to_run_its_code(tmp_path: Path) -> None:
+def test_message_for_a_refused_file_does_not_advise_running_its_code(tmp_path: Path) -> None:
     (tmp_path / "w.pt").write_bytes(b"# just some words\n")
     with pytest.raises(CxrError) as caught:
         load_weights(network("cnn"), tmp_path / "w.pt")
     assert "weights_only" not in str(caught.value)
 
 
-def test_model_whose_package_is_missing_is_not_called_unknown(
+def test_model_whose_package_is_missing_is_not_reported_as_unknown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delitem(sys.modules, "cxr.models.squeezenet", raising=False)
@@ -405,13 +416,14 @@ def test_model_whose_package_is_missing_is_not_called_unknown(
         models.build("squeezenet", hyper("cnn"), 28, 3, 14)
 
 
-def test_unknown_model_is_named() -> None:
-    with pytest.raises(CxrError, match="there is no model `nobody`"):
+def test_unknown_model_is_refused_with_the_known_ones() -> None:
+    known = ", ".join(NAMES)
+    with pytest.raises(CxrError, match=f"unknown model `nobody`; expected one of {known}"):
         models.build("nobody", hyper("cnn"), 28, 1, 14)
 
 
-def test_same_seed_gives_the_same_bytes_in_another_process(tmp_path: Path) -> None:
-    """torch's own state is the only source of chance in build()."""
+def test_same_seed_gives_identical_weights_in_another_process(tmp_path: Path) -> None:
+    """torch's global random state is the only source of randomness in build()."""
     code = (
         "import sys, torch; from pathlib import Path; from cxr import models, params\n"
         "train = params.load(Path(sys.argv[1])).train\n"

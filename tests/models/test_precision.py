@@ -1,4 +1,4 @@
-"""bf16 on a GPU, tried on a CPU's own bf16: it may touch the feature map and nothing after it."""
+"""bf16 as on a GPU, tested with a CPU's bf16: only the feature map may be computed in it."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ N = 600
 
 @pytest.fixture
 def bf16(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `autocast` does on a GPU."""
+    """Make `autocast` behave as on a GPU."""
     monkeypatch.setattr(
         models, "autocast", lambda device: torch.autocast("cpu", dtype=torch.bfloat16)
     )
@@ -39,11 +39,11 @@ def chests() -> np.ndarray:
 
 
 def model_of(name: str, image_size: int = 28) -> SavedModel:
-    """A network whose logits spread, as those of a trained one do."""
+    """A network whose logits vary as much as those of a trained network."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    wanted = params.load(Path(__file__).parents[2] / "params.yaml")
-    hyper = models.hyper_parameters(name, wanted.train.block(name))
+    settings = params.load(Path(__file__).parents[2] / "params.yaml")
+    hyper = models.hyper_parameters(name, settings.train.block(name))
     if name == "squeezenet":
         hyper = hyper.model_copy(update={"image_size": 64})
     spec = models.input_spec(name, hyper, 28, Statistics(0.5, 0.25))
@@ -58,21 +58,21 @@ def logits_of_evaluation(model: SavedModel, images: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ["cnn", "vit"])
-def test_logits_keep_apart_what_the_head_tells_apart(
+def test_different_images_get_different_logits_in_bf16(
     name: str, bf16: None, chests: np.ndarray
 ) -> None:
-    """A head in bf16 left 73 to 467 distinct values of 3,000 and moved AUROCs by up to 0.0068."""
+    """A head in bf16 gave 73 to 467 distinct values of 3,000 and changed AUROCs by up to 0.0068."""
     logits = logits_of_evaluation(model_of(name), chests)
     assert logits.dtype == np.float32
     distinct = [len(np.unique(logits[:, i])) for i in range(len(LABELS))]
     assert min(distinct) > 0.98 * N
 
 
-def test_a_head_on_stored_features_works_in_float32(bf16: None) -> None:
+def test_a_head_on_stored_features_uses_float32(bf16: None) -> None:
     head, x = nn.Linear(512, 14), torch.randn(300, 512)
-    found = predict(head, FeatureBatches(x), CPU, 64)
+    logits = predict(head, FeatureBatches(x), CPU, 64)
     exact = F.linear(x.double(), head.weight.double(), head.bias.double()).detach().numpy()
-    np.testing.assert_allclose(found, exact, atol=1e-5)
+    np.testing.assert_allclose(logits, exact, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["cnn", "squeezenet", "vit"])
@@ -85,10 +85,10 @@ def test_evaluation_maps_and_predictions_agree_on_one_device(
     model, few = model_of(name), chests[:12]
     expected = logits_of_evaluation(model, few)
     target = CamTarget(model.network, "gradcam", torch.from_numpy(few), model.input)
-    every = np.arange(len(few))
-    np.testing.assert_allclose(target.forward(every).logits, expected, atol=1e-6)
-    np.testing.assert_allclose(target.explain(every).logits, expected, atol=1e-6)
-    maps = cam.explain(model.network, target.inputs(every), "hirescam")
+    index = np.arange(len(few))
+    np.testing.assert_allclose(target.forward(index).logits, expected, atol=1e-6)
+    np.testing.assert_allclose(target.explain(index).logits, expected, atol=1e-6)
+    maps = cam.explain(model.network, target.inputs(index), "hirescam")
     np.testing.assert_allclose(maps.logits, expected, atol=1e-6)
     operating_point = decisions.decide(
         name,
@@ -107,7 +107,7 @@ def test_evaluation_maps_and_predictions_agree_on_one_device(
 
 
 @pytest.mark.parametrize("name", ["cnn", "squeezenet", "vit"])
-def test_a_gpus_probabilities_are_a_cpus_within_a_hundredth(
+def test_probabilities_in_bf16_differ_by_less_than_a_hundredth(
     name: str, monkeypatch: pytest.MonkeyPatch, chests: np.ndarray
 ) -> None:
     model, few = model_of(name), chests[:60]
@@ -120,8 +120,9 @@ def test_a_gpus_probabilities_are_a_cpus_within_a_hundredth(
     assert 0 < np.abs(half - whole).max() < 0.01
 
 
-def test_stored_features_are_those_of_the_network(bf16: None, chests: np.ndarray) -> None:
-    """A frozen backbone's features, computed once, give the logits that the network gives."""
+def test_stored_features_give_the_same_logits_as_the_network(
+    bf16: None, chests: np.ndarray
+) -> None:
     model, few = model_of("squeezenet"), chests[:16]
     backbone = model.network.get_submodule("features")
     stored = features.compute(backbone, few, model.input, CPU, False, lambda done, total: None)
@@ -129,7 +130,7 @@ def test_stored_features_are_those_of_the_network(bf16: None, chests: np.ndarray
     np.testing.assert_allclose(by_head, logits_of_evaluation(model, few), atol=1e-6)
 
 
-def test_the_loss_is_of_float32_logits(bf16: None) -> None:
+def test_logits_and_feature_map_are_float32(bf16: None) -> None:
     network: Network = model_of("cnn").network
     assert network(torch.randn(2, 1, 28, 28)).dtype == torch.float32
     assert network.encode(torch.randn(2, 1, 28, 28)).dtype == torch.float32

@@ -1,4 +1,4 @@
-"""SqueezeNet: torchvision's features, a linear head, weights from where they were asked for."""
+"""SqueezeNet: torchvision's features, a linear head, and the sources of its weights."""
 
 from pathlib import Path
 
@@ -56,7 +56,7 @@ def test_features_equal_torchvisions(size: int) -> None:
         assert torch.equal(network.feature_map(x), peer.features(x))
 
 
-def test_logits_are_torchvisions_head_without_its_relu() -> None:
+def test_logits_equal_torchvisions_head_without_its_relu() -> None:
     network, peer = build().eval(), squeezenet1_1(num_classes=14).eval()
     network.features.load_state_dict(peer.features.state_dict())
     convolution = peer.classifier[1]
@@ -71,15 +71,15 @@ def test_logits_are_torchvisions_head_without_its_relu() -> None:
     assert (logits < 0).any()
 
 
-def test_least_size_is_the_least_that_torchvision_takes() -> None:
+def test_min_size_is_the_smallest_that_torchvision_accepts() -> None:
     features = squeezenet1_1().features.eval()
     with torch.inference_mode():
-        assert features(torch.zeros(1, 3, squeezenet.LEAST_SIZE, squeezenet.LEAST_SIZE)).numel()
+        assert features(torch.zeros(1, 3, squeezenet.MIN_SIZE, squeezenet.MIN_SIZE)).numel()
         with pytest.raises(RuntimeError):
-            features(torch.zeros(1, 3, squeezenet.LEAST_SIZE - 1, squeezenet.LEAST_SIZE - 1))
+            features(torch.zeros(1, 3, squeezenet.MIN_SIZE - 1, squeezenet.MIN_SIZE - 1))
 
 
-def test_input_is_what_torchvisions_weights_were_trained_with() -> None:
+def test_input_equals_the_preprocessing_of_torchvisions_weights() -> None:
     hyper = models.hyper_parameters("squeezenet", PARAMS.train.block("squeezenet"))
     preset = squeezenet.SqueezeNet1_1_Weights.IMAGENET1K_V1.transforms()
     spec = models.input_spec("squeezenet", hyper, 28, None)
@@ -87,7 +87,7 @@ def test_input_is_what_torchvisions_weights_were_trained_with() -> None:
     assert (spec.data_size, spec.image_size, spec.channels) == (28, hyper.image_size, 3)
 
 
-@pytest.mark.skipif(not WEIGHTS.is_file(), reason=f"{WEIGHTS} is not here")
+@pytest.mark.skipif(not WEIGHTS.is_file(), reason=f"{WEIGHTS} does not exist")
 @pytest.mark.parametrize("path", [str(WEIGHTS), f"../shared/weights/{WEIGHTS.name}"])
 def test_real_imagenet_weights_are_loaded_bit_for_bit(path: str) -> None:
     features = squeezenet.backbone(path, PROJECT)
@@ -95,7 +95,7 @@ def test_real_imagenet_weights_are_loaded_bit_for_bit(path: str) -> None:
     assert models.n_parameters(features)["total"] == 722_496
 
 
-def test_file_may_hold_a_whole_squeezenet(tmp_path: Path) -> None:
+def test_file_may_contain_a_whole_squeezenet(tmp_path: Path) -> None:
     torch.manual_seed(5)
     whole = squeezenet1_1().state_dict()
     torch.save(whole, tmp_path / "whole.pt")
@@ -103,7 +103,7 @@ def test_file_may_hold_a_whole_squeezenet(tmp_path: Path) -> None:
     assert_features_equal(features, {k: v for k, v in whole.items() if k.startswith("features.")})
 
 
-def test_no_weights_are_those_of_torchs_own_random_state(tmp_path: Path) -> None:
+def test_weights_none_gives_random_weights_from_torchs_global_state(tmp_path: Path) -> None:
     state = features_state(7)
     torch.manual_seed(7)
     assert_features_equal(squeezenet.backbone("none", tmp_path), state)
@@ -112,19 +112,19 @@ def test_no_weights_are_those_of_torchs_own_random_state(tmp_path: Path) -> None
 def test_imagenet_weights_come_from_torchvision_with_their_hash_checked(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    state, asked = features_state(8), {}
+    state, request = features_state(8), {}
 
     def download(url: str, **options: object) -> dict[str, Tensor]:
-        asked.update(options, url=url)
+        request.update(options, url=url)
         return {**state, "classifier.1.weight": torch.zeros(1000, 512, 1, 1)}
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", download)
     assert_features_equal(squeezenet.backbone("imagenet", tmp_path), state)
-    assert asked["url"] == squeezenet.SqueezeNet1_1_Weights.IMAGENET1K_V1.url
-    assert asked["check_hash"] and asked["weights_only"]
+    assert request["url"] == squeezenet.SqueezeNet1_1_Weights.IMAGENET1K_V1.url
+    assert request["check_hash"] and request["weights_only"]
 
 
-def test_download_that_fails_tells_the_cause_and_the_ways_out(
+def test_failed_download_is_reported_with_its_cause_and_fixes(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def refuse(url: str, **options: object) -> dict[str, Tensor]:
@@ -135,7 +135,7 @@ def test_download_that_fails_tells_the_cause_and_the_ways_out(
         squeezenet.backbone("imagenet", tmp_path)
 
 
-def test_missing_weights_file_is_named_with_its_place(tmp_path: Path) -> None:
+def test_missing_weights_file_is_reported_with_its_full_path(tmp_path: Path) -> None:
     with pytest.raises(CxrError, match=rf"{tmp_path}/nowhere\.pt does not exist"):
         squeezenet.backbone("nowhere.pt", tmp_path)
 
@@ -148,18 +148,18 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
         squeezenet.backbone("other.pt", tmp_path)
 
 
-def test_surplus_tensor_is_named_although_a_classifier_stands_beside_it(tmp_path: Path) -> None:
+def test_surplus_tensor_is_named_even_in_a_file_with_a_classifier(tmp_path: Path) -> None:
     state = {"classifier.1.weight": torch.zeros(1), **features_state(0), "extra": torch.zeros(1)}
     torch.save(state, tmp_path / "extra.pt")
-    with pytest.raises(CxrError, match="`extra` is not part of this one"):
+    with pytest.raises(CxrError, match="`extra` is not part of this network"):
         squeezenet.backbone("extra.pt", tmp_path)
 
 
 @pytest.mark.parametrize("key", ["translate", "degrees", "scale", "contrast"])
-def test_frozen_backbone_refuses_augmentation_other_than_the_mirror(key: str) -> None:
+def test_frozen_backbone_refuses_augmentation_other_than_hflip(key: str) -> None:
     block = PARAMS.train.block("squeezenet")
-    moved = block.augment.model_copy(update={key: 0.1, "hflip": True})
+    augment = block.augment.model_copy(update={key: 0.1, "hflip": True})
     with pytest.raises(CxrError, match="freeze: true"):
-        models.hyper_parameters("squeezenet", block.model_copy(update={"augment": moved}))
-    free = block.model_copy(update={"augment": moved, "freeze": False})
-    assert not models.hyper_parameters("squeezenet", free).freeze
+        models.hyper_parameters("squeezenet", block.model_copy(update={"augment": augment}))
+    unfrozen = block.model_copy(update={"augment": augment, "freeze": False})
+    assert not models.hyper_parameters("squeezenet", unfrozen).freeze

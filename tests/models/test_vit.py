@@ -1,4 +1,4 @@
-"""The Vision Transformer, held against torch's own encoder layers with the same weights."""
+"""The Vision Transformer, compared to torch's own encoder layers with the same weights."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def vit(image_size: int = 28, channels: int = 1) -> VisionTransformer:
 
 
 def randomised(network: VisionTransformer) -> VisionTransformer:
-    """Weights of which none is zero or one, so that one left out would show."""
+    """Set all weights to values other than zero and one, so that a missing weight is detected."""
     torch.manual_seed(0)
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.2)
@@ -49,7 +49,7 @@ def peer_block(block: Block, width: int, heads: int, mlp: int) -> nn.Transformer
 
 
 def peer_logits(network: VisionTransformer, x: Tensor, patch: int, heads: int) -> Tensor:
-    """The paper's network out of torch's parts: unfold, encoder layers, layer norm, mean, head."""
+    """The paper's network built from torch: unfold, encoder layers, layer norm, mean, head."""
     own = network.state_dict()
     pixels = F.unfold(x, patch, stride=patch).transpose(1, 2)  # (N, T, C * patch * patch)
     tokens = F.linear(pixels, own["patches.weight"].flatten(1), own["patches.bias"])
@@ -93,9 +93,9 @@ def test_gradients_equal_those_of_torchs_own_layer() -> None:
     assert torch.allclose(block.attention.qkv.weight.grad, gradient, atol=1e-4)
 
 
-def test_feature_map_is_the_grid_of_tokens_in_the_images_own_order() -> None:
+def test_feature_map_is_the_grid_of_tokens_in_the_order_of_the_image() -> None:
     network = randomised(vit()).eval()
-    network.blocks = nn.Sequential()  # without blocks a token sees its own patch alone
+    network.blocks = nn.Sequential()  # without blocks a token depends only on its own patch
     with torch.no_grad():
         network.positions.zero_()
         x = torch.zeros(1, 1, 28, 28)
@@ -105,7 +105,7 @@ def test_feature_map_is_the_grid_of_tokens_in_the_images_own_order() -> None:
     assert changed.nonzero().tolist() == [[2, 5]]
 
 
-def test_positions_tell_two_equal_patches_apart() -> None:
+def test_position_embeddings_distinguish_equal_patches() -> None:
     network = vit().eval()
     with torch.inference_mode():
         grid = network.feature_map(torch.zeros(1, 1, 28, 28))[0].flatten(1)
@@ -113,7 +113,7 @@ def test_positions_tell_two_equal_patches_apart() -> None:
 
 
 @pytest.mark.parametrize(("image_size", "patch"), [(30, 4), (28, 5), (28, 56)])
-def test_patch_must_divide_the_image(image_size: int, patch: int) -> None:
+def test_patch_must_divide_the_image_size(image_size: int, patch: int) -> None:
     hyper = models.hyper_parameters("vit", PARAMS.train.block("vit"))
     with pytest.raises(CxrError, match=rf"\({patch}\) must divide the image size \({image_size} "):
         models.build("vit", hyper.model_copy(update={"patch": patch}), image_size, 1, 14)

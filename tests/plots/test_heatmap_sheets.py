@@ -1,4 +1,4 @@
-"""Sheets of heat maps: what stands on them, colour by colour and word by word."""
+"""Sheets of heat maps: their colours and text."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -42,7 +42,7 @@ def case(index: int = 5) -> ImageCase:
 
 
 def output(model: str = "cnn", cells: int = 7, largest: float = 8) -> ModelOutput:
-    """Attribution up to `largest`, none for the first label."""
+    """Attribution up to `largest`, without positive values for the first label."""
     attribution = np.random.default_rng(cells).uniform(-1, 1, (14, cells, cells))
     attribution[0] = -0.5
     attribution[3, 2, 1] = largest
@@ -54,14 +54,14 @@ def output(model: str = "cnn", cells: int = 7, largest: float = 8) -> ModelOutpu
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """Figures are kept instead of written."""
-    kept: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: kept.append(figure))
-    return kept
+    """Store figures instead of writing them."""
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    return figures
 
 
 def captions(figure: Figure) -> list[str]:
-    """What stands over the panels, by rows."""
+    """The captions over the panels, row by row."""
     return [text.get_text() for text in figure.texts if text.get_verticalalignment() == "bottom"][
         :-1
     ]
@@ -76,31 +76,31 @@ def scales(figure: Figure) -> list[str]:
 
 
 def panels(figure: Figure) -> list[np.ndarray]:
-    """Found by their captions: each stands over its panel."""
+    """The pictures of the panels, located by their captions."""
     canvas = figure.images[0].get_array()
     assert canvas is not None
     height, width = canvas.shape[:2]
-    found = []
+    pictures = []
     for text in figure.texts:
         if text.get_verticalalignment() == "bottom":
             x, y = text.get_position()
             left, top = round(x * width), round((1 - y) * height) + 3
-            found.append(np.asarray(canvas[top : top + PANEL, left : left + PANEL]))
-    return found[:-1]
+            pictures.append(np.asarray(canvas[top : top + PANEL, left : left + PANEL]))
+    return pictures[:-1]
 
 
-def test_no_attribution_leaves_the_image_as_it_is() -> None:
+def test_the_image_is_unchanged_without_positive_attribution() -> None:
     grey = np.arange(25, dtype=np.uint8).reshape(5, 5) * 10
     picture = overlay(grey, np.full((7, 7), -3, np.float32), 2.0)
     assert picture.shape == (PANEL, PANEL, 3)
     for row in range(5):
         for column in range(5):
-            at = (PANEL // 5 * row + 9, PANEL // 5 * column + 9)
-            assert picture[at].tolist() == [grey[row, column]] * 3
+            pixel = (PANEL // 5 * row + 9, PANEL // 5 * column + 9)
+            assert picture[pixel].tolist() == [grey[row, column]] * 3
 
 
 @pytest.mark.parametrize("share", [0.25, 1.0])
-def test_attribution_is_laid_over_by_its_share_of_the_scale(share: float) -> None:
+def test_opacity_and_colour_follow_the_attribution_relative_to_the_scale(share: float) -> None:
     picture = overlay(np.full((28, 28), 100, np.uint8), np.full((3, 3), 6 * share, np.float32), 6.0)
     opacity = 0.8 * share**0.5
     colour = 255 * np.array(INFERNO(share)[:3])
@@ -108,15 +108,15 @@ def test_attribution_is_laid_over_by_its_share_of_the_scale(share: float) -> Non
     assert (picture == picture[0, 0]).all()
 
 
-def test_a_map_stands_where_its_cell_is() -> None:
+def test_the_overlay_is_brightest_at_the_strongest_cell() -> None:
     attribution = np.zeros((5, 5), np.float32)
     attribution[1, 3] = 1
     picture = overlay(np.zeros((28, 28), np.uint8), attribution, 1.0).sum(axis=2)
-    lit = np.argwhere(picture == picture.max()).mean(axis=0)
-    np.testing.assert_allclose(lit, [1.5 * PANEL / 5, 3.5 * PANEL / 5], atol=1)
+    brightest = np.argwhere(picture == picture.max()).mean(axis=0)
+    np.testing.assert_allclose(brightest, [1.5 * PANEL / 5, 3.5 * PANEL / 5], atol=1)
 
 
-def test_raw_attribution_keeps_its_grid_and_its_sign() -> None:
+def test_raw_attribution_keeps_its_grid_and_sign() -> None:
     attribution = np.array([[2, -2], [0, 1]], np.float32)
     picture = raw(attribution, 2.0)
     half = PANEL // 2
@@ -130,78 +130,80 @@ def test_raw_attribution_keeps_its_grid_and_its_sign() -> None:
             )
 
 
-def test_a_sheet_has_all_its_labels_on_one_scale(seen: list[Figure]) -> None:
-    told = output()
-    sheet(case(), told, range(14), REAL, NOWHERE)
+def test_a_sheet_shows_all_labels_on_one_scale(seen: list[Figure]) -> None:
+    shown = output()
+    sheet(case(), shown, range(14), REAL, NOWHERE)
     (figure,) = seen
-    words, pictures = captions(figure), panels(figure)
-    assert words[0] == "the image\nedema"
-    assert len(words) == len(pictures) == 29
+    texts, pictures = captions(figure), panels(figure)
+    assert texts[0] == "Image\nedema"
+    assert len(texts) == len(pictures) == 29
     for i, label in enumerate(LABELS):
-        cut = "no threshold" if i == HERNIA else "cut 0.250"
-        assert words[1 + 2 * i] == f"{label}: {'yes' if i == EDEMA else 'no'}\np = 0.125, {cut}"
-        assert ("no positive attribution" in words[2 + 2 * i]) == (i == 0)
+        truth = "yes" if i == EDEMA else "no"
+        threshold = "no threshold" if i == HERNIA else "threshold 0.250"
+        assert texts[1 + 2 * i] == f"{label}: {truth}\np = 0.125, {threshold}"
+        assert ("no positive attribution" in texts[2 + 2 * i]) == (i == 0)
         np.testing.assert_array_equal(
-            pictures[1 + 2 * i], overlay(case().grey, told.attribution[i], 8.0)
+            pictures[1 + 2 * i], overlay(case().grey, shown.attribution[i], 8.0)
         )
-        np.testing.assert_array_equal(pictures[2 + 2 * i], raw(told.attribution[i], 8.0))
+        np.testing.assert_array_equal(pictures[2 + 2 * i], raw(shown.attribution[i], 8.0))
     assert scales(figure) == [
-        "0 to 8: attribution for it (logit)",
+        "0 to 8: positive attribution (logit)",
         "-8 to 8: raw attribution (logit)",
     ]
 
 
-def test_a_sheet_may_show_some_labels(seen: list[Figure]) -> None:
+def test_a_sheet_can_show_selected_labels(seen: list[Figure]) -> None:
     sheet(case(), output(), [3, EDEMA], REAL, NOWHERE)
-    words = captions(seen[0])
-    assert [line.splitlines()[0] for line in words[1:]] == [
+    texts = captions(seen[0])
+    assert [text.splitlines()[0] for text in texts[1:]] == [
         f"{LABELS[3]}: no", f"{LABELS[3]}, raw", "edema: yes", "edema, raw",
     ]  # fmt: skip
 
 
-def test_a_slide_is_a_label_of_the_sheet_on_the_scale_of_all(seen: list[Figure]) -> None:
-    told = output()
-    slide(case(), told, EDEMA, REAL, NOWHERE)
-    assert captions(seen[0])[1] == "edema: yes\np = 0.125, cut 0.250"
-    _, over, beside = panels(seen[0])
-    np.testing.assert_array_equal(over, overlay(case().grey, told.attribution[EDEMA], 8.0))
-    np.testing.assert_array_equal(beside, raw(told.attribution[EDEMA], 8.0))
+def test_a_slide_shows_one_label_on_the_scale_of_all_labels(seen: list[Figure]) -> None:
+    shown = output()
+    slide(case(), shown, EDEMA, REAL, NOWHERE)
+    assert captions(seen[0])[1] == "edema: yes\np = 0.125, threshold 0.250"
+    _, overlaid, plain = panels(seen[0])
+    np.testing.assert_array_equal(overlaid, overlay(case().grey, shown.attribution[EDEMA], 8.0))
+    np.testing.assert_array_equal(plain, raw(shown.attribution[EDEMA], 8.0))
 
 
-def test_models_stand_side_by_side_each_on_its_own_scale(seen: list[Figure]) -> None:
-    told = [output("cnn", 7, 8), output("squeezenet", 13, 3), output("vit", 7, 2)]
-    side_by_side(case(), told, range(14), REAL, NOWHERE)
-    words, pictures = captions(seen[0]), panels(seen[0])
-    assert len(words) == 14 * 4
+def test_models_are_shown_side_by_side_each_on_its_own_scale(seen: list[Figure]) -> None:
+    outputs = [output("cnn", 7, 8), output("squeezenet", 13, 3), output("vit", 7, 2)]
+    side_by_side(case(), outputs, range(14), REAL, NOWHERE)
+    texts, pictures = captions(seen[0]), panels(seen[0])
+    assert len(texts) == 14 * 4
     row = slice(4 * EDEMA, 4 * EDEMA + 4)
-    assert [each.splitlines()[0] for each in words[row]] == ["edema", "cnn", "squeezenet", "vit"]
-    for each, scale, picture in zip(told, (8, 3, 2), pictures[row][1:], strict=True):
-        expected = overlay(case().grey, each.attribution[EDEMA], float(scale))
+    assert [text.splitlines()[0] for text in texts[row]] == ["edema", "cnn", "squeezenet", "vit"]
+    for of_model, scale, picture in zip(outputs, (8, 3, 2), pictures[row][1:], strict=True):
+        expected = overlay(case().grey, of_model.attribution[EDEMA], float(scale))
         np.testing.assert_array_equal(picture, expected)
-    assert words[1].endswith("no positive attribution")
-    told_below = seen[0].texts[-1].get_text() + "".join(t.get_text() for t in seen[0].texts[-3:])
-    assert "cnn 8 (logit), squeezenet 3 (logit), vit 2 (logit)" in told_below
+    assert texts[1].endswith("no positive attribution")
+    note = seen[0].texts[-1].get_text() + "".join(t.get_text() for t in seen[0].texts[-3:])
+    assert "cnn 8 (logit), squeezenet 3 (logit), vit 2 (logit)" in note
 
 
-def test_examples_have_a_row_a_group_and_name_what_is_none(seen: list[Figure]) -> None:
+def test_examples_have_one_row_per_group_and_name_empty_groups(seen: list[Figure]) -> None:
     groups = {
         "true positive": [(case(i), output("cnn", 7, i)) for i in (1, 2, 4)],
         "false positive": [(case(9), output())],
-        "miss": [],
+        "false negative": [],
     }
     examples(3, groups, REAL, NOWHERE)
-    words, pictures = captions(seen[0]), panels(seen[0])
-    assert [words[i] for i in (0, 2, 4, 6, 8)] == [
+    texts, pictures = captions(seen[0]), panels(seen[0])
+    assert [texts[i] for i in (0, 2, 4, 6, 8)] == [
         "true positive\ntest image 1\nedema", "true positive\ntest image 2\nedema",
-        "true positive\ntest image 4\nedema", "false positive\ntest image 9\nedema", "miss: none",
+        "true positive\ntest image 4\nedema", "false positive\ntest image 9\nedema",
+        "false negative: none",
     ]  # fmt: skip
     attribution = output("cnn", 7, 2).attribution[3]
     np.testing.assert_array_equal(pictures[3], overlay(case(2).grey, attribution, 8.0))
-    assert scales(seen[0]) == ["0 to 8: attribution for it (logit)"]
+    assert scales(seen[0]) == ["0 to 8: positive attribution (logit)"]
     assert f"cnn, {LABELS[3]}" in seen[0].get_suptitle()
 
 
-def test_many_findings_are_cut_to_two_lines(seen: list[Figure]) -> None:
+def test_many_findings_are_shortened_to_two_lines(seen: list[Figure]) -> None:
     full = ImageCase("test image 1", case().grey, np.ones(14, np.uint8))
     slide(full, output(), 0, REAL, NOWHERE)
     lines = captions(seen[0])[0].splitlines()
@@ -217,13 +219,13 @@ DRAWINGS: dict[str, Draw] = {
         case(), [output(), output("vit")], [3], origin, path
     ),
     "examples": lambda origin, path: examples(
-        3, {"true positive": [(case(), output())], "miss": []}, origin, path
+        3, {"true positive": [(case(), output())], "false negative": []}, origin, path
     ),
 }
 
 
 @pytest.mark.parametrize("draw", DRAWINGS.values(), ids=DRAWINGS)
-def test_a_sheet_names_its_image_its_model_and_its_data(draw: Draw, seen: list[Figure]) -> None:
+def test_a_sheet_names_its_model_and_data(draw: Draw, seen: list[Figure]) -> None:
     draw(REAL, NOWHERE)
     draw(PHANTOM, NOWHERE)
     real, phantom = (figure.get_suptitle().splitlines() for figure in seen)
@@ -233,20 +235,25 @@ def test_a_sheet_names_its_image_its_model_and_its_data(draw: Draw, seen: list[F
 
 
 FULL = ImageCase("train image 78467", case().grey, np.ones(14, np.uint8))
-LOUD = replace(output("squeezenet", 13, 123456.789), method="rollout", probs=np.full(14, 0.999))
+WIDE = replace(output("squeezenet", 13, 123456.789), method="rollout", probs=np.full(14, 0.999))
 WIDEST: dict[str, Draw] = {
-    "sheet": lambda origin, path: sheet(FULL, LOUD, [3], origin, path),
-    "slide": lambda origin, path: slide(FULL, LOUD, HERNIA, origin, path),
-    "side by side": lambda origin, path: side_by_side(FULL, [LOUD] * 3, [3], origin, path),
-    "examples of one": lambda origin, path: examples(
-        3, {"false positive": [(FULL, LOUD)], "miss": []}, origin, path
+    "sheet": lambda origin, path: sheet(FULL, WIDE, [3], origin, path),
+    "sheet with signs": lambda origin, path: sheet(
+        FULL, replace(WIDE, method="gradcam++"), [3], origin, path
     ),
-    "examples": lambda origin, path: examples(3, {"miss": [(FULL, LOUD)] * 4}, origin, path),
+    "slide": lambda origin, path: slide(FULL, WIDE, HERNIA, origin, path),
+    "side by side": lambda origin, path: side_by_side(FULL, [WIDE] * 3, [3], origin, path),
+    "examples of one": lambda origin, path: examples(
+        3, {"false positive": [(FULL, WIDE)], "false negative": []}, origin, path
+    ),
+    "examples": lambda origin, path: examples(
+        3, {"false negative": [(FULL, WIDE)] * 4}, origin, path
+    ),
 }
 
 
 @pytest.mark.parametrize("draw", WIDEST.values(), ids=WIDEST)
-def test_no_words_run_off_the_sheet_or_into_each_other(draw: Draw, seen: list[Figure]) -> None:
+def test_texts_do_not_overlap_or_leave_the_sheet(draw: Draw, seen: list[Figure]) -> None:
     draw(PHANTOM, NOWHERE)
     figure = seen[0]
     renderer = FigureCanvasAgg(figure).get_renderer()
@@ -260,7 +267,7 @@ def test_no_words_run_off_the_sheet_or_into_each_other(draw: Draw, seen: list[Fi
 
 
 @pytest.mark.parametrize("draw", DRAWINGS.values(), ids=DRAWINGS)
-def test_a_written_sheet_shows_its_panels(draw: Draw, tmp_path: Path) -> None:
+def test_the_saved_file_contains_the_panels(draw: Draw, tmp_path: Path) -> None:
     draw(REAL, tmp_path / "sheet.png")
     pixels = np.rint(imread(tmp_path / "sheet.png")[..., :3] * 255)
     top = HEAD + CAPTION

@@ -1,4 +1,4 @@
-"""Figures: written, readable, drawn from the numbers given, and never silent about a phantom."""
+"""Figures: size, layout, text, plotted values, and the mark of phantom data."""
 
 import runpy
 from collections.abc import Callable, Iterator
@@ -54,7 +54,7 @@ def draw_curves(origin: Origin, path: Path) -> None:
 
 @cache
 def evaluated() -> tuple[np.ndarray, dict[str, Predicted], dict[str, Any]]:
-    """Labels, what three models say, and their test objects; hernia has one class, mass is rare."""
+    """Labels, predictions and metrics of three models; hernia has one class, mass is rare."""
     rng = np.random.default_rng(RNG_SEED)
     labels = (rng.random((200, 14)) < 0.3).astype(np.uint8)
     labels[:, [LABELS.index("hernia"), LABELS.index("mass")]] = 0
@@ -63,8 +63,8 @@ def evaluated() -> tuple[np.ndarray, dict[str, Predicted], dict[str, Any]]:
     for name in ("cnn", "squeezenet", "vit"):
         probs = rng.random((200, 14))
         models[name] = Predicted(probs, probs, np.full(14, 0.5), "")
-    told = evaluate(labels, models, None, 100, 0, lambda done, total: None).models
-    return labels, models, {name: told[name] for name in models}
+    tests = evaluate(labels, models, None, 100, 0, lambda done, total: None).models
+    return labels, models, {name: tests[name] for name in models}
 
 
 def compare_models(origin: Origin, path: Path) -> None:
@@ -106,16 +106,16 @@ def draw_pairs(origin: Origin, path: Path) -> None:
 def show_hard_examples(origin: Origin, path: Path) -> None:
     labels, models, _ = evaluated()
     probs = {name: model.probs for name, model in models.items()}
-    found = find_hard_examples(labels, list(probs.values()), 20)
+    examples = find_hard_examples(labels, list(probs.values()), 20)
     images = np.random.default_rng(RNG_SEED).integers(0, 256, (200, 28, 28), dtype=np.uint8)
-    at = found.index
-    names = [f"#{i}" for i in at]
-    those = {name: each[at] for name, each in probs.items()}
-    figures.hard_examples(found, images[at], labels[at], those, names, origin, path)
+    index = examples.index
+    names = [f"#{i}" for i in index]
+    probs = {name: of_model[index] for name, of_model in probs.items()}
+    figures.hard_examples(examples, images[index], labels[index], probs, names, origin, path)
 
 
 Draw = Callable[[Origin, Path], None]
-# What draws it, its width and height in pixels, the least number of axes.
+# Drawing function, width and height in pixels, number of axes.
 FIGURES: list[tuple[Draw, int, int, int]] = [
     (count_labels, 900, 520, 1),
     (show_samples, 1200, 820, 32),
@@ -133,7 +133,7 @@ DRAWINGS = [draw for draw, *_ in FIGURES]
 
 @dataclass
 class Seen:
-    """The figure that was saved last."""
+    """The last saved figure."""
 
     figure: Figure | None = None
 
@@ -150,18 +150,18 @@ class Seen:
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Seen]:
-    """Figures are kept instead of written, which takes most of their time."""
-    kept = Seen()
+    """Store figures instead of writing them, which takes most of the time."""
+    seen = Seen()
 
-    def keep(figure: Figure, path: Path, **options: Any) -> None:
-        kept.figure = figure
+    def store(figure: Figure, path: Path, **options: Any) -> None:
+        seen.figure = figure
 
-    monkeypatch.setattr(Figure, "savefig", keep)
-    yield kept
+    monkeypatch.setattr(Figure, "savefig", store)
+    yield seen
 
 
 @pytest.mark.parametrize(("draw", "width", "height", "n_axes"), FIGURES)
-def test_figure_is_a_png_of_its_stated_size_with_something_on_it(
+def test_figure_is_a_png_of_the_expected_size_that_is_not_blank(
     draw: Draw, width: int, height: int, n_axes: int, tmp_path: Path
 ) -> None:
     draw(REAL, tmp_path / "figure.png")
@@ -169,7 +169,7 @@ def test_figure_is_a_png_of_its_stated_size_with_something_on_it(
     assert pixels.shape == (height, width, 4)
     grey = pixels[..., :3].mean(axis=2)
     assert 0.01 < (grey < 0.9).mean() < 0.9  # neither blank nor black
-    assert grey[:60].min() < 0.5  # the title's line
+    assert grey[:60].min() < 0.5  # the title
 
 
 @pytest.mark.parametrize(("draw", "width", "height", "n_axes"), FIGURES)
@@ -182,7 +182,7 @@ def test_figure_has_all_its_axes(
 
 
 @pytest.mark.parametrize("draw", DRAWINGS)
-def test_the_title_lies_over_nothing(draw: Draw, seen: Seen) -> None:
+def test_the_title_does_not_overlap_the_axes(draw: Draw, seen: Seen) -> None:
     draw(REAL, Path("unused.png"))
     figure = seen.figure
     assert figure is not None
@@ -195,7 +195,7 @@ def test_the_title_lies_over_nothing(draw: Draw, seen: Seen) -> None:
 
 
 @pytest.mark.parametrize("draw", DRAWINGS)
-def test_figure_names_its_data_and_a_phantom_in_capitals(draw: Draw, seen: Seen) -> None:
+def test_figure_names_its_data_and_marks_a_phantom_in_capitals(draw: Draw, seen: Seen) -> None:
     draw(REAL, Path("unused.png"))
     assert "PHANTOM" not in seen.title
     real = seen.title.splitlines()
@@ -206,13 +206,13 @@ def test_figure_names_its_data_and_a_phantom_in_capitals(draw: Draw, seen: Seen)
     assert real[0] == phantom[0] != ""
 
 
-def test_equal_figures_are_equal_bytes(tmp_path: Path) -> None:
+def test_equal_figures_are_identical_files(tmp_path: Path) -> None:
     for name in ("a", "b"):
         draw_curves(REAL, tmp_path / f"{name}.png")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
-def test_label_counts_draws_percent_in_order_with_the_training_counts(seen: Seen) -> None:
+def test_label_counts_shows_sorted_percentages_with_the_training_counts(seen: Seen) -> None:
     count_labels(REAL, Path("unused.png"))
     assert seen.figure is not None
     (axes,) = seen.figure.axes
@@ -222,11 +222,11 @@ def test_label_counts_draws_percent_in_order_with_the_training_counts(seen: Seen
     assert ticks == [f"{label}  ({i + 1})" for i, label in enumerate(LABELS)]
 
 
-def test_sample_images_show_two_of_each_finding(seen: Seen) -> None:
+def test_sample_images_show_two_images_per_finding(seen: Seen) -> None:
     show_samples(REAL, Path("unused.png"))
     assert seen.figure is not None
-    named = [title.split("\n")[0] for title in seen.texts]
-    assert named == [name for name in ("no finding", *LABELS) for _ in range(2)]
+    names = [title.split("\n")[0] for title in seen.texts]
+    assert names == [name for name in ("no finding", *LABELS) for _ in range(2)]
     rng = np.random.default_rng(RNG_SEED)
     labels = (rng.random((60, 14)) < 0.2).astype(np.uint8)
     labels[:3] = 0
@@ -239,34 +239,39 @@ def test_sample_images_show_two_of_each_finding(seen: Seen) -> None:
         assert np.array_equal(ax.images[0].get_array(), images[int(index)])
 
 
-def test_learning_curves_draw_the_history_and_mark_the_kept_epoch(seen: Seen) -> None:
+def test_learning_curves_show_the_history_and_mark_the_best_epoch(seen: Seen) -> None:
     draw_curves(REAL, Path("unused.png"))
     assert seen.figure is not None
-    loss, area, rate = seen.figure.axes
+    loss, auroc, lr = seen.figure.axes
     assert list(loss.lines[0].get_ydata()) == pytest.approx([0.5, 0.25, 0.5 / 3])
     assert list(loss.lines[1].get_ydata()) == pytest.approx([0.6, 0.3, 0.2])
-    assert list(area.lines[0].get_ydata()) == pytest.approx([0.55, 0.6, 0.65])
-    assert list(rate.lines[0].get_ydata()) == pytest.approx([0.001, 0.0005, 0.001 / 3])
-    for ax in (loss, area, rate):
+    assert list(auroc.lines[0].get_ydata()) == pytest.approx([0.55, 0.6, 0.65])
+    assert list(lr.lines[0].get_ydata()) == pytest.approx([0.001, 0.0005, 0.001 / 3])
+    assert [ax.get_ylabel() for ax in (loss, auroc, lr)] == [
+        "Cross-entropy loss", "Macro AUROC (validation)", "Learning rate",
+    ]  # fmt: skip
+    for ax in (loss, auroc, lr):
         assert list(ax.lines[0].get_xdata()) == [1, 2, 3]
         assert list(ax.lines[-1].get_xdata()) == [2, 2]
-    assert seen.title.startswith("cnn: epoch 2 kept, AUROC 0.600")
+    assert seen.title.startswith("cnn: best epoch 2, macro AUROC 0.600 (validation)")
 
 
-def test_auroc_by_label_leaves_an_undefined_label_out(seen: Seen) -> None:
+def test_forest_plot_of_auroc_omits_undefined_labels(seen: Seen) -> None:
     compare_models(REAL, Path("unused.png"))
     assert seen.figure is not None
     (axes,) = seen.figure.axes
     points = [line for line in axes.lines if line.get_marker() == "o" and len(line.get_xdata())]
-    places = [-float(point.get_ydata()[0]) for point in points]
-    hernia = 1 + LABELS.index("hernia")  # below the macro
-    assert sorted({round(place) for place in places}) == [j for j in range(15) if j != hernia]
-    assert len(set(places)) == len(places) == 3 * 14  # no model hides another
+    positions = [-float(point.get_ydata()[0]) for point in points]
+    hernia = 1 + LABELS.index("hernia")  # the macro mean is row 0
+    assert sorted({round(position) for position in positions}) == [
+        j for j in range(15) if j != hernia
+    ]
+    assert len(set(positions)) == len(positions) == 3 * 14  # points do not hide each other
     ticks = [text.get_text() for text in axes.get_yticklabels()]
     assert ticks[0] == "macro" and ticks[14] == "hernia  (n = 0)"
 
 
-def test_forest_draws_every_interval_and_hollows_what_is_unsure(seen: Seen) -> None:
+def test_forest_plot_shows_every_interval_and_hollow_points_for_few_cases(seen: Seen) -> None:
     compare_models(REAL, Path("unused.png"))
     assert seen.figure is not None
     (axes,) = seen.figure.axes
@@ -279,10 +284,12 @@ def test_forest_draws_every_interval_and_hollows_what_is_unsure(seen: Seen) -> N
     points = [line for line in axes.lines if line.get_marker() == "o" and len(line.get_xdata())]
     hollow = {round(-p.get_ydata()[0]) for p in points if p.get_markerfacecolor() == "white"}
     assert hollow == {1 + LABELS.index("mass")}
-    assert "200 images, too narrow: no patient ids, hollow: too few" in axes.get_xlabel()
+    assert axes.get_xlabel() == (
+        "AUROC (test)\n95% CI (200 images); too narrow without patient ids; hollow: too few cases"
+    )
 
 
-def test_forest_of_precision_draws_prevalence_as_chance(seen: Seen) -> None:
+def test_forest_plot_of_precision_shows_prevalence_as_chance(seen: Seen) -> None:
     compare_precisions(REAL, Path("unused.png"))
     assert seen.figure is not None
     labels, dotted = evaluated()[0], {}
@@ -297,7 +304,7 @@ def test_forest_of_precision_draws_prevalence_as_chance(seen: Seen) -> None:
 
 
 @pytest.mark.parametrize("draw", [draw_roc, draw_precision_recall])
-def test_curves_have_their_numbers_beside_them(draw: Draw, seen: Seen) -> None:
+def test_legends_of_curves_contain_their_metrics(draw: Draw, seen: Seen) -> None:
     draw(REAL, Path("unused.png"))
     assert seen.figure is not None
     metric = "auroc" if draw is draw_roc else "ap"
@@ -309,16 +316,18 @@ def test_curves_have_their_numbers_beside_them(draw: Draw, seen: Seen) -> None:
         assert values == [f"{t['labels'][label][metric]:.3f}" for t in evaluated()[2].values()]
 
 
-def test_reliability_draws_the_bins(seen: Seen) -> None:
+def test_calibration_curves_show_the_bins(seen: Seen) -> None:
     draw_reliability(REAL, Path("unused.png"))
     assert seen.figure is not None
+    assert seen.figure.get_supxlabel() == "Predicted probability"
+    assert seen.figure.get_supylabel() == "Observed frequency"
     axes = seen.figure.axes[LABELS.index("edema")]
     bins = evaluated()[2]["vit"]["labels"]["edema"]["reliability"]
     assert list(axes.lines[-1].get_xdata()) == bins["mean_prob"]
     assert list(axes.lines[-1].get_ydata()) == bins["share_positive"]
 
 
-def test_label_pairs_are_shares_of_the_row(seen: Seen) -> None:
+def test_label_pairs_are_fractions_of_the_row(seen: Seen) -> None:
     draw_pairs(REAL, Path("unused.png"))
     assert seen.figure is not None
     labels, models, _ = evaluated()
@@ -343,14 +352,14 @@ def test_hard_examples_name_image_labels_and_probabilities(seen: Seen) -> None:
     for title in seen.texts:
         lines = title.splitlines()
         index = int(lines[0].split()[0].removeprefix("#"))
-        there = [label for label, y in zip(LABELS, labels[index], strict=True) if y]
-        assert " ".join(lines[1:-1]) == (", ".join(there) or "no finding")
+        present = [label for label, y in zip(LABELS, labels[index], strict=True) if y]
+        assert " ".join(lines[1:-1]) == (", ".join(present) or "no finding")
         label = lines[-1].split(":")[0]
-        told = ", ".join(f"{m.probs[index, LABELS.index(label)]:.3f}" for m in models.values())
-        assert lines[-1].endswith(f"p = {told}")
-        assert ("yes" in lines[-1]) == (label in there)
+        probs = ", ".join(f"{m.probs[index, LABELS.index(label)]:.3f}" for m in models.values())
+        assert lines[-1].endswith(f"p = {probs}")
+        assert ("yes" in lines[-1]) == (label in present)
 
 
-def test_the_page_of_dvc_plots_has_the_locked_vega_in_it() -> None:
-    made = runpy.run_path(str(TEMPLATES / "page.py"))["page"]()
-    assert (TEMPLATES / "page.html").read_text() == made
+def test_the_page_of_dvc_plots_contains_the_locked_version_of_vega() -> None:
+    page = runpy.run_path(str(TEMPLATES / "page.py"))["page"]()
+    assert (TEMPLATES / "page.html").read_text() == page

@@ -91,7 +91,7 @@ def test_a_chart_uses_the_colours_of_the_page() -> None:
     assert "width" not in root.attrib
     assert COLOURS[0].lower() not in svg.lower()
     assert "var(--series-0)" in svg
-    assert "macro AUROC on validation" in "".join(root.itertext())
+    assert "Macro AUROC (validation)" in "".join(root.itertext())
 
 
 def test_two_charts_on_a_page_have_no_common_ids() -> None:

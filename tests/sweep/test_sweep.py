@@ -248,7 +248,7 @@ def test_only_models_that_a_parameter_affects_are_compared(
             "-S train.cnn.dropout is 1.0; expected a number less than 1",
         ),
         ("train.vit.heads=4,3", "heads (3) must divide width (64)"),
-        ("train.squeezenet.augment.translate=0.1", "with freeze: true"),
+        ("train.squeezenet.augment.translate=0.1", "freeze: true computes the features once"),
         ("train.resnet.lr=1e-3", "-S train.resnet.lr: params.yaml has no section train.resnet"),
         ("train.cnn.lr.x=1", "-S train.cnn.lr.x: params.yaml has no section train.cnn.lr"),
         ("train.cnn.augment=1", "-S train.cnn.augment is a section"),

@@ -1,4 +1,4 @@
-"""Training on a GPU: recorded steps, going on, and nothing that waits for the device."""
+"""Training on a GPU: CUDA graphs, resuming, and steps that do not wait for the device."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,13 +24,13 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
 
 PARAMS = params.load(Path(__file__).parents[2] / "params.yaml")
 GREY = InputSpec(28, "bicubic", 28, 1, (0.5,), (0.25,))
-BATCH, N = 32, 300  # nine whole batches and a smaller one
-PROTOCOL = TrainingRecipe(epochs=3, batch_size=BATCH, warmup_epochs=1, patience=3)
+BATCH, N = 32, 300  # nine full batches and a smaller one
+RECIPE = TrainingRecipe(epochs=3, batch_size=BATCH, warmup_epochs=1, patience=3)
 NAMES = ["cnn", "vit", "squeezenet"]
 
 
-class BreaksOff(Exception):
-    """As a power failure does."""
+class PowerFailure(Exception):
+    """Simulates a power failure."""
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ def hyper_of(name: str) -> ModelParams:
 
 
 def learner(name: str, device: str) -> tuple[nn.Module, nn.Linear, Examples]:
-    """A model with fresh weights, and phantom images; SqueezeNet as its head on features."""
+    """An untrained model and phantom images; for SqueezeNet, its head and random features."""
     batch = phantom.render(0, "train", 0, N, 28)
     labels = torch.from_numpy(batch.labels.astype(np.float32)).to(device)
     torch.manual_seed(1)
@@ -59,7 +59,7 @@ def learner(name: str, device: str) -> tuple[nn.Module, nn.Linear, Examples]:
 def train(name: str, device: str = "cuda", checkpoint: object = None) -> tuple[Fit, nn.Module]:
     network, head, examples = learner(name, device)
     fit = loop.fit(
-        network, head, examples, examples, PROTOCOL, hyper_of(name), 0, lambda epoch: None,
+        network, head, examples, examples, RECIPE, hyper_of(name), 0, lambda epoch: None,
         lambda done, of: None, checkpoint or NoCheckpoint(),
     )  # fmt: skip
     return fit, network
@@ -79,21 +79,21 @@ def assert_equal(a: tuple[Fit, nn.Module], b: tuple[Fit, nn.Module]) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_recorded_steps_give_the_bits_of_steps_one_by_one(
+def test_replayed_steps_are_bit_identical_to_eager_steps(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recorded = train(name)
+    replayed = train(name)
     monkeypatch.setattr(cuda_graph, "EAGER", 10**9)
-    assert_equal(recorded, train(name))
+    assert_equal(replayed, train(name))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_equal_seeds_give_equal_bits(name: str) -> None:
+def test_equal_seeds_give_bit_identical_results(name: str) -> None:
     assert_equal(train(name), train(name))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_half_precision_learns_nearly_what_a_cpu_learns(name: str) -> None:
+def test_losses_in_half_precision_are_close_to_those_on_a_cpu(name: str) -> None:
     on_gpu, on_cpu = train(name)[0], train(name, "cpu")[0]
     for ours, theirs in zip(on_gpu.history, on_cpu.history, strict=True):
         assert ours.train_loss == pytest.approx(theirs.train_loss, rel=0.05)
@@ -101,43 +101,43 @@ def test_half_precision_learns_nearly_what_a_cpu_learns(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("n_before", [1, 4, 6, 14])  # in front of, at and behind the recording
-def test_a_training_that_is_gone_on_with_gives_the_same_bits(
+@pytest.mark.parametrize("n_before", [1, 4, 6, 14])  # before, at and after the capture
+def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(
     name: str, n_before: int, tmp_path: Path
 ) -> None:
-    class Breaking(FileCheckpoint):
-        n_asked = 0
+    class FailingCheckpoint(FileCheckpoint):
+        n_calls = 0
 
         def is_due(self) -> bool:
-            self.n_asked += 1
-            if self.n_asked > n_before:
-                raise BreaksOff
-            return self.n_asked == n_before
+            self.n_calls += 1
+            if self.n_calls > n_before:
+                raise PowerFailure
+            return self.n_calls == n_before
 
     path = tmp_path / "training.pt"
-    with pytest.raises(BreaksOff):
-        train(name, checkpoint=Breaking(path, lambda line: None))
+    with pytest.raises(PowerFailure):
+        train(name, checkpoint=FailingCheckpoint(path, lambda line: None))
     assert_equal(train(name, checkpoint=FileCheckpoint(path, lambda line: None)), train(name))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_steps_do_not_wait_for_the_device(name: str) -> None:
     network, _, examples = learner(name, "cuda")
-    course = Trainer(network, examples, PROTOCOL, hyper_of(name), 0)
+    trainer = Trainer(network, examples, RECIPE, hyper_of(name), 0)
 
     def watch(done: int, of: int) -> None:
-        if done == cuda_graph.EAGER + 1:  # a recording waits, once
+        if done == cuda_graph.EAGER + 1:  # the capture waits once
             torch.cuda.set_sync_debug_mode("error")
         if done == of:
             torch.cuda.set_sync_debug_mode("default")
 
     try:
-        course.train_one_epoch(watch, NoCheckpoint())
+        trainer.train_one_epoch(watch, NoCheckpoint())
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_features_equal_the_plain_ones_as_far_as_half_precision_goes() -> None:
+def test_features_equal_those_on_a_cpu_within_half_precision() -> None:
     from torchvision.models import squeezenet1_1
 
     torch.manual_seed(0)

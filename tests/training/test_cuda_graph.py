@@ -1,6 +1,6 @@
-"""Which steps are recorded and replayed, on a CPU, with a recorder in the GPU's place.
+"""Which steps are captured and replayed, tested on a CPU with a fake CUDA graph.
 
-tests/training/test_cuda.py holds the real thing to its numbers, where there is a GPU.
+tests/training/test_cuda.py tests the results on a real GPU.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,9 +24,9 @@ class Stream:
 
 
 class Graph:
-    """What ran while it was recorded, which a replay runs again; recording itself gives nothing."""
+    """Stores the work of a capture and runs it on replay; a capture itself computes nothing."""
 
-    recording: "Graph | None" = None
+    capturing: "Graph | None" = None
 
     def __init__(self) -> None:
         self.work: list[Callable[[], None]] = []
@@ -36,35 +36,35 @@ class Graph:
         self.generators.append(generator)
 
     def replay(self) -> None:
-        for each in self.work:
-            each()
+        for work in self.work:
+            work()
 
 
 @pytest.fixture(autouse=True)
-def recorder(monkeypatch: pytest.MonkeyPatch) -> None:
+def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     @contextmanager
-    def record(graph: Graph) -> Iterator[None]:
-        assert graph.generators == [CPU]  # else a replay would draw the same numbers again
-        Graph.recording = graph
+    def capture(graph: Graph) -> Iterator[None]:
+        assert graph.generators == [CPU]  # otherwise every replay would draw the same numbers
+        Graph.capturing = graph
         yield
-        Graph.recording = None
+        Graph.capturing = None
 
     @contextmanager
-    def on(stream: Stream) -> Iterator[None]:
+    def use_stream(stream: Stream) -> Iterator[None]:
         yield
 
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
-    monkeypatch.setattr(torch.cuda, "stream", on)
+    monkeypatch.setattr(torch.cuda, "stream", use_stream)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-    monkeypatch.setattr(torch.cuda, "graph", record)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
 
 
 class Step:
-    """Sums its indices, and remembers what it was called with."""
+    """Sums its indices and stores the arguments of its calls."""
 
     def __init__(self) -> None:
-        self.called: list[list[int]] = []
+        self.calls: list[list[int]] = []
 
     def __call__(self, index: Tensor) -> Tensor:
         result = torch.full((), -1)
@@ -72,27 +72,27 @@ class Step:
         def work() -> None:
             result.copy_(index.sum())
 
-        if Graph.recording:
-            Graph.recording.work.append(work)
+        if Graph.capturing:
+            Graph.capturing.work.append(work)
         else:
             work()
-        self.called.append(index.tolist())
+        self.calls.append(index.tolist())
         return result
 
 
-def test_steps_of_one_size_are_recorded_once_and_the_others_run_as_usual() -> None:
+def test_steps_of_one_size_are_captured_once_and_others_run_eagerly() -> None:
     step = Step()
     graphed = GraphedStep(step, 2, CPU)
     batches = [[1, 2], [3, 4], [5, 6], [7, 8], [9, 10], [11], [12, 13]]
     results = [int(graphed(torch.tensor(batch))) for batch in batches]
     assert results == [sum(batch) for batch in batches]
-    # The fourth is recorded; the fifth and the last are replayed, with no call.
-    assert step.called == [*batches[:EAGER], batches[EAGER], [11]]
+    # The fourth is captured; the fifth and the last are replayed without a call.
+    assert step.calls == [*batches[:EAGER], batches[EAGER], [11]]
 
 
-def test_a_small_batch_first_is_no_warm_up() -> None:
+def test_a_smaller_first_batch_does_not_count_as_warm_up() -> None:
     step = Step()
     graphed = GraphedStep(step, 2, CPU)
     batches = [[1], *([n, n] for n in range(EAGER + 3))]
     assert [int(graphed(torch.tensor(batch))) for batch in batches] == [sum(b) for b in batches]
-    assert step.called == batches[: 1 + EAGER + 1]
+    assert step.calls == batches[: 1 + EAGER + 1]

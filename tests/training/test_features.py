@@ -1,4 +1,4 @@
-"""Stored features: what the backbone gives, so that the head alone is the whole network."""
+"""Stored features: the head on stored features gives the same result as the whole network."""
 
 import re
 from pathlib import Path
@@ -18,12 +18,12 @@ from cxr.training.feed import FeatureStore, ImageBatches, open_feed, open_store,
 PARAMS = params.load(Path(__file__).parents[2] / "params.yaml")
 CPU = torch.device("cpu")
 SPEC = InputSpec(28, "bicubic", 40, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-N = 20  # two whole batches of 8 and a part of one
+N = 20  # two full batches of 8 and a smaller one
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
-    torch.set_num_threads(1)  # the number of threads decides the last bits
+    torch.set_num_threads(1)  # results are not bit-identical across numbers of threads
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +48,8 @@ def computed(model: SavedModel, images: np.ndarray, hflip: bool = False) -> np.n
 def test_features_are_the_mean_of_the_feature_map(
     hflip: bool, images: np.ndarray, model: SavedModel
 ) -> None:
-    seen = np.ascontiguousarray(images[:, :, ::-1]) if hflip else images
-    grey = torch.from_numpy(seen / np.float32(255)).unsqueeze(1)
+    images_or_mirrored = np.ascontiguousarray(images[:, :, ::-1]) if hflip else images
+    grey = torch.from_numpy(images_or_mirrored / np.float32(255)).unsqueeze(1)
     with torch.inference_mode():
         plain = model.network.eval().feature_map(normalise(grey, SPEC)).mean(dim=(2, 3)).numpy()
     values = computed(model, images, hflip)
@@ -58,19 +58,19 @@ def test_features_are_the_mean_of_the_feature_map(
     assert np.allclose(values, plain, rtol=1e-4, atol=1e-5 * plain.max())
 
 
-def test_mirrored_features_are_others(images: np.ndarray, model: SavedModel) -> None:
+def test_features_of_mirrored_images_differ(images: np.ndarray, model: SavedModel) -> None:
     assert not np.allclose(computed(model, images), computed(model, images, True), rtol=1e-2)
 
 
 def test_progress_ends_at_the_number_of_images(images: np.ndarray, model: SavedModel) -> None:
-    told: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
     backbone = model.network.get_submodule("features")
-    features.compute(backbone, images, SPEC, CPU, False, lambda *done: told.append(done))
-    assert told == [(8, N), (16, N), (N, N)]
+    features.compute(backbone, images, SPEC, CPU, False, lambda *done: calls.append(done))
+    assert calls == [(8, N), (16, N), (N, N)]
 
 
-def test_dropout_and_batch_statistics_are_off(images: np.ndarray) -> None:
-    """A backbone in training mode would give another result for every batch."""
+def test_the_backbone_runs_in_evaluation_mode(images: np.ndarray) -> None:
+    """In training mode the result would depend on the batch."""
     backbone = torch.nn.Sequential(
         torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Dropout(0.5)
     ).train()
@@ -80,20 +80,20 @@ def test_dropout_and_batch_statistics_are_off(images: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("frozen", [True, False])
-def test_store_is_read_back_as_it_was_made(frozen: bool, tmp_path: Path, model: SavedModel) -> None:
+def test_a_created_store_is_read_back(frozen: bool, tmp_path: Path, model: SavedModel) -> None:
     backbone = model.network.get_submodule("features")
     features.create_store(tmp_path / "features", "squeezenet", frozen, backbone)
-    made = open_store(tmp_path / "features")
-    assert made == FeatureStore(tmp_path / "features", "squeezenet", frozen)
-    assert (made.model, made.frozen) == ("squeezenet", frozen)
-    stored = made.backbone()
+    store = open_store(tmp_path / "features")
+    assert store == FeatureStore(tmp_path / "features", "squeezenet", frozen)
+    assert (store.model, store.frozen) == ("squeezenet", frozen)
+    stored = store.backbone()
     assert stored.keys() == backbone.state_dict().keys()
     for key, value in backbone.state_dict().items():
         assert torch.equal(stored[key], value), key
 
 
 @pytest.mark.parametrize("has_hflip", [True, False])
-def test_store_gives_each_split_its_own_features(has_hflip: bool, tmp_path: Path) -> None:
+def test_store_returns_the_features_of_each_split(has_hflip: bool, tmp_path: Path) -> None:
     for i, name in enumerate(("train", "val", "test")):
         np.save(tmp_path / f"{name}.npy", np.full((i + 2, 3), i, np.float32))
     if has_hflip:
@@ -114,7 +114,7 @@ def processed_folder(folder: Path, images: np.ndarray) -> Path:
     return folder
 
 
-def test_head_on_stored_features_is_the_whole_network_on_images(
+def test_head_on_stored_features_equals_the_whole_network_on_images(
     tmp_path: Path, images: np.ndarray, model: SavedModel
 ) -> None:
     torch.nn.init.normal_(model.network.head().weight, std=0.1)
@@ -124,8 +124,8 @@ def test_head_on_stored_features_is_the_whole_network_on_images(
     store = open_store(tmp_path / "features")
     np.save(store.folder / "val.npy", computed(model, images))
     logits = [
-        predict(*open_feed(model, "val", processed, used, CPU), CPU, batch_size=7)
-        for used in (store, None)
+        predict(*open_feed(model, "val", processed, store_or_none, CPU), CPU, batch_size=7)
+        for store_or_none in (store, None)
     ]
     assert logits[0].std() > 0.01
     assert np.allclose(logits[0], logits[1], atol=1e-5)
@@ -135,7 +135,7 @@ def test_head_on_stored_features_is_the_whole_network_on_images(
     ("made_for", "frozen", "is_used"),
     [("squeezenet", True, True), ("squeezenet", False, False), ("vit", True, False)],
 )
-def test_features_are_used_only_when_frozen_and_for_their_own_model(
+def test_stored_features_are_used_only_if_frozen_and_for_their_own_model(
     made_for: str,
     frozen: bool,
     is_used: bool,
@@ -156,7 +156,7 @@ def test_features_are_used_only_when_frozen_and_for_their_own_model(
         assert inputs.batch(torch.arange(2), None).shape == (2, 3, 40, 40)
 
 
-def test_images_are_fed_with_the_asked_for_augmentation(
+def test_images_are_augmented_as_requested(
     tmp_path: Path, images: np.ndarray, model: SavedModel
 ) -> None:
     processed = processed_folder(tmp_path, images)
@@ -170,14 +170,14 @@ def test_images_are_fed_with_the_asked_for_augmentation(
 
 
 def anonymous_memory() -> int:
-    """Bytes of this process that are no map of a file."""
+    """This process's memory in bytes that is not mapped from a file."""
     status = Path("/proc/self/status").read_text()
     return 1024 * int(re.search(r"RssAnon:\s+(\d+)", status)[1])
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells it there")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 @pytest.mark.parametrize("stored", [True, False])
-def test_data_stays_on_disk_whatever_is_read_of_it(
+def test_reading_batches_does_not_load_the_data_into_memory(
     stored: bool, tmp_path: Path, model: SavedModel
 ) -> None:
     n = 2000  # 100 MB of images, or 200 MB of features
@@ -191,8 +191,8 @@ def test_data_stays_on_disk_whatever_is_read_of_it(
     assert anonymous_memory() - before < 40e6
 
 
-def test_backbones_state_fills_the_features_of_a_network(tmp_path: Path, model: SavedModel) -> None:
-    """What stages/train.py does with the store of a backbone that is trained further."""
+def test_stored_backbone_is_loaded_into_a_network(tmp_path: Path, model: SavedModel) -> None:
+    """As stages/train.py does to fine-tune the backbone."""
     torch.manual_seed(1)
     backbone = squeezenet.backbone("none", tmp_path)
     features.create_store(tmp_path / "features", "squeezenet", False, backbone)

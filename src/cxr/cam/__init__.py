@@ -1,4 +1,4 @@
-"""Heat maps for every label, and how far they can be trusted."""
+"""Heat maps for every label, and measures of their reliability."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,10 +22,10 @@ Attribution = Callable[
 
 @dataclass(frozen=True)
 class Cam:
-    """Maps of N images and L labels on the network's own grid.
+    """Maps of N images and L labels on the grid of the feature map.
 
-    `attribution` is what a method finds before its ReLU: above zero it speaks for the label, below
-    zero against it. A map with nothing above zero shows no positive attribution, and is empty.
+    `attribution` is the result of a method before its ReLU: positive values support the label,
+    negative values oppose it. A map without positive values is called empty.
     """
 
     logits: npt.NDArray[np.float32]  # (N, L)
@@ -33,7 +33,7 @@ class Cam:
 
     @property
     def maps(self) -> npt.NDArray[np.float32]:
-        """The attribution for the label, (N, L, h, w), zero and above."""
+        """The positive part of the attribution, (N, L, h, w)."""
         return np.maximum(self.attribution, 0)
 
 
@@ -42,31 +42,32 @@ class Attentive(Protocol):
     """A network whose tokens attend to each other."""
 
     def attentions(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, depth, T, T)
-        """The blocks' attention, mean of the heads: how much each token takes from each."""
+        """The attention of each block between all pairs of tokens, averaged over its heads."""
         ...
 
 
 def explain(network: Network, inputs: Tensor, method: Method = "gradcam") -> Cam:
-    """Maps of all labels at `network.encode`, by one of four methods.
+    """Maps of all labels from the feature map of `network.encode`, by one of four methods.
 
     - `gradcam`: channels weighted by the mean of the logit's gradient over the map (Selvaraju et
       al., ICCV 2017, equations 1 and 2, without the ReLU).
-    - `gradcam++`: weighted by where the gradient is positive (Chattopadhay et al., WACV 2018).
-    - `hirescam`: each cell by its own gradient, without a mean (Draelos and Carin, 2020).
+    - `gradcam++`: channels weighted by positive gradients (Chattopadhay et al., WACV 2018).
+    - `hirescam`: each cell weighted by its own gradient, not the mean (Draelos and Carin, 2020).
     - `rollout`: how much of each token reaches the output through all blocks (Abnar and Zuidema,
-      ACL 2020); it knows no label, so all labels share a map.
+      ACL 2020); it does not depend on the label, so all labels share one map.
 
     Parameters
     ----------
-    inputs : (N, C, H, W), as the network takes them.
+    inputs : network inputs (N, C, H, W).
 
     Raises
     ------
-    CxrError : `rollout` of a network without attention.
+    CxrError
+        If the method is `rollout` and the network has no attention.
     """
     network.eval()
-    find = _rollout if method == "rollout" else partial(_by_gradient, method=method)
-    parts = [find(network, part) for part in micro_batches(inputs)]
+    compute = _rollout if method == "rollout" else partial(_by_gradient, method=method)
+    parts = [compute(network, batch) for batch in micro_batches(inputs)]
     return Cam(
         np.concatenate([part.logits for part in parts]),
         np.concatenate([part.attribution for part in parts]),
@@ -115,18 +116,18 @@ ATTRIBUTION: dict[Method, Attribution] = {
 def _rollout(network: Network, inputs: Tensor) -> Cam:
     if not isinstance(network, Attentive):
         raise CxrError(
-            f"rollout follows attention, and {type(network).__name__} has none; "
+            f"rollout requires a network with attention, and {type(network).__name__} has none; "
             f"choose one of {', '.join(ATTRIBUTION)}"
         )
     feature_map = network.encode(inputs)
     logits = network.classify(feature_map)
     attentions = network.attentions(inputs)
     identity = torch.eye(attentions.shape[-1], device=attentions.device)
-    reached = identity
+    rollout = identity
     for attention in attentions.unbind(dim=1):
-        reached = (attention + identity) / 2 @ reached  # half of each token passes by the attention
-    # The output is the mean of the tokens, so it takes the mean of what reached each.
-    grid = reached.mean(dim=1).view(len(inputs), *feature_map.shape[2:])
+        rollout = (attention + identity) / 2 @ rollout  # the identity is the residual connection
+    # The output is the mean of the tokens, so the map is the mean over output tokens.
+    grid = rollout.mean(dim=1).view(len(inputs), *feature_map.shape[2:])
     return _cam(logits, grid.unsqueeze(1).expand(-1, logits.shape[1], -1, -1))
 
 

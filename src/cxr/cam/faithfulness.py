@@ -1,7 +1,8 @@
-"""Whether what a map marks is what the network used: deletion and insertion curves.
+"""Faithfulness of maps to the network: deletion and insertion curves.
 
-Petsiuk, Das and Saenko, "RISE", BMVC 2018: cells of the image are blanked from the most important
-on, and the probability should fall fast; or uncovered in that order, and it should rise fast.
+Petsiuk, Das and Saenko, "RISE", BMVC 2018: cells of the image are blanked in order of decreasing
+attribution, and the probability should fall fast; or revealed in that order, and it should rise
+fast.
 """
 
 from collections.abc import Callable
@@ -20,30 +21,30 @@ from cxr.models.inputs import micro_batches
 
 STEPS = 10
 
-Order = npt.NDArray[np.int64]  # (N, h * w), the cells of each map from the first to the last
+Order = npt.NDArray[np.int64]  # (N, h * w), the cells of each map, first to last
 
 
 @dataclass(frozen=True)
 class Curves:
-    """Area under the probability over the share of cells, of each image: (N,)."""
+    """Area under the curve of probability against the fraction of cells, per image: (N,)."""
 
-    deletion: Doubles  # low is good
-    insertion: Doubles  # high is good
+    deletion: Doubles  # lower is better
+    insertion: Doubles  # higher is better
 
 
-def by_attribution(attribution: Maps) -> Order:
-    """Cells of maps (N, h, w) from the strongest attribution down; equal ones as they lie."""
+def attribution_order(attribution: Maps) -> Order:
+    """Cells of maps (N, h, w) in order of decreasing attribution; ties in row-major order."""
     return np.argsort(-attribution.reshape(len(attribution), -1), axis=1, kind="stable")
 
 
-def by_chance(n: int, grid: tuple[int, int], seed: int) -> Order:
+def random_order(n: int, grid: tuple[int, int], seed: int) -> Order:
     """Cells in random order."""
     cells = np.tile(np.arange(grid[0] * grid[1]), (n, 1))
     return np.random.default_rng(seed).permuted(cells, axis=1)
 
 
-def from_centre(n: int, grid: tuple[int, int]) -> Order:
-    """Cells from the middle outwards: where a camera points and most signs lie."""
+def centre_order(n: int, grid: tuple[int, int]) -> Order:
+    """Cells from the centre outwards, because most signs are near the centre of the image."""
     rows, columns = (np.arange(cells) - (cells - 1) / 2 for cells in grid)
     distance = np.add.outer(rows**2, columns**2).ravel()
     return np.tile(np.argsort(distance, kind="stable"), (n, 1))
@@ -55,12 +56,12 @@ def curves(
 ) -> Curves:
     """Delete and insert cells in the given order.
 
-    A blanked cell is 0 at the network's input: the mean that its images are normalised by.
+    A blanked cell is 0 at the network's input, which is the mean used for normalisation.
 
     Parameters
     ----------
-    inputs : (N, C, H, W), as the network takes them.
-    labels : (N,), the label whose probability is followed.
+    inputs : network inputs (N, C, H, W).
+    labels : (N,), the label of each image whose probability is measured.
     order : (N, h * w) cells.
     """
     network.eval()
@@ -70,17 +71,17 @@ def curves(
     rank = torch.from_numpy(np.argsort(order, axis=1)).to(inputs.device)
     rank = rank.view(-1, 1, *grid).float()
     rank = F.interpolate(rank, inputs.shape[2:], mode="nearest-exact")
-    followed = torch.from_numpy(labels).to(inputs.device)
+    label = torch.from_numpy(labels).to(inputs.device)
 
-    def mean(keep: Callable[[Tensor, int], Tensor]) -> Doubles:
-        probs = [_probs(network, inputs * keep(rank, int(n)), followed) for n in steps]
+    def area(mask: Callable[[Tensor, int], Tensor]) -> Doubles:
+        probs = [_probs(network, inputs * mask(rank, int(n)), label) for n in steps]
         return np.asarray(np.trapezoid(np.stack(probs), share, axis=0), np.float64)
 
     return Curves(
-        deletion=mean(lambda rank, n: rank >= n), insertion=mean(lambda rank, n: rank < n)
+        deletion=area(lambda rank, n: rank >= n), insertion=area(lambda rank, n: rank < n)
     )
 
 
-def _probs(network: Network, inputs: Tensor, followed: Tensor) -> Doubles:
-    logits = torch.cat([network(part) for part in micro_batches(inputs)])
-    return logits.gather(1, followed[:, None])[:, 0].double().sigmoid().cpu().numpy()
+def _probs(network: Network, inputs: Tensor, label: Tensor) -> Doubles:
+    logits = torch.cat([network(batch) for batch in micro_batches(inputs)])
+    return logits.gather(1, label[:, None])[:, 0].double().sigmoid().cpu().numpy()

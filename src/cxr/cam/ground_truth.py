@@ -1,4 +1,4 @@
-"""Where findings are known to be: painted into the phantom, or drawn by radiologists."""
+"""Known locations of findings: masks of the phantom, or boxes drawn by radiologists."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,53 +22,52 @@ CHUNK = 64  # images whose masks are rendered together
 
 @dataclass(frozen=True)
 class Truth:
-    """Findings of some images, each with the place where it is: K pairs of image and label."""
+    """Findings with known locations: K pairs of image and label."""
 
     source: str
     image: Indices  # (K,) rows of the split
     label: Indices  # (K,)
-    cover: Callable[[tuple[int, int]], Doubles]  # share of each cell of a grid inside: (K, h, w)
+    cover: Callable[[tuple[int, int]], Doubles]  # fraction of each grid cell inside: (K, h, w)
 
-    def only(self, chosen: npt.NDArray[np.bool_]) -> "Truth":
-        """Some of the pairs."""
+    def select(self, mask: npt.NDArray[np.bool_]) -> "Truth":
+        """The pairs where `mask` (K,) is true."""
         return Truth(
-            self.source,
-            self.image[chosen],
-            self.label[chosen],
-            lambda grid: self.cover(grid)[chosen],
+            self.source, self.image[mask], self.label[mask], lambda grid: self.cover(grid)[mask]
         )
 
 
 def of_phantom(split: Split, name: str, n: int, seed: int) -> Truth:
-    """The masks of a phantom's first `n` images; CxrError where these are not its images.
+    """The masks of a phantom's first `n` images; CxrError if the images have another seed.
 
     Parameters
     ----------
-    split : the images on disk, which must be those that the seed makes.
-    name : of the split.
+    split : the images on disk, which must be those generated from the seed.
+    name : name of the split.
     """
     n, size = min(n, len(split.labels)), split.images.shape[1]
     if (phantom.render(seed, name, 0, 1, size).images[0] != split.images[0]).any():
-        raise CxrError(f"the phantom of seed {seed} is not the one in data/; run `dvc repro`")
+        raise CxrError(f"data/ was not generated from seed {seed}; run `dvc repro`")
     image, label = np.nonzero(split.labels[:n])
     masks = np.empty((len(image), size, size), np.bool_)
     for start in range(0, n, CHUNK):
-        here = (image >= start) & (image < start + CHUNK)
-        shown = phantom.masks(seed, name, start, min(start + CHUNK, n), size)
-        masks[here] = shown[image[here] - start, label[here]]
+        in_chunk = (image >= start) & (image < start + CHUNK)
+        chunk = phantom.masks(seed, name, start, min(start + CHUNK, n), size)
+        masks[in_chunk] = chunk[image[in_chunk] - start, label[in_chunk]]
     return Truth("phantom", image, label, lambda grid: cover_of_masks(masks, grid))
 
 
 def of_boxes(split: Split, boxes: list[Box]) -> Truth:
-    """Boxes of the split's images; several of one finding in one image count as one place."""
+    """Boxes of the split's images; several boxes of one finding in an image form one region."""
     if split.ids is None:
-        raise CxrError("gradcam.boxes: the data has no ids, so no box can be found an image for")
+        raise CxrError(
+            "gradcam.boxes: the data has no image ids to match boxes with; set it to null"
+        )
     row_of: dict[str, int] = {}
     for row, name in enumerate(split.ids):
         if row_of.setdefault(stem(str(name)), row) != row:
             raise CxrError(
-                f"gradcam.boxes: several ids of the data end in {stem(str(name))}, so its boxes "
-                "are not of one image; give each image a name of its own"
+                f"gradcam.boxes: several image ids end in {stem(str(name))}, so its boxes cannot "
+                "be matched with one image; make the file names unique"
             )
     pairs: dict[tuple[int, int], list[Doubles]] = {}
     for box in boxes:
@@ -77,20 +76,20 @@ def of_boxes(split: Split, boxes: list[Box]) -> Truth:
             pairs.setdefault(pair, []).append(box.corners)
     if boxes and not pairs:
         raise CxrError(
-            f"gradcam.boxes: none of its images, such as {boxes[0].image}, is in this split, with "
-            f"ids such as {split.ids[0]}; give boxes of these images, or null"
+            f"gradcam.boxes: none of its images (such as {boxes[0].image}) is in this split (with "
+            f"ids such as {split.ids[0]}); use boxes of this split's images, or null"
         )
     keys = np.array(sorted(pairs), np.int64).reshape(-1, 2)
 
     def cover(grid: tuple[int, int]) -> Doubles:
-        of_pair = [_cover(pairs[image, label], grid) for image, label in keys.tolist()]
-        return np.stack(of_pair) if of_pair else np.empty((0, *grid))
+        covers = [_cover(pairs[image, label], grid) for image, label in keys.tolist()]
+        return np.stack(covers) if covers else np.empty((0, *grid))
 
     return Truth("boxes", keys[:, 0], keys[:, 1], cover)
 
 
 def _cover(boxes: list[Doubles], grid: tuple[int, int]) -> Doubles:
-    """Share of each cell inside any of some boxes; where they overlap it counts once."""
+    """Fraction of each cell inside the union of the boxes."""
     if len(boxes) == 1:
         return np.asarray(cover_of_boxes(boxes[0][None], SIDE, grid)[0], np.float64)
     mask = np.zeros((1, int(SIDE), int(SIDE)), np.bool_)

@@ -1,6 +1,6 @@
-"""Whether maps point to where the sign is: the pointing game, and the energy inside.
+"""Localisation measures of maps: the pointing game, and the energy inside the sign.
 
-Truth is the share of each cell of the map's grid that the sign covers: of a mask or of a box.
+The ground truth is the fraction of each cell of the map's grid that the sign (mask or box) covers.
 """
 
 from dataclasses import dataclass, fields
@@ -14,27 +14,28 @@ from cxr.arrays import Doubles
 
 Maps = npt.NDArray[np.float32]
 
-CHUNK = 64  # masks: at 224 pixels 26 MB in double precision
+CHUNK = 64  # masks at a time: 26 MB in double precision at 224 px
 
 
 @dataclass(frozen=True)
-class Located:
-    """Maps held against the truth: (N,) each. The baselines see no image."""
+class LocalisationScores:
+    """Localisation of N maps, each (N,). The centre and chance baselines ignore the image."""
 
-    hit: npt.NDArray[np.bool_]  # the highest cell touches the sign
-    energy: Doubles  # share of the attribution that lies inside it
-    centre_hit: npt.NDArray[np.bool_]  # of the middle cell
-    chance_hit: Doubles  # of a cell at random
-    chance_energy: Doubles  # of a map that is equal everywhere: the sign's share of the image
-    empty: npt.NDArray[np.bool_]  # nothing speaks for the label; counts as a miss
+    hit: npt.NDArray[np.bool_]  # the cell with the highest attribution touches the sign
+    energy: Doubles  # fraction of the positive attribution inside the sign
+    centre_hit: npt.NDArray[np.bool_]  # the central cell touches the sign
+    chance_hit: Doubles  # probability that a random cell touches the sign
+    chance_energy: Doubles  # energy of a uniform map: the fraction of the image that is the sign
+    empty: npt.NDArray[np.bool_]  # no positive attribution; counts as a miss
 
-    def only(self, chosen: npt.NDArray[np.bool_]) -> "Located":
-        """Some of the maps."""
-        return Located(**{each.name: getattr(self, each.name)[chosen] for each in fields(self)})
+    def select(self, mask: npt.NDArray[np.bool_]) -> "LocalisationScores":
+        """The maps where `mask` (N,) is true."""
+        values = {field.name: getattr(self, field.name)[mask] for field in fields(self)}
+        return LocalisationScores(**values)
 
 
 def cover_of_masks(masks: npt.NDArray[np.bool_], grid: tuple[int, int]) -> Doubles:
-    """Share of each cell inside a mask: (N, H, W) -> (N, h, w)."""
+    """Fraction of each cell inside a mask: (N, H, W) -> (N, h, w)."""
     rows, columns = (
         _overlap(np.arange(pixels), np.arange(1, pixels + 1), pixels, cells)
         for pixels, cells in zip(masks.shape[1:], grid, strict=True)
@@ -47,26 +48,26 @@ def cover_of_masks(masks: npt.NDArray[np.bool_], grid: tuple[int, int]) -> Doubl
 
 
 def cover_of_boxes(boxes: Doubles, side: float, grid: tuple[int, int]) -> Doubles:
-    """Share of each cell inside a box: (N, 4) of x, y, width, height in 0..side -> (N, h, w)."""
+    """Fraction of each cell inside a box: (N, 4) of x, y, width, height in 0..side -> (N, h, w)."""
     x, y, width, height = boxes.T
     rows = _overlap(y, y + height, side, grid[0])  # (h, N)
     columns = _overlap(x, x + width, side, grid[1])
     return np.asarray(np.einsum("hn,wn->nhw", rows, columns), np.float64)
 
 
-def locate(attribution: Maps, cover: Doubles) -> Located:
-    """Hold maps (N, h, w) against the share of each cell that the sign covers (N, h, w)."""
+def locate(attribution: Maps, cover: Doubles) -> LocalisationScores:
+    """Compare maps (N, h, w) to the fraction of each cell that the sign covers (N, h, w)."""
     n, height, width = attribution.shape
     flat, inside = (
         np.maximum(attribution, 0).reshape(n, height * width),
         cover.reshape(n, height * width),
     )
     highest, total = flat.argmax(axis=1), flat.sum(axis=1)
-    touched = inside > 1e-9  # of a cell; less is rounding
+    touched = inside > 1e-9  # smaller fractions are rounding errors
     empty = total <= 0
     with np.errstate(invalid="ignore"):
         energy = np.where(empty, 0, (flat * inside).sum(axis=1) / total)
-    return Located(
+    return LocalisationScores(
         hit=touched[np.arange(n), highest] & ~empty,
         energy=energy,
         centre_hit=touched[:, (height // 2) * width + width // 2],
@@ -76,10 +77,10 @@ def locate(attribution: Maps, cover: Doubles) -> Located:
     )
 
 
-def describe(located: Located, seed: int) -> dict[str, Any]:
-    """Means with 95 % intervals beside the baselines, as JSON holds them; None without an image.
+def describe(located: LocalisationScores, seed: int) -> dict[str, Any]:
+    """Means with 95 % confidence intervals and baselines, for JSON; None if there are no images.
 
-    Wilson's interval for shares of hits, the bootstrap over images for the energy.
+    Wilson's interval for the fraction of hits, the bootstrap over images for the energy.
     """
     n = len(located.hit)
     if n == 0:
@@ -100,23 +101,23 @@ def describe(located: Located, seed: int) -> dict[str, Any]:
 
 
 def share_interval(hits: npt.NDArray[np.bool_]) -> list[float]:
-    """95 % interval of a share (Wilson, 1927)."""
+    """95 % confidence interval of a proportion (Wilson, 1927)."""
     ci = binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
     return [float(ci.low), float(ci.high)]
 
 
 def mean_interval(values: Doubles, seed: int) -> list[float] | None:
-    """95 % percentile interval of a mean by the bootstrap; None of fewer than two values."""
+    """95 % bootstrap percentile interval of a mean; None for fewer than two values."""
     if len(values) < 2:
         return None
-    found = bootstrap(
+    result = bootstrap(
         (values,), np.mean, n_resamples=2000, method="percentile", rng=np.random.default_rng(seed)
     )
-    return [float(found.confidence_interval.low), float(found.confidence_interval.high)]
+    return [float(result.confidence_interval.low), float(result.confidence_interval.high)]
 
 
 def _overlap(start: npt.ArrayLike, stop: npt.ArrayLike, length: float, cells: int) -> Doubles:
-    """Share of each of `cells` equal parts of 0..length that each range covers: (cells, N)."""
+    """Fraction of each of `cells` equal parts of 0..length that each range covers: (cells, N)."""
     edges = np.linspace(0, length, cells + 1)[:, None]
     covered = np.minimum(edges[1:], np.asarray(stop)) - np.maximum(edges[:-1], np.asarray(start))
     shares = np.maximum(covered, 0) / (length / cells)

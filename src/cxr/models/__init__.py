@@ -1,9 +1,9 @@
-"""Networks by name: build, save, load. One file per network.
+"""Build, save and load networks by name. One file per network.
 
-Every network is cut in two where Grad-CAM looks: `feature_map(x)` gives (N, C, h, w), and
-`classify(feature_map)` gives logits (N, L). `encode` computes the first at the device's precision,
-`forward` is `classify` after `encode`. A network gets tensors that `InputSpec` describes and never
-sees a path, a parameter file or a device.
+Every network is split where Grad-CAM reads it: `feature_map(x)` returns (N, D, h, w), and
+`classify(feature_map)` returns logits (N, L). `encode` computes the feature map at the device's
+precision; `forward` is `classify` after `encode`. A network takes the tensors that `InputSpec`
+describes and knows nothing of paths, parameter files or devices.
 """
 
 import importlib
@@ -24,11 +24,11 @@ from cxr.models.weights import load_weights, write_weights
 from cxr.params import ModelBlock, ModelParams, model_names, validate
 from cxr.paths import PARAMS_FILE
 
-MOST_PARAMETERS = 2**28  # of a network: as float32 what such a file holds
+MAX_PARAMETERS = 2**28  # per network; in float32 they fill the largest weights file allowed
 
 
 class Network(nn.Module):
-    """What the pipeline asks of a network."""
+    """Interface of a network in the pipeline."""
 
     def feature_map(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, D, h, w)
         raise NotImplementedError
@@ -37,21 +37,21 @@ class Network(nn.Module):
         raise NotImplementedError
 
     def head(self) -> nn.Linear:
-        """The last layer, whose bias starts at the labels' prior."""
+        """The last layer; its bias is initialised to the logit of each label's prevalence."""
         raise NotImplementedError
 
     def no_weight_decay(self) -> set[str]:
-        """Names of matrices that must not decay, such as position embeddings (timm's convention).
+        """Names of matrices without weight decay, such as position embeddings (as in timm).
 
-        Biases and the weights of norms never decay; they need no name.
+        Biases and normalisation weights are never decayed and need not be listed.
         """
         return set()
 
     def encode(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, D, h, w)
         """The feature map, computed under autocast and returned in float32.
 
-        A logit in bf16 has 8 significant bits: images that the network ranks apart would tie. So
-        `classify` and the loss work in float32 on every device.
+        A bf16 logit has 8 significant bits, so different images would get tied scores. Therefore
+        `classify` and the loss use float32 on every device.
         """
         with autocast(x.device):
             return self.feature_map(x).float()
@@ -67,46 +67,46 @@ def autocast(device: torch.device) -> torch.autocast:
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A network with all that is needed to use it on an image: the content of `models/<name>/`."""
+    """A network with everything needed to apply it to images: the content of `models/<name>/`."""
 
     name: str
     network: Network
     input: InputSpec
     labels: tuple[str, ...]
-    params: dict[str, Any]  # the model's block, the protocol, seed and threads
+    params: dict[str, Any]  # the model's block, the training recipe, seed and threads
 
 
 def hyper_parameters(name: str, block: ModelBlock) -> ModelParams:
-    """The model's block of params.yaml, checked against its own schema."""
+    """The model's block of params.yaml, validated against the model's schema."""
     schema = _module(name).Hyper
     return cast(ModelParams, validate(schema, block.model_dump(), ("train", name)))
 
 
 def build(name: str, hyper: ModelParams, image_size: int, channels: int, n_labels: int) -> Network:
-    """A network with fresh weights from torch's global random state; CxrError where it can't be."""
+    """A network with random weights from torch's global random state; CxrError if it is invalid."""
     module = _module(name)
-    # Without memory first, and without a draw from the global random state.
+    # Count the parameters first, without allocating memory or advancing the global random state.
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         try:
             n = n_parameters(module.build(hyper, image_size, channels, n_labels))["total"]
-        except (RuntimeError, OverflowError, TypeError):  # more than torch itself counts
-            n = MOST_PARAMETERS + 1
-    if n > MOST_PARAMETERS:
+        except (RuntimeError, OverflowError, TypeError):  # too many for torch to count
+            n = MAX_PARAMETERS + 1
+    if n > MAX_PARAMETERS:
         raise CxrError(
-            f"{PARAMS_FILE}: train.{name} asks for a network of more than {MOST_PARAMETERS:,} "
+            f"{PARAMS_FILE}: train.{name} describes a network of more than {MAX_PARAMETERS:,} "
             "parameters; make it smaller"
         )
     return cast(Network, module.build(hyper, image_size, channels, n_labels))
 
 
 def input_spec(name: str, hyper: ModelParams, data_size: int, statistics: Statistics) -> InputSpec:
-    """The input that the model asks for, given the size and statistics of the training images."""
+    """The model's input, given the size and statistics of the training images."""
     spec = _module(name).input_spec(hyper, data_size, statistics)
     return cast(InputSpec, spec)
 
 
 def save(model: SavedModel, folder: Path) -> None:
-    """Write `weights.safetensors` and `model.json`; equal models give equal bytes."""
+    """Write `weights.safetensors` and `model.json`; equal models give identical files."""
     folder.mkdir(parents=True, exist_ok=True)
     write_weights(model.network, folder / "weights.safetensors")
     description = {
@@ -119,7 +119,7 @@ def save(model: SavedModel, folder: Path) -> None:
 
 
 def load(folder: Path) -> SavedModel:
-    """A saved model, on the CPU and in evaluation mode."""
+    """Load a saved model onto the CPU, in evaluation mode."""
 
     def parse(content: Any) -> tuple[str, dict[str, Any], ModelParams, InputSpec, tuple[str, ...]]:
         name, params = str(content["name"]), dict(content["params"])
@@ -134,7 +134,7 @@ def load(folder: Path) -> SavedModel:
 
 
 def n_parameters(network: nn.Module) -> dict[str, int]:
-    """Number of parameters, in all and trainable."""
+    """Number of parameters, total and trainable."""
     return {
         "total": sum(p.numel() for p in network.parameters()),
         "trainable": sum(p.numel() for p in network.parameters() if p.requires_grad),
@@ -143,5 +143,5 @@ def n_parameters(network: nn.Module) -> dict[str, int]:
 
 def _module(name: str) -> Any:
     if name not in model_names():
-        raise CxrError(f"there is no model `{name}`")
+        raise CxrError(f"unknown model `{name}`; expected one of {', '.join(model_names())}")
     return importlib.import_module(f"cxr.models.{name}")

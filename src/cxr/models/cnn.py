@@ -1,8 +1,8 @@
-"""A small convolutional network: three convolutions, a soft maximum over places, one linear layer.
+"""A small convolutional network: three convolutions, log-sum-exp pooling, one linear layer.
 
-A sign may be a hundredth of the image, and the mean over places would drown it. Log-sum-exp lies
-between mean and maximum (Pinheiro and Collobert, CVPR 2015; Wang et al., "ChestX-ray8", CVPR 2017),
-and what it rewards is one place that sees the sign well: so the maps point better, too.
+A sign may cover a hundredth of the image, so mean pooling would dilute it. Log-sum-exp pooling lies
+between mean and maximum (Pinheiro and Collobert, CVPR 2015; Wang et al., "ChestX-ray8", CVPR 2017)
+and rewards a strong response in one position, which also makes the heat maps more precise.
 """
 
 import math
@@ -18,7 +18,7 @@ from cxr.models import Network
 from cxr.models.inputs import InputSpec
 from cxr.params import Count, Fraction, ModelParams
 
-R = 5.0  # of log-sum-exp: the mean at 0, the maximum from far above
+R = 5.0  # sharpness of log-sum-exp pooling: near 0 it is the mean, for large r the maximum
 
 
 class Hyper(ModelParams):
@@ -27,10 +27,10 @@ class Hyper(ModelParams):
 
 
 class Cnn(Network):
-    """Three 3x3 convolutions with batch norm, halved twice: 28 px end in a map of 7x7.
+    """Three 3x3 convolutions with batch norm; two poolings reduce 28 px to a 7x7 feature map.
 
-    Pooling comes before the ReLU, which has a quarter of the cells to do then. Both are monotone,
-    so the numbers are the same.
+    Pooling precedes the ReLU, which then processes a quarter of the cells. Max pooling and ReLU
+    are both monotone, so the result is the same.
     """
 
     def __init__(
@@ -64,16 +64,16 @@ class Cnn(Network):
 
 
 def lse_pool(feature_map: Tensor) -> Tensor:  # (N, D, h, w) -> (N, D)
-    """log(mean(exp(r x))) / r over all places, r the sharpness."""
+    """log(mean(exp(r x))) / r over all positions, with sharpness r."""
     cells = feature_map.flatten(2).float()
     return (torch.logsumexp(R * cells, dim=2) - math.log(cells.shape[2])) / R
 
 
 def build(hyper: Hyper, image_size: int, channels: int, n_labels: int) -> Cnn:
     if image_size < 4:
-        raise CxrError(f"cnn halves the image twice: {image_size} px is below its least size, 4")
+        raise CxrError(f"cnn requires images of at least 4 px; got {image_size} px")
     network = Cnn(channels, hyper.channels, hyper.dropout, n_labels)
-    # Same numbers, and a training step on a CPU takes three quarters of the time.
+    # Same results; a training step on a CPU takes three quarters of the time.
     return network.to(memory_format=torch.channels_last)
 
 
@@ -82,7 +82,7 @@ def input_spec(hyper: Hyper, data_size: int, statistics: Statistics) -> InputSpe
 
 
 def _convolution(n_in: int, n_out: int) -> list[nn.Module]:
-    # Batch norm has a shift of its own, so the convolution needs no bias.
+    # Batch norm adds its own bias, so the convolution needs none.
     return [
         nn.Conv2d(n_in, n_out, kernel_size=3, padding=1, bias=False),
         nn.BatchNorm2d(n_out),

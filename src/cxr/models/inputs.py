@@ -1,4 +1,4 @@
-"""From a grey image to what a network takes."""
+"""Conversion of greyscale images to network inputs."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,73 +7,73 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# A pass through a network keeps every layer's output: 1 kB a pixel of the three models here.
-PIXELS_AT_ONCE = 2**18
-SIDES = range(1, 1025)  # pixels that an image is brought to
+# Training keeps every layer's output: about 1 kB per pixel for the three models here.
+PIXELS_PER_MICRO_BATCH = 2**18
+IMAGE_SIZES = range(1, 1025)  # allowed sizes in pixels
 RESAMPLINGS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")  # Pillow's
 
 
 @dataclass(frozen=True)
 class InputSpec:
-    """How a grey uint8 image becomes what the network takes."""
+    """How a greyscale uint8 image is converted to the network's input."""
 
-    data_size: int  # pixels of the stored images, to which a foreign image is brought first
-    resampling: str  # filter that brings a foreign image to data_size
-    image_size: int  # pixels at the network's input; bilinear from data_size where they differ
-    channels: int  # a grey image is repeated
+    data_size: int  # size of the stored images in pixels; external images are resized to it first
+    resampling: str  # filter for resizing external images to data_size
+    image_size: int  # size of the network's input in pixels; bilinear from data_size if it differs
+    channels: int  # the greyscale image is repeated
     mean: tuple[float, ...]  # per channel, on the scale 0..1
     std: tuple[float, ...]
 
 
 def micro_batch_size(image_size: int) -> int:
-    """How many images of a size go through a network in one pass, for memory's sake.
+    """Number of images of a size per forward pass, which bounds the memory.
 
     Hundreds at 28 px; 5 at 224 px, where a batch of 128 would take 5 GB.
     """
-    return max(1, PIXELS_AT_ONCE // image_size**2)
+    return max(1, PIXELS_PER_MICRO_BATCH // image_size**2)
 
 
 def micro_batches(inputs: Tensor) -> tuple[Tensor, ...]:
-    """Inputs (N, C, S, S) in parts that go through a network at once."""
+    """Split inputs (N, C, S, S) into micro-batches for one forward pass each."""
     return torch.split(inputs, micro_batch_size(inputs.shape[-1]))
 
 
 def _input_spec(
     data_size: int, resampling: str, image_size: int, channels: int, mean: Any, std: Any
 ) -> InputSpec:
-    """As `model.json` holds it; ValueError where no network takes such an input."""
+    """The input that `model.json` describes; ValueError if it is invalid."""
     spec = InputSpec(
         data_size, resampling, image_size, channels, tuple(map(float, mean)), tuple(map(float, std))
     )
     sizes = (spec.data_size, spec.image_size)
-    if any(type(size) is not int or size not in SIDES for size in sizes):
-        raise ValueError("a size that no image has")
+    if any(type(size) is not int or size not in IMAGE_SIZES for size in sizes):
+        raise ValueError("data_size and image_size must be integers from 1 to 1024")
     if spec.channels not in (1, 3) or {len(spec.mean), len(spec.std)} != {spec.channels}:
-        raise ValueError("other channels than mean and std")
+        raise ValueError("channels must be 1 or 3, with one mean and one std per channel")
     if spec.resampling not in RESAMPLINGS or min(spec.std) <= 0:
-        raise ValueError("no such filter, or no deviation")
+        raise ValueError("resampling must be a known filter and every std > 0")
     return spec
 
 
 def to_network_input(images: Tensor, spec: InputSpec) -> Tensor:
-    """Images uint8 (B, H, W) as the network takes them: (B, C, S, S)."""
+    """Convert images uint8 (B, H, W) to network inputs (B, C, S, S)."""
     return normalise(on_unit_scale(images), spec)
 
 
 def on_unit_scale(images: Tensor) -> Tensor:
-    """Images uint8 (B, H, W) as (B, 1, H, W) on the scale 0..1."""
+    """Convert images uint8 (B, H, W) to (B, 1, H, W) on the scale 0..1."""
     return images.unsqueeze(1).float().div_(255)
 
 
 def normalise(grey: Tensor, spec: InputSpec) -> Tensor:
-    """Grey images (B, 1, H, W) on the scale 0..1 as the network's input (B, C, S, S)."""
-    side = spec.image_size
-    if grey.shape[-1] != side:
-        # Without antialias a smaller image keeps a few pixels of the larger one, not their mean.
+    """Convert images (B, 1, H, W) on the scale 0..1 to network inputs (B, C, S, S)."""
+    size = spec.image_size
+    if grey.shape[-1] != size:
+        # Without antialias a downscaled image would sample single pixels instead of averaging.
         grey = F.interpolate(
-            grey, (side, side), mode="bilinear", align_corners=False,
-            antialias=side < grey.shape[-1],
+            grey, (size, size), mode="bilinear", align_corners=False,
+            antialias=size < grey.shape[-1],
         )  # fmt: skip
-    # By plain numbers: tensors of them would have to be brought to a GPU for every batch.
+    # Plain floats: tensors would have to be copied to the GPU for every batch.
     channels = [(grey - mean) / std for mean, std in zip(spec.mean, spec.std, strict=True)]
     return torch.cat(channels, dim=1)

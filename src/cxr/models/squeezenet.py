@@ -1,9 +1,9 @@
 """SqueezeNet 1.1 with a linear head: transfer learning from ImageNet.
 
 Iandola et al., "SqueezeNet", 2016; the features are torchvision's. torchvision's own head is
-conv -> ReLU -> mean, and with binary cross-entropy on rare labels its ReLU pins every logit at
-zero, where the gradient is zero too. Here the head is linear in the mean of the feature map, so a
-frozen backbone is needed once an image and not once an epoch.
+conv -> ReLU -> mean; with binary cross-entropy on rare labels its ReLU holds every logit at zero,
+where the gradient is also zero. Here the head is linear in the mean of the feature map, so a
+frozen backbone runs once per image instead of once per epoch.
 """
 
 from collections.abc import Mapping
@@ -22,9 +22,9 @@ from cxr.models.weights import fill, read_weights
 from cxr.params import ModelParams, named_file
 
 N_FEATURES = 512
-LEAST_SIZE = 17  # pixels; below it one of the poolings has nothing left
+MIN_SIZE = 17  # pixels; below this, one of the poolings has no input left
 
-# torchvision's ImageNet preprocessing, which its weights were trained with.
+# The ImageNet preprocessing that torchvision's weights were trained with.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -32,20 +32,20 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Hyper(ModelParams):
     weights: Annotated[str, Field(min_length=1)]
     freeze: bool
-    image_size: Annotated[int, Field(ge=LEAST_SIZE, le=1024)]
+    image_size: Annotated[int, Field(ge=MIN_SIZE, le=1024)]
 
     @model_validator(mode="after")
     def _frozen_features_are_computed_once(self) -> "Hyper":
         if self.freeze and not self.augment.is_hflip_only:
             raise ValueError(
-                "with freeze: true the features are computed once, so that augment can only "
-                "hflip; set translate, degrees, scale and contrast to 0, or freeze: false"
+                "freeze: true computes the features once, so augment supports only hflip; "
+                "set translate, degrees, scale and contrast to 0, or freeze: false"
             )
         return self
 
 
 class SqueezeNet(Network):
-    """(N, 3, H, W) -> (N, L); 224 px end in a map of 13x13, 28 px in one of 1x1."""
+    """(N, 3, H, W) -> (N, L); the feature map is 13x13 at 224 px and 1x1 at 28 px."""
 
     def __init__(self, n_labels: int, freeze: bool) -> None:
         super().__init__()
@@ -67,9 +67,9 @@ class SqueezeNet(Network):
 
 def build(hyper: Hyper, image_size: int, channels: int, n_labels: int) -> SqueezeNet:
     if channels != 3:
-        raise CxrError(f"squeezenet takes 3 channels, as its ImageNet weights do, not {channels}")
-    if image_size < LEAST_SIZE:
-        raise CxrError(f"squeezenet needs images of at least {LEAST_SIZE} px, not {image_size}")
+        raise CxrError(f"squeezenet requires 3 channels, as ImageNet weights do; got {channels}")
+    if image_size < MIN_SIZE:
+        raise CxrError(f"squeezenet requires images of at least {MIN_SIZE} px; got {image_size} px")
     return SqueezeNet(n_labels, hyper.freeze)
 
 
@@ -78,13 +78,13 @@ def input_spec(hyper: Hyper, data_size: int, statistics: Statistics) -> InputSpe
 
 
 def backbone(weights: str, root: Path) -> nn.Module:
-    """The features with the asked-for weights.
+    """The feature layers with the given weights.
 
     Parameters
     ----------
-    weights : `imagenet` (torchvision's download and cache), `none` (from torch's global random
-        state), or a file: a state dict of the features or of a whole SqueezeNet 1.1.
-    root : folder that a relative file starts from.
+    weights : `imagenet` (torchvision's download and cache), `none` (random, from torch's global
+        random state), or a file: the state dict of the features or of a whole SqueezeNet 1.1.
+    root : folder that a relative path starts from.
     """
     network = Backbone()
     path = weights_file(weights, root)
@@ -96,24 +96,24 @@ def backbone(weights: str, root: Path) -> nn.Module:
 
 
 def without_classifier(state: object) -> object:
-    """The state without the 1000-class head that a whole SqueezeNet's file holds, too."""
+    """The state without the 1000-class head that the file of a whole SqueezeNet also contains."""
     if not isinstance(state, Mapping):
         return state
     return {k: v for k, v in state.items() if not str(k).startswith("classifier.")}
 
 
 def weights_file(weights: str, root: Path) -> Path | None:
-    """The user's own file that `weights` names, if it names one."""
+    """The file that `weights` names, or None if it is `imagenet` or `none`."""
     if weights in ("imagenet", "none"):
         return None
     try:
         return named_file("train.squeezenet.weights", weights, root)
     except CxrError as error:
-        raise CxrError(f"{error}; `imagenet` and `none` need no file") from None
+        raise CxrError(f"{error}; expected a file, `imagenet` or `none`") from None
 
 
 class Backbone(nn.Module):
-    """The features under torchvision's key names."""
+    """The feature layers under torchvision's key names."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,8 +128,8 @@ def _imagenet_state() -> Mapping[str, Tensor]:
         )
     except (OSError, RuntimeError) as error:
         raise CxrError(
-            f"the ImageNet weights could not be had from {weights.url}: {error}; try again, or "
-            "give a file with train.squeezenet.weights=FILE, or random weights with "
-            "train.squeezenet.weights=none"
+            f"could not download the ImageNet weights from {weights.url}: {error}; try again, or "
+            "set train.squeezenet.weights=FILE to read a file, or "
+            "train.squeezenet.weights=none for random weights"
         ) from None
     return state

@@ -1,8 +1,8 @@
-"""A Vision Transformer: patches as tokens, blocks that start with a norm, the mean of the tokens.
+"""A Vision Transformer: patches as tokens, pre-norm blocks, mean pooling of the tokens.
 
 Dosovitskiy et al., "An image is worth 16x16 words", ICLR 2021, in the form of Beyer et al.,
-"Better plain ViT baselines for ImageNet-1k", 2022: the mean of all tokens instead of a class token.
-It needs no class token to be found by Grad-CAM, and every token carries gradient at the last block.
+"Better plain ViT baselines for ImageNet-1k", 2022: the mean of all tokens replaces the class token.
+With mean pooling every token of the last block has a gradient, which Grad-CAM needs.
 """
 
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ from cxr.params import Count, ModelParams
 class Hyper(ModelParams):
     patch: Count  # pixels, height and width
     width: Count
-    depth: Annotated[int, Field(ge=1, le=256)]  # the deepest of the paper has 32
+    depth: Annotated[int, Field(ge=1, le=256)]  # the deepest in the paper has 32
     heads: Count
     mlp: Count
 
@@ -50,14 +50,14 @@ class Attention(nn.Module):
         return projected
 
     def weights(self, x: Tensor) -> Tensor:  # (N, T, D) -> (N, heads, T, T)
-        """How much each token takes from each; what `forward` does not keep."""
+        """Attention weights between all pairs of tokens, which `forward` does not keep."""
         query, key, _ = self._heads(x)
         return F.softmax(query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5, dim=-1)
 
     def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # each (N, heads, T, D / heads)
         n, t, d = x.shape
         qkv = self.qkv(x).view(n, t, 3, self.heads, d // self.heads)
-        query, key, value = qkv.unbind(2)  # before they are turned: so the gradient is one copy
+        query, key, value = qkv.unbind(2)  # before transposing: the gradient then needs one copy
         return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
 
 
@@ -78,10 +78,10 @@ class Block(nn.Module):
 
 
 class VisionTransformer(Network):
-    """`feature_map` is the grid of tokens behind the last norm, `classify` their mean and the head.
+    """`feature_map` is the grid of tokens after the last norm; `classify` pools it for the head.
 
-    In front of that norm maps would lie: it undoes any scale of a token, so that a token's product
-    with its own gradient is zero whatever the network sees.
+    Maps from before that norm would be meaningless: the norm is invariant to a token's scale, so
+    the product of a token and its gradient is always zero.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class VisionTransformer(Network):
         self.classifier = nn.Linear(width, n_labels)
 
     def reset_parameters(self) -> None:
-        """Draw anew what belongs to no layer of its own: the tokens' positions."""
+        """Reinitialise the position embeddings, which belong to no layer."""
         nn.init.trunc_normal_(self.positions, std=0.02)
 
     def feature_map(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, D, grid, grid)
@@ -117,12 +117,12 @@ class VisionTransformer(Network):
         return {"positions"}
 
     def attentions(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, depth, T, T)
-        """Each block's attention, mean of its heads."""
-        tokens, found = self._tokens(x), []
+        """The attention of each block, averaged over its heads."""
+        tokens, attentions = self._tokens(x), []
         for block in cast(Iterable[Block], self.blocks):
-            found.append(block.attention.weights(block.attention_norm(tokens)).mean(dim=1))
+            attentions.append(block.attention.weights(block.attention_norm(tokens)).mean(dim=1))
             tokens = block(tokens)
-        return torch.stack(found, dim=1)
+        return torch.stack(attentions, dim=1)
 
     def classify(self, feature_map: Tensor) -> Tensor:  # (N, D, grid, grid) -> (N, L)
         tokens = feature_map.flatten(2).transpose(1, 2)
@@ -134,7 +134,7 @@ class VisionTransformer(Network):
 
     def _tokens(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, T, D)
         patches = self.patches(x).flatten(2).transpose(1, 2)
-        # Laid out anew once; else every norm of every block would copy its tokens.
+        # Made contiguous once; otherwise every norm of every block would copy its tokens.
         tokens: Tensor = patches.contiguous() + self.positions
         return tokens
 
@@ -142,8 +142,7 @@ class VisionTransformer(Network):
 def build(hyper: Hyper, image_size: int, channels: int, n_labels: int) -> VisionTransformer:
     if image_size % hyper.patch:
         raise CxrError(
-            f"vit cuts the image into patches: train.vit.patch ({hyper.patch}) must divide the "
-            f"image size ({image_size} px)"
+            f"train.vit.patch ({hyper.patch}) must divide the image size ({image_size} px)"
         )
     return VisionTransformer(
         image_size,

@@ -1,1 +1,1 @@
-"""Arrays to figures; the only package that imports matplotlib."""
+"""Figures; the only package that imports matplotlib."""

@@ -1,4 +1,4 @@
-"""Sheets of heat maps: panels in rows, each a map over its image, all on one stated scale."""
+"""Sheets of heat maps: rows of panels with maps over their images, on one scale per model."""
 
 import textwrap
 from collections.abc import Iterable, Iterator
@@ -24,23 +24,23 @@ Rgb = npt.NDArray[np.uint8]  # (PANEL, PANEL, 3)
 Attribution = npt.NDArray[np.float32]
 
 PANEL, CAPTION, GAP, MARGIN = 150, 54, 8, 14  # pixels
-NARROWEST = 480  # of a sheet: its title and notice need so much
-HEAD, FOOT, BAR = 46, 66, 210  # the title, and the scales below
-WORDS = 7.5  # points
-LINE = 30  # letters over a panel
-OPAQUE = 0.8  # of the strongest attribution
-SHEET_COLUMNS, SIDE_COLUMNS = 3, 2  # labels beside each other
+MIN_WIDTH = 480  # of a sheet, for its title and notice
+HEAD, FOOT, BAR = 46, 66, 210  # heights of the title and the scales, width of a colour bar
+FONT_SIZE = 7.5  # points
+LINE = 30  # characters that fit over a panel
+MAX_OPACITY = 0.8  # at the strongest attribution
+SHEET_COLUMNS, SIDE_COLUMNS = 3, 2  # labels per row
 NAMES: dict[Method, str] = {
     "gradcam": "Grad-CAM",
     "gradcam++": "Grad-CAM++",
     "hirescam": "HiResCAM",
-    "rollout": "attention rollout",
+    "rollout": "Attention rollout",
 }
 UNITS: dict[Method, str] = dict.fromkeys(NAMES, "logit")
 UNITS["rollout"] = "attention"
-LEGEND = "Left: map over the image. Right: raw attribution on the network's own grid"
-SIGNS = ", red for the label, blue against it"
-NOTICE = "yes / no: the data's label. p: the model's probability. Not a medical device."
+LEGEND = "Left: positive attribution over the image. Right: raw attribution"
+SIGNS = " (red: for the label, blue: against it)"
+NOTICE = "yes/no: true label. p: predicted probability. Not a medical device."
 
 
 @dataclass(frozen=True)
@@ -54,28 +54,28 @@ class ImageCase:
 
 @dataclass(frozen=True)
 class ModelOutput:
-    """What one model says of one image, and where it sees it."""
+    """One model's output for one image: probabilities, thresholds and maps."""
 
     model: str
     method: Method
     probs: Doubles  # (L,)
-    thresholds: Doubles  # (L,), NaN where there is none
+    thresholds: Doubles  # (L,), NaN if undefined
     attribution: Attribution  # (L, h, w), signed
 
     @property
     def scale(self) -> float:
-        """The strongest attribution of all labels, for or against: what full colour stands for."""
+        """The largest absolute attribution over all labels, shown in full colour."""
         return float(np.abs(self.attribution).max()) or 1.0
 
-    def says(self, label: int) -> str:
-        cut = self.thresholds[label]
+    def probability_caption(self, label: int) -> str:
+        threshold = self.thresholds[label]
         return f"p = {self.probs[label]:.3f}, " + (
-            "no threshold" if np.isnan(cut) else f"cut {cut:.3f}"
+            "no threshold" if np.isnan(threshold) else f"threshold {threshold:.3f}"
         )
 
-    def finds(self, label: int) -> str:
+    def attribution_caption(self, label: int) -> str:
         highest = float(self.attribution[label].max())
-        return "no positive attribution" if highest <= 0 else f"up to {highest:+.2g}"
+        return "no positive attribution" if highest <= 0 else f"maximum {highest:+.2g}"
 
 
 @dataclass(frozen=True)
@@ -99,20 +99,20 @@ class _Bar:
 def sheet(
     case: ImageCase, output: ModelOutput, labels: Iterable[int], origin: Origin, path: Path
 ) -> None:
-    """One model, one image: for each label the map over it beside the raw attribution.
+    """One model and one image: for each label, the map over the image and the raw attribution.
 
-    All labels share one scale, so that a strong map looks stronger than a weak one.
+    All labels share one scale, so that maps can be compared.
     """
     blocks: Rows = [[_image(case), None]]
     blocks += [list(_pair(case, output, label)) for label in labels]
     rows = _in_columns(blocks, SHEET_COLUMNS)
     title = f"{NAMES[output.method]}: {output.model}, {case.name}"
-    signs = "" if output.method == "rollout" else SIGNS  # it knows no label and is never negative
+    signs = "" if output.method == "rollout" else SIGNS  # rollout is never negative
     _draw(rows, title, _bars(output), f"{LEGEND}{signs}. {NOTICE}", origin, path)
 
 
 def slide(case: ImageCase, output: ModelOutput, label: int, origin: Origin, path: Path) -> None:
-    """One label of a sheet by itself, on the scale of all."""
+    """One label of a sheet, on the scale of all labels."""
     rows: Rows = [[_image(case), *_pair(case, output, label)]]
     _draw(rows, f"{output.model}, {case.name}", _bars(output), "", origin, path)
 
@@ -120,33 +120,38 @@ def slide(case: ImageCase, output: ModelOutput, label: int, origin: Origin, path
 def side_by_side(
     case: ImageCase, outputs: list[ModelOutput], labels: Iterable[int], origin: Origin, path: Path
 ) -> None:
-    """One image, a row a label: every model's map, each model on a scale of its own."""
+    """One image, one row per label: every model's map, each model on its own scale."""
     rows: Rows = []
     for label in labels:
         truth = bool(case.truth[label])
         row: list[_Panel | None] = [
             _Panel(_enlarged(case.grey), f"{LABELS[label]}\n{_yes(truth)}", _colour(truth))
         ]
-        for each in outputs:
-            caption = f"{each.model}\n{each.says(label)}\n{each.finds(label)}"
-            row.append(_Panel(overlay(case.grey, each.attribution[label], each.scale), caption))
+        for output in outputs:
+            caption = (
+                f"{output.model}\n{output.probability_caption(label)}\n"
+                f"{output.attribution_caption(label)}"
+            )
+            picture = overlay(case.grey, output.attribution[label], output.scale)
+            row.append(_Panel(picture, caption))
         rows.append(row)
-    title = f"{', '.join(each.model for each in outputs)}: {case.name}"
+    title = f"{', '.join(output.model for output in outputs)}: {case.name}"
     scales = ", ".join(f"{each.model} {each.scale:.2g} ({UNITS[each.method]})" for each in outputs)
-    words = f"Full colour is the strongest attribution of each for any label: {scales}.\n{NOTICE}"
-    _draw(_in_columns(rows, SIDE_COLUMNS), title, [], words, origin, path)
+    note = f"Full colour: each model's strongest attribution for any label: {scales}.\n{NOTICE}"
+    _draw(_in_columns(rows, SIDE_COLUMNS), title, [], note, origin, path)
 
 
 def examples(
     label: int, groups: dict[str, list[tuple[ImageCase, ModelOutput]]], origin: Origin, path: Path
 ) -> None:
-    """One model, one label: a row for each group of images, the image beside the map over it.
+    """One model and one label: one row per group of images, each image next to its map.
 
-    The groups' maps share a scale. A group may be empty.
+    All groups share one scale. A group may be empty.
     """
     outputs = [output for group in groups.values() for _, output in group]
     scale = (
-        max((float(np.abs(each.attribution[label]).max()) for each in outputs), default=0) or 1.0
+        max((float(np.abs(output.attribution[label]).max()) for output in outputs), default=0)
+        or 1.0
     )
     widest = max(len(group) for group in groups.values())
     rows: Rows = []
@@ -157,7 +162,7 @@ def examples(
                 _Panel(_enlarged(case.grey), f"{name}\n{case.name}\n{_findings(case)}"),
                 _Panel(
                     overlay(case.grey, output.attribution[label], scale),
-                    f"{output.says(label)}\n{output.finds(label)}",
+                    f"{output.probability_caption(label)}\n{output.attribution_caption(label)}",
                 ),
             ]
         if not group:
@@ -169,12 +174,12 @@ def examples(
 
 
 def overlay(grey: Grey, attribution: Attribution, scale: float) -> Rgb:
-    """Positive attribution (h, w) over an image, smooth; the image as it is where there is none."""
+    """Positive attribution (h, w), smoothed, over an image; the image is unchanged elsewhere."""
     share = np.maximum(attribution, 0) / scale
     smooth = Image.fromarray(share).resize((PANEL, PANEL), Image.Resampling.BILINEAR)
     heat = np.clip(np.asarray(smooth, np.float64), 0, 1)
     colours = np.asarray(colormaps["inferno"](heat), np.float64)[..., :3] * 255
-    opacity = OPAQUE * np.sqrt(heat)[..., None]
+    opacity = MAX_OPACITY * np.sqrt(heat)[..., None]
     blend: Rgb = np.rint((1 - opacity) * _enlarged(grey) + opacity * colours).astype(np.uint8)
     return blend
 
@@ -187,7 +192,7 @@ def raw(attribution: Attribution, scale: float) -> Rgb:
 
 
 def _heat(scale: float, method: Method) -> _Bar:
-    return _Bar("inferno", 0, scale, f"attribution for it ({UNITS[method]})")
+    return _Bar("inferno", 0, scale, f"positive attribution ({UNITS[method]})")
 
 
 def _bars(output: ModelOutput) -> list[_Bar]:
@@ -201,32 +206,32 @@ def _pair(case: ImageCase, output: ModelOutput, label: int) -> tuple[_Panel, _Pa
     return (
         _Panel(
             overlay(case.grey, attribution, output.scale),
-            f"{LABELS[label]}: {_yes(truth)}\n{output.says(label)}",
+            f"{LABELS[label]}: {_yes(truth)}\n{output.probability_caption(label)}",
             _colour(truth),
         ),
         _Panel(
             raw(attribution, output.scale),
-            f"{LABELS[label]}, raw\n{output.finds(label)}",
+            f"{LABELS[label]}, raw\n{output.attribution_caption(label)}",
             _colour(truth),
         ),
     )
 
 
 def _image(case: ImageCase) -> _Panel:
-    return _Panel(_enlarged(case.grey), f"the image\n{_findings(case)}")
+    return _Panel(_enlarged(case.grey), f"Image\n{_findings(case)}")
 
 
 def _enlarged(grey: Grey) -> Rgb:
-    """A small image's own pixels: no smoothing invents what lies between them."""
-    how = Image.Resampling.NEAREST if len(grey) <= PANEL else Image.Resampling.BICUBIC
-    shown = Image.fromarray(grey).resize((PANEL, PANEL), how)
-    return np.repeat(np.asarray(shown)[..., None], 3, axis=2)
+    """The image at panel size; small images keep their pixels without interpolation."""
+    resampling = Image.Resampling.NEAREST if len(grey) <= PANEL else Image.Resampling.BICUBIC
+    resized = Image.fromarray(grey).resize((PANEL, PANEL), resampling)
+    return np.repeat(np.asarray(resized)[..., None], 3, axis=2)
 
 
 def _findings(case: ImageCase) -> str:
     present = [label for label, y in zip(LABELS, case.truth, strict=True) if y]
-    words = ", ".join(present) or "no finding"
-    return textwrap.fill(words, LINE, max_lines=2, placeholder=", …")
+    findings = ", ".join(present) or "no finding"
+    return textwrap.fill(findings, LINE, max_lines=2, placeholder=" …")
 
 
 def _yes(truth: bool) -> str:
@@ -238,35 +243,35 @@ def _colour(truth: bool) -> str:
 
 
 def _in_columns(blocks: Rows, n_columns: int) -> Rows:
-    """Blocks of panels as one reads a page; all rows are as wide, whatever there is."""
+    """Arrange blocks of panels row by row; all rows are padded to the same width."""
     width = n_columns * len(blocks[0])
     parts = [blocks[i : i + n_columns] for i in range(0, len(blocks), n_columns)]
     rows = [list(chain.from_iterable(part)) for part in parts]
     return [row + [None] * (width - len(row)) for row in rows]
 
 
-def _draw(rows: Rows, title: str, bars: list[_Bar], words: str, origin: Origin, path: Path) -> None:
-    """Panels as one picture with words on it: an axes for each would take most of the time."""
+def _draw(rows: Rows, title: str, bars: list[_Bar], note: str, origin: Origin, path: Path) -> None:
+    """Draw all panels as one image with captions; one axes per panel would be much slower."""
     step_x, step_y = PANEL + GAP, PANEL + CAPTION + GAP
-    width = max(NARROWEST, max(len(row) for row in rows) * step_x - GAP + 2 * MARGIN)
+    width = max(MIN_WIDTH, max(len(row) for row in rows) * step_x - GAP + 2 * MARGIN)
     height = HEAD + len(rows) * step_y + FOOT
     canvas = np.full((height, width, 3), 255, np.uint8)
-    # Half a pixel more, since matplotlib cuts what is left of a division.
+    # Half a pixel more, because matplotlib truncates the size in pixels.
     figure = Figure(figsize=((width + 0.5) / DPI, (height + 0.5) / DPI), dpi=DPI)
     for left, top, panel in _placed(rows, step_x, step_y):
         canvas[top : top + PANEL, left : left + PANEL] = panel.picture
         figure.text(
             left / width, 1 - (top - 3) / height, panel.caption,
-            fontsize=WORDS, color=panel.colour, va="bottom", linespacing=1.15,
+            fontsize=FONT_SIZE, color=panel.colour, va="bottom", linespacing=1.15,
         )  # fmt: skip
     for i, bar in enumerate(bars):
         left, top = MARGIN + i * (BAR + 2 * MARGIN), height - FOOT + 8
         strip = colormaps[bar.colours](np.linspace(0, 1, BAR), bytes=True)[:, :3]
         canvas[top : top + 10, left : left + BAR] = strip
         label = f"{bar.low:.2g} to {bar.high:.2g}: {bar.label}"
-        figure.text(left / width, 1 - (top + 14) / height, label, fontsize=WORDS, va="top")
+        figure.text(left / width, 1 - (top + 14) / height, label, fontsize=FONT_SIZE, va="top")
     figure.figimage(canvas, zorder=-1)
-    figure.text(MARGIN / width, 8 / height, words, fontsize=WORDS, color=GREY, va="bottom")
+    figure.text(MARGIN / width, 8 / height, note, fontsize=FONT_SIZE, color=GREY, va="bottom")
     finish(figure, title, origin, path, top=1 - 6 / height)
 
 

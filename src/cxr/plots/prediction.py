@@ -1,4 +1,4 @@
-"""A user's own image with a model's maps over it, at the image's own resolution."""
+"""A user's image with a model's maps over it, at the resolution of the image."""
 
 from pathlib import Path
 from typing import IO
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from cxr.plots.figure import DPI
 
-# In pixels, for panels of 300; they grow with the image so that words stay readable beside it.
+# In pixels for panels of 300 px; they scale with the image, so that text stays readable.
 PANEL, FONT, TITLE, BAR, GAP = 300, 8, 48, 56, 6
 
 
@@ -20,14 +20,14 @@ def overlays(
     title: str,
     path: Path | IO[bytes],
 ) -> None:
-    """The image, and beside it once for each map, all on one scale.
+    """The image, followed by the image with each map over it, all maps on one scale.
 
     Parameters
     ----------
     grey : (H, W).
-    attribution : (K, h, w), signed; what is above zero is shown.
-    titles : of the maps.
-    title : of the image.
+    attribution : (K, h, w), signed; only positive values are shown.
+    titles : titles of the maps.
+    title : title of the image.
     """
     height, width = grey.shape
     unit = max(height, width, PANEL) / PANEL
@@ -39,9 +39,9 @@ def overlays(
     figure = Figure(figsize=tuple(size / DPI))
     scale = float(np.maximum(attribution, 0).max(initial=0)) or 1.0
     longer = max(height, width)
-    left, top = (width - longer) / 2, (height - longer) / 2  # the model saw a padded square
+    left, top = (width - longer) / 2, (height - longer) / 2  # the model's input is a padded square
     square = (left, left + longer, top + longer, top)
-    for i, words in enumerate([title, *titles]):
+    for i, caption in enumerate([title, *titles]):
         corner = (i * (wide + GAP * unit) + (wide - width) / 2, BAR * unit)
         axes = figure.add_axes((*(corner / size), width / size[0], height / size[1]))
         axes.axis("off")
@@ -52,14 +52,13 @@ def overlays(
                 share, cmap="inferno", vmin=0, vmax=1, alpha=0.7 * np.sqrt(share),
                 extent=square, interpolation="bilinear",
             )  # fmt: skip
-            words += "" if share.max() > 0 else "\nno positive attribution"
+            caption += "" if share.max() > 0 else "\nno positive attribution"
         axes.set(xlim=(0, width), ylim=(height, 0))
-        axes.set_title(words, fontsize=FONT * unit * 72 / DPI, parse_math=False)
+        axes.set_title(caption, fontsize=FONT * unit * 72 / DPI, parse_math=False)
     strip = figure.add_axes((0.3, 34 * unit / size[1], 0.4, 9 * unit / size[1]))
     bar = figure.colorbar(shown, cax=strip, orientation="horizontal")
     bar.set_label(
-        f"share of the strongest attribution ({scale:.2g} in units of the logit). "
-        "Not a medical device.",
+        f"Positive attribution relative to its maximum ({scale:.2g} logit). Not a medical device.",
         fontsize=(FONT - 1) * unit * 72 / DPI,
     )
     bar.ax.tick_params(labelsize=(FONT - 2) * unit * 72 / DPI)

@@ -1,4 +1,4 @@
-"""Figures as SVG that stands in a page and takes its colours from it, be it light or dark."""
+"""Figures as inline SVG that uses the colours of the page, in light and dark mode."""
 
 import re
 import tempfile
@@ -11,7 +11,7 @@ from matplotlib import rc_context
 
 from cxr.plots.figure import COLOURS, GREY
 
-# Colours as the page's style names them; black is the page's own colour of text.
+# Colours as variables of the page's style sheet; black becomes the page's text colour.
 VARIABLES = {
     "#000000": "currentColor",
     "#ffffff": "var(--surface)",
@@ -21,19 +21,20 @@ VARIABLES = {
     **{colour.lower(): f"var(--series-{i})" for i, colour in enumerate(COLOURS)},
 }
 COLOUR = re.compile("#[0-9a-f]{6}")
-IDS = re.compile(r'(\bid="|url\(#|href="#)')  # where one is given, and where it is meant
+IDS = re.compile(r'(\bid="|url\(#|href="#)')  # definitions of and references to ids
 OPENING = re.compile(r'<svg[^>]*?viewBox="([\d. ]+)"[^>]*>', re.DOTALL)
 
 
 def inline(draw: Callable[[Path], None], name: str, described: str) -> str:
-    """What `draw` writes to the path that it is given, as an element of a page.
+    """The SVG file that `draw` writes, as an element of an HTML page.
 
     Parameters
     ----------
-    name : unlike that of every other figure of the page: all ids in it begin so.
-    described : for people who don't see it.
+    draw : writes the figure to the given path.
+    name : unique within the page; the prefix of all ids in the figure.
+    described : text alternative for screen readers.
     """
-    # Text stays text, which can be searched and read aloud; ids are the same every time.
+    # Text stays text, so it can be searched and read aloud; ids are deterministic.
     settings: Any = {"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif"}
     with tempfile.TemporaryDirectory() as folder, rc_context(settings):
         path = Path(folder, f"{name}.svg")
@@ -44,4 +45,4 @@ def inline(draw: Callable[[Path], None], name: str, described: str) -> str:
         raise RuntimeError(f"{name} was not drawn as SVG")
     head = f'<svg viewBox="{opening[1]}" role="img" aria-label="{escape(described)}">'
     body = IDS.sub(rf"\g<1>{name}-", drawn[opening.end() :])
-    return head + COLOUR.sub(lambda found: VARIABLES.get(found[0], found[0]), body)
+    return head + COLOUR.sub(lambda match: VARIABLES.get(match[0], match[0]), body)

@@ -1,4 +1,4 @@
-"""Random changes of the training images."""
+"""Random augmentation of the training images."""
 
 import torch
 from torch import Tensor
@@ -7,37 +7,37 @@ from torch.nn import functional as F
 from cxr.params import Augment
 
 
-def augment(grey: Tensor, by: Augment, generator: torch.Generator) -> Tensor:
-    """Each image mirrored, moved, turned, scaled and stretched in contrast by chance.
+def augment(grey: Tensor, limits: Augment, generator: torch.Generator) -> Tensor:
+    """Flip, translate, rotate, scale and change the contrast of each image at random.
 
     Parameters
     ----------
     grey : (B, 1, H, W) on the scale 0..1.
-    by : `hflip` with probability a half; `translate` in image widths, `degrees` in degrees,
-        `scale` and `contrast` as fractions: each uniform between minus and plus that.
+    limits : `hflip` has probability 0.5. `translate` is in image widths, `degrees` in degrees,
+        `scale` and `contrast` are fractions; each is drawn uniformly from -limit to +limit.
     """
     n = len(grey)
-    if by.translate or by.degrees or by.scale:
-        theta = _affine(n, by, generator)
+    if limits.translate or limits.degrees or limits.scale:
+        theta = _affine(n, limits, generator)
         grid = F.affine_grid(theta, list(grey.shape), align_corners=False)
         grey = F.grid_sample(grey, grid, padding_mode="zeros", align_corners=False)
-    elif by.hflip:
+    elif limits.hflip:
         grey = torch.where(coin(n, generator).view(n, 1, 1, 1), grey.flip(3), grey)
-    if by.contrast:
-        factor = 1 + by.contrast * _uniform((n, 1, 1, 1), generator)
+    if limits.contrast:
+        factor = 1 + limits.contrast * _uniform((n, 1, 1, 1), generator)
         mean = grey.mean(dim=(2, 3), keepdim=True)
         grey = mean + (grey - mean) * factor
     return grey
 
 
-def _affine(n: int, by: Augment, generator: torch.Generator) -> Tensor:
-    """(n, 2, 3) maps from the place in the new image to that in the old one."""
-    angle = torch.deg2rad(by.degrees * _uniform((n,), generator))
-    zoom = 1 + by.scale * _uniform((n,), generator)
-    # Coordinates run from -1 to 1, so an image is 2 wide.
-    offset = 2 * by.translate * _uniform((n, 2), generator)
+def _affine(n: int, limits: Augment, generator: torch.Generator) -> Tensor:
+    """(n, 2, 3) affine maps from coordinates in the new image to those in the old one."""
+    angle = torch.deg2rad(limits.degrees * _uniform((n,), generator))
+    zoom = 1 + limits.scale * _uniform((n,), generator)
+    # Coordinates run from -1 to 1, so an image has width 2.
+    offset = 2 * limits.translate * _uniform((n, 2), generator)
     side = torch.ones_like(zoom)
-    if by.hflip:
+    if limits.hflip:
         side = torch.where(coin(n, generator), -side, side)
     cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
     return torch.stack(
@@ -54,5 +54,5 @@ def _uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 
 
 def coin(n: int, generator: torch.Generator) -> Tensor:
-    """(n,) of True and False, each with probability a half."""
+    """(n,) of True or False, each with probability 0.5."""
     return torch.rand(n, generator=generator, device=generator.device) < 0.5

@@ -1,28 +1,28 @@
-"""How far a training is, on disk: it goes on from there to the same bits."""
+"""Checkpoints of a training run; a resumed run gives bit-identical results."""
 
 from typing import Any, Protocol
 
-State = dict[str, Any]  # tensors, numbers and texts, nested; nothing that could carry code
+State = dict[str, Any]  # nested tensors, numbers and strings; nothing that could contain code
 
 
 class Checkpoint(Protocol):
-    """Where a training keeps its state."""
+    """Storage for the state of a training run."""
 
     def load(self) -> State | None:
-        """The state that was kept last, on the CPU; None where there is none."""
+        """The last saved state, on the CPU; None if none was saved."""
 
     def is_due(self) -> bool:
-        """Whether it is time to keep the state again."""
+        """Whether it is time to save the state again."""
 
     def save(self, state: State, named: str) -> None:
-        """Keep a state; `named` says which, for people."""
+        """Save a state; `named` describes it in messages."""
 
     def last(self) -> str | None:
-        """Which state is kept, for people; None where none is."""
+        """Description of the last saved state for messages; None if none was saved."""
 
 
 class NoCheckpoint:
-    """Keeps nothing: a training that is broken off starts over."""
+    """Saves nothing: an interrupted training run starts over."""
 
     def load(self) -> State | None:
         return None

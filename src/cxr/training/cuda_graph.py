@@ -1,4 +1,4 @@
-"""A training step on a GPU, recorded once as a graph of kernels and replayed.
+"""A training step on a GPU, captured once as a CUDA graph and replayed.
 
 A small network's kernels take microseconds each, less than Python needs to launch them; a replay
 launches a whole step at once. See "CUDA Graphs" in PyTorch's notes on CUDA semantics.
@@ -9,16 +9,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-# Steps that run as usual first: the libraries choose their kernels and the optimiser makes its
-# state then, which a recording could not do.
+# Eager steps before the capture, in which the libraries choose their kernels and the optimiser
+# creates its state; neither is possible during a capture.
 EAGER = 3
 
 
 class GraphedStep:
-    """`step` on batches of one size, replayed; on a batch of another size it runs as usual.
+    """`step` replayed on batches of one size; batches of other sizes run eagerly.
 
-    The numbers are those of `step` itself: the same kernels run in the same order, and a replay
-    draws the random numbers that would have come next.
+    The results equal those of `step`: the same kernels run in the same order, and a replay
+    advances the random state as `step` does.
     """
 
     def __init__(
@@ -27,9 +27,9 @@ class GraphedStep:
         """
         Parameters
         ----------
-        step : takes the indices (B,) of a batch and gives a scalar. It reads no number from the
-            device and makes its gradients anew.
-        generator : the one on the device that `step` draws from, besides torch's own.
+        step : maps the indices (B,) of a batch to a scalar. It must not read values from the
+            device and must allocate new gradients.
+        generator : the device's generator that `step` draws from, besides torch's default one.
         """
         self._step = step
         self._index = torch.zeros(batch_size, dtype=torch.int64, device=generator.device)
@@ -40,20 +40,20 @@ class GraphedStep:
         self._result = torch.empty(())
 
     def __call__(self, index: Tensor) -> Tensor:
-        """What `step` gives; it holds until the next call."""
+        """The result of `step`; the next call overwrites it."""
         if len(index) != len(self._index):
             return self._step(index)
         if self._n_eager < EAGER:
             self._n_eager += 1
-            return self._on_a_side_stream(index)
+            return self._run_on_side_stream(index)
         self._index.copy_(index)
         if self._graph is None:
-            self._graph = self._record()
+            self._graph = self._capture()
         self._graph.replay()
         return self._result
 
-    def _on_a_side_stream(self, index: Tensor) -> Tensor:
-        """As a recording runs: gradients must not have been made on the stream in use."""
+    def _run_on_side_stream(self, index: Tensor) -> Tensor:
+        """Run as a capture does: gradients must not be allocated on the current stream."""
         current = torch.cuda.current_stream(index.device)
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
@@ -61,8 +61,8 @@ class GraphedStep:
         current.wait_stream(self._stream)
         return result
 
-    def _record(self) -> torch.cuda.CUDAGraph:
-        """Nothing runs while it is recorded."""
+    def _capture(self) -> torch.cuda.CUDAGraph:
+        """Capture `step` without running it."""
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self._generator)
         with torch.cuda.graph(graph):

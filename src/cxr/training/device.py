@@ -1,4 +1,4 @@
-"""Seed, threads and determinism, set before any tensor work."""
+"""Seed, threads, determinism and choice of device; set up before any tensor operation."""
 
 import os
 
@@ -8,9 +8,9 @@ from cxr.params import Params
 
 
 def set_up_device(params: Params) -> str:
-    """Seed and threads set before any tensor work; the device, a GPU where there is one.
+    """Set seed, threads and determinism; return the device: a GPU if there is one.
 
-    Behind `cuda` stands the GPU's name, since another kind can round differently.
+    The name of the GPU follows `cuda`, because other GPU models can round differently.
     """
     make_deterministic(params.seed)
     torch.set_num_threads(params.threads)
@@ -18,10 +18,10 @@ def set_up_device(params: Params) -> str:
 
 
 def make_deterministic(seed: int) -> None:
-    """Every random number of torch from `seed`, and only kernels that repeat their bits."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself with it
+    """Seed torch's random state and allow only deterministic kernels."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # makes cuBLAS deterministic
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True)
-    # All memory is written before it is read; to fill it first takes 7 % of a step.
+    # All memory is written before it is read; filling it first would take 7 % of a step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False

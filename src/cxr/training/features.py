@@ -1,6 +1,6 @@
-"""The output of a frozen backbone, computed once for given images and weights.
+"""Features of a frozen backbone, computed once for given images and weights.
 
-A head that is linear in the mean of the feature map needs no more of an image than that mean:
+A head that is linear in the mean of the feature map needs only that mean of each image:
 512 numbers instead of a forward pass in every epoch.
 """
 
@@ -20,14 +20,14 @@ from cxr.documents import write_atomically
 from cxr.models.inputs import InputSpec, to_network_input
 from cxr.models.weights import write_weights
 
-PART = 2048  # images: what is computed again at most where the stage was broken off
+PART = 2048  # images per part; an interrupted stage recomputes at most one part
 
-# On a CPU small batches stay in its cache: 8 images are half as fast again as 128.
+# On a CPU small batches stay in the cache: batches of 8 are 1.5 times as fast as batches of 128.
 BATCH = {"cpu": 8, "cuda": 512}
 
 
 def create_store(folder: Path, model: str, frozen: bool, backbone: nn.Module) -> None:
-    """Make a store of features (`training.feed.FeatureStore`) that has only the backbone so far."""
+    """Create a feature store (`training.feed.FeatureStore`) that contains only the backbone."""
     folder.mkdir(parents=True)
     write_weights(backbone, folder / "backbone.safetensors")
     (folder / "features.json").write_text(json.dumps({"model": model, "frozen": frozen}) + "\n")
@@ -42,12 +42,13 @@ def compute(
     hflip: bool,
     progress: Callable[[int, int], None],
 ) -> npt.NDArray[np.float32]:
-    """The mean of the feature map of every image, mirrored first where that is asked for.
+    """The mean of the feature map of every image.
 
     Parameters
     ----------
     backbone : maps (B, C, S, S) to (B, D, h, w).
     images : uint8 (N, H, W).
+    hflip : whether to mirror the images first.
 
     Returns
     -------
@@ -80,11 +81,11 @@ def compute_in_parts(
     folder: Path,
     progress: Callable[[int, int], None],
 ) -> list[Path]:
-    """As `compute`, part by part; a part that `folder` has already is not computed again.
+    """As `compute`, part by part; parts that already exist in `folder` are not recomputed.
 
     Returns
     -------
-    The parts' files, each (at most PART, D), in order.
+    The files of the parts in order, each (at most PART, D).
     """
     folder.mkdir(exist_ok=True)
     parts = []
@@ -104,7 +105,7 @@ def compute_in_parts(
 
 
 def join(parts: list[Path], path: Path) -> int:
-    """Write the parts as one array; how many rows it has."""
+    """Write the parts as one array; return its number of rows."""
     arrays = [np.load(part, mmap_mode="r") for part in parts]
     n = sum(len(array) for array in arrays)
     with open(path, "wb") as file:

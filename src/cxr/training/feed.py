@@ -1,8 +1,8 @@
-"""Inputs of a split, batch by batch, made on the device.
+"""Batches of network inputs for a split, prepared on the device.
 
-A batch is an index into one uint8 tensor of the whole split, after Keller Jordan's airbench (2023);
-there is no loader process to wait for. On a GPU the tensor lies in its memory. On a CPU it is a map
-of the file, so that memory does not grow with the data.
+A batch is an index into one uint8 tensor of the whole split, as in Keller Jordan's airbench (2023);
+there are no loader processes. On a GPU the tensor is in GPU memory. On a CPU it is memory-mapped
+from the file, so memory use does not grow with the data.
 """
 
 from dataclasses import dataclass
@@ -31,16 +31,16 @@ class Batches(Protocol):
 
     @property
     def micro_batch_size(self) -> int:
-        """How many go through a network in one pass."""
+        """Number of inputs per forward pass."""
         ...
 
     def batch(self, index: Tensor, generator: torch.Generator | None) -> Tensor:
-        """The inputs at `index`; a generator asks for random changes, None for none."""
+        """The inputs at `index`; augmented if a generator is given."""
         ...
 
 
 class ImageBatches:
-    """Images of one split as a network takes them."""
+    """Images of one split, converted to network inputs."""
 
     def __init__(self, images: Tensor, spec: InputSpec, augment: Augment | None = None) -> None:
         self._images = images  # uint8 (N, H, W), on the device
@@ -62,11 +62,11 @@ class ImageBatches:
 
 
 class FeatureBatches:
-    """Pooled features (N, D) of a frozen backbone, and those of the mirrored images."""
+    """Pooled features (N, D) of a frozen backbone, and optionally of the mirrored images."""
 
     def __init__(self, features: Tensor, mirrored: Tensor | None = None) -> None:
         self._features = features
-        self._hflip = mirrored
+        self._mirrored = mirrored
 
     def __len__(self) -> int:
         return len(self._features)
@@ -77,25 +77,27 @@ class FeatureBatches:
 
     def batch(self, index: Tensor, generator: torch.Generator | None) -> Tensor:
         features = self._features[index]
-        if generator is None or self._hflip is None:
+        if generator is None or self._mirrored is None:
             return features
-        return torch.where(coin(len(index), generator).unsqueeze(1), self._hflip[index], features)
+        return torch.where(
+            coin(len(index), generator).unsqueeze(1), self._mirrored[index], features
+        )
 
 
 @dataclass(frozen=True)
 class FeatureStore:
-    """A folder of pooled features (N, D) per split, with the backbone that made them."""
+    """A folder with pooled features (N, D) per split and the backbone that computed them."""
 
     folder: Path
     model: str
-    frozen: bool  # False: the backbone is trained, there are no features
+    frozen: bool  # False: the backbone is fine-tuned and there are no features
 
     def batches(self, split: str, device: torch.device) -> FeatureBatches:
-        """The features of one split, with their mirrored view if there is one."""
+        """The features of one split, with those of the mirrored images if they exist."""
         mirrored = self.folder / f"{split}_hflip.npy"
         return FeatureBatches(
-            mapped(self.folder / f"{split}.npy").to(device),
-            mapped(mirrored).to(device) if mirrored.exists() else None,
+            load_mapped(self.folder / f"{split}.npy").to(device),
+            load_mapped(mirrored).to(device) if mirrored.exists() else None,
         )
 
     def backbone(self) -> dict[str, Tensor]:
@@ -118,10 +120,10 @@ def open_feed(
     device: torch.device,
     augment: Augment | None = None,
 ) -> tuple[nn.Module, Batches]:
-    """The part of the network that is still to run on a split, and its inputs.
+    """The part of the network to run on a split, and its inputs.
 
-    That is the head on stored features where the model's backbone is frozen and they are there, and
-    the whole network on images elsewhere.
+    These are the head and stored features if the model's backbone is frozen and the store has its
+    features; otherwise the whole network and the images.
     """
     if store is not None and store.frozen and store.model == model.name:
         return model.network.head(), store.batches(split, device)
@@ -129,8 +131,8 @@ def open_feed(
     return model.network, ImageBatches(images, model.input, augment)
 
 
-def mapped(path: Path) -> Tensor:
-    """A stored array whose values stay on disk until they are read."""
+def load_mapped(path: Path) -> Tensor:
+    """Memory-map a stored array; values are read from disk on access."""
     return torch.from_numpy(load_npy(path, mapped=True))
 
 
@@ -140,15 +142,15 @@ def predict(
 ) -> npt.NDArray[np.float32]:
     """Logits (N, L) of all inputs, in evaluation mode."""
     network.eval()
-    # One tensor from the start: kept parts would lie between the freed layers, which the C library
-    # can then not join, and memory would grow with every pass.
+    # One tensor for all results: a list of parts would fragment the C library's heap, and memory
+    # use would grow with every pass.
     logits = torch.empty(0, device=device)
-    most = min(batch_size, inputs.micro_batch_size)
-    for index in torch.arange(len(inputs), device=device).split(most):
+    size = min(batch_size, inputs.micro_batch_size)
+    for index in torch.arange(len(inputs), device=device).split(size):
         x = inputs.batch(index, None)
-        of_part = network(x)
+        batch_logits = network(x)
         if not len(logits):
-            logits = torch.empty(len(inputs), of_part.shape[1], device=device)
-        logits[index] = of_part
+            logits = torch.empty(len(inputs), batch_logits.shape[1], device=device)
+        logits[index] = batch_logits
     values: npt.NDArray[np.float32] = logits.cpu().numpy()
     return values

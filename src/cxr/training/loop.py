@@ -1,4 +1,4 @@
-"""fit(): the one training loop, for every model on every device."""
+"""fit(): the training loop for every model and device."""
 
 import math
 import time
@@ -24,21 +24,21 @@ from cxr.training.feed import Batches, predict
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch showed; losses are means over images and labels."""
+    """Metrics of one epoch; losses are means over images and labels."""
 
-    epoch: int  # from 1
+    epoch: int  # counted from 1
     train_loss: float
     val_loss: float
     val_macro_auroc: float
     val_macro_ap: float
     lr: float  # at the epoch's last step
-    seconds: float  # of training, validation apart
+    seconds: float  # of training, without validation
     images_per_second: float
 
 
 @dataclass(frozen=True)
 class Fit:
-    """The course of a training; the network itself was left with its best epoch's weights."""
+    """The result of a training run; the network keeps the weights of the best epoch."""
 
     history: list[Epoch]
     best_epoch: int
@@ -47,7 +47,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Examples:
-    """Inputs of a split and their labels, float (N, L) on the same device."""
+    """Inputs of a split and their labels: float (N, L) on the same device."""
 
     inputs: Batches
     labels: Tensor
@@ -58,85 +58,85 @@ def fit(
     head: nn.Linear,
     train: Examples,
     val: Examples,
-    protocol: TrainingRecipe,
+    recipe: TrainingRecipe,
     hyper: ModelParams,
     seed: int,
     on_epoch: Callable[[Epoch], None],
     on_batch: Callable[[int, int], None],
     checkpoint: Checkpoint,
 ) -> Fit:
-    """Train `network` and leave it with the weights of its best epoch.
+    """Train `network` and restore the weights of its best epoch.
 
-    AdamW (Loshchilov & Hutter, 2019) on binary cross-entropy with logits; the rate rises linearly
-    over `warmup_epochs` and falls along a cosine. The best epoch is the one with the highest
-    validation macro AUROC; training stops `patience` epochs after it.
+    AdamW (Loshchilov & Hutter, 2019) on binary cross-entropy with logits; the learning rate rises
+    linearly over `warmup_epochs` and then follows a cosine decay. The best epoch is the one with
+    the highest validation macro AUROC; training stops `patience` epochs after it.
 
     Parameters
     ----------
     network : maps inputs to logits (B, L).
     head : its last layer; its bias starts at the logit of each label's prevalence, so that the
         first epochs need not learn that findings are rare (Lin et al., "Focal loss", 2017, 3.3).
-    on_epoch : called after every epoch, and for those of a training that is gone on with.
-    on_batch : called with the number of batches done and that of an epoch.
-    checkpoint : holds the state to go on from, if there is one, and takes it again and again.
+    on_epoch : called after every epoch, and for the earlier epochs of a resumed run.
+    on_batch : called with the number of finished batches and the number of batches per epoch.
+    checkpoint : provides the state to resume from, if any, and saves the state regularly.
 
     Raises
     ------
     CxrError
-        Where the loss stops being a number, or validation has no label with both classes.
+        If the loss is not finite, or validation has no label with both classes.
     KeyboardInterrupt
-        Where a signal asked to stop; the checkpoint has the last whole step.
+        If a signal asked to stop; the checkpoint has the state after the last complete step.
     """
     set_prior_bias(head, train.labels)
-    trainer = Trainer(network, train, protocol, hyper, seed)
-    kept = checkpoint.load()
-    if kept is not None:
-        trainer.restore(kept)
+    trainer = Trainer(network, train, recipe, hyper, seed)
+    state = checkpoint.load()
+    if state is not None:
+        trainer.restore(state)
     for epoch in trainer.history:
         on_epoch(epoch)
     while not trainer.has_ended:
         train_loss = trainer.train_one_epoch(on_batch, checkpoint)
         try:
-            logits = predict(network, val.inputs, train.labels.device, protocol.batch_size)
+            logits = predict(network, val.inputs, train.labels.device, recipe.batch_size)
         except KeyboardInterrupt:
-            trainer.keep(checkpoint)
+            trainer.save(checkpoint)
             raise
         epoch = trainer.end_epoch(train_loss, logits, val, checkpoint)
-        # First the checkpoint: what is told twice would stand twice in a curve.
-        trainer.keep(checkpoint)
+        # Save before reporting, so that a resumed run does not report an epoch twice.
+        trainer.save(checkpoint)
         on_epoch(epoch)
     network.load_state_dict(trainer.best)
-    return Fit(trainer.history, trainer.best_epoch, len(trainer.history) < protocol.epochs)
+    return Fit(trainer.history, trainer.best_epoch, len(trainer.history) < recipe.epochs)
 
 
 class Trainer:
-    """A training under way: all that decides its next step."""
+    """The state of a training run, which determines its next step."""
 
     def __init__(
         self,
         network: nn.Module,
         train: Examples,
-        protocol: TrainingRecipe,
+        recipe: TrainingRecipe,
         hyper: ModelParams,
         seed: int,
     ) -> None:
         device = train.labels.device
-        steps = math.ceil(len(train.inputs) / protocol.batch_size)
+        steps = math.ceil(len(train.inputs) / recipe.batch_size)
         self.history: list[Epoch] = []
         self.best: dict[str, Tensor] = {}  # weights of the best epoch
         self.best_epoch = 0
-        self._network, self._train, self._protocol, self._hyper = network, train, protocol, hyper
+        self._network, self._train, self._recipe, self._hyper = network, train, recipe, hyper
         self._optimizer = _adamw(network, hyper, device)
         self._lr_multiplier = _warmup_cosine(
-            round(protocol.warmup_epochs * steps), protocol.epochs * steps
+            round(recipe.warmup_epochs * steps), recipe.epochs * steps
         )
         self._schedule = LambdaLR(self._optimizer, self._lr_multiplier)
-        self._lr: float | Tensor = hyper.lr  # of the last step
+        self._lr: float | Tensor = hyper.lr  # at the last step
         self._generator = torch.Generator(device).manual_seed(seed)
         self._run_step: Callable[[Tensor], Tensor] = self._step
         if device.type == "cuda":
-            self._run_step = GraphedStep(self._step, protocol.batch_size, self._generator)
-        # Of the epoch under way: the images' order, batches done, and the loss summed by batch.
+            self._run_step = GraphedStep(self._step, recipe.batch_size, self._generator)
+        # Current epoch: order of the images, number of finished batches, summed loss of each batch.
         self._order: Tensor | None = None
         self._n_done = 0
         self._losses = torch.zeros(steps, device=device)
@@ -145,43 +145,41 @@ class Trainer:
     @property
     def has_ended(self) -> bool:
         n = len(self.history)
-        return n == self._protocol.epochs or (
-            n > 0 and n - self.best_epoch >= self._protocol.patience
-        )
+        return n == self._recipe.epochs or (n > 0 and n - self.best_epoch >= self._recipe.patience)
 
     def train_one_epoch(
         self, on_batch: Callable[[int, int], None], checkpoint: Checkpoint
     ) -> float:
-        """What is left of a pass over the shuffled training images; the mean loss of all of it.
+        """Run the remaining batches of the epoch; return the mean loss of the whole epoch.
 
-        The loss is read from the device once, at the end. A batch of large images goes through in
-        parts whose gradients add up to the batch's, so that memory does not grow with the images;
-        batch norm takes its statistics from each part by itself ("ghost batch norm", Hoffer et
+        The loss is read from the device once, at the end. A batch of large images is split into
+        micro-batches whose gradients are accumulated, so that memory does not grow with the image
+        size; batch norm uses the statistics of each micro-batch ("ghost batch norm", Hoffer et
         al., "Train longer, generalize better", NeurIPS 2017).
         """
         inputs, device = self._train.inputs, self._train.labels.device
         self._network.train()
         if self._order is None:
             self._order = torch.randperm(len(inputs), generator=self._generator, device=device)
-        batches = self._order.split(self._protocol.batch_size)
-        before, started = self._seconds, time.perf_counter()
+        batches = self._order.split(self._recipe.batch_size)
+        earlier_seconds, started = self._seconds, time.perf_counter()
         with signals.delayed() as is_asked_to_stop:
             for batch in batches[self._n_done :]:
                 self._losses[self._n_done] = self._run_step(batch)
                 self._lr = self._schedule.get_last_lr()[0]
                 self._schedule.step()
                 self._n_done += 1
-                self._seconds = before + time.perf_counter() - started
+                self._seconds = earlier_seconds + time.perf_counter() - started
                 on_batch(self._n_done, len(batches))
                 if is_asked_to_stop() or checkpoint.is_due():
-                    self.keep(checkpoint)
+                    self.save(checkpoint)
                 if is_asked_to_stop():
                     raise KeyboardInterrupt
-            summed = float(self._losses.sum())  # a GPU has done all of the epoch only then
-            self._seconds = before + time.perf_counter() - started
+            summed_loss = float(self._losses.sum())  # waits until a GPU has finished the epoch
+            self._seconds = earlier_seconds + time.perf_counter() - started
             if is_asked_to_stop():
-                self.keep(checkpoint)
-        return summed / len(inputs)
+                self.save(checkpoint)
+        return summed_loss / len(inputs)
 
     def end_epoch(
         self,
@@ -190,12 +188,12 @@ class Trainer:
         val: Examples,
         checkpoint: Checkpoint,
     ) -> Epoch:
-        """Measure the epoch, and remember its weights if it is the best by now."""
+        """Compute the epoch's metrics, and keep its weights if it is the best so far."""
         number = len(self.history) + 1
         if not math.isfinite(train_loss):
             raise self._diverged(checkpoint)
         if not np.isfinite(logits).all():
-            raise self._diverged(checkpoint, "an output on validation")
+            raise self._diverged(checkpoint, "a validation output")
         epoch = _measure(
             number, train_loss, logits, val, float(self._lr), self._seconds, len(self._train.inputs)
         )
@@ -203,28 +201,27 @@ class Trainer:
         best = self.best_epoch and self.history[self.best_epoch - 1].val_macro_auroc
         if not self.best_epoch or epoch.val_macro_auroc > best:
             self.best_epoch = number
-            # state_dict() gives references, which the next step would change.
+            # Cloned, because state_dict() returns references that the next step changes.
             self.best = {key: value.clone() for key, value in self._network.state_dict().items()}
         self._order, self._n_done, self._seconds = None, 0, 0.0
         self._losses.zero_()
         return epoch
 
-    def keep(self, checkpoint: Checkpoint) -> None:
-        """Give the state to a checkpoint; one that holds no numbers any more is not worth it."""
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Save the state in a checkpoint; CxrError if a loss or a weight is not finite."""
         if not math.isfinite(float(self._losses.sum())):
             raise self._diverged(checkpoint)
         if not all(bool(torch.isfinite(value).all()) for value in self._network.parameters()):
             raise self._diverged(checkpoint, "a weight")
-        number, of = self._n_done, len(self._losses)
-        under_way = self._order is not None
-        named = f"batch {number} of {of} of epoch {len(self.history) + 1}"
-        checkpoint.save(self._state(), named if under_way else f"epoch {len(self.history)}")
+        within_epoch = self._order is not None
+        batch = f"batch {self._n_done} of {len(self._losses)} of epoch {len(self.history) + 1}"
+        checkpoint.save(self._state(), batch if within_epoch else f"epoch {len(self.history)}")
 
     def restore(self, state: State) -> None:
-        """Go on from a state that `keep` gave."""
+        """Resume from a state that `save` stored."""
         device = self._train.labels.device
         self._network.load_state_dict(state["network"])
-        # The groups of this process: the learning rate is where the device wants it.
+        # Keep this process's groups: their learning rate is already on the right device.
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
         self._generator.set_state(state["generator"])
@@ -246,7 +243,7 @@ class Trainer:
             "network": self._network.state_dict(),
             "optimizer": self._optimizer.state_dict()["state"],
             "generator": self._generator.get_state(),
-            "torch": torch.get_rng_state(),  # dropout draws from it
+            "torch": torch.get_rng_state(),  # used by dropout
             "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
             "history": [asdict(epoch) for epoch in self.history],
             "best": self.best,
@@ -259,31 +256,31 @@ class Trainer:
         }
 
     def _step(self, batch: Tensor) -> Tensor:
-        """One step on the images at `batch` (B,); their summed loss."""
+        """One optimiser step on the images at `batch` (B,); returns their summed loss."""
         inputs, labels = self._train.inputs, self._train.labels
-        summed = torch.zeros((), device=labels.device)
+        summed_loss = torch.zeros((), device=labels.device)
         self._optimizer.zero_grad(set_to_none=True)
         for index in batch.chunk(math.ceil(len(batch) / inputs.micro_batch_size)):
             x = inputs.batch(index, self._generator)  # at full precision
             loss = F.binary_cross_entropy_with_logits(self._network(x), labels[index])
             (loss * (len(index) / len(batch))).backward()
-            summed += loss.detach() * len(index)
+            summed_loss += loss.detach() * len(index)
         self._optimizer.step()
-        return summed
+        return summed_loss
 
-    def _diverged(self, checkpoint: Checkpoint, what: str = "the loss") -> CxrError:
-        bad = (~torch.isfinite(self._losses)).nonzero()
-        batch = int(bad[0]) + 1 if len(bad) else self._n_done
-        kept = checkpoint.last()
+    def _diverged(self, checkpoint: Checkpoint, quantity: str = "the loss") -> CxrError:
+        not_finite = (~torch.isfinite(self._losses)).nonzero()
+        batch = int(not_finite[0]) + 1 if len(not_finite) else self._n_done
+        last = checkpoint.last()
         return CxrError(
             f"training diverged in epoch {len(self.history) + 1}, batch {batch} of "
-            f"{len(self._losses)}: {what} is not a finite number; lower the learning rate, "
-            f"{self._hyper.lr:g}" + (f"; the last good checkpoint is {kept}" if kept else "")
+            f"{len(self._losses)}: {quantity} is not a finite number; lower the learning rate "
+            f"(lr: {self._hyper.lr:g})" + (f"; the last good checkpoint is {last}" if last else "")
         )
 
 
 def set_prior_bias(head: nn.Linear, labels: Tensor) -> None:
-    """Bias = logit of the prevalence; one image more of each class keeps it finite."""
+    """Set the bias to the logit of the prevalence; adding one image per class keeps it finite."""
     positives = labels.sum(dim=0)
     with torch.no_grad():
         head.bias.copy_(torch.log((positives + 1) / (len(labels) - positives + 1)))
@@ -303,8 +300,8 @@ def _measure(
     macro_auroc = metrics.macro(metrics.auroc(y, logits))
     if math.isnan(macro_auroc):
         raise CxrError(
-            "no label has both classes in the validation split, so no epoch can be called the "
-            "best; give it more images"
+            "no label has both classes in the validation split, so the best epoch cannot be "
+            "chosen; add images to the split"
         )
     return Epoch(
         epoch=number,
@@ -321,24 +318,26 @@ def _measure(
 def _adamw(network: nn.Module, hyper: ModelParams, device: torch.device) -> torch.optim.AdamW:
     groups = _decay_groups(network, hyper.weight_decay)
     for group in groups:
-        group["initial_lr"] = hyper.lr  # what LambdaLR multiplies: a number, even on a GPU
-    if device.type == "cuda":  # one kernel, and a rate that a recorded step reads from the device
-        rate = torch.tensor(hyper.lr, device=device)
-        return torch.optim.AdamW(groups, lr=rate, fused=True, capturable=True)
+        group["initial_lr"] = hyper.lr  # the base of LambdaLR: a float, even on a GPU
+    if device.type == "cuda":  # one kernel; a captured step reads the learning rate on the device
+        lr = torch.tensor(hyper.lr, device=device)
+        return torch.optim.AdamW(groups, lr=lr, fused=True, capturable=True)
     return torch.optim.AdamW(groups, lr=hyper.lr)
 
 
 def _decay_groups(network: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Weight decay for matrices and kernels alone, and not for those that the network exempts."""
+    """Weight decay only for matrices and kernels, except those that the network exempts."""
     exempt = network.no_weight_decay() if isinstance(network, Network) else set()
     if unknown := exempt - {name for name, _ in network.named_parameters()}:
-        raise ValueError(f"no_weight_decay() names no parameter: {', '.join(sorted(unknown))}")
+        raise ValueError(
+            f"no_weight_decay() names unknown parameters: {', '.join(sorted(unknown))}"
+        )
     trainable = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
     decayed = [p for name, p in trainable if p.ndim >= 2 and name not in exempt]
-    plain = [p for name, p in trainable if p.ndim < 2 or name in exempt]
+    not_decayed = [p for name, p in trainable if p.ndim < 2 or name in exempt]
     return [
         {"params": decayed, "weight_decay": weight_decay},
-        {"params": plain, "weight_decay": 0.0},
+        {"params": not_decayed, "weight_decay": 0.0},
     ]
 
 

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 from pipeline import TINY, Pipeline, create
 
-from cxr.audit.replay import DECIDED, OF_MACHINE
+from cxr.audit.replay import DETERMINISTIC, OF_MACHINE
 from cxr.hashing import digest
 from cxr.lineage.facts import declaration, inside
 from cxr.tracking import database
@@ -109,7 +109,7 @@ def kill_and_repeat(
 def output_md5s(pipeline: Pipeline, stage: str) -> dict[str, str]:
     """MD5 of each output that depends only on the fingerprint."""
     outputs = declaration(stage, pipeline.folder).outputs
-    return {path: digest(pipeline.folder / path).md5 for path in outputs if inside(path, DECIDED)}
+    return {path: digest(pipeline.folder / path).md5 for path in outputs if inside(path, DETERMINISTIC)}
 
 
 def mlflow_runs(pipeline: Pipeline, stage: str) -> dict[str, Any]:

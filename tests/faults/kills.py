@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 from pipeline import TINY, Pipeline, create
 
-from cxr.audit.replay import DETERMINISTIC, OF_MACHINE
+from cxr.audit.replay import DETERMINISTIC, MACHINE_METRICS
 from cxr.hashing import digest
 from cxr.lineage.facts import declaration, inside
 from cxr.tracking import database
@@ -129,7 +129,7 @@ def _describe(store: MlflowClient, run: Run) -> dict[str, Any]:
         "tags": sorted(run.data.tags),
         "curves": {
             name: [
-                (point.step, None if name.startswith(OF_MACHINE) else point.value)
+                (point.step, None if name.startswith(MACHINE_METRICS) else point.value)
                 for point in store.get_metric_history(run.info.run_id, name)
             ]
             for name in sorted(run.data.metrics)

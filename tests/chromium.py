@@ -1,63 +1,55 @@
 """A headless browser for tests: rendered pages, their network requests, accessibility checks."""
 
-import json
-import re
 import shutil
-import subprocess
-from html import unescape
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from playwright.sync_api import Page, TimeoutError, sync_playwright
+
 PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser")
-
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--window-size=1800,3600", "--virtual-time-budget=600000",
-)  # fmt: skip
-ATTEMPTS = 3  # on a busy machine a page may not be ready when the time budget ends
-BROWSER = "not an origin"  # the initiator of the browser's own requests
-AXE_RESULT = "axe-result"
+FLAGS = ["--no-sandbox", "--disable-gpu"]  # CI runs as root, without a screen
+WINDOW = (1800, 3600)
+SECONDS = 90  # for a page to be rendered on a busy machine
+HAS_ALL = "texts => texts.every(text => document.documentElement.outerHTML.includes(text))"
 
 
-def dom(url: str, folder: Path, awaited: list[str], *flags: str) -> str:
-    """The elements of a rendered page, once they contain the awaited texts."""
-    for attempt in range(ATTEMPTS):
-        command = [str(PROGRAM), *FLAGS, *flags, f"--user-data-dir={folder / str(attempt)}"]
-        done = subprocess.run(
-            [*command, "--dump-dom", url], capture_output=True, text=True, timeout=180
-        )
-        if all(text in done.stdout for text in awaited):
-            break
-    return done.stdout
+@contextmanager
+def page(url: str, window: tuple[int, int] = WINDOW, scheme: Any = "light") -> Iterator[Page]:
+    """A page in a new browser."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=PROGRAM, args=FLAGS)
+        width, height = window
+        opened = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+        opened.set_default_timeout(1000 * SECONDS)
+        opened.goto(url)
+        yield opened
+        browser.close()
 
 
-def requested(url: str, folder: Path) -> list[str]:
-    """Every address that a page requests, from the browser's network log."""
-    folder.mkdir(exist_ok=True)
-    log = folder / "net.json"
-    dom(url, folder, ["</html>"], f"--log-net-log={log}")
-    events = [event.get("params", {}) for event in json.loads(log.read_text())["events"]]
-    by_page = [each for each in events if each.get("initiator", BROWSER) != BROWSER]
-    return sorted({each["url"] for each in by_page if "url" in each})
+def dom(url: str, awaited: list[str], window: tuple[int, int] = WINDOW) -> str:
+    """The elements of a rendered page, once they contain the awaited texts or time is up."""
+    with page(url, window) as opened:
+        with suppress(TimeoutError):  # the test shows which texts are missing
+            opened.wait_for_function(HAS_ALL, arg=awaited)
+        return opened.content()
 
 
-def violations(page: Path, folder: Path) -> list[dict[str, Any]]:
+def requested(url: str, awaited: list[str]) -> list[str]:
+    """Every network address that a page requests before it contains the awaited texts."""
+    addresses: list[str] = []
+    with page("about:blank") as opened:
+        opened.on("request", lambda request: addresses.append(request.url))
+        opened.goto(url)
+        opened.wait_for_function(HAS_ALL, arg=awaited)
+    return [each for each in addresses if not each.startswith(("file:", "data:"))]
+
+
+def violations(path: Path) -> list[dict[str, Any]]:
     """A page's accessibility problems found by axe."""
-    axe = files("axe_core_python").joinpath("axe.min.js").read_text()
-    check = (
-        "axe.run().then((result) => {"
-        f"const output = document.createElement('pre'); output.id = '{AXE_RESULT}';"
-        "output.textContent = JSON.stringify(result.violations.map((each) => ({"
-        "id: each.id, impact: each.impact, help: each.help,"
-        "nodes: each.nodes.map((node) => node.html)})));"
-        "document.body.append(output); });"
-    )
-    checked = folder / "checked.html"
-    checked.write_text(f"{page.read_text()}<script>{axe}</script><script>{check}</script>")
-    rendered = dom(checked.as_uri(), folder, [f'<pre id="{AXE_RESULT}"'])
-    match = re.search(rf'<pre id="{AXE_RESULT}">(.*?)</pre>', rendered, re.DOTALL)
-    assert match is not None, "axe did not finish"
-    problems: list[dict[str, Any]] = json.loads(unescape(match[1]))
-    return problems
+    with page(path.as_uri()) as opened:
+        opened.add_script_tag(path=files("axe_core_python").joinpath("axe.min.js"))
+        found: list[dict[str, Any]] = opened.evaluate("axe.run().then(found => found.violations)")
+    return found

@@ -67,7 +67,7 @@ def run_ids(pipeline: Pipeline) -> dict[str, str]:
     return ids | {"experiment": experiment.experiment_id}
 
 
-def test_the_runs_table_shows_every_stage(address, run_ids, tmp_path) -> None:
+def test_the_runs_table_shows_every_stage(address, run_ids) -> None:
     names = [
         "download",
         "train-cnn",
@@ -76,42 +76,41 @@ def test_the_runs_table_shows_every_stage(address, run_ids, tmp_path) -> None:
         "evaluate-cnn",
         "gradcam-vit",
     ]
-    shown = chromium.dom(f"{address}#/experiments/{run_ids['experiment']}/runs", tmp_path, names)
+    shown = chromium.dom(f"{address}#/experiments/{run_ids['experiment']}/runs", names)
     assert [name for name in names if name not in shown] == []
 
 
-def test_the_view_of_models_shows_evaluation_runs_with_their_metrics(views, tmp_path) -> None:
+def test_the_view_of_models_shows_evaluation_runs_with_their_metrics(views) -> None:
     assert list(views) == VIEWS
     models = ["evaluate-cnn", "evaluate-squeezenet", "evaluate-vit", "evaluate-all-negative"]
     columns = ["cxr.model", "val/macro_auroc", "test/macro_auroc_low", "test/macro_auroc_high"]
     columns += ["test/macro_ap", "test/accuracy_gain", "parameters/trainable"]
     # A wide window, because columns outside it are not rendered.
-    wide = "--window-size=3200,1200"
-    shown = chromium.dom(views[VIEWS[0]], tmp_path, models + columns, wide)
+    shown = chromium.dom(views[VIEWS[0]], models + columns, window=(3200, 1200))
     assert [text for text in models + columns if text not in shown] == []
     assert "train-cnn" not in shown
 
 
-def test_the_view_of_curves_shows_the_loss_of_all_three_models(views, tmp_path) -> None:
+def test_the_view_of_curves_shows_the_loss_of_all_three_models(views) -> None:
     curves = [f"train-{model} (loss/val)" for model in ("cnn", "squeezenet", "vit")]
-    shown = chromium.dom(views[VIEWS[1]], tmp_path, curves)
+    shown = chromium.dom(views[VIEWS[1]], curves)
     assert [curve for curve in curves if curve not in shown] == []
     assert shown.count('class="trace scatter') >= len(curves)
 
 
-def test_a_grad_cam_image_is_shown(address, run_ids, tmp_path) -> None:
+def test_a_grad_cam_image_is_shown(address, run_ids) -> None:
     run = run_ids["gradcam-cnn"]
     path = f"#/experiments/{run_ids['experiment']}/runs/{run}/artifacts/gradcam/cnn/0.png"
-    shown = chromium.dom(f"{address}{path}", tmp_path, ["<img", "gradcam/cnn/0.png"])
+    shown = chromium.dom(f"{address}{path}", ["<img", "gradcam/cnn/0.png"])
     assert "gradcam/cnn/0.png" in shown
     assert "<img" in shown
 
 
-def test_maps_are_shown_in_sliders(address, run_ids, tmp_path) -> None:
+def test_maps_are_shown_in_sliders(address, run_ids) -> None:
     """One slider per image, in a separate section of the run's charts."""
     run, awaited = run_ids["gradcam-cnn"], ["test image 0", "test image 3", 'role="slider"']
     url = f"{address}#/experiments/{run_ids['experiment']}/runs/{run}/model-metrics"
-    shown = chromium.dom(url, tmp_path, awaited)
+    shown = chromium.dom(url, awaited)
     assert [text for text in awaited if text not in shown] == []
     assert shown.count('role="slider"') == 2
 

@@ -109,7 +109,9 @@ def kill_and_repeat(
 def output_md5s(pipeline: Pipeline, stage: str) -> dict[str, str]:
     """MD5 of each output that depends only on the fingerprint."""
     outputs = declaration(stage, pipeline.folder).outputs
-    return {path: digest(pipeline.folder / path).md5 for path in outputs if inside(path, DETERMINISTIC)}
+    return {
+        path: digest(pipeline.folder / path).md5 for path in outputs if inside(path, DETERMINISTIC)
+    }
 
 
 def mlflow_runs(pipeline: Pipeline, stage: str) -> dict[str, Any]:

@@ -135,8 +135,10 @@ BAD: dict[str, tuple[Change, list[str], str]] = {
     "labels that are none": (
         nothing, ["score", "p.npz", "--labels", "params.yaml"], "params.yaml"),
     "no model": (nothing, ["predict", "x.png"], "--model"),
-    "a model that is not there": (nothing, ["predict", "x.png", "--model", "gru"], "model gru does not exist"),
-    "a model above": (nothing, ["predict", "x.png", "--model", "../../x"], "model ../../x does not exist"),
+    "a model that is not there": (
+        nothing, ["predict", "x.png", "--model", "gru"], "model gru does not exist"),
+    "a model above": (
+        nothing, ["predict", "x.png", "--model", "../../x"], "model ../../x does not exist"),
     "a model by a bad address": (
         nothing, ["predict", "x.png", "--model", "models:/../../x"], "no MLflow store"),
     "a model of 5000 letters": (nothing, ["predict", "x.png", "--model", "x" * 5000], "too long"),

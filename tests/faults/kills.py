@@ -103,6 +103,8 @@ def kill_and_repeat(
         *_differences("output", reference.outputs[stage], output_md5s(pipeline, stage)),
         *_differences("MLflow", reference.mlflow_runs[stage], mlflow_runs(pipeline, stage)),
     ]
+    if differences:
+        differences += [line for line in done.stdout.splitlines() if "note:" in line]
     return Outcome(stage, when, was_alive, differences)
 
 

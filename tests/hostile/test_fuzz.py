@@ -166,7 +166,7 @@ def fuzz(folder: Path, seconds: float) -> tuple[int, int]:
     return n_read, n_refused
 
 
-@pytest.mark.parametrize("seconds", [SECONDS, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [SECONDS, pytest.param(20, marks=pytest.mark.slow)])
 def test_no_corrupted_npz_causes_a_traceback(seconds: float, tmp_path: Path) -> None:
     n_read, n_refused = fuzz(tmp_path, seconds)
     print(f"{n_read:,} read, {n_refused:,} refused in {seconds:g} s")

@@ -120,7 +120,7 @@ def test_a_fresh_clone_holds_after_pull_and_sync(kept: Path, tmp_path: Path) -> 
     Pipeline(kept).git("clone", "-q", str(kept), str(folder))
     clone = Pipeline(folder)
     answer = cxr(clone, "audit", status=1)
-    assert {f["mend"] for f in answer["findings"] if f["where"] == "record"} == {"dvc pull"}
+    assert {f["fix"] for f in answer["findings"] if f["where"] == "record"} == {"dvc pull"}
     clone.dvc("pull")
     assert problems(cxr(clone, "audit")) == [
         "MLflow's database is missing; it can be rebuilt from the records"

@@ -46,7 +46,7 @@ class Finding:
             "verdict": self.verdict,
             "where": self.where,
             "says": self.says,
-            "mend": self.fix,
+            "fix": self.fix,
         }
 
 

@@ -26,7 +26,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 @app.callback()
 def commands(
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors and problems only.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Print only warnings, errors and failed checks.")
+    ] = False,
 ) -> None:
     """Train, compare and explain chest X-ray models, and trace results to data and code.
 

@@ -18,6 +18,7 @@ def audit(
     target: Annotated[
         str | None,
         typer.Argument(
+            metavar="TARGET",
             help="A run id or a prefix of one, or an output of a stage.",
             autocompletion=completion.runs_and_files,
         ),
@@ -55,6 +56,7 @@ def diff(
     a: Annotated[
         str,
         typer.Argument(
+            metavar="A",
             help="A run id, an experiment or a git revision.",
             autocompletion=completion.runs_and_revisions,
         ),
@@ -62,7 +64,8 @@ def diff(
     b: Annotated[
         str,
         typer.Argument(
-            help="The other side, given the same way.",
+            metavar="B",
+            help="What to compare it with, in the same form.",
             autocompletion=completion.runs_and_revisions,
         ),
     ] = "workspace",
@@ -92,9 +95,9 @@ def replay(
     ],
     as_json: Json = False,
 ) -> None:
-    """Rerun a run from its recorded commit, parameters and data, and compare the results.
+    """Repeat a run from its recorded commit, parameters and data, and compare the results.
 
-    The rerun uses a temporary folder and changes nothing in this clone. Exit status 1 if the
+    It uses a temporary folder and changes nothing in this clone. Exit status 1 if the
     result differs, or if something that the run needs is missing.
 
     Example: cxr replay 3f2a91c0
@@ -118,17 +121,23 @@ def replay(
 @app.command(rich_help_panel=ANALYZE)
 def score(
     predictions: Annotated[
-        Path, typer.Argument(help="A CSV, npz or npy file of probabilities or logits.")
+        Path,
+        typer.Argument(
+            metavar="PREDICTIONS", help="A CSV, npz or npy file of probabilities or logits."
+        ),
     ],
     labels: Annotated[
         Path | None,
-        typer.Option(help="A CSV, npz or npy file of labels (default: PREDICTIONS)."),
+        typer.Option(
+            metavar="FILE",
+            help="A CSV, npz or npy file of labels (default: those in PREDICTIONS).",
+        ),
     ] = None,
     split: Annotated[
-        str, typer.Option(help="Which split's arrays to read from an npz file.")
+        str, typer.Option(metavar="SPLIT", help="Which split's arrays to read from an npz file.")
     ] = "test",
     logits: Annotated[
-        bool, typer.Option("--logits", help="Read the numbers as logits whatever their name.")
+        bool, typer.Option("--logits", help="Read the numbers as logits, whatever their name.")
     ] = False,
     by_order: Annotated[
         bool, typer.Option("--by-order", help="Match images by row order, ignoring ids.")
@@ -140,15 +149,15 @@ def score(
         bool, typer.Option("--compare", help="Compare with the models of this clone.")
     ] = False,
     resamples: Annotated[
-        int, typer.Option(min=100, max=100_000, help="Number of bootstrap resamples.")
+        int, typer.Option(min=100, max=100_000, metavar="N", help="Number of bootstrap resamples.")
     ] = 2000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the bootstrap.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Score any predictions with the metrics of the evaluate stage.
 
-    Images are matched by id, whatever the id column is called, or by row order if neither file
-    has ids; the output says which. docs/evaluation.md lists the supported layouts.
+    Images are matched by id (the id column is found automatically), or by row order if neither
+    file has ids; the output says which. docs/evaluation.md lists the supported layouts.
 
     Example: cxr score theirs.csv --labels labels.csv
 
@@ -180,16 +189,23 @@ def score(
 
 @app.command(rich_help_panel=ANALYZE)
 def predict(
-    image: Annotated[list[str], typer.Argument(help="Image files, folders or glob patterns.")],
+    image: Annotated[
+        list[str], typer.Argument(metavar="IMAGE", help="Image files, folders or glob patterns.")
+    ],
     model: Annotated[
         str,
         typer.Option(
-            help="A model of this clone by name, a model folder or an MLflow URI.",
+            metavar="MODEL",
+            help="Name of a model of this clone, such as cnn, a model folder or an MLflow URI.",
             autocompletion=completion.models,
         ),
     ],
-    cam: Annotated[Path | None, typer.Option(help="Folder to write attribution maps to.")] = None,
-    csv: Annotated[Path | None, typer.Option(help="CSV file to write predictions to.")] = None,
+    cam: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder to write heat maps to.")
+    ] = None,
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="CSV file to write predictions to.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Predict findings in your own chest X-rays. Not a medical device.

@@ -31,7 +31,7 @@ def repro(
         list[str] | None,
         typer.Argument(
             metavar="STAGE",
-            help="Stages to run with all they depend on (default: all).",
+            help="Stages to run, with the stages they depend on (default: all).",
             autocompletion=completion.stages,
         ),
     ] = None,
@@ -52,7 +52,8 @@ def sweep(
             "-S",
             "--set-param",
             metavar="KEY=VALUES",
-            help="Values 1e-3,2e-3; with --random also ranges: 0.1..0.5, 2..8, log:1e-4..1e-2.",
+            help="Parameter below train in params.yaml, and its values: a list such as 1e-3,2e-3, "
+            "with --random also a range: 0.1..0.5, 2..8 or log:1e-4..1e-2.",
         ),
     ] = None,
     seeds: Annotated[
@@ -60,26 +61,32 @@ def sweep(
         typer.Option(
             min=1,
             max=100,
+            metavar="N",
             help="Number of seeds per configuration, starting at the seed in params.yaml.",
         ),
     ] = 2,
     random: Annotated[
         int | None,
-        typer.Option(min=1, help="Sample N random configurations instead of the full grid."),
+        typer.Option(
+            min=1, metavar="N", help="Sample N random configurations instead of the full grid."
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the random sampling.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the random sampling.")] = 0,
     jobs: Annotated[
-        int, typer.Option(min=1, max=64, help="Number of experiments to run in parallel.")
+        int,
+        typer.Option(min=1, max=64, metavar="N", help="Number of experiments to run in parallel."),
     ] = 2,
-    name: Annotated[str, typer.Option(help="Prefix of the experiments' names.")] = "sweep",
+    name: Annotated[
+        str, typer.Option(metavar="NAME", help="Prefix of the experiments' names.")
+    ] = "sweep",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would run.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train configurations under several seeds, as DVC experiments, and rank them.
+    """Train configurations with several seeds, as DVC experiments, and rank them.
 
     The best is chosen by macro AUROC on validation, never on test. Finished experiments are not
-    run again: repeat the command to resume after Ctrl-C or to add values. Exit status 1 if an
-    experiment failed.
+    run again: repeat the command to resume after Ctrl-C, or run it with more values. Exit status 1
+    if an experiment failed.
 
     Example: cxr sweep -S train.cnn.lr=1e-3,2e-3 -S train.cnn.dropout=0.1,0.3 --seeds 3
 

@@ -39,10 +39,12 @@ def report(
 @app.command(rich_help_panel=SHARE)
 def ui(
     of_demo: Annotated[bool, typer.Option("--demo", help="Show the demo's runs.")] = False,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = LOOPBACK,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 5000,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = LOOPBACK,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, metavar="N", help="Port to listen on.")
+    ] = 5000,
 ) -> None:
-    """Start the MLflow UI, or print the URL of the server in MLFLOW_TRACKING_URI.
+    """Start the MLflow UI or, if MLFLOW_TRACKING_URI names a server, print its URL.
 
     Example: cxr ui --port 5001
     """
@@ -78,14 +80,17 @@ def serve(
     model: Annotated[
         str | None,
         typer.Option(
-            help="MLflow URI of the model (default: the champion on the data evaluated last)."
+            metavar="URI",
+            help="MLflow URI of the model (default: the best on the data evaluated last).",
         ),
     ] = None,
     of_demo: Annotated[bool, typer.Option("--demo", help="Serve the demo's models.")] = False,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = LOOPBACK,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 5001,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = LOOPBACK,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, metavar="N", help="Port to listen on.")
+    ] = 5001,
 ) -> None:
-    """Serve a registered model's probabilities over HTTP, with MLflow's API.
+    """Serve a registered model over HTTP, with MLflow's scoring API.
 
     Example: cxr serve --model models:/cxr-chestmnist-28@champion --port 5002
     """
@@ -114,7 +119,7 @@ def serve(
 
 @app.command(rich_help_panel=SHARE)
 def sync(as_json: Json = False) -> None:
-    """Bring MLflow up to date with the records, after a lost database, a pull or a move.
+    """Recreate MLflow runs that are missing, after `dvc pull`, a lost database or a move.
 
     Missing runs are rebuilt with their curves, parameters, tags, data sets and figures, and the
     artifact paths of a moved folder are updated. A second sync changes nothing.

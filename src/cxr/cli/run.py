@@ -52,8 +52,8 @@ def sweep(
             "-S",
             "--set-param",
             metavar="KEY=VALUES",
-            help="Parameter below train in params.yaml, and its values: a list such as 1e-3,2e-3, "
-            "with --random also a range: 0.1..0.5, 2..8 or log:1e-4..1e-2.",
+            help="Parameter below train in params.yaml, and a list of values: 1e-3,2e-3. With "
+            "--random, also a range: 0.1..0.5, 2..8 or log:1e-4..1e-2.",
         ),
     ] = None,
     seeds: Annotated[

@@ -81,7 +81,7 @@ def serve(
         str | None,
         typer.Option(
             metavar="URI",
-            help="MLflow URI of the model (default: the best on the data evaluated last).",
+            help="MLflow URI of the model (default: the champion, the best on validation).",
         ),
     ] = None,
     of_demo: Annotated[bool, typer.Option("--demo", help="Serve the demo's models.")] = False,
@@ -119,7 +119,7 @@ def serve(
 
 @app.command(rich_help_panel=SHARE)
 def sync(as_json: Json = False) -> None:
-    """Recreate MLflow runs that are missing, after `dvc pull`, a lost database or a move.
+    """Recreate MLflow runs that are missing, for example after `dvc pull`.
 
     Missing runs are rebuilt with their curves, parameters, tags, data sets and figures, and the
     artifact paths of a moved folder are updated. A second sync changes nothing.

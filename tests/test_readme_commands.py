@@ -23,7 +23,7 @@ from cxr.labels import LABELS
 
 pytestmark = pytest.mark.slow
 
-LEFT_TO_CI = "make demo"
+LEFT_TO_CI = ("make demo", "make test")
 SERVERS = {"make ui": "health", "make ui DEMO=1": "health", "make serve": "ping"}
 ACTIVATE = "source .venv/bin/activate"
 OWN_FILE = "my Röntgen, images=[1].npz"  # special characters that the README's quotes protect
@@ -101,7 +101,7 @@ def serve(command: str, clone: Pipeline) -> None:
 def test_every_command_succeeds(clone: Pipeline) -> None:
     """In one test, since each command builds on those before it."""
     for command in commands():
-        if command in (LEFT_TO_CI, ACTIVATE):
+        if command in (*LEFT_TO_CI, ACTIVATE):
             continue
         if command in SERVERS:
             serve(command, clone)

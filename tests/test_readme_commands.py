@@ -1,6 +1,7 @@
 """Runs every command of the README, in order, on a small phantom.
 
-Except `make demo`, which CI runs as it is. Placeholders in capitals and example paths are replaced
+Except `make demo` and `make test`, which CI runs as they are. Placeholders in capitals and example
+paths are replaced
 by a reader's own files, which the tests create.
 """
 

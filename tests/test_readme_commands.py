@@ -1,8 +1,7 @@
 """Runs every command of the README, in order, on a small phantom.
 
 Except `make demo` and `make test`, which CI runs as they are. Placeholders in capitals and example
-paths are replaced
-by a reader's own files, which the tests create.
+paths are replaced by a reader's own files, which the tests create.
 """
 
 import csv

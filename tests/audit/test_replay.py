@@ -128,7 +128,7 @@ def test_a_missing_commit_is_named_with_the_command_to_fetch_it(
     made: Pipeline, tmp_path: Path
 ) -> None:
     """In a shallow clone."""
-    edit(made, "stages/gradcam.py", '"""gradcam', '"""Gradcam')
+    edit(made, "stages/gradcam.py", '"""Stage gradcam', '"""The stage gradcam')
     made.git("commit", "-qam", "later")
     other = tmp_path / "shallow"
     made.git("clone", "-q", "--depth=1", made.folder.as_uri(), str(other))

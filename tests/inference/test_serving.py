@@ -534,7 +534,7 @@ def test_a_port_in_use_and_a_missing_model_are_refused_in_one_line(running: Serv
     serve = ("cxr", "serve", "--port")
     for command, words in (
         ((*serve, str(running.port)), f"can't listen on port {running.port} of 127.0.0.1"),
-        ((*serve, str(free_port()), "--model", "models:/none@champion"), "`cxr sync` registers"),
+        ((*serve, str(free_port()), "--model", "models:/none@champion"), "`cxr sync` restores"),
         ((*serve, str(free_port()), "--model", "none"), "none is not a model URI"),
     ):
         done = running.pipeline.run(*command)

@@ -18,6 +18,7 @@ pytestmark = [
 ]
 
 
+N_CURVES = "n => document.querySelectorAll('g.trace.scatter').length >= n"
 VIEWS = ["phantom-28, models ranked by validation AUROC:", "phantom-28, learning curves:"]
 
 
@@ -93,9 +94,10 @@ def test_the_view_of_models_shows_evaluation_runs_with_their_metrics(views) -> N
 
 def test_the_view_of_curves_shows_the_loss_of_all_three_models(views) -> None:
     curves = [f"train-{model} (loss/val)" for model in ("cnn", "squeezenet", "vit")]
-    shown = chromium.dom(views[VIEWS[1]], curves)
+    with chromium.page(views[VIEWS[1]]) as opened:
+        opened.wait_for_function(N_CURVES, arg=len(curves))
+        shown = opened.content()
     assert [curve for curve in curves if curve not in shown] == []
-    assert shown.count('class="trace scatter') >= len(curves)
 
 
 def test_a_grad_cam_image_is_shown(address, run_ids) -> None:

@@ -10,9 +10,8 @@ from cxr.errors import CxrError
 
 if __name__ == "__main__":
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(
-            errors="backslashreplace"
-        )  # the terminal's encoding may lack characters
+        # The terminal's encoding may lack characters.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         findings = examine(find_project(Path.cwd()))
     except CxrError as error:

@@ -51,7 +51,7 @@ class Calibration:
 class OperatingPoint:
     """Calibration, thresholds and out-of-distribution reference of a model.
 
-    A label is positive from its threshold on; NaN is no threshold.
+    A probability at or above the threshold is positive; NaN means that a label has no threshold.
     """
 
     model: str

@@ -142,7 +142,7 @@ def _problems_within(within: dict[str, dict[str, Any]]) -> Iterator[str]:
             yield f"{name} has {_counted(n, 'duplicate id')}"
 
 
-def _counted(n: int, noun: str) -> str:
+def _counted(n: int, noun: str) -> str:  # in data.json, so not by reporting-only code
     return f"{n} {noun}{'' if n == 1 else 's'}"
 
 

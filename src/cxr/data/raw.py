@@ -16,6 +16,7 @@ from cxr.data.npz import Array, NpyWriter, NpzReader
 from cxr.data.splits import SPLITS, Dataset, Origin, Statistics, write_dataset
 from cxr.documents import damaged
 from cxr.errors import CxrError
+from cxr.formatting import count
 from cxr.labels import LABELS
 
 COLUMNS = ("ids", "patients")
@@ -138,9 +139,7 @@ def _conversion(reader: NpzReader, key: str) -> str:
         return expected
     low, high, n_nan = _range(reader, key)
     observed = (
-        f" with {n_nan} NaN value{'s' * (n_nan > 1)}"
-        if n_nan
-        else f" with values from {low:g} to {high:g}"
+        f" with {count(n_nan, 'NaN value')}" if n_nan else f" with values from {low:g} to {high:g}"
     )
     if not np.isfinite((low, high)).all():
         return f"{observed}{expected}; give every pixel a finite value"
@@ -190,7 +189,7 @@ def _check_labels(reader: NpzReader, split: str) -> None:
     if n_wrong:
         raise CxrError(
             f"{reader.path}: {key} contains {first} "
-            f"({n_wrong} invalid value{'s' * (n_wrong > 1)}); labels must be 0 or 1"
+            f"({count(n_wrong, 'invalid value')}); labels must be 0 or 1"
         )
 
 

@@ -7,6 +7,7 @@ import sys
 from typing import NamedTuple
 
 from cxr.errors import shown
+from cxr.formatting import count
 
 OK, NOTE, MISSING = "ok", "note", "missing"
 MARKS = {OK: ("✓", "32"), NOTE: ("!", "33"), MISSING: ("✗", "1;31")}  # terminal colours
@@ -64,4 +65,4 @@ def print_findings(findings: list[Finding], quiet: bool = False) -> None:
             print(f"  {'':<{WIDTH}}try: {shown(each.fix)}")
     n = sum(each.verdict == MISSING for each in findings)
     if n or not quiet:
-        print(f"{n or 'no'} problem{'s' * (n != 1)} to fix")
+        print(f"{count(n, 'problem') if n else 'no problems'} to fix")

@@ -15,6 +15,7 @@ from pathlib import Path
 from cxr.doctor.context import TIMEOUT, Clone
 from cxr.doctor.finding import Finding, missing, note, ok, some
 from cxr.errors import user_problem
+from cxr.formatting import count
 
 MIN_PYTHON = (3, 11)  # as in pyproject.toml
 GB = 1e9
@@ -117,7 +118,7 @@ def memory(clone: Clone) -> Finding:
 
 def cores(clone: Clone) -> Finding:
     available, threads = len(os.sched_getaffinity(0)), clone.param("threads", 2)
-    found = f"{available} core{'s' * (available != 1)}, threads: {threads} in params.yaml"
+    found = f"{count(available, 'core')}, threads: {threads} in params.yaml"
     if threads > available:
         return note(
             f"{found}; more threads than cores are slow",

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from cxr.errors import CxrError
+from cxr.formatting import count
 from cxr.progress import Advance
 from cxr.signals import suspended_together
 from cxr.sweep.plan import Experiment, Plan
@@ -78,11 +79,11 @@ class SweepRunner:
         ]
         if external:
             names = ", ".join(external[:MAX_NAMES]) + (", …" if len(external) > MAX_NAMES else "")
-            tasks = f"{len(external)} task{'s' if len(external) > 1 else ''}"
             raise CxrError(
-                f"DVC's queue holds {tasks} from outside this sweep ({names}), and its workers run "
-                "every task; finish the queue with `dvc queue start` or empty it with "
-                "`dvc queue remove --queued`, then run the sweep again"
+                f"DVC's queue holds {count(len(external), 'task')} from outside this sweep "
+                f"({names}), and its workers run every task; finish the queue with "
+                "`dvc queue start` or empty it with `dvc queue remove --queued`, then run the "
+                "sweep again"
             )
 
     def _queue_missing(self) -> None:

@@ -10,6 +10,7 @@ from cxr.data.images import bitmap, dicom
 from cxr.data.images.picture import LEAST_SIDE, Picture, n_grey_values
 from cxr.documents import check_content_is_no_lfs_pointer
 from cxr.errors import CxrError
+from cxr.formatting import count
 
 MOST_FILE_BYTES = 2**28  # twice MOST_PIXELS of 16 bits
 
@@ -39,8 +40,7 @@ def decode(content: bytes, path: Path) -> Picture:
         )
     n_values = n_grey_values(picture.grey)
     if n_values <= 2:
-        plural = "s" if n_values > 1 else ""
         picture.notes.warn(
-            "depth", f"has only {n_values} grey value{plural}; radiographs have many more"
+            "depth", f"has only {count(n_values, 'grey value')}; radiographs have many more"
         )
     return picture

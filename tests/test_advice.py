@@ -173,8 +173,8 @@ def test_the_results_of_an_experiment_are_fetched(kept: Path, tmp_path: Path) ->
     made.git("clone", "-q", "-b", "main", str(tmp_path / "origin.git"), str(tmp_path / "other"))
     other = Pipeline(tmp_path / "other")
     other.dvc("pull")
-    baseline = made.git("for-each-ref", "--format=%(refname)", "refs/exps").split()[0]
-    other.git("fetch", "-q", "origin", f"{baseline}:{baseline}")
+    experiment = made.git("for-each-ref", "--format=%(refname)", "refs/exps/*/*/fast").strip()
+    other.git("fetch", "-q", "origin", f"{experiment}:{experiment}")
     done = other.run("cxr", "diff", "fast")
     assert done.returncode == 2 and "records of train-cnn" in done.stderr, done.stderr
     fixed = other.run("sh", "-c", advised_command(done.stderr))

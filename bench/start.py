@@ -21,7 +21,8 @@ def measure(stages: Sequence[str]) -> list[Row]:
         works = {"ours": _python(program), "limit": _python(packages)}
         seconds = in_turns(works, 1, warm_up=False)  # listing the packages was the warm-up
         note = "vs. importing its packages"
-        rows.append(relative_to(f"start of {stage}", seconds["ours"], seconds["limit"], 1.3, note))
+        name = f"startup of {stage}"
+        rows.append(relative_to(name, seconds["ours"], seconds["limit"], 1.3, note))
     return rows
 
 

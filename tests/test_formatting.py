@@ -13,7 +13,7 @@ from cxr import formatting
         (formatting.number(None), "-"),
         (formatting.signed(0.0), "+0.0000"),
         (formatting.signed(-0.01266, digits=2), "-0.01"),
-        (formatting.percent(0.94740), "94.74 %"),
+        (formatting.percent(0.94740), "94.74%"),
         (formatting.interval((0.1, 0.23456)), "[0.1000, 0.2346]"),
         (formatting.interval(None), "-"),
         (formatting.with_interval({"auroc": 0.5, "auroc_ci": [0.4, 0.6]}, "auroc"),

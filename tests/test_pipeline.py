@@ -279,7 +279,7 @@ def test_dvc_shows_parameters_metrics_plots_and_experiments(pipeline: Pipeline) 
     plots = json.loads(done.stdout)
     assert "errors" not in plots
     curves = {"ROC curves on test", "precision and recall on test", "reliability on test"}
-    others = {"loss on training", "AUROC on test with 95 % intervals"}
+    others = {"loss on training", "AUROC on test with 95% intervals"}
     assert curves | others | {"reports/evaluation/auroc.png"} <= set(plots["data"])
     for name in curves:  # drawn by the project's own template, with every model and label
         (plot,) = plots["data"][name]

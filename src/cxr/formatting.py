@@ -22,8 +22,8 @@ def signed(value: float | None, digits: int = 4) -> str:
 
 
 def percent(value: float | None, digits: int = 2) -> str:
-    """`94.74 %` of a fraction."""
-    return UNDEFINED if value is None else f"{100 * value:.{digits}f} %"
+    """`94.74%` of a fraction."""
+    return UNDEFINED if value is None else f"{100 * value:.{digits}f}%"
 
 
 def interval(ci: Sequence[float] | None, digits: int = 4) -> str:

@@ -142,8 +142,8 @@ def test_the_models_table_has_the_numbers_of_metrics_json(reported: Pipeline, pa
         row = page.row(name)
         assert row[1] == f"{test['macro_auroc']:.3f} [{low:.3f}, {high:.3f}]"
         assert row[3:6] == [
-            f"{100 * val['accuracy']:.2f} %",
-            f"{100 * test['accuracy']:.2f} %",
+            f"{100 * val['accuracy']:.2f}%",
+            f"{100 * test['accuracy']:.2f}%",
             f"{100 * test['accuracy_gain']:+.2f}",
         ]
         assert row[6] == f"{train['seconds'] / train['epochs']:.2f}"
@@ -153,7 +153,7 @@ def test_the_models_table_has_the_numbers_of_metrics_json(reported: Pipeline, pa
             total - train["parameters"]["trainable"],
         ]
     of_no = models["all-negative"]["test"]["accuracy"]
-    assert page.row("all-negative")[4] == f"{100 * of_no:.2f} %"
+    assert page.row("all-negative")[4] == f"{100 * of_no:.2f}%"
 
 
 @pytest.mark.slow

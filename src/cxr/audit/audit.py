@@ -104,7 +104,8 @@ class Auditor:
             findings += self._missing_records(name, archive.lost(lock))
         if not (archive.current or findings or experiments):
             raise CxrError(f"{project.root} has no results yet; run `dvc repro`")
-        return self._audit("everything", [*archive.current.values(), *experiments], findings)
+        results = [*archive.current.values(), *experiments]
+        return self._audit("working copy and experiments", results, findings)
 
     def output(self, path: Path) -> Audit:
         """Audit a file or folder of the working copy."""

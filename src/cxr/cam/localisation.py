@@ -78,7 +78,7 @@ def locate(attribution: Maps, cover: Doubles) -> LocalisationScores:
 
 
 def describe(located: LocalisationScores, seed: int) -> dict[str, Any]:
-    """Means with 95 % confidence intervals and baselines, for JSON; None if there are no images.
+    """Means with 95% confidence intervals and baselines, for JSON; None if there are no images.
 
     Wilson's interval for the fraction of hits, the bootstrap over images for the energy.
     """
@@ -101,13 +101,13 @@ def describe(located: LocalisationScores, seed: int) -> dict[str, Any]:
 
 
 def share_interval(hits: npt.NDArray[np.bool_]) -> list[float]:
-    """95 % confidence interval of a proportion (Wilson, 1927)."""
+    """95% confidence interval of a proportion (Wilson, 1927)."""
     ci = binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
     return [float(ci.low), float(ci.high)]
 
 
 def mean_interval(values: Doubles, seed: int) -> list[float] | None:
-    """95 % bootstrap percentile interval of a mean; None for fewer than two values."""
+    """95% bootstrap percentile interval of a mean; None for fewer than two values."""
     if len(values) < 2:
         return None
     result = bootstrap(

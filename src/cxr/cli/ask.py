@@ -137,7 +137,7 @@ def score(
         str, typer.Option(metavar="SPLIT", help="Which split's arrays to read from an npz file.")
     ] = "test",
     logits: Annotated[
-        bool, typer.Option("--logits", help="Read the numbers as logits, whatever their name.")
+        bool, typer.Option("--logits", help="Read as logits, except npz arrays named probs.")
     ] = False,
     by_order: Annotated[
         bool, typer.Option("--by-order", help="Match images by row order, ignoring ids.")
@@ -210,8 +210,8 @@ def predict(
 ) -> None:
     """Predict findings in your own chest X-rays. Not a medical device.
 
-    Images are preprocessed like the training images; probabilities are calibrated if the model
-    is. Files that cannot be used are reported and skipped; the exit status is then 2.
+    Images are preprocessed like the training images; calibration is applied if the model has
+    one. Files that cannot be used are reported and skipped; the exit status is then 2.
 
     Example: cxr predict scans/ --model squeezenet --cam maps/ --csv scans.csv
     """

@@ -55,10 +55,12 @@ def audit(answer: Audit) -> None:
     if len(answer.results) == 1:
         results: list[Tree | Text] = [_tree(answer.results[0], None, set())]
     else:
-        results = [_short(node) for node in answer.nodes if node.current or node.has_problems]
-        past = sum(not node.current for node in answer.nodes)
-        if past:
-            results.append(Text(f"and {count(past, 'stage execution')} in experiments"))
+        shown = [node for node in answer.nodes if node.current or node.has_problems]
+        results = [_short(node) for node in shown]
+        n_others = len(answer.nodes) - len(shown)
+        if n_others:
+            others = f"{count(n_others, 'other stage execution')} in experiments"
+            results.append(_marked(Verdict.HOLDS, others))
     for line in [headline, *project, *results]:
         console.print(line)
 

@@ -85,8 +85,8 @@ def sweep(
     """Train configurations with several seeds, as DVC experiments, and rank them.
 
     The best is chosen by macro AUROC on validation, never on test. Finished experiments are not
-    run again: repeat the command to resume after Ctrl-C, or run it with more values. Exit status 1
-    if an experiment failed.
+    run again, so after Ctrl-C, or with more values, just run the command again. Exit status 1 if
+    an experiment failed.
 
     Example: cxr sweep -S train.cnn.lr=1e-3,2e-3 -S train.cnn.dropout=0.1,0.3 --seeds 3
 

@@ -121,8 +121,8 @@ def serve(
 def sync(as_json: Json = False) -> None:
     """Recreate MLflow runs that are missing, for example after `dvc pull`.
 
-    Missing runs are rebuilt with their curves, parameters, tags, data sets and figures, and the
-    artifact paths of a moved folder are updated. A second sync changes nothing.
+    Missing runs are rebuilt with their curves, parameters, tags, data sets and figures, and
+    artifact paths are updated if the project moved. A second sync changes nothing.
 
     Example: dvc pull && cxr sync
     """

@@ -1,1 +1,1 @@
-"""Images and labels: sources, splits on disk, image files, quality, the phantom."""
+"""Images and labels: sources, splits, image files, quality, synthetic images."""

@@ -22,7 +22,7 @@ SHARE = 0.01  # fraction of the validation images with a similarity below `thres
 
 @dataclass(frozen=True)
 class OodReference:
-    """The mean training image (SIDE, SIDE) and the 1 % quantile of validation similarity."""
+    """The mean training image (SIDE, SIDE) and the 1% quantile of validation similarity."""
 
     mean_image: Doubles
     threshold: float

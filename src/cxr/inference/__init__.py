@@ -1,1 +1,1 @@
-"""A trained model on new images: from files, as MLflow loads it, over HTTP."""
+"""Apply a trained model to new images: in files, through MLflow, over HTTP."""

@@ -1,1 +1,1 @@
-"""Where a result comes from: facts, records, and what git and DVC store of them."""
+"""Where a result comes from: facts, records, and reading git and DVC."""

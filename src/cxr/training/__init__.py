@@ -1,1 +1,1 @@
-"""One training loop for every model, its inputs and its device."""
+"""The training loop of all models, with its inputs and device."""

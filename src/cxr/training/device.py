@@ -22,6 +22,6 @@ def make_deterministic(seed: int) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # makes cuBLAS deterministic
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True)
-    # All memory is written before it is read; filling it first would take 7 % of a step.
+    # All memory is written before it is read; filling it first would take 7% of a step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False

@@ -164,7 +164,7 @@ def test_transparent_pixels_are_drawn_on_black_with_a_warning(tmp_path: Path, mo
     picture = files.read(path)
     assert np.array_equal(picture.grey, expected)
     (warning,) = picture.notes.warnings
-    assert warning == "has transparent pixels (25.0 %), which were drawn on black"
+    assert warning == "has transparent pixels (25.0%), which were drawn on black"
     assert picture.notes.assumed == {"alpha": warning}
 
 

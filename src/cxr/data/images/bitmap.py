@@ -154,7 +154,7 @@ def _of_bytes(image: Image.Image, notes: Notes) -> Grey:
 
 
 def _note_transparency(share: float, notes: Notes) -> None:
-    notes.warn("alpha", f"has transparent pixels ({100 * share:.1f} %), which were drawn on black")
+    notes.warn("alpha", f"has transparent pixels ({100 * share:.1f}%), which were drawn on black")
 
 
 def _stated_white(values: Doubles, image: Image.Image, content: bytes) -> int | None:

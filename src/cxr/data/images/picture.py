@@ -72,7 +72,7 @@ def check_size(path: Path, width: int, height: int) -> None:
 
 
 def own_range(values: Doubles, excluded: Mask | None = None) -> tuple[float, float]:
-    """The lowest and highest value of an image without the most extreme 0.1 % at each end.
+    """The lowest and highest value of an image without the most extreme 0.1% at each end.
 
     Parameters
     ----------

@@ -104,7 +104,7 @@ def kill_and_repeat(
         *_differences("MLflow", reference.mlflow_runs[stage], mlflow_runs(pipeline, stage)),
     ]
     if differences:
-        differences += [line for line in done.stdout.splitlines() if "note:" in line]
+        differences += [line for line in done.stderr.splitlines() if "note:" in line]
     return Outcome(stage, when, was_alive, differences)
 
 

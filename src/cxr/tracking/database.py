@@ -83,10 +83,14 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def check_sqlite(file: Path, uri: str) -> None:
-    """Report a locked or damaged database at once; MLflow itself would retry for long."""
+    """Report a locked or damaged database at once; MLflow itself would retry for long.
+
+    Opened for writing if the file allows it: sqlite may first have to roll back the transaction of
+    a process that was killed in it.
+    """
     try:
         with closing(
-            sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=TIMEOUT)
+            sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True, timeout=TIMEOUT)
         ) as base:
             base.execute("SELECT count(*) FROM runs").fetchone()
     except sqlite3.OperationalError as error:

@@ -27,6 +27,7 @@ from bench import (
     start,
     tracking,
     training,
+    turnaround,
 )
 from bench.measure import Row
 from bench.stages import PROJECT
@@ -72,6 +73,7 @@ def parts(settings: Params, quick: bool) -> dict[str, Callable[[], list[Row]]]:
         "start": lambda: start.measure(start.LIGHT if quick else start.STAGES),
         "tracking": lambda: tracking.measure(settings, *((2000, 1) if quick else (78_468, 3))),
         "repro": lambda: repro.measure(1 if quick else 5),
+        "turnaround": lambda: turnaround.measure(settings, *((1, False) if quick else (11, True))),
         **({} if quick else {"memory": memory.measure}),
         **(
             {"gpu": lambda: gpu.measure(settings)}

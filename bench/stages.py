@@ -16,7 +16,7 @@ from cxr.pipeline import demo
 PROJECT = Path(__file__).parents[1]
 ORDER = (
     "download", "preprocess", "features", "train cnn", "train squeezenet", "train vit",
-    "evaluate", "gradcam",
+    "evaluate", "maps cnn", "maps squeezenet", "maps vit", "gradcam",
 )  # fmt: skip
 INTERVAL = 0.01  # seconds between two samples of a process's memory
 MB = 1e6

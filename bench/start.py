@@ -9,7 +9,7 @@ from pathlib import Path
 from bench.measure import Row, in_turns, relative_to
 from bench.stages import PROJECT
 
-STAGES = ("download", "preprocess", "features", "train", "evaluate", "gradcam")
+STAGES = ("download", "preprocess", "features", "train", "evaluate", "maps", "gradcam")
 LIGHT = ("download", "train")  # one without torch, one with it
 
 

@@ -2,7 +2,6 @@
 
 import csv
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from cxr.pipeline import stage  # before torch, whose import may lack memory
@@ -48,14 +47,11 @@ def evaluate(run: stage.Stage) -> None:
     data = {name: splits.open_split(run.input(paths.PROCESSED), name) for name in splits.SPLITS}
     ood = OodReference.of(data["train"].images, data["val"].images)
     predicted: dict[str, dict[str, Predicted]] = {split: {} for split in HELD_OUT}
-    for name, log in run.logs.items():
-        if name in BASELINES:
-            continue
-        model = models.load(run.input(f"{paths.MODELS}/{name}"))
-        log.params = (
-            flatten(model.params) | log.params
-        )  # this stage's seed and threads take precedence
-        log.metrics["parameters/trainable"] = models.n_parameters(model.network)["trainable"]
+    trained = {
+        name: models.load(run.input(f"{paths.MODELS}/{name}"))
+        for name in stage.trained_models(run.folder)
+    }
+    for name, model in trained.items():
         logits = predict(run, model)
         options = run.params.evaluate
         operating_point = decisions.decide(
@@ -68,11 +64,7 @@ def evaluate(run: stage.Stage) -> None:
     evaluated = {split: measure(run, split, data[split], predicted[split]) for split in HELD_OUT}
     write_reports(run, evaluated, data)
     draw(run, evaluated["test"], predicted["test"], data["test"])
-    for name, log in run.logs.items():
-        log.metrics.update(flat_metrics({s: evaluated[s].models[name] for s in HELD_OUT}))
-        score = evaluated["val"].models[name]["macro_auroc"]
-        if name not in BASELINES and score is not None:
-            run.register(log, f"{paths.MODELS}/{name}", f"{paths.DECISIONS}/{name}.json", score)
+    log_models(run, evaluated, trained)
     report_progress(evaluated["test"])
 
 
@@ -103,6 +95,23 @@ def measure(
         )  # fmt: skip
 
 
+def log_models(
+    run: stage.Stage, evaluated: dict[str, Evaluation], trained: dict[str, models.SavedModel]
+) -> None:
+    """Log each model and baseline to a run of its own, and register the models."""
+    for name in evaluated["test"].models:
+        metrics = flat_metrics({split: evaluated[split].models[name] for split in HELD_OUT})
+        if name not in trained:
+            run.log_model(name, {}, metrics)
+            continue
+        model = trained[name]
+        metrics["parameters/trainable"] = models.n_parameters(model.network)["trainable"]
+        log = run.log_model(name, flatten(model.params), metrics)
+        score = evaluated["val"].models[name]["macro_auroc"]
+        if score is not None:
+            run.register(log, f"{paths.MODELS}/{name}", f"{paths.DECISIONS}/{name}.json", score)
+
+
 def write_reports(
     run: stage.Stage, evaluated: dict[str, Evaluation], data: dict[str, Split]
 ) -> None:
@@ -113,7 +122,8 @@ def write_reports(
         "md5": run.facts.dependencies[paths.PROCESSED].md5,
         "n": {split: len(data[split].labels) for split in HELD_OUT},
     }
-    metrics = {name: {s: evaluated[s].models[name] for s in HELD_OUT} for name in run.logs}
+    names = evaluated["test"].models
+    metrics = {name: {s: evaluated[s].models[name] for s in HELD_OUT} for name in names}
     run.write_json(
         paths.METRICS,
         {"data": data_info, "models": metrics, "comparisons": evaluated["test"].comparisons},
@@ -263,10 +273,5 @@ def report_progress(test: Evaluation) -> None:
         progress.say(f"evaluate: note: {interval_info['note']}")
 
 
-def runs(folder: Path) -> tuple[str, ...]:
-    """One run per model and per baseline."""
-    return (*stage.trained_models(folder), *BASELINES)
-
-
 if __name__ == "__main__":
-    stage.run("evaluate", evaluate, models=runs, prepare=set_up_device)
+    stage.run("evaluate", evaluate, prepare=set_up_device)

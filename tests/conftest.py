@@ -107,7 +107,7 @@ def kept(pipelines: Path) -> Path:
 def build_pipelines(folder: Path) -> Path:
     """Build `once`, and `kept` with its DVC remote."""
     pipeline = create(folder / "kept")
-    assert len(pipeline.repro()) == 8
+    assert len(pipeline.repro()) == 11
     pipeline.copy(folder / "once")
     pipeline.dvc("remote", "add", "--default", "store", str(folder / "remote"))
     pipeline.git("add", "-A")

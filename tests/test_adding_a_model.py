@@ -10,7 +10,9 @@ from pipeline import ROOT, Pipeline
 
 PAGE = (ROOT / "docs" / "adding-a-model.md").read_text()
 VIT_BLOCK = "\n  vit:\n    lr:"  # in params.yaml; the new model's block is inserted before it
-EVALUATE_STAGE = "\n  evaluate:\n    cmd:"  # in dvc.yaml; the new stage is inserted before it
+# In dvc.yaml; the new stages and the new output are inserted before them.
+EVALUATE_STAGE, GRADCAM_STAGE = "\n  evaluate:\n    cmd:", "\n  gradcam:\n    cmd:"
+METRICS_OUTPUT = "\n      - reports/metrics.json"
 EXISTING_MODELS = ("cnn", "squeezenet", "vit")
 
 
@@ -38,6 +40,8 @@ def with_resnet(once: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipelin
     assert method is not None
     (folder / "params.yaml").write_text(params.replace("method: {", f"method: {{{method[1]}, "))
     insert(folder / "dvc.yaml", EVALUATE_STAGE, block("yaml", "train-resnet:"))
+    insert(folder / "dvc.yaml", GRADCAM_STAGE, block("yaml", "maps-resnet:"))
+    insert(folder / "dvc.yaml", METRICS_OUTPUT, block("yaml", "decisions/resnet.json"))
     pipeline.repro()
     return pipeline
 
@@ -74,5 +78,5 @@ def test_the_tests_for_all_models_find_the_added_model_and_pass(with_resnet: Pip
         "-k", "resnet", "tests/models", "tests/test_dependencies.py", "tests/test_layering.py",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:]
-    for test_id in ("[resnet]", "[train-resnet]", "[models/resnet.py]"):
+    for test_id in ("[resnet]", "[train-resnet]", "[maps-resnet]", "[models/resnet.py]"):
         assert f"{test_id}\n" in done.stdout

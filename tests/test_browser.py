@@ -75,7 +75,7 @@ def test_the_runs_table_shows_every_stage(address, run_ids) -> None:
         "train-squeezenet",
         "train-vit",
         "evaluate-cnn",
-        "gradcam-vit",
+        "maps-vit",
     ]
     shown = chromium.dom(f"{address}#/experiments/{run_ids['experiment']}/runs", names)
     assert [name for name in names if name not in shown] == []
@@ -84,7 +84,14 @@ def test_the_runs_table_shows_every_stage(address, run_ids) -> None:
 def test_the_view_of_models_shows_evaluation_runs_with_their_metrics(views) -> None:
     assert list(views) == VIEWS
     models = ["evaluate-cnn", "evaluate-squeezenet", "evaluate-vit", "evaluate-all-negative"]
-    columns = ["cxr.model", "val/macro_auroc", "test/macro_auroc_low", "test/macro_auroc_high"]
+    columns = [
+        "cxr.model",
+        "cxr.experiment",
+        "seed",
+        "val/macro_auroc",
+        "test/macro_auroc_low",
+        "test/macro_auroc_high",
+    ]
     columns += ["test/macro_ap", "test/accuracy_gain", "parameters/trainable"]
     # A wide window, because columns outside it are not rendered.
     shown = chromium.dom(views[VIEWS[0]], models + columns, window=(3200, 1200))
@@ -101,7 +108,7 @@ def test_the_view_of_curves_shows_the_loss_of_all_three_models(views) -> None:
 
 
 def test_a_grad_cam_image_is_shown(address, run_ids) -> None:
-    run = run_ids["gradcam-cnn"]
+    run = run_ids["maps-cnn"]
     path = f"#/experiments/{run_ids['experiment']}/runs/{run}/artifacts/gradcam/cnn/0.png"
     shown = chromium.dom(f"{address}{path}", ["<img", "gradcam/cnn/0.png"])
     assert "gradcam/cnn/0.png" in shown
@@ -110,7 +117,7 @@ def test_a_grad_cam_image_is_shown(address, run_ids) -> None:
 
 def test_maps_are_shown_in_sliders(address, run_ids) -> None:
     """One slider per image, in a separate section of the run's charts."""
-    run, awaited = run_ids["gradcam-cnn"], ["test image 0", "test image 3", 'role="slider"']
+    run, awaited = run_ids["maps-cnn"], ["test image 0", "test image 3", 'role="slider"']
     url = f"{address}#/experiments/{run_ids['experiment']}/runs/{run}/model-metrics"
     shown = chromium.dom(url, awaited)
     assert [text for text in awaited if text not in shown] == []

@@ -69,9 +69,10 @@ def closure(start: set[Path]) -> set[Path]:
 def models_of(stage: str) -> set[Path]:
     """Files of the networks that the stage loads by name, without an import statement."""
     folder = SRC / "cxr" / "models"
-    if stage.startswith("train-"):
-        return {folder / f"{stage.removeprefix('train-')}.py"}
-    return set(folder.glob("*.py")) if stage in ("evaluate", "gradcam") else set()
+    _, _, model = stage.partition("-")
+    if model:
+        return {folder / f"{model}.py"}
+    return set(folder.glob("*.py")) if stage == "evaluate" else set()
 
 
 def declared_code(stage: str) -> set[Path]:

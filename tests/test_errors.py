@@ -202,7 +202,7 @@ ADDRESS_SPACE = 1_000_000_000  # bytes; torch's libraries need more
     [
         ["stages/evaluate.py"],
         ["stages/features.py"],
-        ["stages/gradcam.py"],
+        ["stages/maps.py", "cnn"],
         ["stages/train.py", "cnn"],
         ["-c", "from cxr.cli import main; main()", "predict", "x.png", "--model", "cnn"],
     ],

@@ -28,10 +28,10 @@ from cxr.pipeline import demo
 ROOT = Path(__file__).parents[1]
 LAYOUTS = ("alone", "in a sub-folder", "as a submodule", "in a linked worktree")
 LOCK = """stages:
-  go:
-    cmd: python stages/go.py
+  evaluate:
+    cmd: python stages/evaluate.py
     outs:
-    - path: records/go.json
+    - path: records/evaluate.json
       hash: md5
       md5: 0123456789abcdef0123456789abcdef
       size: 1
@@ -58,10 +58,10 @@ def fill(folder: Path) -> None:
         (folder / name).mkdir(parents=True)
     (folder / "src/cxr/a.py").write_text("x = 1\n")
     (folder / "src/cxr/data/b.py").write_text("x = 1\n")
-    (folder / "stages/go.py").write_text("import cxr.a\n")
+    (folder / "stages/evaluate.py").write_text("import cxr.a\n")
     (folder / "dvc.yaml").write_text(
-        "stages:\n  go:\n    cmd: python stages/go.py\n"
-        "    deps: [stages/go.py, src/cxr/a.py]\n    outs: [records/go.json]\n"
+        "stages:\n  evaluate:\n    cmd: python stages/evaluate.py\n"
+        "    deps: [stages/evaluate.py, src/cxr/a.py]\n    outs: [records/evaluate.json]\n"
     )
     (folder / "dvc.lock").write_text(LOCK)
     (folder / ".gitignore").write_text("/.demo/\n")
@@ -114,7 +114,7 @@ def edit(project: Path) -> None:
 
 
 def code(project: Path) -> Code:
-    declared = declaration("go", project)
+    declared = declaration("evaluate", project)
     return take_facts(declared, project, {}, "cpu").code
 
 

@@ -25,9 +25,9 @@ pytestmark = pytest.mark.slow
 MODELS = ("cnn", "squeezenet", "vit")
 STAGES = {
     "download", "preprocess", "features", "train-cnn", "train-squeezenet", "train-vit",
-    "evaluate", "gradcam",
+    "evaluate", "maps-cnn", "maps-squeezenet", "maps-vit", "gradcam",
 }  # fmt: skip
-REPRODUCIBLE_OUTPUTS = ("data", "models", "predictions", "decisions")
+REPRODUCIBLE_OUTPUTS = ("data", "models", "predictions", "decisions", "attributions")
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_thresholds_are_fitted_on_validation(pipeline: Pipeline) -> None:
 
 def test_no_map_is_all_zero_and_maps_differ_between_labels(pipeline: Pipeline) -> None:
     for model in MODELS:
-        attribution = np.load(pipeline.folder / f"reports/maps/{model}.npz")["attribution"]
+        attribution = np.load(pipeline.folder / f"attributions/{model}.npz")["attribution"]
         flat = attribution.reshape(*attribution.shape[:2], -1)
         assert (np.abs(flat).max(axis=2) > 0).all()
         for image in flat:
@@ -148,30 +148,33 @@ def test_wrong_boxes_or_methods_stop_the_stage_with_a_one_line_error(pipeline: P
     for setting, sentence in cases.items():
         key, value = setting.split("=")
         pipeline.change(**{key: value})
-        done = pipeline.run("dvc", "repro", "--single-item", "gradcam")
+        done = pipeline.run("dvc", "repro", "--single-item", "maps-cnn")
         (pipeline.folder / "params.yaml").write_text(before)
-        (line,) = [text for text in done.stderr.splitlines() if text.startswith("gradcam: ")]
+        (line,) = [text for text in done.stderr.splitlines() if text.startswith("maps-cnn: ")]
         assert sentence in line and "Traceback" not in done.stderr
     pipeline.dvc("checkout")
     assert pipeline.repro() == []
 
 
 def test_every_stage_has_its_runs_in_mlflow(pipeline: Pipeline) -> None:
-    single = STAGES - {"evaluate", "gradcam"}
-    expected = single | {f"gradcam-{model}" for model in MODELS}
-    expected |= {f"evaluate-{name}" for name in (*MODELS, *BASELINES)}
+    expected = STAGES | {f"evaluate-{name}" for name in (*MODELS, *BASELINES)}
     logged = runs(pipeline)
     assert set(logged) == expected
     assert {run.info.status for run in logged.values()} == {"FINISHED"}
 
 
 def test_records_name_the_runs_that_made_the_outputs(pipeline: Pipeline) -> None:
-    remaining = {run.info.run_id: run for run in runs(pipeline).values()}
+    id_tag = "cxr.original_run_id"  # of the shared runs of models
+    remaining = {run.data.tags.get(id_tag, run.info.run_id): run for run in runs(pipeline).values()}
     for stage in STAGES:
         record = pipeline.json(f"records/{stage}.json")
         for log in record["runs"]:
             run = remaining.pop(log["run_id"])
-            assert run.data.tags["cxr.fingerprint"] == record["fingerprint"]
+            if log["shared"]:
+                assert run.data.tags["cxr.experiment"] == "workspace"
+                assert "cxr.fingerprint" not in run.data.tags
+            else:
+                assert run.data.tags["cxr.fingerprint"] == record["fingerprint"]
             assert run.data.params == {key: str(value) for key, value in log["params"].items()}
             for name, value in log["metrics"].items():
                 assert run.data.metrics[name] == pytest.approx(value)
@@ -214,13 +217,13 @@ def test_a_training_logs_how_long_it_took(pipeline: Pipeline) -> None:
 
 def test_mlflow_has_images_data_sets_and_training_parameters(pipeline: Pipeline) -> None:
     store, logged = client(pipeline), runs(pipeline)
-    gradcam = logged["gradcam-vit"]
-    paths = [a.path for a in store.list_artifacts(gradcam.info.run_id, "gradcam/vit")]
+    maps, gradcam = logged["maps-vit"], logged["gradcam"]
+    paths = [a.path for a in store.list_artifacts(maps.info.run_id, "gradcam/vit")]
     assert paths == ["gradcam/vit/0.png", "gradcam/vit/3.png", "gradcam/vit/labels"]
     paths = [a.path for a in store.list_artifacts(gradcam.info.run_id, "gradcam/side-by-side")]
     assert paths == ["gradcam/side-by-side/0.png", "gradcam/side-by-side/3.png"]
     processed = hashing.digest(pipeline.folder / "data/processed").md5
-    for run in (gradcam, logged["train-cnn"]):
+    for run in (maps, gradcam, logged["train-cnn"], logged["evaluate-vit"]):
         digests = {d.dataset.name: d.dataset.digest for d in run.inputs.dataset_inputs}
         assert digests["phantom-28/data/processed"] == processed
         assert run.data.tags["cxr.md5.data/processed"] == processed
@@ -233,7 +236,7 @@ def test_sliders_have_a_step_for_each_label_that_is_shown(pipeline: Pipeline) ->
     store, logged = client(pipeline), runs(pipeline)
     labels = np.load(pipeline.folder / "data/processed/test_labels.npy")
     for model in MODELS:
-        run = logged[f"gradcam-{model}"]
+        run = logged[f"maps-{model}"]
         operating_point = decisions.read(pipeline.folder / f"decisions/{model}.json")
         logits = np.load(pipeline.folder / f"predictions/{model}.npz")["test_logits"]
         predicted_positive = operating_point.calibration.probs(logits) >= operating_point.thresholds
@@ -309,7 +312,8 @@ def test_an_edit_of_reporting_code_re_runs_no_stage(pipeline: Pipeline) -> None:
 @pytest.mark.parametrize(
     ("module", "stages"),
     [
-        ("models/vit.py", {"train-vit", "evaluate", "gradcam"}),
+        ("models/vit.py", {"train-vit", "evaluate", "maps-vit"}),
+        ("cam/trust.py", {"maps-cnn", "maps-squeezenet", "maps-vit"}),
         ("training/loop.py", {"train-cnn", "train-squeezenet", "train-vit"}),
         ("training/features.py", {"features"}),
     ],
@@ -330,7 +334,7 @@ def test_an_edit_of_a_module_changes_the_stages_that_import_it(
 def test_a_new_learning_rate_re_runs_its_training_and_later_stages(pipeline: Pipeline) -> None:
     before = (pipeline.folder / "params.yaml").read_text()
     pipeline.change(train__vit__lr=0.003)
-    assert pipeline.repro() == ["train-vit", "evaluate", "gradcam"]
+    assert pipeline.repro() == ["train-vit", "evaluate", "maps-vit", "gradcam"]
     assert pipeline.repro() == []
     (pipeline.folder / "params.yaml").write_text(before)
     pipeline.repro()

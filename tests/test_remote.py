@@ -44,8 +44,8 @@ def check_that_results_hold_after_pull(clone: Pipeline, original: Pipeline) -> N
     assert clone.repro() == []
     synced = clone.run("cxr", "sync", "--json")
     assert synced.returncode == 0, synced.stderr
-    # Six stages have one run each; gradcam one per model; evaluate one per model and baseline.
-    assert len(json.loads(synced.stdout)["runs"]) == 6 + (3 + 2) + 3
+    # Each stage has a run, and each model and baseline of evaluate.
+    assert len(json.loads(synced.stdout)["runs"]) == 11 + (3 + 2)
     audited = clone.run("cxr", "audit")
     assert audited.returncode == 0, audited.stdout
 

@@ -23,6 +23,7 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 LearningRate = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Method = Literal["gradcam", "gradcam++", "hirescam", "rollout"]  # of heat maps
 SHARED_BY_MODELS = {"inputs", "weights"}  # files in `cxr/models` that are not models
 
 
@@ -138,7 +139,7 @@ class Evaluate(Section):
 
 
 class GradCam(Section):
-    method: dict[str, Literal["gradcam", "gradcam++", "hirescam", "rollout"]]
+    method: dict[str, Method]
     split: Literal["train", "val", "test"]
     indices: Annotated[
         tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1, max_length=200)

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 STAGES = (
     "download", "preprocess", "features", "train-cnn", "train-squeezenet", "train-vit",
-    "evaluate", "gradcam",
+    "evaluate", "maps-cnn", "maps-squeezenet", "maps-vit", "gradcam",
 )  # fmt: skip
 PROJECT = "the project"
 
@@ -136,6 +136,12 @@ def of_run(name: str) -> str:
 TRAINED = of_run("train-cnn")
 
 
+def experiments_of_vit(names: str) -> Alter:
+    """Replace the experiments that the shared run of the ViT belongs to."""
+    statement = f"UPDATE tags SET value = '{names}' WHERE key = 'cxr.experiment' AND "
+    return sql(statement + of_run("evaluate-vit"))
+
+
 def delete(path: str) -> Alter:
     def alter(made: Pipeline) -> None:
         target = made.folder / path
@@ -163,9 +169,18 @@ def commit_code(path: str) -> Alter:
     return alter
 
 
-def picture(made: Pipeline) -> Path:
-    run_id = made.run_id("gradcam")
-    return made.folder / f"mlruns/phantom-28/{run_id}/artifacts/gradcam/cnn/0.png"
+def artifact(stage: str, place: str) -> Callable[[Pipeline], Path]:
+    """An artifact of the stage's own run."""
+    return lambda made: made.folder / f"mlruns/phantom-28/{made.run_id(stage)}/artifacts" / place
+
+
+def flip_artifact(of: Callable[[Pipeline], Path]) -> Alter:
+    return lambda made: flip(str(of(made)))(made)
+
+
+PICTURE = artifact("maps-cnn", "gradcam/cnn/0.png")
+FIGURE = artifact("evaluate", "evaluation/auroc.png")
+SIDE_BY_SIDE = artifact("gradcam", "gradcam/side-by-side/0.png")
 
 
 def delete_run_for_good(made: Pipeline) -> None:
@@ -181,7 +196,7 @@ def damage_cache(made: Pipeline) -> None:
 
 
 def damage_cached_list(made: Pipeline) -> None:
-    md5 = digest(made.folder / "reports/gradcam").md5
+    md5 = digest(made.folder / "reports/gradcam/cnn").md5
     listing = made.folder / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
     listing.chmod(0o644)
     listing.write_text(
@@ -232,6 +247,22 @@ def retrain_alone(made: Pipeline) -> None:
     made.dvc("repro", "--single-item", "train-vit")
 
 
+def evaluate_alone(made: Pipeline) -> None:
+    """Run everything but the heat maps, as an experiment of a sweep does."""
+    made.change(train__vit__lr=0.01)
+    made.dvc("repro", "evaluate")
+
+
+def without_maps(made: Pipeline) -> None:
+    """What a working copy has after the first run of everything but the heat maps."""
+    for stage in MAPS:
+        edit("dvc.lock", rf"\n  {stage}:\n(    [^\n]*\n)+", "\n")(made)
+        delete(f"records/{stage}.json")(made)
+    delete("attributions")(made)
+    delete("reports/gradcam")(made)
+    delete("reports/gradcam.json")(made)
+
+
 def both(*alters: Alter) -> Alter:
     def alter(made: Pipeline) -> None:
         for each in alters:
@@ -246,7 +277,9 @@ def stages(where: str, *names: str) -> Problems:
 
 FAILS, NOTE, HOLDS = Verdict.FAILS, Verdict.NOTE, Verdict.HOLDS
 SEEDED = [stage for stage in STAGES if stage != "preprocess"]
-VIT_CODE = ("train-vit", "evaluate", "gradcam")
+MAPS_OF_MODELS = ("maps-cnn", "maps-squeezenet", "maps-vit")
+MAPS = (*MAPS_OF_MODELS, "gradcam")
+VIT_CODE = ("train-vit", "evaluate", "maps-vit")
 ELSEWHERE = "a" * 32
 MD5 = r"\n      hash: md5\n      md5: "
 
@@ -268,16 +301,28 @@ CASES = [
     Case("a file beside a model's", add("models/vit/extra.bin"), FAILS,
          stages("files", "train-vit"), "extra.bin was added"),
     Case("a folder that no stage made, among the models", add("models/resnet/weights.bin"), FAILS,
-         stages("inputs", "evaluate", "gradcam"),
-         "models/resnet/weights.bin: not made by any stage"),
+         stages("inputs", "evaluate"), "models/resnet/weights.bin: not made by any stage"),
+    Case("a file that no stage made, among the attributions", add("attributions/resnet.npz"), FAILS,
+         stages("inputs", "gradcam"), "attributions/resnet.npz: not made by any stage"),
     Case("a byte of predictions", flip("predictions/cnn.npz", 300), FAILS,
          stages("files", "evaluate"), "predictions/cnn.npz was altered"),
     Case("a threshold", edit_json("decisions/cnn.json", lambda j: j["thresholds"].update(mass=0.9)),
-         FAILS, stages("files", "evaluate"), "decisions/cnn.json was altered"),
+         FAILS, stages("files", "evaluate"),
+         r"decisions/cnn.json is not what evaluate wrote: thresholds.mass is 0.9, was \d"),
     Case("a byte of a figure", flip("reports/cnn/curves.png"), FAILS,
          stages("files", "train-cnn"), "reports/cnn/curves.png is not what train-cnn wrote"),
     Case("a byte of a Grad-CAM picture", flip("reports/gradcam/vit/3.png"), FAILS,
-         stages("files", "gradcam"), "reports/gradcam/vit/3.png was altered"),
+         stages("files", "maps-vit"), "reports/gradcam/vit/3.png was altered"),
+    Case("a byte of a picture of all models", flip("reports/gradcam/side-by-side/3.png"), FAILS,
+         stages("files", "gradcam"), "reports/gradcam/side-by-side/3.png was altered"),
+    Case("a byte of a heat map", flip("attributions/cnn.npz", 5000), FAILS,
+         stages("files", "maps-cnn"), "attributions/cnn.npz is not what maps-cnn wrote"),
+    Case("a value of a heat map's report",
+         edit_json("attributions/vit.json", lambda j: j.update(empty=99)), FAILS,
+         stages("files", "maps-vit"), r"attributions/vit.json .*: empty is 99, was \d"),
+    Case("a value of all models' report",
+         edit_json("reports/gradcam.json", lambda j: j["models"]["cnn"].update(empty=99)), FAILS,
+         stages("files", "gradcam"), r"models.cnn.empty is 99, was \d"),
     Case("a value in metrics.json",
          edit_json("reports/metrics.json",
                    lambda j: j["models"]["cnn"]["test"].update(macro_auroc=0.99)), FAILS,
@@ -315,9 +360,16 @@ CASES = [
     Case("a parameter taken out", edit("params.yaml", "    patch: 4[^\n]*\n", ""), FAILS,
          stages("parameters", "train-vit"), "train.vit.patch is None"),
     Case("a file beside the code of the models", add("src/cxr/models/notes.txt"), FAILS,
-         stages("code", "evaluate", "gradcam"), "files in src/cxr/models other than its code"),
+         stages("code", "evaluate"), "files in src/cxr/models other than its code"),
+    Case("a file beside the code of the heat maps", add("src/cxr/cam/notes.txt"), FAILS,
+         stages("code", *MAPS_OF_MODELS), "files in src/cxr/cam other than its code"),
     Case("a model's parameter", param(train__vit__lr=0.5), FAILS, stages("parameters", "train-vit"),
          "train.vit.lr is 0.5 in params.yaml; this result was made with 0"),
+    Case("the method of one model's heat maps", param(gradcam__method__vit="rollout"), FAILS,
+         stages("parameters", "maps-vit", "gradcam"),
+         "gradcam.method.vit is 'rollout' in params.yaml; this result was made with 'gradcam'"),
+    Case("a parameter of all heat maps", param(gradcam__max_findings=5), FAILS,
+         stages("parameters", *MAPS), "gradcam.max_findings is 5 in params.yaml"),
     Case("another seed", param(seed=1), FAILS,
          stages("parameters", *SEEDED), "seed is 1 in params.yaml; this result was made with 0"),
     Case("another number of threads", param(threads=2), FAILS,
@@ -329,8 +381,10 @@ CASES = [
          stages("code", *VIT_CODE), "models/vit.py was changed by a commit"),
     Case("a stage's own program", edit("stages/gradcam.py", "$", "\n# x\n"), FAILS,
          stages("code", "gradcam"), "stages/gradcam.py was edited"),
+    Case("the program of several stages", edit("stages/maps.py", "$", "\n# x\n"), FAILS,
+         stages("code", *MAPS_OF_MODELS), "stages/maps.py was edited"),
     Case("a result-affecting file deleted", delete("src/cxr/cam/trust.py"), FAILS,
-         stages("code", "gradcam"), "src/cxr/cam/trust.py was deleted"),
+         stages("code", *MAPS_OF_MODELS), "src/cxr/cam/trust.py was deleted"),
     Case("Windows line endings", windows_line_ends("src/cxr/models/vit.py"), FAILS,
          stages("code", *VIT_CODE), "Windows line endings in src/cxr/models/vit.py"),
     Case("reporting-only code", edit("src/cxr/plots/figure.py", "$", "\n# x\n"), HOLDS),
@@ -351,7 +405,12 @@ CASES = [
          {("train-cnn", "record"), ("train-cnn", "dvc.lock"), ("train-cnn", "parameters"),
           ("train-cnn", "mlflow")}, "the fingerprint does not match the recorded facts"),
     Case("an upstream stage run alone, with another parameter", retrain_alone, FAILS,
-         stages("inputs", "evaluate", "gradcam"), "train-vit has since replaced it"),
+         stages("inputs", "evaluate", "maps-vit"), "train-vit has since replaced it"),
+    Case("everything but the heat maps run, with another parameter", evaluate_alone, NOTE,
+         stages("inputs", "maps-vit"),
+         r"heat maps are out of date: made from models/vit .*; train-vit has since replaced it"),
+    Case("no heat maps made yet", without_maps, NOTE, stages("files", PROJECT),
+         "these results have no heat maps yet"),
     # MLflow
     Case("a metric in MLflow's runs table",
          sql("UPDATE latest_metrics SET value = 0.99 WHERE key = 'test/macro_auroc' AND "
@@ -371,10 +430,15 @@ CASES = [
     Case("a data set's digest in MLflow",
          sql("UPDATE datasets SET digest = 'x' WHERE name LIKE '%/data/raw'"), FAILS,
          stages("mlflow", "preprocess"), "data set phantom-28/data/raw is x"),
-    Case("a picture in MLflow", lambda made: flip(str(picture(made)))(made), FAILS,
-         stages("mlflow", "gradcam"), "reports/gradcam/cnn/0.png in MLflow"),
-    Case("a picture deleted from MLflow", lambda made: picture(made).unlink(), NOTE,
-         stages("mlflow", "gradcam"), "MLflow lacks reports/gradcam/cnn/0.png"),
+    Case("a picture in MLflow", flip_artifact(PICTURE), FAILS,
+         stages("mlflow", "maps-cnn"), r"\(maps-cnn\): reports/gradcam/cnn/0.png in MLflow"),
+    Case("a picture of all models in MLflow", flip_artifact(SIDE_BY_SIDE), FAILS,
+         stages("mlflow", "gradcam"),
+         r"\(gradcam\): reports/gradcam/side-by-side/0.png in MLflow"),
+    Case("a figure of the evaluation in MLflow", flip_artifact(FIGURE), FAILS,
+         stages("mlflow", "evaluate"), r"\(evaluate\): reports/evaluation/auroc.png in MLflow"),
+    Case("a picture deleted from MLflow", lambda made: PICTURE(made).unlink(), NOTE,
+         stages("mlflow", "maps-cnn"), r"\(maps-cnn\): MLflow lacks reports/gradcam/cnn/0.png"),
     Case("a run deleted", sql(f"UPDATE runs SET lifecycle_stage = 'deleted' WHERE {TRAINED}"), NOTE,
          stages("mlflow", "train-cnn"), "was deleted in MLflow"),
     Case("a run deleted for good", delete_run_for_good, NOTE,
@@ -405,9 +469,42 @@ CASES = [
     Case("the record that MLflow names",
          sql(f"UPDATE tags SET value = '{ELSEWHERE}' WHERE key = 'cxr.record' AND {TRAINED}"),
          FAILS, stages("mlflow", "train-cnn"), f"tag cxr.record is {ELSEWHERE}"),
+    Case("an experiment's name on its own run",
+         sql("UPDATE tags SET value = 'slow' WHERE key = 'cxr.experiment' AND "
+             + of_run("train-cnn (fast)")), FAILS, stages("mlflow", "train-cnn"),
+         "tag cxr.experiment is slow in MLflow but fast in the record"),
+    Case("a tag of a shared run",
+         sql("UPDATE tags SET value = 'other' WHERE key = 'cxr.data' AND "
+             + of_run("evaluate-vit")), FAILS, stages("mlflow", "evaluate"),
+         r"\(evaluate-vit\): tag cxr.data is other"),
+    Case("an experiment taken from a shared run", experiments_of_vit("workspace"), FAILS,
+         stages("mlflow", "evaluate"),
+         r"\(evaluate-vit\): MLflow lacks experiment fast in tag cxr.experiment$"),
+    Case("the workspace taken from a shared run", experiments_of_vit("fast"), FAILS,
+         stages("mlflow", "evaluate"),
+         r"\(evaluate-vit\): MLflow lacks experiment workspace in tag cxr.experiment$"),
+    Case("an experiment with a longer name in a shared run",
+         experiments_of_vit("workspace, faster"), FAILS, stages("mlflow", "evaluate"),
+         r"\(evaluate-vit\): MLflow lacks experiment fast in tag cxr.experiment$"),
+    Case("all experiments taken from a shared run",
+         sql("DELETE FROM tags WHERE key = 'cxr.experiment' AND " + of_run("evaluate-vit")), FAILS,
+         stages("mlflow", "evaluate"),
+         r"\(evaluate-vit\): MLflow lacks experiment workspace in tag cxr.experiment$"),
+    Case("a removed experiment in a shared run", experiments_of_vit("removed, fast, workspace"),
+         HOLDS),
+    Case("the record that a shared run names",
+         sql(f"UPDATE tags SET value = '{ELSEWHERE}' WHERE key = 'cxr.record' AND "
+             + of_run("evaluate-vit")), HOLDS),
+    Case("the id by which a shared run is found",
+         sql(f"UPDATE tags SET value = '{ELSEWHERE}' WHERE key = 'cxr.original_run_id' AND "
+             + of_run("evaluate-vit")), NOTE, stages("mlflow", "evaluate"),
+         r"\(evaluate-vit\) is not in MLflow"),
+    Case("a shared run deleted",
+         sql("UPDATE runs SET lifecycle_stage = 'deleted' WHERE name = 'evaluate-vit'"), NOTE,
+         stages("mlflow", "evaluate"), r"\(evaluate-vit\) was deleted in MLflow"),
     # the cache
     Case("the list of a cached folder", damage_cached_list, FAILS,
-         stages("cache", "gradcam"), "the cached copy of reports/gradcam is damaged"),
+         stages("cache", "maps-cnn"), "the cached copy of reports/gradcam/cnn is damaged"),
     Case("an experiment's record in the cache", damage_experiment, FAILS,
          stages("cache", PROJECT), "the cached record of train-cnn in experiment fast is damaged"),
     Case("an experiment's record missing from the cache", lose_experiment, NOTE,
@@ -465,6 +562,90 @@ def test_another_version_of_a_package_is_a_note(made: Pipeline, table: list[str]
     found = problems(answer)
     assert set(found) == stages("environment", *STAGES)
     assert re.search(r"numpy [\d.]+ then, 9.9 now", found["download", "environment"][0])
+
+
+def outdated(made: Pipeline) -> dict[str, list[tuple[str, str, str]]]:
+    """Verdict, sentence and fix of each finding on inputs, by stage; there must be no others."""
+    answer = audit(made)
+    assert {where for _, where in problems(answer)} == {"inputs"}, problems(answer)
+    return {
+        node["stage"]: [
+            (each["verdict"], each["says"], each["fix"])
+            for each in node["findings"]
+            if each["where"] == "inputs"
+        ]
+        for node in answer["stages"]
+        if node["verdict"] != Verdict.HOLDS
+    }
+
+
+def test_outdated_heat_maps_are_a_note_until_dvc_repro_redraws_them(
+    made: Pipeline, table: list[str]
+) -> None:
+    """Other results made from replaced inputs fail."""
+
+    def md5(path: str, stage: str) -> str:
+        return str(made.json(f"records/{stage}.json")["outputs"][path]["md5"])
+
+    makers = {
+        "models/vit": "train-vit",
+        "decisions/vit.json": "evaluate",
+        "attributions/vit.json": "maps-vit",
+        "attributions/vit.npz": "maps-vit",
+    }
+    replaced = {
+        path: f"made from {path} with md5 {md5(path, stage)}; {stage} has since replaced it"
+        for path, stage in makers.items()
+    }
+    notes = {
+        path: (NOTE, f"heat maps are out of date: {says}", "dvc repro")
+        for path, says in replaced.items()
+    }
+
+    retrain_alone(made)
+    says = f"{replaced['models/vit']} (md5 {md5('models/vit', 'train-vit')})"
+    assert outdated(made) == {
+        "evaluate": [(FAILS, says, "dvc repro")],
+        "maps-vit": [notes["models/vit"]],
+    }
+    made.dvc("repro", "evaluate")
+    assert outdated(made) == {"maps-vit": [notes["models/vit"], notes["decisions/vit.json"]]}
+    made.dvc("repro", "maps-vit")
+    assert outdated(made) == {
+        "gradcam": [notes["attributions/vit.json"], notes["attributions/vit.npz"]]
+    }
+    line = "heat maps of a replaced model"
+    table.append(f"{line:<58} {NOTE:<6} inputs of gradcam, inputs of maps-vit")
+
+    assert made.repro() == ["gradcam"]
+    assert audit(made)["verdict"] == HOLDS
+
+
+def test_results_without_heat_maps_get_the_command_that_makes_them(made: Pipeline) -> None:
+    without_maps(made)
+    (finding,) = audit(made)["findings"]
+    assert finding == {
+        "verdict": NOTE,
+        "where": "files",
+        "says": "these results have no heat maps yet",
+        "fix": "dvc repro",
+    }
+
+
+def test_the_printed_audit_lists_the_working_copy_and_counts_the_experiments(
+    made: Pipeline,
+) -> None:
+    answer = audit(made)
+    others = sum(not node["current"] for node in answer["stages"])
+    # All of the experiment, and what the working copy's other maps were made from.
+    assert others == len(STAGES) + len(["train-cnn", "evaluate"])
+    done = made.run("cxr", "audit")
+    assert (done.returncode, done.stderr) == (0, "")
+    first, *lines, last = done.stdout.splitlines()
+    assert answer["target"] == "working copy and experiments"
+    assert first == "✓ working copy and experiments: all checks passed"
+    assert [line.split()[:2] for line in lines] == [["✓", stage] for stage in STAGES]
+    assert last == f"✓ {others} other stage executions in experiments"
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,8 @@ def run_of(pipeline: Pipeline, experiment: str, name: str) -> str:
 
     store = MlflowClient(f"sqlite:///{pipeline.folder / 'mlflow.db'}")
     ids = [each.experiment_id for each in store.search_experiments()]
-    query = f"tags.`cxr.experiment` = '{experiment}' and attributes.run_name = '{name}'"
+    shown = f"{name} ({experiment})"
+    query = f"tags.`cxr.experiment` = '{experiment}' and attributes.run_name = '{shown}'"
     (run,) = store.search_runs(ids, query)
     return str(run.info.run_id)
 
@@ -139,7 +140,8 @@ def test_runs_of_different_kinds_are_compared_by_what_both_were_made_from(made: 
     assert answer["alone"] == [
         f"train-cnn is only in {answer['a']}", f"train-vit is only in {answer['b']}",
     ]  # fmt: skip
-    of_cnn, _, of_vit, *_ = (log["run_id"] for log in made.json("records/evaluate.json")["runs"])
-    answer = diff(made, of_cnn, of_vit)
+    logs = made.json("records/evaluate.json")["runs"]
+    run_ids = {log["name"]: log["run_id"] for log in logs}
+    answer = diff(made, run_ids["evaluate-cnn"], run_ids["evaluate-vit"])
     assert "test/macro_auroc" in names(answer["results"])
     assert "different kinds of runs, evaluate-cnn and evaluate-vit" in answer["sentence"]

@@ -123,7 +123,7 @@ def test_a_record_missing_from_the_cache_names_the_command_to_fetch_it(made: Pip
     with sqlite3.connect(made.folder / "mlflow.db") as base:
         ((run_id,),) = base.execute(
             "SELECT t.run_uuid FROM tags t JOIN runs r USING (run_uuid) "
-            "WHERE t.key = 'cxr.experiment' AND t.value = 'fast' AND r.name = 'train-cnn'"
+            "WHERE t.key = 'cxr.experiment' AND t.value = 'fast' AND r.name = 'train-cnn (fast)'"
         ).fetchall()
     base.close()
     shutil.rmtree(made.folder / ".dvc/cache/files")

@@ -11,9 +11,13 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 from pipeline import Pipeline
 
-from cxr.lineage.records import ORIGINAL_TAG
+from cxr.lineage.records import DESCRIPTION_TAG, EXPERIMENT_TAG, ORIGINAL_TAG, RECORD_TAG
 
 pytestmark = pytest.mark.slow
+
+# One of each stage; for the experiment also train-cnn, evaluate, maps-cnn and gradcam; and one of
+# each evaluated model and baseline, which both share, except the CNN.
+N_RUNS = 11 + 4 + 5 + 1
 
 # What MLflow adds to the file name of each image of a slider.
 TIMED = re.compile(r"\+timestamp\+\d+\+[0-9a-f-]{36}")
@@ -33,15 +37,23 @@ def runs(pipeline: Pipeline) -> dict[str, Run]:
 
 
 def shown(pipeline: Pipeline, run: Run) -> dict[str, Any]:
-    """Everything MLflow shows of a run, except ids, paths and times of logging."""
+    """Everything MLflow shows of a run, except ids, paths and times of logging.
+
+    A run of several experiments names them in any order, and describes one of them.
+    """
     store = MlflowClient(f"sqlite:///{pipeline.folder / 'mlflow.db'}")
     tags = {k: v for k, v in run.data.tags.items() if k != ORIGINAL_TAG}
+    experiments = sorted(tags.pop(EXPERIMENT_TAG, "").split(", "))
+    if len(experiments) > 1:
+        assert tags.pop(RECORD_TAG)
+        assert f"cxr audit {run.data.tags[ORIGINAL_TAG][:8]}" in tags.pop(DESCRIPTION_TAG)
     artifacts = Path(run.info.artifact_uri.removeprefix("file://"))
     files = [path for path in artifacts.rglob("*") if path.is_file()]
     return {
         "name": run.info.run_name,
         "status": run.info.status,
         "params": run.data.params,
+        "experiments": experiments,
         "tags": tags,
         "curves": {
             name: [(p.step, p.value) for p in store.get_metric_history(run.info.run_id, name)]
@@ -63,11 +75,14 @@ def test_a_lost_database_is_rebuilt(made: Pipeline) -> None:
     """Every run of the working copy and the experiment, with every point and image."""
     made.run("cxr", "sync")
     before = {run_id: shown(made, run) for run_id, run in runs(made).items()}
-    assert len(before) == 23
+    assert len(before) == N_RUNS
     # Under a new path, since MLflow keeps a database open within a process.
     other = made.copy(made.folder.with_name("lost"))
     (other.folder / "mlflow.db").unlink()
-    assert other.run("cxr", "sync").returncode == 0
+    rebuilt = other.run("cxr", "sync").stdout.splitlines()[-1]
+    assert rebuilt == f"{N_RUNS} runs synced, 0 already up to date"
+    repeated = other.run("cxr", "sync").stdout.splitlines()[-1]
+    assert repeated == f"0 runs synced, {N_RUNS} already up to date"
     after = runs(other)
     assert {run_id: shown(other, run) for run_id, run in after.items()} == before
     for run_id, run in after.items():
@@ -83,45 +98,54 @@ def test_two_parallel_syncs_rebuild_each_run_once(made: Pipeline) -> None:
         for _ in range(2)
     ]
     assert [process.wait(timeout=120) for process in both] == [0, 0]
-    assert len(runs(made)) == 23
+    assert len(runs(made)) == N_RUNS
     store = MlflowClient(f"sqlite:///{made.folder / 'mlflow.db'}")
     ids = [each.experiment_id for each in store.search_experiments()]
-    assert len(store.search_runs(ids, run_view_type=ViewType.ALL)) == 23
+    assert len(store.search_runs(ids, run_view_type=ViewType.ALL)) == N_RUNS
 
 
 def test_a_deleted_and_an_unfinished_run_are_restored_under_their_ids(made: Pipeline) -> None:
     made.run("cxr", "sync")
     before = runs(made)
-    trained, evaluated = (
-        made.json(f"records/{stage}.json")["runs"][0]["run_id"]
-        for stage in ("train-cnn", "evaluate")
-    )
+    trained, evaluated = made.run_id("train-cnn"), made.run_id("evaluate")
+    logs = made.json("records/evaluate.json")["runs"]
+    (shared,) = (log["run_id"] for log in logs if log["name"] == "evaluate-vit")
     store = MlflowClient(f"sqlite:///{made.folder / 'mlflow.db'}")
     store.delete_run(trained)
+    store.delete_run(before[shared].info.run_id)
     store.update_run(evaluated, status="RUNNING")
     store.delete_tag(evaluated, "mlflow.note.content")
     lines = made.run("cxr", "sync").stdout.splitlines()
-    assert sorted(line.split()[0] for line in lines[:-1]) == ["completed", "restored"]
+    assert sorted(line.split()[0] for line in lines[:-1]) == ["completed", "restored", "restored"]
     after = runs(made)
     assert after.keys() == before.keys()
-    for run_id in (trained, evaluated):
+    for run_id in (trained, evaluated, shared):
+        assert after[run_id].info.run_id == before[run_id].info.run_id
         assert after[run_id].info.lifecycle_stage == "active"
         assert shown(made, after[run_id]) == shown(made, before[run_id])
 
 
 def test_an_image_missing_from_mlflow_is_restored(made: Pipeline) -> None:
     made.run("cxr", "sync")
-    run_id = made.run_id("gradcam")
-    picture = made.folder / f"mlruns/phantom-28/{run_id}/artifacts/gradcam/cnn/3.png"
-    content = picture.read_bytes()
-    picture.unlink()
-    assert made.run("cxr", "sync").stdout.startswith("completed")
-    assert picture.read_bytes() == content
+    pictures = [
+        made.folder / f"mlruns/phantom-28/{made.run_id(stage)}/artifacts/{path}"
+        for stage, path in (
+            ("maps-cnn", "gradcam/cnn/3.png"),
+            ("gradcam", "gradcam/side-by-side/3.png"),
+            ("evaluate", "evaluation/auroc.png"),
+        )
+    ]
+    contents = [picture.read_bytes() for picture in pictures]
+    for picture in pictures:
+        picture.unlink()
+    lines = made.run("cxr", "sync").stdout.splitlines()
+    assert [line.split()[0] for line in lines[:-1]] == ["completed"] * len(pictures)
+    assert [picture.read_bytes() for picture in pictures] == contents
 
 
 def test_a_missing_step_of_a_slider_is_restored_and_the_others_stay(made: Pipeline) -> None:
     made.run("cxr", "sync")
-    folder = made.folder / f"mlruns/phantom-28/{made.run_id('gradcam')}/artifacts/images"
+    folder = made.folder / f"mlruns/phantom-28/{made.run_id('maps-cnn')}/artifacts/images"
     before = {TIMED.sub("", path.name): path.read_bytes() for path in folder.iterdir()}
     kept = sorted(folder.glob("*.png"))
     lost = kept.pop()
@@ -155,7 +179,12 @@ def test_a_run_is_found_by_the_md5_of_an_input_or_output(made: Pipeline) -> None
     assert maker.info.run_id == record["runs"][0]["run_id"]
     processed = record["facts"]["inputs"]["data/processed"]
     readers = store.search_runs(ids, f"tags.`cxr.md5.data/processed` = '{processed}'")
-    assert {run.info.run_name for run in readers} >= {"train-cnn", "features", "evaluate-vit"}
+    assert {run.info.run_name for run in readers} == {
+        "features", "train-cnn", "train-cnn (fast)", "train-squeezenet", "train-vit", "evaluate",
+        "evaluate (fast)", "evaluate-cnn", "evaluate-squeezenet", "evaluate-vit",
+        "evaluate-all-negative", "evaluate-prevalence", "maps-cnn", "maps-cnn (fast)",
+        "maps-squeezenet", "maps-vit", "gradcam", "gradcam (fast)",
+    }  # fmt: skip
 
 
 def test_missing_points_and_an_interrupted_rebuild_are_completed(made: Pipeline) -> None:
@@ -170,7 +199,7 @@ def test_missing_points_and_an_interrupted_rebuild_are_completed(made: Pipeline)
     base.close()
     lines = made.run("cxr", "sync").stdout.splitlines()
     assert sorted(line.split()[0] for line in lines[:-1]) == ["completed", "completed"]
-    assert len(runs(made)) == 23
+    assert len(runs(made)) == N_RUNS
     assert made.run("cxr", "audit").returncode == 0
 
 
@@ -196,8 +225,8 @@ def test_content_that_a_person_added_to_mlflow_is_kept(made: Pipeline, tmp_path:
     store = MlflowClient(f"sqlite:///{made.folder / 'mlflow.db'}")
     location = (tmp_path / "mine/mlruns/7").as_uri()
     mine = store.create_experiment("mine", artifact_location=location)
-    store.set_tag(made.run_id("gradcam"), "mlflow.note.content", "look at this")
-    picture = made.run_id("gradcam")
+    picture = made.run_id("maps-cnn")
+    store.set_tag(picture, "mlflow.note.content", "look at this")
     made.run("cxr", "sync")
     (made.folder / f"mlruns/phantom-28/{picture}/artifacts/gradcam/cnn/3.png").unlink()
     assert made.run("cxr", "sync").stdout.startswith("completed")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cxr import cam
 from cxr.errors import CxrError
+from cxr.params import Method
 
 PEERS = {"gradcam": GradCAM, "gradcam++": GradCAMPlusPlus, "hirescam": HiResCAM}
 LABELS = (0, 5, 13)
@@ -51,7 +52,7 @@ def of_peer(name: str, method: str, x: Tensor, label: int) -> np.ndarray:
 
 @pytest.mark.parametrize("method", PEERS)
 @pytest.mark.parametrize("name", NAMES)
-def test_maps_equal_those_of_pytorch_grad_cam(name: str, method: cam.Method) -> None:
+def test_maps_equal_those_of_pytorch_grad_cam(name: str, method: Method) -> None:
     x = images(name)
     ours = cam.explain(network(name), x, method).attribution
     for label in LABELS:

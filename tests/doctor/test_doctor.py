@@ -249,7 +249,7 @@ def test_a_problem_in_params_yaml_is_reported(clone: Clone, old: str, new: str, 
 
 
 def test_a_damaged_dvc_lock_or_dvc_yaml_is_reported(clone: Clone) -> None:
-    assert "8 stages" in run_check(project.pipeline, clone, OK).found
+    assert "11 stages" in run_check(project.pipeline, clone, OK).found
     (clone.root / "dvc.lock").write_text("schema: '2.0'\nstages: 5\n")
     answer = finding_of(clone, "pipeline")
     assert "dvc.lock is damaged" in answer.found and "or delete it" in answer.fix

@@ -21,7 +21,7 @@ from cxr.tracking import database
 
 STAGES = (
     "download", "preprocess", "features", "train-cnn", "train-squeezenet", "train-vit",
-    "evaluate", "gradcam",
+    "evaluate", "maps-cnn", "maps-squeezenet", "maps-vit", "gradcam",
 )  # fmt: skip
 PARAMS = TINY | {"train.protocol.epochs": 8, "train.protocol.patience": 8}
 TIMEOUT = 240.0  # seconds per stage

@@ -7,6 +7,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 from pipeline import create
 
+from cxr.lineage.records import EXPERIMENT_TAG, WORKSPACE
 from faults import crowd
 
 EXPERIMENTS, WORKERS = 8, 2
@@ -18,17 +19,20 @@ class Outcome:
 
     succeeded: int
     errors: list[str]  # of the reader
-    runs: dict[str, int]  # number by stage, over all experiments
+    runs: dict[str, int]  # number by name, over all experiments
+    memberships: dict[str, int]  # number of experiments in the tags of those runs
     unfinished: int  # runs
     audit_status: int
 
     @property
     def as_expected(self) -> bool:
-        """Each experiment logged one training, five evaluations and three Grad-CAM runs."""
-        expected = {"train-squeezenet": 1, "evaluate": 5, "gradcam": 3}
-        return self == Outcome(
-            EXPERIMENTS, [], {stage: n * EXPERIMENTS for stage, n in expected.items()}, 0, 0
-        )
+        """Each experiment logged what depends on it, and shares the other models' evaluations."""
+        own = ("train-squeezenet", "evaluate", "evaluate-squeezenet", "maps-squeezenet", "gradcam")
+        others = ("cnn", "vit", "all-negative", "prevalence")
+        runs = dict.fromkeys(own, EXPERIMENTS)
+        shared = {f"evaluate-{name}": 1 for name in others}
+        memberships = dict.fromkeys((*runs, *shared), EXPERIMENTS)
+        return self == Outcome(EXPERIMENTS, [], runs | shared, memberships, 0, 0)
 
 
 def run_experiments(folder: Path) -> Outcome:
@@ -45,11 +49,20 @@ def run_experiments(folder: Path) -> Outcome:
     errors = crowd.wait_for_errors([reader])
     store = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
     ids = [experiment.experiment_id for experiment in store.search_experiments()]
-    runs = [run for run in store.search_runs(ids) if "cxr.experiment" in run.data.tags]
+    runs, memberships = collections.Counter[str](), collections.Counter[str]()
+    unfinished = 0
+    for run in store.search_runs(ids):
+        named = run.data.tags.get(EXPERIMENT_TAG, WORKSPACE).split(", ")
+        if n_experiments := sum(name != WORKSPACE for name in named):
+            name = run.info.run_name.partition(" (")[0]
+            runs[name] += 1
+            memberships[name] += n_experiments
+            unfinished += run.info.status != "FINISHED"
     return Outcome(
         status.count("Success"),
         errors,
-        dict(collections.Counter(run.data.tags["cxr.stage"] for run in runs)),
-        sum(run.info.status != "FINISHED" for run in runs),
+        dict(runs),
+        dict(memberships),
+        unfinished,
         pipeline.run("cxr", "audit").returncode,
     )

@@ -397,6 +397,13 @@ def test_concurrent_requests_get_the_same_answers_as_single_ones(port: int, tmp_
     assert concurrent == [single[i % 8] for i in range(200)]
 
 
+def shared_run(store: MlflowClient, recorded: str) -> str:
+    """MLflow's id of the run that a record names by its content."""
+    experiments = [each.experiment_id for each in store.search_experiments()]
+    (run,) = store.search_runs(experiments, f"tags.`cxr.original_run_id` = '{recorded}'")
+    return str(run.info.run_id)
+
+
 class Served:
     """`cxr serve` in its own pipeline, whose champion is the SqueezeNet."""
 
@@ -405,9 +412,11 @@ class Served:
     def __init__(self, pipeline: Pipeline) -> None:
         self.pipeline = pipeline
         self.store = f"sqlite:///{pipeline.folder / 'mlflow.db'}"
-        runs = pipeline.json("records/evaluate.json")["runs"]
-        self.run_ids = {run["model"]: run["run_id"] for run in runs}
         registry = MlflowClient(self.store)
+        logged = pipeline.json("records/evaluate.json")["runs"]
+        self.run_ids = {  # MLflow's own, by model; the tag holds the record's
+            log["model"]: shared_run(registry, log["run_id"]) for log in logged if log["shared"]
+        }
         versions = registry.search_model_versions(f"name = '{REGISTERED}'")
         version = next(each for each in versions if each.run_id == self.run_ids[self.model])
         registry.set_registered_model_alias(REGISTERED, "champion", version.version)

@@ -49,7 +49,8 @@ def test_parameter_counts_are_the_published_ones(freeze: bool, trainable: int) -
 
 @pytest.mark.parametrize("size", [28, 64])
 def test_features_equal_torchvisions(size: int) -> None:
-    network, peer = build().eval(), squeezenet1_1().eval()
+    network = build().eval()
+    peer = squeezenet1_1().eval().to(memory_format=torch.channels_last)
     network.features.load_state_dict(peer.features.state_dict())
     x = torch.randn(2, 3, size, size)
     with torch.inference_mode():

@@ -81,6 +81,9 @@ def test_the_outcome_of_each_stage_is_reported(
         "train-squeezenet": (Outcome.NOT_MADE, None),
         "train-vit": (Outcome.NOT_MADE, None),
         "evaluate": (Outcome.NOT_MADE, None),
+        "maps-cnn": (Outcome.NOT_MADE, None),
+        "maps-squeezenet": (Outcome.NOT_MADE, None),
+        "maps-vit": (Outcome.NOT_MADE, None),
         "gradcam": (Outcome.NOT_MADE, None),
     }
     assert done.scores == {}
@@ -270,10 +273,10 @@ def test_a_real_run_is_reported_correctly(kept: Path, tmp_path: Path) -> None:
     assert outcomes(made) == dict.fromkeys(outcomes(made), "unchanged")
     made.change(train__cnn__lr=0.004)
     ran = {stage for stage, how in outcomes(made).items() if how == "ran"}
-    assert ran == {"train-cnn", "evaluate", "gradcam"}
+    assert ran == {"train-cnn", "evaluate", "maps-cnn", "gradcam"}
     made.change(train__cnn__lr=0.002)
     restored = {stage for stage, how in outcomes(made).items() if how == "restored"}
-    assert restored == {"train-cnn", "evaluate", "gradcam"}
+    assert restored == {"train-cnn", "evaluate", "maps-cnn", "gradcam"}
     printed = made.run("cxr", "repro").stdout
     assert "train-cnn" in printed and "unchanged" in printed and "(PHANTOM)" in printed
     for name in ("cnn", "squeezenet", "vit", "all-negative"):

@@ -7,31 +7,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.image import imread
-from matplotlib.text import Text
 
 from cxr.data.splits import Origin
 from cxr.labels import LABELS
 from cxr.plots.gradcam import (
-    CAPTION,
-    HEAD,
-    MARGIN,
-    PANEL,
     ImageCase,
     ModelOutput,
     examples,
     overlay,
+    pairs,
     raw,
     sheet,
     side_by_side,
     slide,
 )
+from cxr.plots.sheet import CAPTION, HEAD, MARGIN, PANEL, Sheet
 
 REAL = Origin("chestmnist-28", "medmnist")
 PHANTOM = Origin("phantom-28", "phantom")
-NOWHERE = Path("unused.png")
 EDEMA, HERNIA = LABELS.index("edema"), LABELS.index("hernia")
 INFERNO, REDS_AND_BLUES = colormaps["inferno"], colormaps["RdBu_r"]
 
@@ -52,41 +46,30 @@ def output(model: str = "cnn", cells: int = 7, largest: float = 8) -> ModelOutpu
     return ModelOutput(model, "gradcam", probs, thresholds, attribution.astype(np.float32))
 
 
-@pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """Store figures instead of writing them."""
-    figures: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
-    return figures
+def sheet_of(case: ImageCase, output: ModelOutput, labels: list[int], origin: Origin) -> Sheet:
+    return sheet(case, output, pairs(case, output, labels), origin)
 
 
-def captions(figure: Figure) -> list[str]:
+def slide_of(case: ImageCase, output: ModelOutput, label: int, origin: Origin) -> Sheet:
+    return slide(case, output, pairs(case, output, [label])[label], origin)
+
+
+def captions(sheet: Sheet) -> list[str]:
     """The captions over the panels, row by row."""
-    return [text.get_text() for text in figure.texts if text.get_verticalalignment() == "bottom"][
-        :-1
-    ]
+    return [panel.caption for _, _, panel in sheet.panels()]
 
 
-def scales(figure: Figure) -> list[str]:
-    return [
-        text.get_text()
-        for text in figure.texts
-        if text.get_verticalalignment() == "top" and text.get_text() != figure.get_suptitle()
-    ]
+def pictures(sheet: Sheet) -> list[np.ndarray]:
+    """The pictures of the panels, row by row."""
+    return [panel.picture for _, _, panel in sheet.panels()]
 
 
-def panels(figure: Figure) -> list[np.ndarray]:
-    """The pictures of the panels, located by their captions."""
-    canvas = figure.images[0].get_array()
-    assert canvas is not None
-    height, width = canvas.shape[:2]
-    pictures = []
-    for text in figure.texts:
-        if text.get_verticalalignment() == "bottom":
-            x, y = text.get_position()
-            left, top = round(x * width), round((1 - y) * height) + 3
-            pictures.append(np.asarray(canvas[top : top + PANEL, left : left + PANEL]))
-    return pictures[:-1]
+def texts(sheet: Sheet) -> list[str]:
+    return [text.text for text in sheet.texts()]
+
+
+def scales(sheet: Sheet) -> list[str]:
+    return [bar.caption for bar in sheet.bars]
 
 
 def test_the_image_is_unchanged_without_positive_attribution() -> None:
@@ -130,105 +113,94 @@ def test_raw_attribution_keeps_its_grid_and_sign() -> None:
             )
 
 
-def test_a_sheet_shows_all_labels_on_one_scale(seen: list[Figure]) -> None:
+def test_a_sheet_shows_all_labels_on_one_scale() -> None:
     shown = output()
-    sheet(case(), shown, range(14), REAL, NOWHERE)
-    (figure,) = seen
-    texts, pictures = captions(figure), panels(figure)
-    assert texts[0] == "Image\nedema"
-    assert len(texts) == len(pictures) == 29
+    drawn = sheet_of(case(), shown, list(range(14)), REAL)
+    assert captions(drawn)[0] == "Image\nedema"
+    assert len(captions(drawn)) == 29
     for i, label in enumerate(LABELS):
         truth = "yes" if i == EDEMA else "no"
         threshold = "no threshold" if i == HERNIA else "threshold 0.250"
-        assert texts[1 + 2 * i] == f"{label}: {truth}\np = 0.125, {threshold}"
-        assert ("no positive attribution" in texts[2 + 2 * i]) == (i == 0)
-        np.testing.assert_array_equal(
-            pictures[1 + 2 * i], overlay(case().grey, shown.attribution[i], 8.0)
-        )
-        np.testing.assert_array_equal(pictures[2 + 2 * i], raw(shown.attribution[i], 8.0))
-    assert scales(figure) == [
+        assert captions(drawn)[1 + 2 * i] == f"{label}: {truth}\np = 0.125, {threshold}"
+        assert ("no positive attribution" in captions(drawn)[2 + 2 * i]) == (i == 0)
+        overlaid, plain = pictures(drawn)[1 + 2 * i : 3 + 2 * i]
+        np.testing.assert_array_equal(overlaid, overlay(case().grey, shown.attribution[i], 8.0))
+        np.testing.assert_array_equal(plain, raw(shown.attribution[i], 8.0))
+    assert scales(drawn) == [
         "0 to 8: positive attribution (logit)",
         "-8 to 8: raw attribution (logit)",
     ]
 
 
-def test_a_sheet_can_show_selected_labels(seen: list[Figure]) -> None:
-    sheet(case(), output(), [3, EDEMA], REAL, NOWHERE)
-    texts = captions(seen[0])
-    assert [text.splitlines()[0] for text in texts[1:]] == [
+def test_a_sheet_can_show_selected_labels() -> None:
+    drawn = sheet_of(case(), output(), [3, EDEMA], REAL)
+    assert [caption.splitlines()[0] for caption in captions(drawn)[1:]] == [
         f"{LABELS[3]}: no", f"{LABELS[3]}, raw", "edema: yes", "edema, raw",
     ]  # fmt: skip
 
 
-def test_a_slide_shows_one_label_on_the_scale_of_all_labels(seen: list[Figure]) -> None:
+def test_a_slide_shows_one_label_on_the_scale_of_all_labels() -> None:
     shown = output()
-    slide(case(), shown, EDEMA, REAL, NOWHERE)
-    assert captions(seen[0])[1] == "edema: yes\np = 0.125, threshold 0.250"
-    _, overlaid, plain = panels(seen[0])
+    drawn = slide_of(case(), shown, EDEMA, REAL)
+    assert captions(drawn)[1] == "edema: yes\np = 0.125, threshold 0.250"
+    _, overlaid, plain = pictures(drawn)
     np.testing.assert_array_equal(overlaid, overlay(case().grey, shown.attribution[EDEMA], 8.0))
     np.testing.assert_array_equal(plain, raw(shown.attribution[EDEMA], 8.0))
 
 
-def test_models_are_shown_side_by_side_each_on_its_own_scale(seen: list[Figure]) -> None:
+def test_models_are_shown_side_by_side_each_on_its_own_scale() -> None:
     outputs = [output("cnn", 7, 8), output("squeezenet", 13, 3), output("vit", 7, 2)]
-    side_by_side(case(), outputs, range(14), REAL, NOWHERE)
-    texts, pictures = captions(seen[0]), panels(seen[0])
-    assert len(texts) == 14 * 4
+    drawn = side_by_side(case(), outputs, range(14), REAL)
+    assert len(captions(drawn)) == 14 * 4
     row = slice(4 * EDEMA, 4 * EDEMA + 4)
-    assert [text.splitlines()[0] for text in texts[row]] == ["edema", "cnn", "squeezenet", "vit"]
-    for of_model, scale, picture in zip(outputs, (8, 3, 2), pictures[row][1:], strict=True):
+    names = [caption.splitlines()[0] for caption in captions(drawn)[row]]
+    assert names == ["edema", "cnn", "squeezenet", "vit"]
+    for of_model, scale, picture in zip(outputs, (8, 3, 2), pictures(drawn)[row][1:], strict=True):
         expected = overlay(case().grey, of_model.attribution[EDEMA], float(scale))
         np.testing.assert_array_equal(picture, expected)
-    assert texts[1].endswith("no positive attribution")
-    note = seen[0].texts[-1].get_text() + "".join(t.get_text() for t in seen[0].texts[-3:])
-    assert "cnn 8 (logit), squeezenet 3 (logit), vit 2 (logit)" in note
+    assert captions(drawn)[1].endswith("no positive attribution")
+    assert "cnn 8 (logit), squeezenet 3 (logit), vit 2 (logit)" in drawn.note
 
 
-def test_examples_have_one_row_per_group_and_name_empty_groups(seen: list[Figure]) -> None:
+def test_examples_have_one_row_per_group_and_name_empty_groups() -> None:
     groups = {
         "true positive": [(case(i), output("cnn", 7, i)) for i in (1, 2, 4)],
         "false positive": [(case(9), output())],
         "false negative": [],
     }
-    examples(3, groups, REAL, NOWHERE)
-    texts, pictures = captions(seen[0]), panels(seen[0])
-    assert [texts[i] for i in (0, 2, 4, 6, 8)] == [
+    drawn = examples(3, groups, REAL)
+    assert [captions(drawn)[i] for i in (0, 2, 4, 6, 8)] == [
         "true positive\ntest image 1\nedema", "true positive\ntest image 2\nedema",
         "true positive\ntest image 4\nedema", "false positive\ntest image 9\nedema",
         "false negative: none",
     ]  # fmt: skip
     attribution = output("cnn", 7, 2).attribution[3]
-    np.testing.assert_array_equal(pictures[3], overlay(case(2).grey, attribution, 8.0))
-    assert scales(seen[0]) == ["0 to 8: positive attribution (logit)"]
-    assert f"cnn, {LABELS[3]}" in seen[0].get_suptitle()
+    np.testing.assert_array_equal(pictures(drawn)[3], overlay(case(2).grey, attribution, 8.0))
+    assert scales(drawn) == ["0 to 8: positive attribution (logit)"]
+    assert f"cnn, {LABELS[3]}" in drawn.title
 
 
-def test_many_findings_are_shortened_to_two_lines(seen: list[Figure]) -> None:
+def test_many_findings_are_shortened_to_two_lines() -> None:
     full = ImageCase("test image 1", case().grey, np.ones(14, np.uint8))
-    slide(full, output(), 0, REAL, NOWHERE)
-    lines = captions(seen[0])[0].splitlines()
+    lines = captions(slide_of(full, output(), 0, REAL))[0].splitlines()
     assert len(lines) == 3
     assert lines[2].endswith("…")
 
 
-Draw = Callable[[Origin, Path], None]
+Draw = Callable[[Origin], Sheet]
 DRAWINGS: dict[str, Draw] = {
-    "sheet": lambda origin, path: sheet(case(), output(), range(14), origin, path),
-    "slide": lambda origin, path: slide(case(), output(), 3, origin, path),
-    "side by side": lambda origin, path: side_by_side(
-        case(), [output(), output("vit")], [3], origin, path
-    ),
-    "examples": lambda origin, path: examples(
-        3, {"true positive": [(case(), output())], "false negative": []}, origin, path
+    "sheet": lambda origin: sheet_of(case(), output(), list(range(14)), origin),
+    "slide": lambda origin: slide_of(case(), output(), 3, origin),
+    "side by side": lambda origin: side_by_side(case(), [output(), output("vit")], [3], origin),
+    "examples": lambda origin: examples(
+        3, {"true positive": [(case(), output())], "false negative": []}, origin
     ),
 }
 
 
 @pytest.mark.parametrize("draw", DRAWINGS.values(), ids=DRAWINGS)
-def test_a_sheet_names_its_model_and_data(draw: Draw, seen: list[Figure]) -> None:
-    draw(REAL, NOWHERE)
-    draw(PHANTOM, NOWHERE)
-    real, phantom = (figure.get_suptitle().splitlines() for figure in seen)
+def test_a_sheet_names_its_model_and_data(draw: Draw) -> None:
+    real, phantom = (texts(draw(origin))[0].splitlines() for origin in (REAL, PHANTOM))
     assert "cnn" in real[0]
     assert real[1] == "data: chestmnist-28"
     assert phantom[1] == "PHANTOM: synthetic images, no patients (phantom-28)"
@@ -237,40 +209,41 @@ def test_a_sheet_names_its_model_and_data(draw: Draw, seen: list[Figure]) -> Non
 FULL = ImageCase("train image 78467", case().grey, np.ones(14, np.uint8))
 WIDE = replace(output("squeezenet", 13, 123456.789), method="rollout", probs=np.full(14, 0.999))
 WIDEST: dict[str, Draw] = {
-    "sheet": lambda origin, path: sheet(FULL, WIDE, [3], origin, path),
-    "sheet with signs": lambda origin, path: sheet(
-        FULL, replace(WIDE, method="gradcam++"), [3], origin, path
+    "sheet": lambda origin: sheet_of(FULL, WIDE, [3], origin),
+    "sheet with signs": lambda origin: sheet_of(
+        FULL, replace(WIDE, method="gradcam++"), [3], origin
     ),
-    "slide": lambda origin, path: slide(FULL, WIDE, HERNIA, origin, path),
-    "side by side": lambda origin, path: side_by_side(FULL, [WIDE] * 3, [3], origin, path),
-    "examples of one": lambda origin, path: examples(
-        3, {"false positive": [(FULL, WIDE)], "false negative": []}, origin, path
+    "slide": lambda origin: slide_of(FULL, WIDE, HERNIA, origin),
+    "side by side": lambda origin: side_by_side(FULL, [WIDE] * 3, [3], origin),
+    "examples of one": lambda origin: examples(
+        3, {"false positive": [(FULL, WIDE)], "false negative": []}, origin
     ),
-    "examples": lambda origin, path: examples(
-        3, {"false negative": [(FULL, WIDE)] * 4}, origin, path
-    ),
+    "examples": lambda origin: examples(3, {"false negative": [(FULL, WIDE)] * 4}, origin),
 }
 
 
 @pytest.mark.parametrize("draw", WIDEST.values(), ids=WIDEST)
-def test_texts_do_not_overlap_or_leave_the_sheet(draw: Draw, seen: list[Figure]) -> None:
-    draw(PHANTOM, NOWHERE)
-    figure = seen[0]
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    boxes = [text.get_window_extent(renderer) for text in figure.findobj(Text) if text.get_text()]
-    width, height = figure.canvas.get_width_height()
-    for i, box in enumerate(boxes):
-        assert box.x0 >= 0 and box.x1 <= width and box.y0 >= 0 and box.y1 <= height
+def test_texts_do_not_overlap_or_leave_the_sheet(draw: Draw) -> None:
+    drawn = draw(PHANTOM)
+    boxes = [text.box() for text in drawn.texts()]
+    width, height = drawn.size
+    for i, (left, top, right, bottom) in enumerate(boxes):
+        assert left >= 0 and right <= width and top >= 0 and bottom <= height
         for other in boxes[:i]:
-            overlap = min(box.x1, other.x1) - max(box.x0, other.x0)
-            assert overlap <= 0 or min(box.y1, other.y1) - max(box.y0, other.y0) <= 0
+            overlap = min(right, other[2]) - max(left, other[0])
+            assert overlap <= 0 or min(bottom, other[3]) - max(top, other[1]) <= 0
 
 
 @pytest.mark.parametrize("draw", DRAWINGS.values(), ids=DRAWINGS)
-def test_the_saved_file_contains_the_panels(draw: Draw, tmp_path: Path) -> None:
-    draw(REAL, tmp_path / "sheet.png")
+def test_the_saved_file_contains_the_panels_and_texts(draw: Draw, tmp_path: Path) -> None:
+    drawn = draw(REAL)
+    drawn.save(tmp_path / "sheet.png")
     pixels = np.rint(imread(tmp_path / "sheet.png")[..., :3] * 255)
+    assert pixels.shape == (*drawn.size[::-1], 3)
     top = HEAD + CAPTION
     shown = pixels[top : top + PANEL, MARGIN : MARGIN + PANEL, 0]
     middles = [int((i + 0.5) * PANEL / 28) for i in range(28)]
     np.testing.assert_array_equal(shown[np.ix_(middles, middles)], case().grey)
+    for text in drawn.texts():
+        left, upper, right, lower = map(round, text.box())
+        assert (pixels[upper:lower, left:right] < 255).any()

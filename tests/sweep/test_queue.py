@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from pipeline import TINY, Pipeline, create
 
 from cxr import sweep
-from cxr.documents import read_yaml
+from cxr.documents import parse_yaml, read_yaml
 from cxr.sweep import runner
 from cxr.sweep.queue import Queue, State
 
@@ -32,6 +32,8 @@ LRS, SEEDS = (0.003, 0.03), 2  # test_sweep.py has grids of more parameters
 N_CONFIGURATIONS = len(LRS)
 N = N_CONFIGURATIONS * SEEDS
 SWEEP = ("sweep", "-S", f"train.squeezenet.lr={','.join(map(str, LRS))}", "--name", "grid")
+MAPS = ["maps-cnn", "maps-squeezenet", "maps-vit", "gradcam"]  # the stages of heat maps
+THEN_MAPS = "  its heat maps do not exist yet; make them with  dvc repro"
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +72,21 @@ def wait_for_workers(project: Pipeline) -> None:
         time.sleep(1)
 
 
+def stages_of(project: Pipeline, experiment: str) -> set[str]:
+    """The stages that an experiment ran or restored."""
+    lock = project.git("show", f"{experiments(project)[experiment]}:dvc.lock")
+    return set(parse_yaml(lock)["stages"])
+
+
+def notes(project: Pipeline) -> list[str]:
+    """The notes of an audit that has no failure."""
+    done = project.run("cxr", "audit", "--json")
+    assert done.returncode == 0, done.stdout
+    audit = json.loads(done.stdout)
+    findings = audit["findings"] + [f for stage in audit["stages"] for f in stage["findings"]]
+    return [finding["says"] for finding in findings if finding["verdict"] != "holds"]
+
+
 def ranked(printed: str) -> list[str]:
     """The printed table and everything below it."""
     lines = printed.splitlines()
@@ -89,9 +106,19 @@ def test_a_sweep_prints_its_progress_and_one_ranked_table(
     rows = [line.split() for line in table if line.startswith("squeezenet ")]
     assert len(rows) == N_CONFIGURATIONS
     assert {float(row[1]) for row in rows} == set(LRS)
+    assert table[-2] == THEN_MAPS  # the last line names the saved files
     assert list(states(project).values()) == ["Success"] * N
     assert len(experiments(project)) == N
     assert project.git("status", "--porcelain") == ""
+
+
+def test_an_experiment_ends_with_its_evaluation(
+    project: Pipeline, first: subprocess.CompletedProcess[str]
+) -> None:
+    trainings = {f"train-{model}" for model in ("cnn", "squeezenet", "vit")}
+    for name in experiments(project):
+        made = stages_of(project, name)
+        assert made == {"download", "preprocess", "features", *trainings, "evaluate"}
 
 
 def test_the_table_has_the_experiments_own_results(
@@ -126,10 +153,34 @@ def test_the_audit_passes_and_mlflow_names_every_experiment(
     assert audit.returncode == 0, audit.stdout
     store = MlflowClient(f"sqlite:///{project.folder / 'mlflow.db'}")
     ids = [each.experiment_id for each in store.search_experiments()]
-    evaluated = store.search_runs(ids, "tags.`cxr.stage` = 'evaluate'")
-    named = {run.data.tags["cxr.experiment"] for run in evaluated}
-    assert named == experiments(project).keys()
-    assert {run.info.status for run in evaluated} == {"FINISHED"}
+    runs = store.search_runs(ids)
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    evaluated = [run for run in runs if run.data.tags["cxr.stage"] == "evaluate"]
+    own = [run for run in evaluated if "cxr.model" not in run.data.tags]
+    names = sorted(experiments(project))
+    assert sorted(run.data.tags["cxr.experiment"] for run in own) == names
+    assert sorted(run.info.run_name for run in own) == [f"evaluate ({name})" for name in names]
+
+
+def test_experiments_with_equal_results_of_a_model_share_one_run(
+    project: Pipeline, first: subprocess.CompletedProcess[str]
+) -> None:
+    """Only the SqueezeNet depends on the sweep's parameter; the others depend on the seed."""
+    store = MlflowClient(f"sqlite:///{project.folder / 'mlflow.db'}")
+    ids = [each.experiment_id for each in store.search_experiments()]
+    members: dict[str, list[list[str]]] = {}
+    for run in store.search_runs(ids, "tags.`cxr.stage` = 'evaluate'"):
+        if model := run.data.tags.get("cxr.model"):
+            assert run.info.run_name == f"evaluate-{model}"
+            named = sorted(run.data.tags["cxr.experiment"].split(", "))
+            members.setdefault(model, []).append(named)
+    names = sorted(experiments(project))
+    of_seed = [[name for name in names if name.endswith(f"-s{seed}")] for seed in range(SEEDS)]
+    others = ("cnn", "vit", "all-negative", "prevalence")
+    expected = dict.fromkeys(others, of_seed) | {"squeezenet": [[name] for name in names]}
+    assert {model: sorted(found) for model, found in members.items()} == {
+        model: sorted(found) for model, found in expected.items()
+    }
 
 
 def test_a_second_call_runs_nothing_and_prints_the_same_table(
@@ -151,11 +202,58 @@ def test_the_best_experiment_can_be_applied(
     wait_for_workers(project)  # their temporary files would disturb the copy
     clone = project.copy(tmp_path / "p")
     best = clone.json("reports/sweeps/grid.json")["best"][0]
-    clone.dvc("exp", "apply", best["experiment"])
-    assert clone.repro() == []
+    applied = clone.run("dvc", "exp", "apply", best["experiment"])
+    assert applied.returncode == 255  # only because no heat maps have ever been made here
+    failed = applied.stderr.partition("following targets:\n")[2].partition("\nIs your")[0]
+    places = ("attributions/", "reports/gradcam", "records/maps-", "records/gradcam.json")
+    assert failed and all(line.startswith(places) for line in failed.splitlines())
     lr = read_yaml(clone.folder / "params.yaml")["train"]["squeezenet"]["lr"]
     assert {"train.squeezenet.lr": lr} == best["row"]["params"]
-    assert clone.run(CXR, "audit").returncode == 0
+    clone.run("cxr", "sync")  # MLflow has the artifact paths of the original
+    assert notes(clone) == ["these results have no heat maps yet"]
+    assert clone.repro() == MAPS
+    assert notes(clone) == []
+
+
+def test_heat_maps_of_earlier_results_are_a_note_until_they_are_made_again(
+    project: Pipeline, first: subprocess.CompletedProcess[str], tmp_path: Path
+) -> None:
+    wait_for_workers(project)
+    clone = project.copy(tmp_path / "p")
+    answer = clone.json("reports/sweeps/grid.json")
+    best, second = answer["rows"]
+    (params,) = (e["params"] for e in answer["experiments"] if e["name"] == best["experiments"][0])
+    clone.change(**params)
+    assert clone.repro() == MAPS  # DVC has the results of the other stages
+    clone.git("add", "-A")
+    clone.git("commit", "-qm", "best")
+    lr = f"train.squeezenet.lr={second['params']['train.squeezenet.lr']}"
+    clone.dvc("exp", "run", "evaluate", "--temp", "-n", "next", "-S", lr)  # as a sweep does
+    clone.dvc("exp", "apply", "next")
+    clone.run("cxr", "sync")
+    found = notes(clone)
+    assert {note.partition(":")[0] for note in found} == {"heat maps are out of date"}
+    assert {note.split()[8] for note in found} == {"models/squeezenet", "decisions/squeezenet.json"}
+    assert clone.repro() == ["maps-squeezenet", "gradcam"]
+    assert notes(clone) == []
+
+
+def test_with_explain_every_experiment_has_heat_maps(
+    project: Pipeline, first: subprocess.CompletedProcess[str], tmp_path: Path
+) -> None:
+    call = ["sweep", "-S", f"train.squeezenet.lr={LRS[0]}", "--seeds", "1", "--explain"]
+    done = project.run(CXR, *call, "--name", "explained")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ranked(done.stdout)[-2].startswith("  apply it with  dvc exp apply explained-")
+    assert THEN_MAPS not in done.stdout
+    (name,) = (each for each in experiments(project) if each.startswith("explained-"))
+    assert set(MAPS) <= stages_of(project, name)
+    wait_for_workers(project)
+    clone = project.copy(tmp_path / "p")
+    clone.dvc("exp", "apply", name)
+    clone.run("cxr", "sync")
+    assert clone.repro() == []
+    assert notes(clone) == []
 
 
 def test_a_failure_is_reported_and_the_others_continue(
@@ -181,7 +279,7 @@ def test_a_failure_is_reported_and_the_others_continue(
 def test_ctrl_c_stops_everything_and_the_same_command_resumes(
     project: Pipeline, first: subprocess.CompletedProcess[str]
 ) -> None:
-    call = ["sweep", "-S", "train.squeezenet.lr=0.04,0.05,0.06", "--seeds", "1"]
+    call = ["sweep", "-S", "train.squeezenet.lr=0.04,0.05,0.06,0.07,0.08", "--seeds", "1"]
     call += ["--name", "stopped"]
     with subprocess.Popen(
         [CXR, *call], cwd=project.folder, env=project.environment(), text=True,
@@ -189,7 +287,7 @@ def test_ctrl_c_stops_everything_and_the_same_command_resumes(
     ) as process:  # fmt: skip
         assert process.stdout is not None
         for line in process.stdout:
-            if "1 of 3 done" in line:
+            if "1 of 5 done" in line:
                 break
         process.send_signal(signal.SIGINT)
         rest, errors = process.communicate(timeout=300)
@@ -197,13 +295,13 @@ def test_ctrl_c_stops_everything_and_the_same_command_resumes(
     assert "Traceback" not in errors
     assert rest.splitlines()[-1] == "sweep: stopped; run the same command again to resume"
     done = {name: commit for name, commit in experiments(project).items() if "stopped" in name}
-    assert 1 <= len(done) < 3
+    assert 1 <= len(done) < 5
     assert not {"Running", "Queued"} & set(states(project).values())
 
     again = project.run(CXR, *call)
     assert again.returncode == 0, again.stdout + again.stderr
     after = {name: commit for name, commit in experiments(project).items() if "stopped" in name}
-    assert len(after) == 3
+    assert len(after) == 5
     assert done.items() <= after.items()
     assert project.run(CXR, "audit").returncode == 0
 
@@ -232,7 +330,7 @@ def test_the_experiment_of_a_killed_worker_is_run_again(
     space = sweep.parse(["train.squeezenet.lr=0.09"])
     plan = sweep.make(project.folder, "killed", sweep.grid(space), n_seeds=1, jobs=1)
     queue, name = Queue(project.folder), plan.experiments[0].name
-    queue.add(plan.experiments[0])
+    queue.add(plan.experiments[0], plan.target)
     queue.start(1)
     deadline = time.monotonic() + 120
     while not queue.is_alive(task := queue.tasks()[name]) and time.monotonic() < deadline:

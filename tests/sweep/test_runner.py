@@ -31,7 +31,8 @@ class FakeQueue:
         self.now: dict[str, str] = {}
         self.calls: list[tuple[str, Any]] = []
 
-    def add(self, experiment: Experiment) -> None:
+    def add(self, experiment: Experiment, target: str) -> None:
+        assert target == "evaluate"
         self.calls.append(("add", experiment.name))
         self.now[experiment.name] = "Queued"
         script = self.scripts[experiment.name]
@@ -92,7 +93,7 @@ def sweep(
     queue: FakeQueue, monkeypatch: pytest.MonkeyPatch, finished: tuple[str, ...] = ()
 ) -> tuple[SweepRunner, list[str]]:
     experiments = [Experiment(name, {"k": 1}, 0, {}) for name in ("a", "b", "c")]
-    plan = Plan("s", [{"k": 1}], [0], 1, 1, 2, experiments)
+    plan = Plan("s", [{"k": 1}], [0], 1, 1, 2, "evaluate", experiments)
     monkeypatch.setattr(runner, "done", lambda plan, root: queue.finished)
     lines: list[str] = []
     queue.finished |= set(finished)

@@ -365,7 +365,7 @@ def plan_with(configurations: list[dict[str, Any]], n_seeds: int) -> Plan:
         for i, configuration in enumerate(configurations)
         for seed in range(n_seeds)
     ]
-    return Plan("s", configurations, list(range(n_seeds)), 1, 1, 1, experiments)
+    return Plan("s", configurations, list(range(n_seeds)), 1, 1, 1, "evaluate", experiments)
 
 
 def outcomes_of(vals: list[list[float | None]], model: str = "cnn") -> dict[str, Any]:

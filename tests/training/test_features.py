@@ -200,4 +200,5 @@ def test_stored_backbone_is_loaded_into_a_network(tmp_path: Path, model: SavedMo
     fill(model.network.get_submodule("features"), store.backbone(), "store")
     x = torch.randn(1, 3, 40, 40)
     with torch.inference_mode():
-        assert torch.equal(model.network.eval().feature_map(x), backbone.eval()(x))
+        expected = backbone.eval().to(memory_format=torch.channels_last)(x)
+        assert torch.equal(model.network.eval().feature_map(x), expected)

@@ -22,6 +22,7 @@ from cxr.paths import LOCK_FILE
 from cxr.progress import Advance
 from cxr.tracking.format import FINISHED
 
+EVALUATE = "evaluate"
 RUN_ID = re.compile("[0-9a-f]{4,32}")
 
 
@@ -96,7 +97,7 @@ class Auditor:
     def everything(self) -> Audit:
         """Audit all results of the working copy and of every experiment."""
         project, archive = self._project, self._project.archive
-        findings = self._without_record()
+        findings = [*self._without_record(), *self._without_maps()]
         experiments: list[Found] = []
         for name, commit in project.repository.experiments():
             lock = project.repository.lock_at(commit)
@@ -123,7 +124,7 @@ class Auditor:
         if not makers:
             raise CxrError(
                 f"{name} is neither an output of a stage nor a run id; outputs are in data/, "
-                "models/, predictions/, decisions/, reports/ and records/"
+                "models/, predictions/, decisions/, attributions/, reports/ and records/"
             )
         for stage in makers:
             if stage not in project.archive.current:
@@ -149,6 +150,14 @@ class Auditor:
             elif path in project.declared[stage].outputs:
                 findings.append(fails(Where.RECORD, f"{path} is missing", "dvc pull"))
         return findings
+
+    def _without_maps(self) -> list[Finding]:
+        """Whether there are results without heat maps, as in an experiment of a sweep."""
+        made = self._project.archive.current
+        explaining = filter(inputs.makes_maps, self._project.declared)
+        if EVALUATE not in made or any(stage in made for stage in explaining):
+            return []
+        return [note(Where.FILES, "these results have no heat maps yet", inputs.REPRO)]
 
     def _missing_records(self, experiment: str, lost: dict[str, str]) -> list[Finding]:
         """Findings on records of an experiment that are missing or damaged in the cache.

@@ -16,6 +16,7 @@ from cxr.lineage.facts import CODE, RESULT_AFFECTING_PACKAGES, TO_LF, inside, se
 from cxr.paths import PARAMS_FILE, PIPELINE_FILE, RAW
 
 REPRO = "dvc repro"
+GRADCAM, MAPS = "gradcam", "maps"
 
 
 def parameters(found: Found, project: Project) -> list[Finding]:
@@ -218,11 +219,19 @@ def _changed_inputs(found: Found, project: Project) -> list[Finding]:
         for other in project.archive.current.values():
             made = other.record.outputs.get(path)
             if other.trusted and made is not None and made.md5 != md5:
-                says = (
-                    f"made from {path} with md5 {md5}; {other.record.stage} has since replaced it"
-                )
-                findings.append(fails(Where.INPUTS, f"{says} (md5 {made.md5})", REPRO))
+                stage = other.record.stage
+                says = f"made from {path} with md5 {md5}; {stage} has since replaced it"
+                if makes_maps(found.record.stage):
+                    # An experiment of a sweep ends without maps; those on disk are of another one.
+                    findings.append(note(Where.INPUTS, f"heat maps are out of date: {says}", REPRO))
+                else:
+                    findings.append(fails(Where.INPUTS, f"{says} (md5 {made.md5})", REPRO))
     return findings
+
+
+def makes_maps(stage: str) -> bool:
+    """Whether a stage only explains results, which are valid without it."""
+    return stage == GRADCAM or stage.startswith(f"{MAPS}-")
 
 
 def _unknown_files(found: Found, project: Project) -> list[Finding]:

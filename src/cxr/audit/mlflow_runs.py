@@ -10,7 +10,13 @@ from cxr.lineage import records
 from cxr.lineage.archive import Found
 from cxr.lineage.records import SHORT_ID
 from cxr.lineage.run_log import RunLog
-from cxr.tracking.format import FINISHED, artifact_place, shown_metrics, shown_params
+from cxr.tracking.format import (
+    FINISHED,
+    artifact_place,
+    experiments,
+    shown_metrics,
+    shown_params,
+)
 from cxr.tracking.registry import FOLDER as MODEL_FOLDER
 from cxr.tracking.store import Store, StoredRun
 
@@ -39,9 +45,8 @@ def _run(log: RunLog, found: Found, project: Project, store: Store) -> list[Find
         return [note(Where.MLFLOW, f"{title} is {stored.status} in MLflow but has a result", SYNC)]
     wrong = [
         *_mapping("parameter", shown_params(log), stored.params),
-        *_mapping(
-            "tag", {**log.tags, records.RECORD_TAG: found.digest.md5}, _own_tags(stored.tags, log)
-        ),
+        *_mapping("tag", _recorded_tags(log, found), _own_tags(stored.tags, log)),
+        *_experiment(log, found, stored),
         *_mapping("data set", {e["name"]: e["digest"] for e in log.datasets}, stored.datasets),
         *_metrics(log, stored, store),
     ]
@@ -56,8 +61,8 @@ def _run(log: RunLog, found: Found, project: Project, store: Store) -> list[Find
         findings += _artifacts(title, log, stored, found, project, store)
     if findings:
         return findings
-    rebuilt = f", rebuilt as {stored.run_id}" if stored.run_id != log.run_id else ""
-    says = f"run {log.run_id} ({log.name}) matches its record{rebuilt}"
+    shown = f", which is run {stored.run_id} there" if stored.run_id != log.run_id else ""
+    says = f"run {log.run_id} ({log.name}) matches its record{shown}"
     return [holds(Where.MLFLOW, says)]
 
 
@@ -103,11 +108,23 @@ def _metrics(log: RunLog, stored: StoredRun, store: Store) -> list[str]:
     ]
 
 
+def _recorded_tags(log: RunLog, found: Found) -> dict[str, str]:
+    return log.tags if log.shared else {**log.tags, records.RECORD_TAG: found.digest.md5}
+
+
 def _own_tags(tags: dict[str, str], log: RunLog) -> dict[str, str]:
     """The tags that the record determines; people may set others."""
     own = {key: value for key, value in tags.items() if key.startswith("cxr.") or key in log.tags}
-    own.pop(records.ORIGINAL_TAG, None)
-    return own
+    # A shared run has the tags of all its experiments, and the record of the first.
+    others = (records.RECORD_TAG, records.EXPERIMENT_TAG) if log.shared else ()
+    return {key: value for key, value in own.items() if key not in (records.ORIGINAL_TAG, *others)}
+
+
+def _experiment(log: RunLog, found: Found, stored: StoredRun) -> list[str]:
+    name = records.experiment(found.record)
+    if not log.shared or name in experiments(stored.tags):
+        return []
+    return [f"{LACKS} experiment {name} in tag {records.EXPERIMENT_TAG}"]
 
 
 def _artifacts(

@@ -25,7 +25,7 @@ from cxr.tracking.format import shown_metrics
 # Outputs that the fingerprint determines byte for byte: not figures, nor files with times.
 DETERMINISTIC = (
     "data", paths.MODELS, paths.PREDICTIONS, paths.DECISIONS, paths.DATA_REPORT, paths.METRICS,
-    paths.SUMMARY, paths.CURVES, paths.MAPS, paths.MAPS_REPORT,
+    paths.SUMMARY, paths.CURVES, paths.ATTRIBUTIONS, paths.MAPS_REPORT,
 )  # fmt: skip
 MACHINE_METRICS = ("speed/", "system/")  # not part of the result
 

@@ -15,7 +15,13 @@ from cxr.pipeline import scratch
 from cxr.progress import Advance
 from cxr.tracking import database
 from cxr.tracking.errors import TrackingError
-from cxr.tracking.format import FINISHED, artifact_place, shown_metrics, shown_params
+from cxr.tracking.format import (
+    FINISHED,
+    artifact_place,
+    experiments,
+    shown_metrics,
+    shown_params,
+)
 from cxr.tracking.store import Store, StoredRun
 from cxr.tracking.tracker import Tracker
 
@@ -53,30 +59,32 @@ def sync(root: Path, advance: Advance) -> Sync:
         Store.open(project.root)  # fails early if the database is locked or damaged
         moved = database.relocate_artifacts(project.root)
         known = [*project.archive.current.values(), *project.archive.past]
-        # By run id, since a record may be found more than once.
-        logs = {
-            log.run_id: (log, found)
-            for found in reversed(known)
-            if found.trusted
-            for log in found.record.runs
-        }
+        known.sort(key=lambda found: found.record.finished)
+        # A record may be found more than once, and a shared run has a record per experiment.
+        logs: dict[tuple[str, str], tuple[RunLog, Found]] = {}
+        for found in known:
+            if found.trusted:
+                for log in found.record.runs:
+                    logs.setdefault((log.run_id, records.experiment(found.record)), (log, found))
         trackers = {
             name: Tracker(project.root, name)
             for name in sorted({found.record.data.name for _, found in logs.values()})
         }
         if not trackers:
             return Sync([], {}, 0, moved)
-        store, done = Store(database.store_uri(project.root)), []
+        store = Store(database.store_uri(project.root))
+        synced: dict[str, Synced] = {}
         refused: dict[str, str] = {}
         for n, (log, found) in enumerate(logs.values(), 1):
             tracker = trackers[found.record.data.name]
             try:
-                done.append(_sync(log, found, store, tracker, project))
+                if one := _sync(log, found, store, tracker, project):
+                    synced.setdefault(log.run_id, one)
             except TrackingError as error:
                 refused[log.run_id] = str(error)
             advance(n, len(logs))
-    synced = [one for one in done if one is not None]
-    return Sync(synced, refused, len(done) - len(synced), moved)
+    n_there = len({run_id for run_id, _ in logs} - synced.keys() - refused.keys())
+    return Sync(list(synced.values()), refused, n_there, moved)
 
 
 def _sync(
@@ -88,7 +96,7 @@ def _sync(
     elif stored.deleted:
         how, run_id = "restored", stored.run_id
         tracker.restore(run_id)
-    elif stored.status != FINISHED or _lacks(log, stored, store):
+    elif stored.status != FINISHED or _lacks(log, records.experiment(found.record), stored, store):
         how, run_id = "completed", stored.run_id
     else:
         return None
@@ -103,13 +111,15 @@ def _sync(
     return Synced(log.run_id, log.name, how, run_id, lost)
 
 
-def _lacks(log: RunLog, stored: StoredRun, store: Store) -> bool:
+def _lacks(log: RunLog, experiment: str, stored: StoredRun, store: Store) -> bool:
     """Whether a figure, a model, a parameter, a tag or a point of a curve is missing."""
     folder = stored.artifacts
     artifacts = folder is None or all((folder / artifact_place(p)).exists() for p in log.artifacts)
     slides = not log.slides or {(s.key, s.step) for s in log.slides} <= store.slides(stored.run_id)
     labelled = (
-        log.tags.keys() <= stored.tags.keys() and shown_params(log).keys() <= stored.params.keys()
+        log.tags.keys() <= stored.tags.keys()
+        and shown_params(log).keys() <= stored.params.keys()
+        and (not log.shared or experiment in experiments(stored.tags))
     )
     points = all(
         {step for step, _ in points} <= {step for step, _ in store.history(stored.run_id, name)}

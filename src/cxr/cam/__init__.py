@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,8 @@ from torch import Tensor
 from cxr.errors import CxrError
 from cxr.models import Network
 from cxr.models.inputs import micro_batches
+from cxr.params import Method
 
-Method = Literal["gradcam", "gradcam++", "hirescam", "rollout"]
 Attribution = Callable[
     [Tensor, Tensor], Tensor
 ]  # feature map, its gradient: (N, D, h, w) -> (N, h, w)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from cxr.arrays import Doubles
 from cxr.cam.localisation import Maps
 from cxr.models import Network
-from cxr.models.inputs import micro_batches
+from cxr.models.inputs import micro_batch_size
 
 STEPS = 10
 
@@ -67,21 +67,36 @@ def curves(
     network.eval()
     # The steps of a small grid are uneven, so the curves are integrated over the share of cells.
     steps = np.unique(np.linspace(0, order.shape[1], STEPS + 1).round().astype(np.int64))
-    share = steps / order.shape[1]
     rank = torch.from_numpy(np.argsort(order, axis=1)).to(inputs.device)
     rank = rank.view(-1, 1, *grid).float()
     rank = F.interpolate(rank, inputs.shape[2:], mode="nearest-exact")
+    images = torch.arange(len(inputs), device=inputs.device)
     label = torch.from_numpy(labels).to(inputs.device)
 
-    def area(mask: Callable[[Tensor, int], Tensor]) -> Doubles:
-        probs = [_probs(network, inputs * mask(rank, int(n)), label) for n in steps]
-        return np.asarray(np.trapezoid(np.stack(probs), share, axis=0), np.float64)
+    def probs(masked: Callable[[Tensor, Tensor], Tensor], cells: npt.NDArray[np.int64]) -> Doubles:
+        """Probabilities (len(cells), N): every image with every number of masked cells."""
+        n = torch.from_numpy(cells).to(inputs.device).repeat_interleave(len(images))
+        image = images.repeat(len(cells))
+        # All steps share the batches: small images fit into one, and few calls are faster.
+        size = micro_batch_size(inputs.shape[-1])
+        logits = [
+            network(masked(rows, count.view(-1, 1, 1, 1))).gather(1, label[rows, None])
+            for rows, count in zip(torch.split(image, size), torch.split(n, size), strict=True)
+        ]
+        return torch.cat(logits).double().sigmoid().view(len(cells), len(images)).cpu().numpy()
 
+    def deleted(rows: Tensor, n: Tensor) -> Tensor:
+        return inputs[rows] * (rank[rows] >= n)
+
+    def inserted(rows: Tensor, n: Tensor) -> Tensor:
+        return inputs[rows] * (rank[rows] < n)
+
+    def area(curve: list[Doubles]) -> Doubles:
+        share = steps / order.shape[1]
+        return np.asarray(np.trapezoid(np.concatenate(curve), share, axis=0), np.float64)
+
+    whole, blank = probs(deleted, steps[:1]), probs(inserted, steps[:1])
     return Curves(
-        deletion=area(lambda rank, n: rank >= n), insertion=area(lambda rank, n: rank < n)
+        deletion=area([whole, probs(deleted, steps[1:-1]), blank]),
+        insertion=area([blank, probs(inserted, steps[1:-1]), whole]),
     )
-
-
-def _probs(network: Network, inputs: Tensor, label: Tensor) -> Doubles:
-    logits = torch.cat([network(batch) for batch in micro_batches(inputs)])
-    return logits.gather(1, label[:, None])[:, 0].double().sigmoid().cpu().numpy()

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cxr.arrays import Doubles
-from cxr.cam import Method, explain
+from cxr.cam import explain
 from cxr.cam.localisation import Maps
 from cxr.models import Network
+from cxr.params import Method
 
 SHIFTS = ((0, 1), (0, -1), (1, 0), (-1, 0))  # pixels down and right
 
@@ -65,7 +66,11 @@ def similarity(a: Maps, b: Maps) -> Doubles:
 
 
 def stability(
-    network: Network, images: Tensor, prepare: Callable[[Tensor], Tensor], method: Method
+    network: Network,
+    images: Tensor,
+    before: Maps,
+    prepare: Callable[[Tensor], Tensor],
+    method: Method,
 ) -> Doubles:
     """Pearson's correlation of maps with those of the image shifted by one pixel: (N, L).
 
@@ -74,15 +79,15 @@ def stability(
     Parameters
     ----------
     images : uint8 (N, H, W).
+    before : maps of the images, (N, L, h, w).
     prepare : converts images to network inputs.
     """
     size = images.shape[1:]
     inner = (..., slice(1, -1), slice(1, -1))  # without the edge that the shift filled
-    before = explain(network, prepare(images), method).attribution
+    shifted = torch.cat([_shifted(images, *shift) for shift in SHIFTS])
+    maps = explain(network, prepare(shifted), method).attribution
     correlations = []
-    for down, right in SHIFTS:
-        shifted = _shifted(images, down, right)
-        after = explain(network, prepare(shifted), method).attribution
+    for (down, right), after in zip(SHIFTS, np.split(maps, len(SHIFTS)), strict=True):
         of_shift = []
         for original, moved in zip(_per_image(before), _per_image(after), strict=True):
             back = torch.roll(_resized(moved, size), (-down, -right), dims=(-2, -1))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cxr.arrays import Doubles
-from cxr.cam import Cam, Method, explain
+from cxr.cam import Cam, explain
 from cxr.cam.faithfulness import attribution_order, centre_order, curves, random_order
 from cxr.cam.ground_truth import Indices, Truth
 from cxr.cam.localisation import Maps, describe, locate, mean_interval
@@ -19,6 +19,7 @@ from cxr.data.phantom import LOCAL_SIGNS
 from cxr.labels import LABELS
 from cxr.models import Network
 from cxr.models.inputs import InputSpec, to_network_input
+from cxr.params import Method
 from cxr.training.feed import ImageBatches, predict
 
 BATCH = 64
@@ -40,6 +41,7 @@ class CamTarget:
     method: Method
     images: Tensor  # uint8 (N, H, W), on the device
     spec: InputSpec
+    pooled: Tensor | None = None  # the head's inputs (N, D), if a frozen backbone has stored them
 
     def explain(self, index: Indices) -> Cam:
         """Maps of the images at `index`, computed in batches."""
@@ -52,6 +54,10 @@ class CamTarget:
     def forward(self, index: Indices) -> Forward:
         """Pooled features and logits of the images at `index`."""
         head = self.network.head()
+        if self.pooled is not None:
+            stored = self.pooled[torch.from_numpy(index).to(self.pooled.device)]
+            logits = head(stored).detach().cpu().numpy()
+            return Forward(stored.double().cpu().numpy(), logits)
         pooled = np.empty((len(index), head.in_features))
         done = 0
 
@@ -140,27 +146,24 @@ def sanity(target: CamTarget, image: Indices, label: Indices, seed: int) -> dict
     results: dict[str, Any] = {"n": len(image), "randomised": [], "shifted": None}
     if not len(image):
         return results
-    before = target.explain_pairs(image, label)
-    for step in randomised(target.network, target.inputs(image), target.method, seed):
-        similarities = similarity(before, _of_pairs(step.attribution, label))
+    index, row = np.unique(image, return_inverse=True)  # an image may have several findings
+    before = target.explain(index).attribution
+    for step in randomised(target.network, target.inputs(index), target.method, seed):
+        similarities = similarity(before[row, label], step.attribution[row, label])
         results["randomised"].append({"down_to": step.layer, **_mean(similarities, seed)})
     correlations = stability(
         target.network,
-        target.images[torch.from_numpy(image)],
+        target.images[torch.from_numpy(index)],
+        before,
         partial(to_network_input, spec=target.spec),
         target.method,
     )
-    results["shifted"] = _mean(_of_pairs(correlations, label), seed)
+    results["shifted"] = _mean(correlations[row, label], seed)
     return results
 
 
 def _batches(index: Indices) -> list[Indices]:
     return np.split(index, range(BATCH, len(index), BATCH))
-
-
-def _of_pairs(values: Any, label: Indices) -> Any:
-    """Select each row's label: (K, L, ...) -> (K, ...)."""
-    return values[np.arange(len(label)), label]
 
 
 def _mean(values: Doubles, seed: int) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def audit(
 ) -> None:
     """Trace a result to its data, code and parameters, and verify each step.
 
-    Without a target, audit all results of the workspace and of all experiments. Exit status 1 if
+    Without a target, audit all results of the working copy and of all experiments. Exit status 1 if
     a check fails.
 
     Example: cxr audit reports/metrics.json
@@ -137,7 +137,10 @@ def score(
         str, typer.Option(metavar="SPLIT", help="Which split's arrays to read from an npz file.")
     ] = "test",
     logits: Annotated[
-        bool, typer.Option("--logits", help="Read as logits, except npz arrays named probs.")
+        bool,
+        typer.Option(
+            "--logits", help="Predictions are logits; ignored for npz arrays named probs."
+        ),
     ] = False,
     by_order: Annotated[
         bool, typer.Option("--by-order", help="Match images by row order, ignoring ids.")

@@ -79,6 +79,9 @@ def sweep(
     name: Annotated[
         str, typer.Option(metavar="NAME", help="Prefix of the experiments' names.")
     ] = "sweep",
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Also make the heat maps of every experiment.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would run.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -98,7 +101,7 @@ def sweep(
     space = sweeping.parse(assignments or [])
     drawn = sweeping.grid(space) if random is None else sweeping.random(space, random, seed)
     root = project()
-    plan = sweeping.make(root, name, drawn, seeds, jobs)
+    plan = sweeping.make(root, name, drawn, seeds, jobs, explain)
     done = sweeping.done(plan, root)
     if dry_run and as_json:
         print_json(plan.as_json() | {"done": sorted(done)})

@@ -9,7 +9,7 @@ from cxr.cli.terminal import console
 from cxr.evaluation.intervals import LEVEL
 from cxr.formatting import count, interval, number, signed
 from cxr.sweep import FOLDER, Answer
-from cxr.sweep.plan import Plan
+from cxr.sweep.plan import EXPLAINED, Plan
 from cxr.sweep.ranking import Best, Row
 from cxr.sweep.space import text
 
@@ -69,7 +69,7 @@ def answer(answer: Answer) -> None:
         f"macro AUROC over {count(n_seeds, 'seed')}; the best is chosen on validation only"
     )
     for each in answer.table.best:
-        for line in _verdict(each):
+        for line in _verdict(each, has_maps=answer.plan.target == EXPLAINED):
             console.print(Text(line))
     if answer.failed:
         failed = count(len(answer.failed), "experiment")
@@ -93,7 +93,7 @@ def _experiments(row: Row, n_seeds: int) -> str:
     return first + (" …" if n_seeds > 1 else "")
 
 
-def _verdict(best: Best) -> list[str]:
+def _verdict(best: Best, has_maps: bool) -> list[str]:
     """The best configuration, its lead over the second, and how to apply it."""
     row = best.row
     settings = ", ".join(f"{key}={text(value)}" for key, value in row.params.items())
@@ -106,4 +106,6 @@ def _verdict(best: Best) -> list[str]:
         if best.doubt:
             lines[0] += f": {best.doubt}, so the second may be as good"
     lines.append(f"  apply it with  dvc exp apply {best.experiment}")
+    if not has_maps:
+        lines.append("  its heat maps do not exist yet; make them with  dvc repro")
     return lines

@@ -29,7 +29,7 @@ from cxr.models.inputs import to_network_input
 from cxr.paths import DECISIONS, MODELS
 
 NOTICE = "Not a medical device: a research model's output, not a diagnosis."
-ANSWERS = {True: "yes", False: "no", None: "?"}
+ANSWERS = {True: "predicted yes", False: "predicted no", None: "no prediction"}
 MLFLOW_SCHEMES = ("models:/", "runs:/")
 MAX_MAPS = 3  # per image
 

@@ -184,6 +184,15 @@ def declaration(stage: str, root: Path) -> Declaration:
     return known[stage]
 
 
+def with_dependencies(stages: list[str], known: dict[str, Declaration]) -> list[str]:
+    """The stages and all stages that they depend on, in the order of dvc.yaml."""
+    required = list(stages)
+    for stage in required:  # the list grows during the loop
+        makers = [each for each in known.values() if _makes(each, known[stage].dependencies)]
+        required += [each.stage for each in makers if each.stage not in required]
+    return [stage for stage in known if stage in required]
+
+
 def environment(device: str, threads: int) -> Environment:
     """Versions, machine and device: torch's device with the GPU's name, or `none` without torch."""
     return {
@@ -213,6 +222,12 @@ def select(params: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
 def inside(path: str, parents: tuple[str, ...]) -> bool:
     """Whether a path equals or is below one of the other paths."""
     return any(path == parent or path.startswith(f"{parent}/") for parent in parents)
+
+
+def _makes(stage: Declaration, paths: tuple[str, ...]) -> bool:
+    """Whether an output of the stage equals, is inside or contains one of the paths."""
+    outputs = stage.outputs
+    return any(inside(each, paths) for each in outputs) or any(inside(p, outputs) for p in paths)
 
 
 def _declaration(stage: str, entry: dict[str, Any]) -> Declaration:

@@ -18,13 +18,15 @@ from cxr.paths import RECORDS, ProjectPath
 
 SCHEMA = 3
 SHORT_ID = 8  # digits of a run id in messages
+WORKSPACE = "workspace"  # DVC's name for results outside of experiments
 
-STAGE_TAG = "cxr.stage"
+STAGE_TAG, MODEL_TAG = "cxr.stage", "cxr.model"
 RECORD_TAG = "cxr.record"
 ATTEMPT_TAG = "cxr.attempt"  # shared by all runs of a stage that resume one another
 PROCESS_TAG = "cxr.process"
 FAILURE_TAG = "cxr.failure"
 ORIGINAL_TAG = "cxr.original_run_id"
+EXPERIMENT_TAG = "cxr.experiment"  # of a shared run: all experiments, separated by commas
 DESCRIPTION_TAG = "mlflow.note.content"
 READ_TAG, MADE_TAG = "cxr.md5.", "cxr.made."  # plus a path: MD5 of an input or output
 
@@ -80,10 +82,13 @@ def read(path: Path) -> Record:
 
 def tags(record: Record, log: RunLog, md5: str) -> dict[str, str]:
     """MLflow tags of a run whose record is written: the record's MD5, and a description."""
-    return {
-        RECORD_TAG: md5,
-        DESCRIPTION_TAG: card(record, log.run_id),
-    }
+    own = {RECORD_TAG: md5, DESCRIPTION_TAG: card(record, log.run_id)}
+    return own | {EXPERIMENT_TAG: experiment(record)} if log.shared else own
+
+
+def experiment(record: Record) -> str:
+    """The name of the record's experiment, as `dvc exp show` lists it."""
+    return record.dvc_experiment or WORKSPACE
 
 
 def card(record: Record, run_id: str) -> str:

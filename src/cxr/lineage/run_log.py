@@ -1,6 +1,8 @@
 """Everything logged to an MLflow run, as a stage collects and records it."""
 
-from dataclasses import dataclass, field
+import json
+import uuid
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -43,3 +45,9 @@ class RunLog:
     artifacts: list[ProjectPath] = field(default_factory=list)  # paths of outputs
     slides: list[Slide] = field(default_factory=list)
     registration: Registration | None = None
+    shared: bool = False  # one run for every execution with the same content
+
+    def id_by_content(self) -> str:
+        """A run id that two logs share if they have the same content."""
+        content = asdict(self) | {"run_id": ""}
+        return uuid.uuid5(uuid.NAMESPACE_OID, json.dumps(content, sort_keys=True)).hex

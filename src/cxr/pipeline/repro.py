@@ -18,7 +18,7 @@ from cxr.documents import read_output
 from cxr.errors import CxrError, check_user
 from cxr.hashing import md5_of_file
 from cxr.lineage import records
-from cxr.lineage.facts import Declaration, declarations, inside
+from cxr.lineage.facts import declarations, with_dependencies
 from cxr.paths import METRICS, RECORDS
 from cxr.signals import STOPPED, handled, suspended_together
 
@@ -83,7 +83,7 @@ def repro(project: Path, stages: list[str], printed: IO[str], own_store: bool = 
             raise CxrError(f"dvc.yaml has no stage {stage!r}; its stages are {', '.join(known)}")
     before, start = _records(project), datetime.now(UTC).replace(microsecond=0)
     status = _dvc_repro(project, stages, printed, own_store)
-    involved = _with_dependencies(stages, known) if stages else list(known)
+    involved = with_dependencies(stages, known) if stages else list(known)
     results = [_result(stage, before, _records(project), project, start) for stage in involved]
     is_evaluated = status == 0 and EVALUATE in involved
     name, is_phantom, scores = _scores(project) if is_evaluated else (None, False, {})
@@ -128,21 +128,6 @@ def _dvc_repro(project: Path, stages: list[str], printed: IO[str], own_store: bo
             while (status := process.poll()) is None:
                 time.sleep(POLL_SECONDS)
     return STOPPED if stop_signals and status else status
-
-
-def _with_dependencies(stages: list[str], known: dict[str, Declaration]) -> list[str]:
-    """The stages and all stages that they depend on, in the order of dvc.yaml."""
-    required = list(stages)
-    for stage in required:  # the list grows during the loop
-        makers = [each for each in known.values() if _makes(each, known[stage].dependencies)]
-        required += [each.stage for each in makers if each.stage not in required]
-    return [stage for stage in known if stage in required]
-
-
-def _makes(stage: Declaration, paths: tuple[str, ...]) -> bool:
-    """Whether an output of the stage equals, is inside or contains one of the paths."""
-    outputs = stage.outputs
-    return any(inside(each, paths) for each in outputs) or any(inside(p, outputs) for p in paths)
 
 
 def _records(project: Path) -> dict[str, str]:

@@ -4,6 +4,7 @@ A stage writes to its scratch folder and is published at the end by renaming: ou
 or missing, and an interrupted stage resumes from its progress.
 """
 
+import gc
 import json
 import os
 import re
@@ -29,13 +30,20 @@ from cxr.lineage.facts import Declaration, Facts, changed, declaration, declarat
 from cxr.lineage.records import Record
 from cxr.lineage.run_log import Registration, RunLog, Slide
 from cxr.params import Params, load
-from cxr.paths import PARAMS_FILE, PROCESSED, RAW
+from cxr.paths import MODELS, PARAMS_FILE, PROCESSED, RAW
 from cxr.pipeline import scratch
 from cxr.pipeline.resources import ResourceUsage
 from cxr.pipeline.scratch import Scratch
 from cxr.tracking.best_effort import BestEffort
 from cxr.tracking.format import FAILED, KILLED
 from cxr.tracking.processes import this_process
+
+SHARED_TAGS = (
+    records.STAGE_TAG, "cxr.data", "cxr.source", "cxr.device", "mlflow.source.name",
+)  # fmt: skip
+# Imports make hardly any garbage, and looking for it while they run takes a fifth of their time.
+# `run` turns it on again.
+gc.disable()
 
 INVALID_IN_TAG_NAMES = re.compile(r"[^\w./ :-]", re.ASCII)  # in MLflow
 # Brackets in strings are safe, since JSON strings contain no line breaks.
@@ -48,7 +56,7 @@ ExternalFiles = Callable[[Params, Path], tuple[Path, ...]]
 
 @dataclass
 class Stage:
-    """A running stage: its parameters, inputs, outputs, and the logs of its runs."""
+    """A running stage: its parameters, inputs, outputs, and the log of its run."""
 
     name: str
     folder: Path  # the working copy in which it runs
@@ -57,7 +65,8 @@ class Stage:
     origin: Origin
     declared: Declaration
     facts: Facts
-    logs: dict[str, RunLog]  # by model; under the stage's name if the stage is a single run
+    log: RunLog
+    model_logs: list[RunLog]  # of models that get runs of their own
     device: str  # as torch names it
     scratch: Scratch
     tracker: BestEffort
@@ -85,16 +94,39 @@ class Stage:
         target.parent.mkdir(parents=True, exist_ok=True)
         return target
 
-    def picture(self, path: str, log: RunLog | None = None) -> Path:
+    def picture(self, path: str) -> Path:
         """Path to write an output to that is also an MLflow artifact."""
-        for each in [log] if log else self.logs.values():
-            each.artifacts.append(path)
+        self.log.artifacts.append(path)
         return self.output(path)
 
-    def slide(self, path: str, log: RunLog, key: str, step: int) -> Path:
+    def slide(self, path: str, key: str, step: int) -> Path:
         """Path to write an output to that is one step of an image slider in MLflow."""
-        log.slides.append(Slide(path, key, step))
+        self.log.slides.append(Slide(path, key, step))
         return self.output(path)
+
+    def log_model(self, model: str, params: dict[str, Any], metrics: dict[str, float]) -> RunLog:
+        """Log a model to a run of its own, which all executions with equal results share."""
+        inputs = {
+            path: md5
+            for path, md5 in self.facts.inputs.items()
+            if path in (PROCESSED, f"{MODELS}/{model}")
+        }
+        tags = {key: self.log.tags[key] for key in SHARED_TAGS if key in self.log.tags}
+        log = RunLog(
+            name=f"{self.name}-{model}",
+            model=model,
+            params=params | self.log.params,  # the seed and threads of this stage
+            tags={
+                **tags,
+                records.MODEL_TAG: model,
+                **{records.READ_TAG + path: md5 for path, md5 in inputs.items()},
+            },
+            datasets=[each for each in self.log.datasets if each["source"] in inputs],
+            metrics=metrics,
+            shared=True,
+        )
+        self.model_logs.append(log)
+        return log
 
     def register(self, log: RunLog, model: str, decision_file: str, score: float) -> None:
         """Register a model with its operating point in MLflow, once both are published."""
@@ -107,11 +139,6 @@ class Stage:
         """Write a JSON output; ValueError if it contains NaN, which JSON does not have."""
         self.output(path).write_text(_json_text(content))
 
-    @property
-    def log(self) -> RunLog:
-        """The log of a stage that is a single run."""
-        return self.logs[self.name]
-
     def log_epoch(self, values: dict[str, float]) -> None:
         """Log a point of each curve to MLflow immediately; `values` includes `epoch`."""
         self.log.history.append(values)
@@ -122,7 +149,6 @@ def run(
     name: str,
     work: Callable[[Stage], None],
     *,
-    models: Callable[[Path], tuple[str, ...]] = lambda folder: (),
     prepare: Prepare = lambda params: "none",
     external_files: ExternalFiles = lambda params, project: (),
 ) -> None:
@@ -132,13 +158,14 @@ def run(
     ----------
     name : the stage in dvc.yaml.
     work : does the work and writes every declared output to `Stage.output`.
-    models : returns the models that get a run each; none for a stage that is a single run.
     prepare : sets seeds and threads before any tensor work, and returns the device.
     external_files : returns the user's own files that the parameters name.
     """
+    gc.enable()
+    gc.freeze()  # the imported modules: walking through them takes a second when Python exits
     try:
         with signals.handled():
-            _run_stage(name, work, models(Path.cwd()), prepare, external_files)
+            _run_stage(name, work, prepare, external_files)
     except CxrError as error:
         _refuse(name, str(error))
     except OSError as error:
@@ -180,7 +207,6 @@ def trained_models(folder: Path) -> tuple[str, ...]:
 def _run_stage(
     name: str,
     work: Callable[[Stage], None],
-    models: tuple[str, ...],
     prepare: Prepare,
     external_files: ExternalFiles,
 ) -> None:
@@ -215,15 +241,10 @@ def _run_stage(
             progress.say(
                 f"{name}: already finished but not yet in dvc.lock; republishing the result"
             )
-            with _closing_failed_runs(record.runs, tracker, own_scratch):
+            own_runs = [log for log in record.runs if not log.shared]
+            with _closing_failed_runs(own_runs, tracker, own_scratch):
                 own_scratch.publish(declared.outputs, folder)
         else:
-            logs = {
-                model: _new_log(
-                    name, model if models else None, before, origin, own_scratch.attempt
-                )
-                for model in (models or (name,))
-            }
             stage = Stage(
                 name=name,
                 folder=folder,
@@ -232,12 +253,13 @@ def _run_stage(
                 origin=origin,
                 declared=declared,
                 facts=before,
-                logs=logs,
+                log=_new_log(name, before, origin, own_scratch.attempt),
+                model_logs=[],
                 device=device.split()[0],
                 scratch=own_scratch,
                 tracker=tracker,
             )
-            with _closing_failed_runs(logs.values(), tracker, own_scratch):
+            with _closing_failed_runs([stage.log], tracker, own_scratch):
                 record = _make_outputs(stage, work, current_facts, started)
                 own_scratch.publish(declared.outputs, folder)
         _log_to_mlflow(record, own_scratch, tracker, folder)
@@ -251,14 +273,11 @@ def _make_outputs(
     started: datetime,
 ) -> Record:
     """Write the outputs and their record to the scratch folder."""
-    for log in stage.logs.values():
-        stage.tracker.start(log)
+    stage.tracker.start(stage.log)
     stage.scratch.clear_outputs()
     usage = ResourceUsage()
     work(stage)
-    resource_metrics = usage.read()
-    for log in stage.logs.values():
-        log.metrics |= resource_metrics
+    stage.log.metrics |= usage.read()
     if changes := changed(stage.facts, current_facts()):
         stage.scratch.drop_work()  # it may come from the old or the new state
         raise CxrError(
@@ -316,18 +335,18 @@ def _recorded_name(path: Path, project: Path) -> str:
     return path.resolve().relative_to(project).as_posix() if inside else str(path.resolve())
 
 
-def _new_log(name: str, model: str | None, facts: Facts, origin: Origin, attempt: str) -> RunLog:
-    trains = name.removeprefix("train-") if name.startswith("train-") else None
+def _new_log(name: str, facts: Facts, origin: Origin, attempt: str) -> RunLog:
+    model = name.partition("-")[2]  # of train-cnn and maps-cnn
     tags = {
         records.STAGE_TAG: name,
-        "cxr.model": model or trains or "",
+        records.MODEL_TAG: model,
         "cxr.data": origin.name,
         "cxr.source": origin.source,
         "cxr.fingerprint": facts.fingerprint,
         "cxr.device": facts.environment["device"],
         records.ATTEMPT_TAG: attempt,
         records.PROCESS_TAG: this_process(),
-        "cxr.experiment": os.environ.get("DVC_EXP_NAME", ""),
+        records.EXPERIMENT_TAG: os.environ.get("DVC_EXP_NAME", ""),
         "mlflow.source.name": facts.command,
         "mlflow.source.git.commit": facts.code["commit"] or "",
         **{records.READ_TAG + path: digest.md5 for path, digest in facts.dependencies.items()},
@@ -341,17 +360,16 @@ def _new_log(name: str, model: str | None, facts: Facts, origin: Origin, attempt
             "name": f"{origin.name}/{path}",
             "digest": digest.md5,
             "source": path,
-            "context": "training" if trains else name,
+            "context": "training" if name.startswith("train-") else name,
         }
         for path, digest in facts.dependencies.items()
         if path.startswith("data/")
     ]
-    title = f"{name}-{model}" if model else name
     return RunLog(
-        name=title,
-        model=model or trains,
+        name=name,
+        model=model or None,
         # Until MLflow assigns one, and permanently if MLflow can't be reached.
-        run_id=uuid.uuid5(uuid.UUID(attempt), title).hex,
+        run_id=uuid.uuid5(uuid.UUID(attempt), name).hex,
         params=dict(facts.params),
         tags={key: value for key, value in tags.items() if value},
         datasets=datasets,
@@ -387,8 +405,12 @@ def _write_record(stage: Stage, started: datetime) -> Record:
         for output in stage.declared.outputs
         if output != path
     }
-    for log in stage.logs.values():
-        log.tags |= {records.MADE_TAG + name: digest.md5 for name, digest in outputs.items()}
+    stage.log.tags |= {records.MADE_TAG + name: digest.md5 for name, digest in outputs.items()}
+    for log in stage.model_logs:
+        files = log.registration.files if log.registration else []
+        made = {name: outputs[name].md5 for name in files if name in outputs}
+        log.tags |= {records.MADE_TAG + name: md5 for name, md5 in made.items()}
+        log.run_id = log.id_by_content()
     record = Record(
         schema=records.SCHEMA,
         stage=stage.name,
@@ -396,7 +418,7 @@ def _write_record(stage: Stage, started: datetime) -> Record:
         data=stage.origin,
         facts=facts,
         outputs=outputs,
-        runs=list(stage.logs.values()),
+        runs=[stage.log, *stage.model_logs],
         started=started.isoformat(timespec="seconds"),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         host=socket.gethostname(),

@@ -1,34 +1,31 @@
-"""Sheets of heat maps: rows of panels with maps over their images, on one scale per model."""
+"""Sheets of heat maps: maps over their images, on one scale per model."""
 
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib import colormaps
-from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 from PIL import Image
 
 from cxr.arrays import Doubles
-from cxr.cam import Method
-from cxr.data.splits import Origin
+from cxr.data.splits import Origin, Split
 from cxr.labels import LABELS
-from cxr.plots.figure import COLOURS, DPI, GREY, finish
+from cxr.params import Method
+from cxr.plots.figure import COLOURS, GREY
+from cxr.plots.sheet import PANEL, Bar, Panel, Rgb, Rows, Sheet
 
 Grey = npt.NDArray[np.uint8]  # (H, W)
-Rgb = npt.NDArray[np.uint8]  # (PANEL, PANEL, 3)
 Attribution = npt.NDArray[np.float32]
 
-PANEL, CAPTION, GAP, MARGIN = 150, 54, 8, 14  # pixels
-MIN_WIDTH = 480  # of a sheet, for its title and notice
-HEAD, FOOT, BAR = 46, 66, 210  # heights of the title and the scales, width of a colour bar
-FONT_SIZE = 7.5  # points
+# Tables of 256 colours on the scale 0..255; the first is blended with the image before rounding.
+HEAT = (255 * colormaps["inferno"](np.arange(256))[:, :3]).astype(np.float32)
+SIGNED = colormaps["RdBu_r"](np.arange(256), bytes=True)[:, :3]
 LINE = 30  # characters that fit over a panel
 MAX_OPACITY = 0.8  # at the strongest attribution
+MAX_ERRORS = 3  # confident errors shown per image with `labels: findings`
 SHEET_COLUMNS, SIDE_COLUMNS = 3, 2  # labels per row
 NAMES: dict[Method, str] = {
     "gradcam": "Grad-CAM",
@@ -78,54 +75,65 @@ class ModelOutput:
         return "no positive attribution" if highest <= 0 else f"maximum {highest:+.2g}"
 
 
-@dataclass(frozen=True)
-class _Panel:
-    picture: Rgb
-    caption: str
-    colour: str = "black"
+def image_case(split: Split, name: str, index: int) -> ImageCase:
+    """An image of a split, by its index."""
+    grey, truth = np.array(split.images[index]), np.array(split.labels[index])
+    return ImageCase(f"{name} image {index}", grey, truth)
 
 
-Rows = list[list[_Panel | None]]
+def labels_shown(case: ImageCase, outputs: list[ModelOutput], which: str) -> list[int]:
+    """All labels; or true labels and the false positives furthest above their thresholds.
+
+    If there are none of these, the label closest to its threshold.
+
+    Parameters
+    ----------
+    which : `gradcam.labels` in params.yaml, `all` or `findings`.
+    """
+    if which == "all":
+        return list(range(len(LABELS)))
+    ratios = np.max([output.probs / output.thresholds for output in outputs], axis=0)
+    ratios = np.nan_to_num(ratios, nan=-1)  # no predicted positives without a threshold
+    highest = np.argsort(-ratios, kind="stable").tolist()
+    false_positives = [i for i in highest if case.truth[i] == 0 and ratios[i] >= 1]
+    present = np.flatnonzero(case.truth).tolist()
+    return sorted({*present, *false_positives[:MAX_ERRORS]}) or highest[:1]
 
 
-@dataclass(frozen=True)
-class _Bar:
-    colours: str
-    low: float
-    high: float
-    label: str
-
-
-def sheet(
-    case: ImageCase, output: ModelOutput, labels: Iterable[int], origin: Origin, path: Path
-) -> None:
-    """One model and one image: for each label, the map over the image and the raw attribution.
+def pairs(case: ImageCase, output: ModelOutput, labels: Iterable[int]) -> dict[int, list[Panel]]:
+    """For each label, the map over the image and the raw attribution.
 
     All labels share one scale, so that maps can be compared.
     """
-    blocks: Rows = [[_image(case), None]]
-    blocks += [list(_pair(case, output, label)) for label in labels]
+    return {label: _pair(case, output, label) for label in labels}
+
+
+def sheet(
+    case: ImageCase, output: ModelOutput, panels: dict[int, list[Panel]], origin: Origin
+) -> Sheet:
+    """One model and one image: the image, and the pair of panels of each label."""
+    blocks: Rows = [[_image(case), None], *(list[Panel | None](pair) for pair in panels.values())]
     rows = _in_columns(blocks, SHEET_COLUMNS)
     title = f"{NAMES[output.method]}: {output.model}, {case.name}"
     signs = "" if output.method == "rollout" else SIGNS  # rollout is never negative
-    _draw(rows, title, _bars(output), f"{LEGEND}{signs}. {NOTICE}", origin, path)
+    return Sheet(title, origin, rows, _bars(output), f"{LEGEND}{signs}. {NOTICE}")
 
 
-def slide(case: ImageCase, output: ModelOutput, label: int, origin: Origin, path: Path) -> None:
+def slide(case: ImageCase, output: ModelOutput, pair: list[Panel], origin: Origin) -> Sheet:
     """One label of a sheet, on the scale of all labels."""
-    rows: Rows = [[_image(case), *_pair(case, output, label)]]
-    _draw(rows, f"{output.model}, {case.name}", _bars(output), "", origin, path)
+    rows: Rows = [[_image(case), *pair]]
+    return Sheet(f"{output.model}, {case.name}", origin, rows, _bars(output))
 
 
 def side_by_side(
-    case: ImageCase, outputs: list[ModelOutput], labels: Iterable[int], origin: Origin, path: Path
-) -> None:
+    case: ImageCase, outputs: list[ModelOutput], labels: Iterable[int], origin: Origin
+) -> Sheet:
     """One image, one row per label: every model's map, each model on its own scale."""
     rows: Rows = []
     for label in labels:
         truth = bool(case.truth[label])
-        row: list[_Panel | None] = [
-            _Panel(_enlarged(case.grey), f"{LABELS[label]}\n{_yes(truth)}", _colour(truth))
+        row: list[Panel | None] = [
+            Panel(_enlarged(case.grey), f"{LABELS[label]}\n{_yes(truth)}", _colour(truth))
         ]
         for output in outputs:
             caption = (
@@ -133,17 +141,17 @@ def side_by_side(
                 f"{output.attribution_caption(label)}"
             )
             picture = overlay(case.grey, output.attribution[label], output.scale)
-            row.append(_Panel(picture, caption))
+            row.append(Panel(picture, caption))
         rows.append(row)
     title = f"{', '.join(output.model for output in outputs)}: {case.name}"
     scales = ", ".join(f"{each.model} {each.scale:.2g} ({UNITS[each.method]})" for each in outputs)
     note = f"Full colour: each model's strongest attribution for any label: {scales}.\n{NOTICE}"
-    _draw(_in_columns(rows, SIDE_COLUMNS), title, [], note, origin, path)
+    return Sheet(title, origin, _in_columns(rows, SIDE_COLUMNS), note=note)
 
 
 def examples(
-    label: int, groups: dict[str, list[tuple[ImageCase, ModelOutput]]], origin: Origin, path: Path
-) -> None:
+    label: int, groups: dict[str, list[tuple[ImageCase, ModelOutput]]], origin: Origin
+) -> Sheet:
     """One model and one label: one row per group of images, each image next to its map.
 
     All groups share one scale. A group may be empty.
@@ -156,29 +164,29 @@ def examples(
     widest = max(len(group) for group in groups.values())
     rows: Rows = []
     for name, group in groups.items():
-        row: list[_Panel | None] = []
+        row: list[Panel | None] = []
         for case, output in group:
             row += [
-                _Panel(_enlarged(case.grey), f"{name}\n{case.name}\n{_findings(case)}"),
-                _Panel(
+                Panel(_enlarged(case.grey), f"{name}\n{case.name}\n{_findings(case)}"),
+                Panel(
                     overlay(case.grey, output.attribution[label], scale),
                     f"{output.probability_caption(label)}\n{output.attribution_caption(label)}",
                 ),
             ]
         if not group:
-            row = [_Panel(np.full((PANEL, PANEL, 3), 255, np.uint8), f"{name}: none", GREY)]
+            row = [Panel(np.full((PANEL, PANEL, 3), 255, np.uint8), f"{name}: none", GREY)]
         rows.append(row + [None] * (2 * widest - len(row)))
     first = outputs[0]
     title = f"{NAMES[first.method]}: {first.model}, {LABELS[label]}"
-    _draw(rows, title, [_heat(scale, first.method)], NOTICE, origin, path)
+    return Sheet(title, origin, rows, [_heat(scale, first.method)], NOTICE)
 
 
 def overlay(grey: Grey, attribution: Attribution, scale: float) -> Rgb:
     """Positive attribution (h, w), smoothed, over an image; the image is unchanged elsewhere."""
     share = np.maximum(attribution, 0) / scale
     smooth = Image.fromarray(share).resize((PANEL, PANEL), Image.Resampling.BILINEAR)
-    heat = np.clip(np.asarray(smooth, np.float64), 0, 1)
-    colours = np.asarray(colormaps["inferno"](heat), np.float64)[..., :3] * 255
+    heat = np.clip(np.asarray(smooth, np.float32), 0, 1)
+    colours = HEAT[np.minimum(heat * 256, 255).astype(np.uint8)]  # as matplotlib does
     opacity = MAX_OPACITY * np.sqrt(heat)[..., None]
     blend: Rgb = np.rint((1 - opacity) * _enlarged(grey) + opacity * colours).astype(np.uint8)
     return blend
@@ -186,39 +194,39 @@ def overlay(grey: Grey, attribution: Attribution, scale: float) -> Rgb:
 
 def raw(attribution: Attribution, scale: float) -> Rgb:
     """Attribution (h, w) on its own grid: red for the label, blue against it."""
-    colours = colormaps["RdBu_r"](Normalize(-scale, scale)(attribution), bytes=True)[..., :3]
-    cells = Image.fromarray(np.ascontiguousarray(colours))
+    share = (attribution / scale + 1) / 2
+    cells = Image.fromarray(SIGNED[np.clip(share * 256, 0, 255).astype(np.uint8)])
     return np.asarray(cells.resize((PANEL, PANEL), Image.Resampling.NEAREST), np.uint8)
 
 
-def _heat(scale: float, method: Method) -> _Bar:
-    return _Bar("inferno", 0, scale, f"positive attribution ({UNITS[method]})")
+def _heat(scale: float, method: Method) -> Bar:
+    return Bar(HEAT, 0, scale, f"positive attribution ({UNITS[method]})")
 
 
-def _bars(output: ModelOutput) -> list[_Bar]:
+def _bars(output: ModelOutput) -> list[Bar]:
     label = f"raw attribution ({UNITS[output.method]})"
-    raw_bar = _Bar("RdBu_r", -output.scale, output.scale, label)
+    raw_bar = Bar(SIGNED, -output.scale, output.scale, label)
     return [_heat(output.scale, output.method), raw_bar]
 
 
-def _pair(case: ImageCase, output: ModelOutput, label: int) -> tuple[_Panel, _Panel]:
+def _pair(case: ImageCase, output: ModelOutput, label: int) -> list[Panel]:
     truth, attribution = bool(case.truth[label]), output.attribution[label]
-    return (
-        _Panel(
+    return [
+        Panel(
             overlay(case.grey, attribution, output.scale),
             f"{LABELS[label]}: {_yes(truth)}\n{output.probability_caption(label)}",
             _colour(truth),
         ),
-        _Panel(
+        Panel(
             raw(attribution, output.scale),
             f"{LABELS[label]}, raw\n{output.attribution_caption(label)}",
             _colour(truth),
         ),
-    )
+    ]
 
 
-def _image(case: ImageCase) -> _Panel:
-    return _Panel(_enlarged(case.grey), f"Image\n{_findings(case)}")
+def _image(case: ImageCase) -> Panel:
+    return Panel(_enlarged(case.grey), f"Image\n{_findings(case)}")
 
 
 def _enlarged(grey: Grey) -> Rgb:
@@ -248,35 +256,3 @@ def _in_columns(blocks: Rows, n_columns: int) -> Rows:
     parts = [blocks[i : i + n_columns] for i in range(0, len(blocks), n_columns)]
     rows = [list(chain.from_iterable(part)) for part in parts]
     return [row + [None] * (width - len(row)) for row in rows]
-
-
-def _draw(rows: Rows, title: str, bars: list[_Bar], note: str, origin: Origin, path: Path) -> None:
-    """Draw all panels as one image with captions; one axes per panel would be much slower."""
-    step_x, step_y = PANEL + GAP, PANEL + CAPTION + GAP
-    width = max(MIN_WIDTH, max(len(row) for row in rows) * step_x - GAP + 2 * MARGIN)
-    height = HEAD + len(rows) * step_y + FOOT
-    canvas = np.full((height, width, 3), 255, np.uint8)
-    # Half a pixel more, because matplotlib truncates the size in pixels.
-    figure = Figure(figsize=((width + 0.5) / DPI, (height + 0.5) / DPI), dpi=DPI)
-    for left, top, panel in _placed(rows, step_x, step_y):
-        canvas[top : top + PANEL, left : left + PANEL] = panel.picture
-        figure.text(
-            left / width, 1 - (top - 3) / height, panel.caption,
-            fontsize=FONT_SIZE, color=panel.colour, va="bottom", linespacing=1.15,
-        )  # fmt: skip
-    for i, bar in enumerate(bars):
-        left, top = MARGIN + i * (BAR + 2 * MARGIN), height - FOOT + 8
-        strip = colormaps[bar.colours](np.linspace(0, 1, BAR), bytes=True)[:, :3]
-        canvas[top : top + 10, left : left + BAR] = strip
-        label = f"{bar.low:.2g} to {bar.high:.2g}: {bar.label}"
-        figure.text(left / width, 1 - (top + 14) / height, label, fontsize=FONT_SIZE, va="top")
-    figure.figimage(canvas, zorder=-1)
-    figure.text(MARGIN / width, 8 / height, note, fontsize=FONT_SIZE, color=GREY, va="bottom")
-    finish(figure, title, origin, path, top=1 - 6 / height)
-
-
-def _placed(rows: Rows, step_x: int, step_y: int) -> Iterator[tuple[int, int, _Panel]]:
-    for i, row in enumerate(rows):
-        for j, panel in enumerate(row):
-            if panel is not None:
-                yield MARGIN + j * step_x, HEAD + i * step_y + CAPTION, panel

@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cxr.audit.audit import Audit, Auditor
-from cxr.audit.finding import Verdict
+from cxr.audit.audit import Audit, Auditor, Node
+from cxr.audit.finding import Verdict, Where
+from cxr.audit.inputs import makes_maps
 from cxr.data.splits import Origin
 from cxr.documents import read_output
 from cxr.evaluation.description import BASELINES
@@ -19,7 +20,7 @@ from cxr.report import charts, sheets
 from cxr.report.background import FINDINGS, REPORTED, Reported
 from cxr.report.sheets import Sheets
 
-EVALUATE, GRADCAM = "evaluate", "gradcam"
+EVALUATE = "evaluate"
 CHEST_MNIST = "medmnist"  # the source of the published results
 
 
@@ -81,9 +82,11 @@ def gather(project: Path) -> Report:
     audit = Auditor(project).output(project / (REPORTS if has_maps else METRICS))
     nodes = {node.record.stage: node for node in audit.results}
     trust = read_output(project / MAPS_REPORT, dict) if has_maps else None
-    # Maps of other models or images do not belong to these results.
-    maps_match = trust is not None and set(trust["models"]) == set(models)
-    maps_match = maps_match and nodes[GRADCAM].verdict is not Verdict.FAILS
+    maps_match = (
+        trust is not None
+        and set(trust["models"]) == set(models)
+        and not any(_is_of_other_results(node) for node in audit.results)
+    )
     tests = {name: metrics["models"][name]["test"] for name in models}
     return Report(
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -104,6 +107,14 @@ def gather(project: Path) -> Report:
         audit=audit,
         environment=nodes[EVALUATE].record.facts.environment,
     )
+
+
+def _is_of_other_results(node: Node) -> bool:
+    """Whether heat maps were made from other models or images than the results."""
+    changed = node.verdict is Verdict.FAILS or any(
+        finding.where is Where.INPUTS for finding in node.findings
+    )
+    return makes_maps(node.record.stage) and changed
 
 
 def _training(project: Path, name: str) -> Training:

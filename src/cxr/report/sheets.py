@@ -13,9 +13,8 @@ from PIL import Image
 from cxr.data import splits
 from cxr.data.npz import NpzReader
 from cxr.documents import read_output
-from cxr.evaluation import decisions
 from cxr.labels import LABELS
-from cxr.paths import DECISIONS, EVALUATION, MAPS, MAPS_REPORT, PROCESSED, SAMPLES
+from cxr.paths import ATTRIBUTIONS, EVALUATION, MAPS_REPORT, PROCESSED, SAMPLES
 from cxr.plots.gradcam import UNITS, overlay
 
 QUALITY = 88  # of JPEG; the only sharp edges in a map are the image's own pixels
@@ -92,12 +91,10 @@ def pictures(project: Path) -> dict[str, str]:
 
 
 def _maps(project: Path, model: str, images: npt.NDArray[np.uint8]) -> dict[int, dict[str, Map]]:
-    operating_point = decisions.read(project / DECISIONS / f"{model}.json")
-    with NpzReader(project / MAPS / f"{model}.npz") as archive:
-        indices, logits, attribution = (
-            archive.read(key) for key in ("indices", "logits", "attribution")
+    with NpzReader(project / ATTRIBUTIONS / f"{model}.npz") as archive:
+        indices, probs, thresholds, attribution = (
+            archive.read(key) for key in ("indices", "probs", "thresholds", "attribution")
         )
-    probs = operating_point.calibration.probs(logits)
     maps = {}
     for row, index in enumerate(indices.tolist()):
         # As in the stage's figures, full colour is the strongest attribution for any label.
@@ -106,7 +103,7 @@ def _maps(project: Path, model: str, images: npt.NDArray[np.uint8]) -> dict[int,
             label: Map(
                 picture=_jpeg(overlay(images[index], attribution[row, i], scale)),
                 prob=float(probs[row, i]),
-                threshold=_or_none(operating_point.thresholds[i]),
+                threshold=_or_none(thresholds[i]),
                 strongest=float(attribution[row, i].max()),
             )
             for i, label in enumerate(LABELS)

@@ -17,7 +17,15 @@ from cxr import git, models
 from cxr.documents import read_yaml
 from cxr.errors import CxrError, check_user
 from cxr.hashing import digest
-from cxr.lineage.facts import CODE, Declaration, code_files, declarations, inside, select
+from cxr.lineage.facts import (
+    CODE,
+    Declaration,
+    code_files,
+    declarations,
+    inside,
+    select,
+    with_dependencies,
+)
 from cxr.params import Params, model_names, validate
 from cxr.paths import PARAMS_FILE
 from cxr.sweep.space import Configuration
@@ -26,6 +34,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 ID_DIGITS = 8
 SHARED = "train.protocol."
 COMPARED = "train."
+RANKED, EXPLAINED = "evaluate", "gradcam"  # the stages after which an experiment is complete
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,7 @@ class Plan:
     threads: int
     threads_of_params: int  # as in params.yaml
     jobs: int
+    target: str  # the last stage of an experiment
     experiments: list[Experiment]  # grouped by configuration
 
     def of(self, configuration: Configuration) -> list[Experiment]:
@@ -85,9 +95,19 @@ class Plan:
 
 
 def make(
-    root: Path, name: str, configurations: list[Configuration], n_seeds: int, jobs: int
+    root: Path,
+    name: str,
+    configurations: list[Configuration],
+    n_seeds: int,
+    jobs: int,
+    explain: bool = False,
 ) -> Plan:
-    """Check every configuration and name its experiments; CxrError for the first invalid one."""
+    """Check every configuration and name its experiments; CxrError for the first invalid one.
+
+    Parameters
+    ----------
+    explain : whether every experiment also makes heat maps, which its ranking does not need.
+    """
     if not NAME.fullmatch(name):
         raise CxrError(
             f"--name is {name!r}; expected at most 40 letters, digits, - and _, starting with a "
@@ -100,7 +120,8 @@ def make(
     # More threads than cores make all processes many times slower.
     threads = min(params.threads, max(1, len(os.sched_getaffinity(0)) // jobs))
     seeds = [params.seed + n for n in range(n_seeds)]
-    stages = list(declarations(root).values())
+    target, known = EXPLAINED if explain else RANKED, declarations(root)
+    stages = [known[stage] for stage in with_dependencies([target], known)]
     code = _code(root, stages)
     # Two projects in one repository must not use the same experiment names.
     if folder := git.run(root, "rev-parse", "--show-prefix").strip():
@@ -119,7 +140,7 @@ def make(
             Experiment(f"{name}-{identity}-s{seed}", configuration, seed, shared | {"seed": seed})
             for seed in seeds
         ]
-    return Plan(name, configurations, seeds, threads, params.threads, jobs, experiments)
+    return Plan(name, configurations, seeds, threads, params.threads, jobs, target, experiments)
 
 
 def _code(root: Path, stages: list[Declaration]) -> dict[str, Any]:

@@ -81,9 +81,9 @@ class Queue:
         except OSError:
             return False
 
-    def add(self, experiment: Experiment) -> None:
-        """Queue an experiment on the current working copy."""
-        command = ["exp", "run", "--queue", "--name", experiment.name]
+    def add(self, experiment: Experiment, target: str) -> None:
+        """Queue an experiment on the current working copy, up to the stage `target`."""
+        command = ["exp", "run", target, "--queue", "--name", experiment.name]
         for key, value in experiment.params.items():
             command += ["--set-param", f"{key}={override(value)}"]
         self._dvc(*command)

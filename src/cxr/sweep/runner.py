@@ -91,7 +91,7 @@ class SweepRunner:
         new = [each for each in self._unfinished() if self._state(each) not in ACTIVE]
         self.queue.remove([each.name for each in new if self._state(each)])
         for each in new:
-            self.queue.add(each)
+            self.queue.add(each, self.plan.target)
 
     def _wait(self) -> None:
         started, n_before = time.monotonic(), len(self.done)
@@ -142,7 +142,7 @@ class SweepRunner:
             self.failed[name] = "its worker died twice without an error message"
         else:
             self._requeued.add(name)
-            self.queue.add(experiment)
+            self.queue.add(experiment, self.plan.target)
 
     def _send(self, signum: signal.Signals) -> None:
         """Send a signal to every running task, including those that began after the last poll."""

@@ -1,10 +1,16 @@
 """Convert a run's log to MLflow's statuses, parameters, metrics and artifact paths."""
 
+from cxr.lineage.records import EXPERIMENT_TAG
 from cxr.lineage.run_log import RunLog
 from cxr.paths import REPORTS
 
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
 PARAM_LENGTH = 6000  # MLflow rejects longer values
+
+
+def shown_name(log: RunLog) -> str:
+    """A run's name in MLflow, with its experiment, if it belongs to a single one."""
+    return f"{log.name} ({log.tags[EXPERIMENT_TAG]})" if EXPERIMENT_TAG in log.tags else log.name
 
 
 def shown_params(log: RunLog) -> dict[str, str]:
@@ -22,6 +28,16 @@ def shown_metrics(log: RunLog) -> dict[str, list[tuple[int, float]]]:
     for name, value in log.metrics.items():
         points.setdefault(name, []).append((0, float(value)))
     return points
+
+
+def experiments(tags: dict[str, str]) -> list[str]:
+    """The experiments that a shared run belongs to."""
+    return tags[EXPERIMENT_TAG].split(", ") if EXPERIMENT_TAG in tags else []
+
+
+def with_experiment(tags: dict[str, str], name: str) -> str:
+    """The value of a shared run's tag after adding an experiment."""
+    return ", ".join(dict.fromkeys([*experiments(tags), name]))
 
 
 def artifact_place(path: str) -> str:

@@ -19,6 +19,7 @@ from cxr.tracking import mlmodel
 FOLDER = "model"  # in a run's artifacts
 CHAMPION = "champion"
 SCORE_TAG, DATA_TAG = "val_macro_auroc", READ_TAG + PROCESSED
+EVALUATED_TAG = "evaluated"  # the last time, in milliseconds since 1970
 EXISTS = "RESOURCE_ALREADY_EXISTS"
 
 
@@ -34,11 +35,18 @@ class Registry:
         self._client = client
         self.name = name_of(experiment)
 
-    def add(self, model: Registration, run_id: str, locate: Callable[[str], Path | None]) -> None:
+    def add(
+        self,
+        model: Registration,
+        run_id: str,
+        evaluated: int,
+        locate: Callable[[str], Path | None],
+    ) -> None:
         """Register a run's model, unless it is registered, and update the champion.
 
         Parameters
         ----------
+        evaluated : milliseconds since 1970.
         locate : returns the file for a path in `model.files`, None if it is missing. A model with
             a missing file is not registered.
         """
@@ -49,11 +57,15 @@ class Registry:
         if len(files) == len(model.files):
             run = self._client.get_run(run_id)
             self._make_servable(run, files.values())
-            if self._version_of(run_id) is None:
+            version = self._version_of(run_id)
+            if version is None:
                 self._create()
                 tags = {SCORE_TAG: str(model.score), DATA_TAG: model.data}
                 source = f"{run.info.artifact_uri}/{FOLDER}"
-                self._client.create_model_version(self.name, source, run_id, tags=tags)
+                version = self._client.create_model_version(self.name, source, run_id, tags=tags)
+            # Experiments that share a run evaluate its model again.
+            last = max(evaluated, int(_evaluated(version)[0]))
+            self._client.set_model_version_tag(self.name, version.version, EVALUATED_TAG, str(last))
         self._update_champion()
 
     def holds(self, model: Registration, run_id: str, artifacts: Path | None) -> bool:
@@ -97,31 +109,36 @@ class Registry:
         A tie goes to the model that was evaluated last, so that a new operating point counts.
         """
         versions = self._client.search_model_versions(f"name = '{self.name}'")
-        started = {each.version: self._started(each) for each in versions}
-        ours = [each for each in versions if _score(each) is not None and started[each.version]]
+        ours = [each for each in versions if _score(each) is not None and self._has_run(each)]
         if not ours:
             return
-
-        def evaluated(each: ModelVersion) -> tuple[int, int]:
-            return started[each.version], int(each.version)
-
-        data = max(ours, key=evaluated).tags.get(DATA_TAG)
+        data = max(ours, key=_evaluated).tags.get(DATA_TAG)
         rivals = [each for each in ours if each.tags.get(DATA_TAG) == data]
-        best = max(rivals, key=lambda each: (_score(each), *evaluated(each)))
+        best = max(rivals, key=lambda each: (_score(each), *_evaluated(each)))
         self._client.set_registered_model_alias(self.name, CHAMPION, best.version)
 
-    def _started(self, version: ModelVersion) -> int:
-        """When the version's run started, in milliseconds; 0 if the run is deleted."""
+    def _has_run(self, version: ModelVersion) -> bool:
+        """Whether the version's run exists and is not deleted."""
         try:
             run = self._client.get_run(version.run_id or "")
         except MlflowException:
-            return 0
-        return 0 if run.info.lifecycle_stage == LifecycleStage.DELETED else run.info.start_time
+            return False
+        return bool(run.info.lifecycle_stage != LifecycleStage.DELETED)
 
 
 def _score(version: ModelVersion) -> float | None:
     """The version's validation score; None for a version registered by other means."""
+    return _number(version, SCORE_TAG)
+
+
+def _evaluated(version: ModelVersion) -> tuple[float, int]:
+    """When the version was last evaluated; its number decides between equal times."""
+    return _number(version, EVALUATED_TAG) or 0, int(version.version)
+
+
+def _number(version: ModelVersion, tag: str) -> float | None:
+    """A tag's value, which a person may have edited."""
     try:
-        return float(version.tags[SCORE_TAG])
+        return float(version.tags[tag])
     except (KeyError, ValueError):
         return None

@@ -15,13 +15,27 @@ from mlflow.entities import (
     Run,
     RunTag,
 )
-from PIL import Image
 
-from cxr.lineage.records import ATTEMPT_TAG, DESCRIPTION_TAG, FAILURE_TAG, ORIGINAL_TAG
+from cxr.lineage.records import (
+    ATTEMPT_TAG,
+    DESCRIPTION_TAG,
+    EXPERIMENT_TAG,
+    FAILURE_TAG,
+    ORIGINAL_TAG,
+    RECORD_TAG,
+)
 from cxr.lineage.run_log import RunLog
 from cxr.tracking import database, processes, slides
 from cxr.tracking.errors import reported
-from cxr.tracking.format import FINISHED, RUNNING, artifact_place, shown_metrics, shown_params
+from cxr.tracking.format import (
+    FINISHED,
+    RUNNING,
+    artifact_place,
+    shown_metrics,
+    shown_name,
+    shown_params,
+    with_experiment,
+)
 from cxr.tracking.registry import Registry
 
 BATCH = 900  # MLflow accepts at most 1000 metrics per call
@@ -52,7 +66,7 @@ class Tracker:
             earlier = self._earlier_attempt(log)
             if earlier is None:
                 run = self._client.create_run(
-                    self._experiment_id, run_name=log.name, tags=log.tags, start_time=_now()
+                    self._experiment_id, _now(), log.tags, shown_name(log)
                 )
                 log.run_id = run.info.run_id
             else:
@@ -82,19 +96,26 @@ class Tracker:
     ) -> None:
         """Log everything that the run lacks, and close it.
 
+        Locked, because two experiments may finish a run that they share.
+
         Parameters
         ----------
         locate : returns the file of an artifact by its path in `log`, None if it is missing.
         run_id : id of a run that replaces the log's own.
         end_time : milliseconds since 1970 (default: now).
         """
-        run_id, end_time = run_id or log.run_id, end_time or _now()
-        with reported(self._uri, "written"):
+        end_time = end_time or _now()
+        with reported(self._uri, "written"), self._lock:
+            if run_id is None:
+                run_id = self._find_or_rebuild(log, end_time) if log.shared else log.run_id
             self._log_params(log, run_id)
             self._log_missing_metrics(log, run_id, end_time)
             run = self._client.get_run(run_id)
-            # Keep an existing description, which a person may have edited.
-            tags = {k: v for k, v in tags.items() if k != DESCRIPTION_TAG or k not in run.data.tags}
+            # A person may have edited the description. A shared run keeps its first record.
+            kept = {DESCRIPTION_TAG, RECORD_TAG} if log.shared else {DESCRIPTION_TAG}
+            tags = {k: v for k, v in tags.items() if k not in kept & run.data.tags.keys()}
+            if log.shared:
+                tags[EXPERIMENT_TAG] = with_experiment(run.data.tags, tags[EXPERIMENT_TAG])
             run_tags = [RunTag(key, value) for key, value in (log.tags | tags).items()]
             self._client.log_batch(run_id, tags=run_tags)
             self._log_datasets(log, run_id)
@@ -109,7 +130,7 @@ class Tracker:
                 self._client.set_terminated(run_id, FINISHED, end_time)
         if log.registration is not None:
             with reported(self._uri, "used to register a model"), self._lock:
-                self._registry.add(log.registration, run_id, locate)
+                self._registry.add(log.registration, run_id, end_time, locate)
 
     def abandon(self, log: RunLog, status: str, reason: str, printed: Path) -> None:
         """Close a run that has no result, with the reason in a tag.
@@ -129,7 +150,7 @@ class Tracker:
         with reported(self._uri, "written"):
             run = self._client.create_run(
                 self._experiment_id,
-                run_name=log.name,
+                run_name=shown_name(log),
                 tags={**log.tags, ORIGINAL_TAG: log.run_id},
                 start_time=start_time,
             )
@@ -140,13 +161,17 @@ class Tracker:
         with reported(self._uri, "written"):
             self._client.restore_run(run_id)
 
+    def _find_or_rebuild(self, log: RunLog, start_time: int) -> str:
+        """The run that has a shared log's content, or a new one."""
+        query = f"tags.`{ORIGINAL_TAG}` = '{log.run_id}'"
+        runs = self._client.search_runs([self._experiment_id], query)
+        return str(runs[0].info.run_id) if runs else self.rebuild(log, start_time)
+
     def _earlier_attempt(self, log: RunLog) -> Run | None:
         if ATTEMPT_TAG not in log.tags:
             return None
         runs = self._client.search_runs(
-            [self._experiment_id],
-            f"tags.`{ATTEMPT_TAG}` = '{log.tags[ATTEMPT_TAG]}' "
-            f"AND attributes.run_name = '{log.name}'",
+            [self._experiment_id], f"tags.`{ATTEMPT_TAG}` = '{log.tags[ATTEMPT_TAG]}'"
         )
         return runs[0] if runs else None
 
@@ -189,15 +214,16 @@ class Tracker:
         self, log: RunLog, run_id: str, locate: Callable[[str], Path | None], timestamp: int
     ) -> None:
         """Log only the slider images that MLflow lacks, because it keeps duplicates."""
-        logged = slides.of_run(self._client, run_id) if log.slides else set()
-        for slide in log.slides:
-            file = locate(slide.path)
-            if file is not None and (slide.key, slide.step) not in logged:
-                with Image.open(file) as picture:
-                    self._client.log_image(
-                        run_id, picture, key=slide.key, step=slide.step, timestamp=timestamp
-                    )
-                logged.add((slide.key, slide.step))
+        if not log.slides:
+            return
+        logged = slides.of_run(self._client, run_id)
+        missing = [
+            (file, slide.key, slide.step)
+            for slide in log.slides
+            if (slide.key, slide.step) not in logged and (file := locate(slide.path)) is not None
+        ]
+        if missing:
+            slides.log(self._client, run_id, missing, timestamp)
 
     def _log_datasets(self, log: RunLog, run_id: str) -> None:
         """Log the data sets; MLflow does not duplicate repeated ones."""

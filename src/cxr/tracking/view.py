@@ -11,26 +11,29 @@ from urllib.parse import urlencode
 from mlflow import MlflowClient
 from mlflow.entities import Experiment
 
-from cxr.lineage.records import STAGE_TAG
+from cxr.lineage.records import MODEL_TAG, STAGE_TAG
 
 SHARED = "mlflow.sharedViewState."
 MODELS, CURVES = "models", "curves"  # keys of the two views in their URLs
 DEFAULT = "Default"  # MLflow's default experiment, which no stage uses
 
-# Columns of the table of models from left to right, and their widths in pixels.
-COLUMNS = {
-    "tags.`cxr.model`": 100,
-    "metrics.`val/macro_auroc`": 135,
-    "metrics.`test/macro_auroc`": 135,
+# Columns of the table of models, with their widths in pixels. Those of ABOUT and of the parameters
+# that differ fit on a laptop's screen, together with the AUROCs.
+ABOUT = {"tags.`cxr.model`": 95, "tags.`cxr.experiment`": 150, "params.`seed`": 55}
+DIFFERENCES, DIFFERENCE_WIDTH = 3, 120  # the most columns of parameters that differ
+METRICS = {
+    "metrics.`val/macro_auroc`": 125,
+    "metrics.`test/macro_auroc`": 125,
     "metrics.`test/macro_auroc_low`": 155,
     "metrics.`test/macro_auroc_high`": 160,
     "metrics.`test/macro_ap`": 120,
     "metrics.`test/accuracy_gain`": 150,
     "metrics.`parameters/trainable`": 155,
-    "params.`seed`": 60,
-    "tags.`cxr.experiment`": 120,
     "attributes.`Dataset`": 200,
 }
+# The runs of models in evaluations; the evaluation's own run has no model.
+MODELS_FILTER = f"tags.`{STAGE_TAG}` = 'evaluate' AND tags.`{MODEL_TAG}` LIKE '_%'"
+MOST_RUNS = 5000
 SORT_KEY = "metrics.`val/macro_auroc`"  # not a test metric: models are chosen on validation
 
 
@@ -49,7 +52,7 @@ def prepare(client: MlflowClient) -> list[View]:
     for each in client.search_experiments():
         if each.name == DEFAULT:
             continue
-        for key, state in _states().items():
+        for key, state in _states(_differing(client, each)).items():
             if each.tags.get(f"{SHARED}{key}") != state:
                 client.set_experiment_tag(each.experiment_id, f"{SHARED}{key}", state)
         views += [
@@ -59,14 +62,30 @@ def prepare(client: MlflowClient) -> list[View]:
     return views
 
 
-def _states() -> dict[str, str]:
+def _differing(client: MlflowClient, experiment: Experiment) -> list[str]:
+    """The parameters that differ between runs of the same model, those with most values first."""
+    values: dict[tuple[str, str], set[str]] = {}
+    for run in client.search_runs([experiment.experiment_id], MODELS_FILTER, max_results=MOST_RUNS):
+        for name, value in run.data.params.items():
+            values.setdefault((run.data.tags[MODEL_TAG], name), set()).add(value)
+    n_values: dict[str, int] = {}
+    for (_, name), found in values.items():
+        if name != "seed":
+            n_values[name] = max(len(found), n_values.get(name, 1))
+    differing = [name for name, n in n_values.items() if n > 1]
+    return sorted(differing, key=lambda name: (-n_values[name], name))[:DIFFERENCES]
+
+
+def _states(differing: list[str]) -> dict[str, str]:
+    parameters = {f"params.`{name}`": DIFFERENCE_WIDTH for name in differing}
+    columns = {**ABOUT, **parameters, **METRICS}
     models = {
-        "searchFilter": f"tags.`{STAGE_TAG}` = 'evaluate'",
+        "searchFilter": MODELS_FILTER,
         "orderByKey": SORT_KEY,
         "orderByAsc": False,
-        "selectedColumns": list(COLUMNS),
-        "columnOrder": list(COLUMNS),
-        "columnWidths": COLUMNS,
+        "selectedColumns": list(columns),
+        "columnOrder": list(columns),
+        "columnWidths": columns,
     }
     curves = {"searchFilter": f"tags.`{STAGE_TAG}` LIKE 'train-%'", "orderByAsc": False}
     return {MODELS: json.dumps(models), CURVES: json.dumps(curves)}

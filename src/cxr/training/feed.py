@@ -65,18 +65,18 @@ class FeatureBatches:
     """Pooled features (N, D) of a frozen backbone, and optionally of the mirrored images."""
 
     def __init__(self, features: Tensor, mirrored: Tensor | None = None) -> None:
-        self._features = features
+        self.features = features
         self._mirrored = mirrored
 
     def __len__(self) -> int:
-        return len(self._features)
+        return len(self.features)
 
     @property
     def micro_batch_size(self) -> int:
         return len(self)
 
     def batch(self, index: Tensor, generator: torch.Generator | None) -> Tensor:
-        features = self._features[index]
+        features = self.features[index]
         if generator is None or self._mirrored is None:
             return features
         return torch.where(

@@ -125,7 +125,7 @@ def test_a_shared_run_is_found_by_its_id_in_the_record_and_in_mlflow(made: Pipel
         assert lines[0] == f"✓ run {recorded}: all checks passed"
         (line,) = (line for line in lines if "(evaluate-vit)" in line)
         assert line.endswith(
-            f"run {recorded} (evaluate-vit) matches its record, which is run {shown} there"
+            f"run {recorded} (evaluate-vit) matches its record; its id in MLflow is {shown}"
         )
         (line,) = (line for line in lines if "(evaluate)" in line)
         assert line.endswith("(evaluate) matches its record")

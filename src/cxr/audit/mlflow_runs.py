@@ -61,7 +61,7 @@ def _run(log: RunLog, found: Found, project: Project, store: Store) -> list[Find
         findings += _artifacts(title, log, stored, found, project, store)
     if findings:
         return findings
-    shown = f", which is run {stored.run_id} there" if stored.run_id != log.run_id else ""
+    shown = f"; its id in MLflow is {stored.run_id}" if stored.run_id != log.run_id else ""
     says = f"run {log.run_id} ({log.name}) matches its record{shown}"
     return [holds(Where.MLFLOW, says)]
 

@@ -273,10 +273,11 @@ def _title(node: Node, path: str | None, description: str) -> Text:
 
 def _description(node: Node) -> str:
     record = node.record
-    runs = ", ".join(run_id[:SHORT_ID] for run_id in record.run_ids)
+    first, *others = record.run_ids
+    more = f" and {len(others)} more" if others else ""
     experiment = f", experiment {record.dvc_experiment}" if record.dvc_experiment else ""
     made = record.finished[:16].replace("T", " ")
-    return f"run {runs}, {record.data.name}, {made} UTC{experiment}"
+    return f"run {first[:SHORT_ID]}{more}, data {record.data.name}, {made} UTC{experiment}"
 
 
 def _finding(finding: Finding) -> Text:

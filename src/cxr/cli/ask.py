@@ -213,8 +213,8 @@ def predict(
 ) -> None:
     """Predict findings in your own chest X-rays. Not a medical device.
 
-    Images are preprocessed like the training images; calibration is applied if the model has
-    one. Files that cannot be used are reported and skipped; the exit status is then 2.
+    Images are preprocessed like the training images; predictions are calibrated if a calibration
+    was fitted. Files that cannot be used are reported and skipped; the exit status is then 2.
 
     Example: cxr predict scans/ --model squeezenet --cam maps/ --csv scans.csv
     """

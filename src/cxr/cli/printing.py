@@ -57,10 +57,11 @@ def audit(answer: Audit) -> None:
     else:
         shown = [node for node in answer.nodes if node.current or node.has_problems]
         results = [_short(node) for node in shown]
-        n_others = len(answer.nodes) - len(shown)
-        if n_others:
-            others = f"{count(n_others, 'other stage execution')} in experiments"
-            results.append(_marked(Verdict.HOLDS, others))
+        # An experiment also has the executions that it shares with the working copy.
+        shown_ids = {node.record.run_ids[0] for node in shown}
+        if others := {node.record.run_ids[0] for node in answer.nodes} - shown_ids:
+            line = f"{count(len(others), 'other stage execution')} in experiments"
+            results.append(_marked(Verdict.HOLDS, line))
     for line in [headline, *project, *results]:
         console.print(line)
 

@@ -60,8 +60,8 @@ def audit(answer: Audit) -> None:
         # An experiment also has the executions that it shares with the working copy.
         shown_ids = {node.record.run_ids[0] for node in shown}
         if others := {node.record.run_ids[0] for node in answer.nodes} - shown_ids:
-            line = f"{count(len(others), 'other stage execution')} in experiments"
-            results.append(_marked(Verdict.HOLDS, line))
+            text = f"{count(len(others), 'other stage execution')} in experiments"
+            results.append(_marked(Verdict.HOLDS, text))
     for line in [headline, *project, *results]:
         console.print(line)
 

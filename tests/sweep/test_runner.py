@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from cxr.errors import CxrError
 from cxr.sweep import runner
 from cxr.sweep.plan import Experiment, Plan
-from cxr.sweep.queue import State, Task
+from cxr.sweep.queue import Queue, State, Task
 from cxr.sweep.runner import SweepRunner
 
 
@@ -187,6 +188,33 @@ def test_ctrl_c_also_stops_a_task_that_a_worker_has_just_taken(
     queue.started, queue.polls = set(), 0
     run_until_ctrl_c(queue, monkeypatch)
     assert calls(queue, "interrupt") == ["a", "c"]
+
+
+def test_a_task_that_a_worker_takes_during_a_poll_is_not_missed(tmp_path: Path) -> None:
+    """DVC's own list, running before queued tasks, misses it; Ctrl-C would leave it running."""
+    task = SimpleNamespace(name="a", stash_rev="1" * 40)
+
+    class Celery:
+        taken = False
+
+        def listed(self, now: bool) -> list[SimpleNamespace]:
+            self.taken = True  # by a worker, right after whichever listing comes first
+            return [task] if now else []
+
+        def iter_queued(self) -> list[SimpleNamespace]:
+            return self.listed(not self.taken)
+
+        def iter_active(self) -> list[SimpleNamespace]:
+            return self.listed(self.taken)
+
+        def iter_failed(self) -> list[SimpleNamespace]:
+            return []
+
+        iter_success = iter_failed
+
+    queue = Queue(tmp_path)
+    queue.__dict__["_celery"] = Celery()
+    assert queue.tasks() == {"a": Task("a", State.RUNNING, task.stash_rev)}
 
 
 def test_a_failure_is_reported_and_the_others_continue(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,9 +56,17 @@ class Queue:
         """All tasks by experiment name; of two with one name the unfinished one."""
         from dvc.exceptions import DvcException
 
+        celery = self._celery
         for n in range(TRIES):
             try:
-                entries = self._celery.status()
+                # Queued ones first: one that a worker takes in between is then in both lists.
+                queued = list(celery.iter_queued())
+                listings = {
+                    State.RUNNING: list(celery.iter_active()),
+                    State.QUEUED: queued,
+                    State.FAILED: [each.entry for each in celery.iter_failed()],
+                    State.SUCCESS: [each.entry for each in celery.iter_success()],
+                }
                 break
             except (DvcException, ValueError, OSError) as error:
                 # A worker may be writing the files that are read here.
@@ -66,9 +74,10 @@ class Queue:
                     raise CxrError(f"DVC's queue can't be read: {error}") from None
                 time.sleep(TRY_SECONDS)
         tasks: dict[str, Task] = {}
-        for each in entries:  # running and queued tasks come first
-            name = each["name"] or each["rev"][:7]
-            tasks.setdefault(name, Task(name, State(each["status"]), each["rev"]))
+        for state, entries in listings.items():
+            for each in entries:
+                name = each.name or each.stash_rev[:7]
+                tasks.setdefault(name, Task(name, state, each.stash_rev))
         return tasks
 
     def is_alive(self, task: Task) -> bool:

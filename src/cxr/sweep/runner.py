@@ -164,12 +164,12 @@ class SweepRunner:
             alive = [each.name for each in tasks if self.queue.is_alive(each)]
             if alive:
                 until = time.monotonic() + LOST_SECONDS
-            with suppress(CxrError):  # one may have ended since; the next poll shows it
+            with suppress(CxrError):  # one may have begun since; the next poll shows it
+                self.queue.remove([each.name for each in tasks if each.state is State.QUEUED])
+            with suppress(CxrError):  # one may have ended since
                 new = [name for name in alive if name not in interrupted]
                 self.queue.interrupt(new)
                 interrupted.update(new)
-            with suppress(CxrError):  # one may have begun since
-                self.queue.remove([each.name for each in tasks if each.state is State.QUEUED])
             time.sleep(POLL_SECONDS)
         self.say("sweep: stopped; run the same command again to resume")
 

@@ -12,7 +12,7 @@ from torchvision.models import squeezenet1_1
 from bench.measure import Row, in_turns
 from cxr import models
 from cxr.data import phantom
-from cxr.labels import LABELS
+from cxr.labels import CHESTMNIST
 from cxr.models import squeezenet
 from cxr.params import Params
 from cxr.training import features, loop
@@ -62,8 +62,8 @@ def measure(params: Params, n: int, turns: int) -> list[Row]:
 
 def _head_epoch(params: Params, hyper: squeezenet.Hyper) -> float:
     """Seconds per epoch on stored features at full size, including validation."""
-    head = nn.Linear(512, len(LABELS))
-    values, labels = torch.randn(TRAIN, 512), (torch.rand(TRAIN, len(LABELS)) < 0.05).float()
+    head = nn.Linear(512, len(CHESTMNIST))
+    values, labels = torch.randn(TRAIN, 512), (torch.rand(TRAIN, len(CHESTMNIST)) < 0.05).float()
     examples = loop.Examples(FeatureBatches(values), labels)
     trainer = loop.Trainer(head, examples, params.train.protocol, hyper, seed=0)
     start = time.perf_counter()

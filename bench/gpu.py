@@ -26,7 +26,7 @@ from bench.measure import Row
 from cxr import models
 from cxr.data import phantom
 from cxr.data.splits import Statistics
-from cxr.labels import LABELS
+from cxr.labels import CHESTMNIST
 from cxr.models import squeezenet
 from cxr.params import ModelParams, Params
 from cxr.training import features, loop
@@ -131,7 +131,7 @@ def _of_images(
     hyper = models.hyper_parameters(name, params.train.block(name))
     spec = models.input_spec(name, hyper, 28, STATISTICS)
     torch.manual_seed(0)
-    network = models.build(name, hyper, 28, 1, len(LABELS)).to(device)
+    network = models.build(name, hyper, 28, 1, len(CHESTMNIST)).to(device)
     on_device = {split: torch.from_numpy(values).to(device) for split, values in images.items()}
     train = loop.Examples(ImageBatches(on_device["train"], spec, hyper.augment), labels["train"])
     val = loop.Examples(ImageBatches(on_device["val"], spec), labels["val"])
@@ -158,7 +158,7 @@ def _of_features(
         inputs[split] = FeatureBatches(torch.from_numpy(pooled).to(device))
     torch.cuda.synchronize()
     seconds = time.perf_counter() - start
-    head = nn.Linear(squeezenet.N_FEATURES, len(LABELS)).to(device)
+    head = nn.Linear(squeezenet.N_FEATURES, len(CHESTMNIST)).to(device)
     examples = {split: loop.Examples(inputs[split], labels[split]) for split in inputs}
     return Learner("squeezenet", head, head, examples["train"], examples["val"], hyper), seconds
 
@@ -202,7 +202,7 @@ def _kernels(learner: Learner, params: Params) -> Kernels:
     )
 
     def epoch() -> None:
-        logits = np.zeros((VAL, len(LABELS)), np.float32)
+        logits = np.zeros((VAL, len(CHESTMNIST)), np.float32)
         trainer.train_one_epoch(lambda done, of: None, NoCheckpoint())
         trainer.end_epoch(0.0, logits, learner.val, NoCheckpoint())
 

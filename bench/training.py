@@ -19,7 +19,7 @@ from bench.measure import Row, faster, in_turns, relative_to
 from cxr import models
 from cxr.data import phantom
 from cxr.data.splits import Statistics
-from cxr.labels import LABELS
+from cxr.labels import CHESTMNIST
 from cxr.params import Params
 from cxr.training import loop
 from cxr.training.checkpoint import NoCheckpoint
@@ -42,7 +42,7 @@ class PlainViT(nn.Module):
         )
         self.encoder = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
         self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, len(LABELS))
+        self.head = nn.Linear(width, len(CHESTMNIST))
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.patches(x).flatten(2).transpose(1, 2) + self.positions
@@ -58,7 +58,7 @@ def measure(params: Params, n_batches: int, turns: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         # medmnist requires the full number of images; only the first n are read.
         images = np.zeros((TRAIN, 28, 28), np.uint8)
-        labels = np.zeros((TRAIN, len(LABELS)), np.uint8)
+        labels = np.zeros((TRAIN, len(CHESTMNIST)), np.uint8)
         images[:n], labels[:n] = batch.images, batch.labels
         np.savez(Path(folder, "chestmnist.npz"), train_images=images, train_labels=labels)
         for name, least in (("cnn", 1.5), ("vit", 1.25)):
@@ -110,7 +110,7 @@ def _hyper(name: str, params: Params) -> models.ModelParams:
 
 def _network(name: str, params: Params) -> models.Network:
     torch.manual_seed(0)
-    return models.build(name, _hyper(name, params), 28, 1, len(LABELS))
+    return models.build(name, _hyper(name, params), 28, 1, len(CHESTMNIST))
 
 
 def _peer(name: str, params: Params) -> nn.Module:
@@ -135,7 +135,7 @@ def _our_pass(name: str, params: Params, batch: phantom.Batch) -> Callable[[], N
 
 def _bare_steps(network: models.Network, n: int) -> Callable[[], None]:
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
-    x, y = torch.randn(BATCH, 1, 28, 28), (torch.rand(BATCH, len(LABELS)) < 0.05).float()
+    x, y = torch.randn(BATCH, 1, 28, 28), (torch.rand(BATCH, len(CHESTMNIST)) < 0.05).float()
 
     def work() -> None:
         network.train()

@@ -22,7 +22,7 @@ from bench import stages
 from bench.measure import Row, faster, in_turns, relative_to
 from cxr import cam, models
 from cxr.data.splits import Origin
-from cxr.labels import LABELS
+from cxr.labels import CHESTMNIST
 from cxr.models import Network
 from cxr.params import Params
 from cxr.paths import REPORTS
@@ -73,7 +73,7 @@ def _pictures(params: Params, n: int) -> Row:
 def _network(params: Params, name: str) -> Network:
     size, channels = SIZES[name]
     hyper = models.hyper_parameters(name, params.train.block(name))
-    return models.build(name, hyper, size, channels, len(LABELS)).eval()
+    return models.build(name, hyper, size, channels, len(CHESTMNIST)).eval()
 
 
 def _ours(
@@ -82,14 +82,14 @@ def _ours(
     grey: np.ndarray,
     folder: Path,
 ) -> None:
-    nothing, undefined = np.zeros(len(LABELS), np.uint8), np.full(len(LABELS), np.nan)
+    nothing, undefined = np.zeros(len(CHESTMNIST), np.int8), np.full(len(CHESTMNIST), np.nan)
     for name, network in networks.items():
         maps = cam.explain(network, inputs[name])
         for i, image in enumerate(grey):
-            case = figures.ImageCase(f"test image {i}", image, nothing)
+            case = figures.ImageCase(f"test image {i}", image, nothing, CHESTMNIST)
             probs = 1 / (1 + np.exp(-maps.logits[i].astype(np.float64)))
             output = figures.ModelOutput(name, "gradcam", probs, undefined, maps.attribution[i])
-            for label, pair in figures.pairs(case, output, range(len(LABELS))).items():
+            for label, pair in figures.pairs(case, output, range(len(CHESTMNIST))).items():
                 path = folder / f"{name}-{i}-{label}.png"
                 figures.slide(case, output, pair, ORIGIN).save(path)
 
@@ -107,7 +107,7 @@ def _theirs(
             [network.get_submodule(layers[name])],
             reshape_transform=_grid if name == "vit" else None,
         )
-        for label in range(len(LABELS)):
+        for label in range(len(CHESTMNIST)):
             # A frozen backbone passes no gradient on unless its input requires one.
             x = inputs[name].clone().requires_grad_()
             heats = peer(x, [ClassifierOutputTarget(label)] * len(grey))
@@ -115,7 +115,7 @@ def _theirs(
                 figure = Figure(figsize=(3 * PANEL / DPI, 2 * PANEL / DPI), dpi=DPI)
                 for axes, shown in zip(figure.subplots(1, 3), (image, image, heat), strict=True):
                     axes.imshow(shown, cmap="gray" if shown is image else "inferno")
-                    axes.set_title(f"{LABELS[label]}\np = 0.123", fontsize=7)
+                    axes.set_title(f"{CHESTMNIST[label]}\np = 0.123", fontsize=7)
                     axes.axis("off")
                 figure.savefig(folder / f"{name}-{i}-{label}.png")
 

@@ -23,8 +23,9 @@ from cxr.evaluation.curves import Curve, precision_recall, roc
 from cxr.evaluation.description import BASELINES, Predicted
 from cxr.evaluation.evaluate import Evaluation
 from cxr.evaluation.hard_examples import find_hard_examples
+from cxr.evaluation.metrics import has_both_classes, known
 from cxr.formatting import comparison, number, signed, with_interval
-from cxr.labels import LABELS
+from cxr.labels import path_names
 from cxr.params import flatten
 from cxr.plots import evaluation as figures
 from cxr.plots.evaluation import Curves
@@ -55,7 +56,7 @@ def evaluate(run: stage.Stage) -> None:
         logits = predict(run, model)
         options = run.params.evaluate
         operating_point = decisions.decide(
-            name, data["val"].labels, logits["val"],
+            name, data["val"].labels, data["val"].names, logits["val"],
             options.calibration, options.threshold_rule, options.sensitivity, ood,
         )  # fmt: skip
         run.write_json(f"{paths.DECISIONS}/{name}.json", operating_point.as_json())
@@ -90,7 +91,7 @@ def measure(
 ) -> Evaluation:
     with progress.bar(f"evaluate: resamples of {split}") as advance:
         return evaluation.evaluate(
-            data.labels, predicted, data.patients, run.params.evaluate.resamples,
+            data.labels, data.names, predicted, data.patients, run.params.evaluate.resamples,
             run.params.seed, advance,
         )  # fmt: skip
 
@@ -165,19 +166,21 @@ def draw(
     predicted_positive = {name: each.probs >= each.thresholds for name, each in predicted.items()}
     figures.label_pairs(
         test.labels,
+        test.names,
         predicted_positive,
         run.origin,
         run.picture(f"{paths.EVALUATION}/label_pairs.png"),
     )
     probs = {name: each.probs for name, each in predicted.items()}
     examples = find_hard_examples(test.labels, list(probs.values()), N_HARD_EXAMPLES)
-    names = [f"#{i}" if test.ids is None else f"#{i} {test.ids[i]}" for i in examples.index]
+    titles = [f"#{i}" if test.ids is None else f"#{i} {test.ids[i]}" for i in examples.index]
     figures.hard_examples(
         examples,
         test.images[examples.index],
         test.labels[examples.index],
+        test.names,
         {name: each[examples.index] for name, each in probs.items()},
-        names,
+        titles,
         run.origin,
         run.picture(f"{paths.EVALUATION}/hard_examples.png"),
     )
@@ -188,14 +191,15 @@ def curves_of(
     curve: Callable[[Labels, Floats], Curve], test: Split, predicted: dict[str, Predicted]
 ) -> Curves:
     """Curves by label and model; none for a label with one class only."""
-    has_both = decisions.has_both_classes(test.labels)
+    has_both = has_both_classes(test.labels)
     return {
         label: {
-            name: curve(test.labels[:, i], each.scores[:, i]) for name, each in predicted.items()
+            name: curve(*known(test.labels[:, i], each.scores[:, i]))
+            for name, each in predicted.items()
         }
         if has_both[i]
         else {}
-        for i, label in enumerate(LABELS)
+        for i, label in enumerate(test.names)
     }
 
 
@@ -251,8 +255,9 @@ def flat_metrics(of_split: dict[str, dict[str, Any]]) -> dict[str, float]:
         for key in ("macro_auroc", "macro_ap"):
             low, high = metrics.get(f"{key}_ci") or (None, None)
             values |= {f"{split}/{key}_low": low, f"{split}/{key}_high": high}
-    for label, numbers in of_split["test"].get("labels", {}).items():
-        values |= {f"test_{key}/{label}": numbers[key] for key in ("auroc", "ap")}
+    by_label = of_split["test"].get("labels", {})
+    for path, numbers in zip(path_names(tuple(by_label)), by_label.values(), strict=True):
+        values |= {f"test_{key}/{path}": numbers[key] for key in ("auroc", "ap")}
     return {key: value for key, value in values.items() if value is not None}
 
 

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from cxr import cam, models, progress
+from cxr.arrays import Flags
 from cxr.cam import examples, ground_truth, sanity, trust
-from cxr.cam.examples import Flags
 from cxr.cam.ground_truth import Truth
 from cxr.cam.trust import CamTarget, Forward
 from cxr.data import boxes, splits
@@ -25,7 +25,7 @@ from cxr.data.splits import Split
 from cxr.errors import CxrError
 from cxr.evaluation import decisions
 from cxr.evaluation.decisions import OperatingPoint
-from cxr.labels import LABELS
+from cxr.labels import path_names
 from cxr.params import Method, Params, flatten
 from cxr.paths import ATTRIBUTIONS, DECISIONS, FEATURES, MODELS, PROCESSED, SHEETS
 from cxr.plots import gradcam as figures
@@ -52,9 +52,9 @@ def make_maps(run: stage.Stage, name: str) -> None:
     forward = target.forward(np.arange(min(settings.max_images, len(split.labels))))
     probs = operating_point.calibration.probs(forward.logits)
     predicted_positive = probs >= operating_point.thresholds
-    with progress.steps(run.name, 1 + len(settings.indices) + len(LABELS)) as step:
+    with progress.steps(run.name, 1 + len(settings.indices) + len(split.names)) as step:
         maps = explain(run, name, target, operating_point)
-        report = {"method": target.method, **describe(maps, settings.indices)}
+        report = {"method": target.method, **describe(maps, settings.indices, split.names)}
         report |= assess_maps(run, target, predicted_positive, split, truth)
         run.write_json(f"{ATTRIBUTIONS}/{name}.json", report)
         run.log.metrics |= flat_metrics(report, maps)
@@ -68,7 +68,9 @@ def find_truth(run: stage.Stage, split: Split) -> Truth | None:
     """The locations of findings, from a file of boxes or from the phantom."""
     settings = run.params.gradcam
     if settings.boxes is not None:
-        return ground_truth.of_boxes(split, boxes.read(boxes.find(settings.boxes, run.project)))
+        return ground_truth.of_boxes(
+            split, boxes.read(boxes.find(settings.boxes, run.project), split.names)
+        )
     if run.origin.is_phantom:
         return ground_truth.of_phantom(split, settings.split, settings.max_images, run.params.seed)
     return None
@@ -112,7 +114,7 @@ def explain(
     return maps
 
 
-def describe(maps: cam.Cam, indices: tuple[int, ...]) -> dict[str, Any]:
+def describe(maps: cam.Cam, indices: tuple[int, ...], names: tuple[str, ...]) -> dict[str, Any]:
     """The range of the attribution per image and label, and the number of empty maps."""
     low, high = maps.attribution.min(axis=(2, 3)), maps.attribution.max(axis=(2, 3))
     return {
@@ -121,7 +123,7 @@ def describe(maps: cam.Cam, indices: tuple[int, ...]) -> dict[str, Any]:
         "images": {
             str(index): {
                 label: {"min": float(low[i, j]), "max": float(high[i, j])}
-                for j, label in enumerate(LABELS)
+                for j, label in enumerate(names)
             }
             for i, index in enumerate(indices)
         },
@@ -152,7 +154,7 @@ def assess_maps(
         untrained = replace(target, network=sanity.untrained(target.network, seed))
         for key, assessed in (("localisation", target), ("localisation_untrained", untrained)):
             attribution = assessed.explain_pairs(truth.image, truth.label)
-            report[key] = trust.localisation(attribution, truth, seed)
+            report[key] = trust.localisation(attribution, truth, split.names, seed)
     image, label = image[: settings.max_findings], label[: settings.max_findings]
     report["faithfulness"] = trust.faithfulness(target, image, label, seed)
     report["sanity"] = trust.sanity(target, image, label, seed)
@@ -201,13 +203,14 @@ def draw_sheets(
 ) -> None:
     """One sheet per image with its labels, and one picture per label for MLflow's slider."""
     settings, folder = run.params.gradcam, f"{SHEETS}/{name}"
+    files = path_names(split.names)
     model_outputs = outputs(name, settings.method[name], maps, operating_point)
     for index, output in zip(settings.indices, model_outputs, strict=True):
         case = figures.image_case(split, settings.split, index)
         pairs = figures.pairs(case, output, figures.labels_shown(case, [output], settings.labels))
         figures.sheet(case, output, pairs, run.origin).save(run.picture(f"{folder}/{index}.png"))
         for label, pair in pairs.items():
-            path = f"{folder}/{index}/{LABELS[label]}.png"
+            path = f"{folder}/{index}/{files[label]}.png"
             picture = run.slide(path, f"{SLIDERS}/{case.name}", step=label)
             figures.slide(case, output, pair, run.origin).save(picture)
         step()
@@ -224,10 +227,10 @@ def draw_examples(
     step: Callable[[], None],
 ) -> None:
     """One sheet per label with typical true positives, false positives and false negatives."""
-    truth = split.labels[: len(predicted_positive)] == 1
-    for i, label in enumerate(LABELS):
+    labels = split.labels[: len(predicted_positive)]
+    for i, file in enumerate(path_names(split.names)):
         step()
-        chosen = examples.choose(forward.pooled, truth[:, i], predicted_positive[:, i])
+        chosen = examples.choose(forward.pooled, labels[:, i], predicted_positive[:, i])
         rows = {
             "true positive": chosen.true_positives,
             "false positive": chosen.false_positives,
@@ -245,7 +248,7 @@ def draw_examples(
             ]
             for group, members in rows.items()
         }
-        path = run.picture(f"{SHEETS}/{name}/labels/{label}.png")
+        path = run.picture(f"{SHEETS}/{name}/labels/{file}.png")
         figures.examples(i, groups, run.origin).save(path)
 
 

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from cxr import progress
 from cxr.data import quality, raw, splits
 from cxr.hashing import md5_of_file
+from cxr.labels import path_names
 from cxr.paths import DATA_REPORT, PROCESSED, RAW, SAMPLES, STATISTICS
 from cxr.pipeline import stage
 from cxr.plots.data import label_counts, sample_images
@@ -38,9 +39,11 @@ def preprocess(run: stage.Stage) -> None:
     label_counts(report["splits"], run.origin, run.picture("reports/data/labels.png"))
     sample_images(opened["train"], run.origin, run.picture(SAMPLES))
 
+    prevalence = report["splits"]["train"]["prevalence"].values()
+    labels = zip(path_names(dataset.labels), prevalence, strict=True)
     run.log.metrics.update(
         {f"n/{name}": n for name, n in dataset.n.items()}
-        | {f"prevalence/{k}": v for k, v in report["splits"]["train"]["prevalence"].items()}
+        | {f"prevalence/{label}": share for label, share in labels if share is not None}
         | {"data/problems": len(report["problems"]), "data/train_mean": statistics.mean}
     )
     progress.say(

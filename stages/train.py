@@ -15,7 +15,6 @@ import torch
 
 from cxr import models, progress
 from cxr.data import splits
-from cxr.labels import LABELS
 from cxr.models.weights import fill
 from cxr.params import ModelParams
 from cxr.paths import FEATURES, MODELS, PROCESSED, REPORTS, STATISTICS
@@ -91,7 +90,7 @@ def new_model(
     dataset = splits.open_dataset(run.input(PROCESSED))
     statistics = splits.open_statistics(run.input(STATISTICS))
     spec = models.input_spec(name, hyper, dataset.size, statistics)
-    network = models.build(name, hyper, spec.image_size, spec.channels, len(LABELS))
+    network = models.build(name, hyper, spec.image_size, spec.channels, len(dataset.labels))
     if store is not None:
         fill(network.get_submodule("features"), store.backbone(), str(store.folder))
     settings = {
@@ -102,7 +101,7 @@ def new_model(
             name: hyper.model_dump(mode="json"),
         },
     }
-    return models.SavedModel(name, network, spec, LABELS, settings)
+    return models.SavedModel(name, network, spec, dataset.labels, settings)
 
 
 def labels_of(run: stage.Stage, split: str, device: torch.device) -> torch.Tensor:

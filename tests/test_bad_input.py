@@ -80,10 +80,10 @@ BAD_ARRAYS: dict[str, tuple[Callable[[Arrays], Arrays], list[str]]] = {
         lambda a: with_array(a, "val_labels", a["val_labels"][:, :13]),
         ["val_labels has shape (6, 13)", "expected (N, 14)"],
     ),
-    "labels of 2": (with_two, ["val_labels contains 2 at row 3, pneumonia", "0 or 1"]),
+    "labels of 2": (with_two, ["val_labels contains 2 at row 3, pneumonia", "0, 1 or -1"]),
     "labels of NaN": (
         lambda a: with_array(a, "val_labels", np.full((6, 14), np.nan)),
-        ["val_labels contains nan at row 0", "(84 invalid values); labels must be 0 or 1"],
+        ["val_labels contains nan at row 0", "(84 invalid values); labels must be 0, 1 or -1"],
     ),
     "different lengths": (
         lambda a: with_array(a, "test_labels", a["test_labels"][:5]),

@@ -16,7 +16,7 @@ from cxr.data import splits
 from cxr.data.ood import OodReference
 from cxr.evaluation import decisions
 from cxr.evaluation.description import BASELINES
-from cxr.labels import LABELS
+from cxr.labels import CHESTMNIST
 from cxr.lineage.facts import RESULT_AFFECTING
 from cxr.params import flatten
 
@@ -80,7 +80,7 @@ def test_metrics_equal_those_that_sklearn_computes_from_the_predictions(pipeline
         undefined = {
             entry["label"] for entry in test["undefined"] if "auroc" in entry["what"].split(", ")
         }
-        assert undefined == {LABELS[i] for i in range(14) if i not in defined}
+        assert undefined == {CHESTMNIST[i] for i in range(14) if i not in defined}
         probs = decisions.read(pipeline.folder / f"decisions/{model}.json").calibration.probs(
             logits
         )
@@ -104,7 +104,9 @@ def test_thresholds_are_fitted_on_validation(pipeline: Pipeline) -> None:
         splits.open_split(pipeline.folder / "data/processed", s) for s in ("train", "val")
     )
     ood = OodReference.of(train.images, val.images)
-    refitted = decisions.decide("cnn", labels, logits, "temperature", "youden", 0.9, ood)
+    refitted = decisions.decide(
+        "cnn", labels, CHESTMNIST, logits, "temperature", "youden", 0.9, ood
+    )
     assert operating_point.as_json() == refitted.as_json()
     missing = [i for i in range(14) if not labels[:, i].any()]
     assert np.flatnonzero(np.isnan(operating_point.thresholds)).tolist() == missing
@@ -116,7 +118,7 @@ def test_no_map_is_all_zero_and_maps_differ_between_labels(pipeline: Pipeline) -
         flat = attribution.reshape(*attribution.shape[:2], -1)
         assert (np.abs(flat).max(axis=2) > 0).all()
         for image in flat:
-            assert len(np.unique(image, axis=0)) == len(LABELS)
+            assert len(np.unique(image, axis=0)) == len(CHESTMNIST)
 
 
 def test_maps_of_true_positives_are_compared_with_the_phantoms_masks(pipeline: Pipeline) -> None:
@@ -129,7 +131,7 @@ def test_maps_of_true_positives_are_compared_with_the_phantoms_masks(pipeline: P
         true_positive = predicted_positive & (labels == 1)
         trained = report[model]["localisation"]
         assert trained["truth"] == "phantom"
-        for i, label in enumerate(LABELS):
+        for i, label in enumerate(CHESTMNIST):
             # A probability at the threshold may fall on either side.
             assert abs(trained["labels"][label]["n"] - true_positive[:, i].sum()) <= 1
         untrained = report[model]["localisation_untrained"]["pooled"]
@@ -250,7 +252,7 @@ def test_sliders_have_a_step_for_each_label_that_is_shown(pipeline: Pipeline) ->
             assert true <= set(steps)
             assert set(steps) <= true | wrong or not true | wrong
             files = (pipeline.folder / f"reports/gradcam/{model}/{image}").glob("*.png")
-            assert {LABELS.index(path.stem) for path in files} == set(steps)
+            assert {CHESTMNIST.index(path.stem) for path in files} == set(steps)
 
 
 def test_reports_and_records_name_the_data_and_its_source(pipeline: Pipeline) -> None:

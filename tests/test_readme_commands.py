@@ -19,7 +19,7 @@ from PIL import Image
 from pipeline import ROOT, Pipeline
 from servers import free_port, wait_for
 
-from cxr.labels import LABELS
+from cxr.labels import CHESTMNIST
 
 pytestmark = pytest.mark.slow
 
@@ -70,7 +70,7 @@ def create_own_files(folder: Path) -> None:
     for name, values in (("theirs.csv", probs), ("labels.csv", labels)):
         rows = [[f"{i}.png", *row] for i, row in enumerate(values.tolist())]
         with open(folder / name, "w", newline="") as file:
-            csv.writer(file).writerows([["image", *LABELS], *rows])
+            csv.writer(file).writerows([["image", *CHESTMNIST], *rows])
 
 
 def as_typed(command: str, clone: Pipeline) -> list[str]:

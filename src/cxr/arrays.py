@@ -7,4 +7,5 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.floating[Any]]
 Doubles = npt.NDArray[np.float64]
-Labels = npt.NDArray[np.uint8]
+Flags = npt.NDArray[np.bool_]
+Labels = npt.NDArray[np.int8]  # 0, 1 or `cxr.labels.UNKNOWN`

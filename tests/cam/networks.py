@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from cxr import models, params
-from cxr.labels import LABELS
+from cxr.labels import CHESTMNIST
 from cxr.models import Network
 
 PARAMS = params.load(Path(__file__).parents[2] / "params.yaml")
@@ -20,7 +20,7 @@ def network(name: str) -> Network:
     channels, size = INPUTS[name]
     hyper = models.hyper_parameters(name, PARAMS.train.block(name))
     torch.manual_seed(0)
-    net = models.build(name, hyper, size, channels, len(LABELS))
+    net = models.build(name, hyper, size, channels, len(CHESTMNIST))
     nn.init.normal_(net.head().weight, std=0.5)
     nn.init.normal_(net.head().bias)
     for module in net.modules():

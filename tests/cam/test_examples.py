@@ -22,7 +22,7 @@ def test_an_empty_group_has_no_examples() -> None:
 
 
 def test_groups_are_true_positives_false_positives_and_false_negatives() -> None:
-    labels = np.array([1, 1, 0, 0, 1, 0], bool)
+    labels = np.array([1, 1, 0, 0, 1, 0], np.int8)
     predicted_positive = np.array([1, 0, 1, 0, 1, 1], bool)
     chosen = choose(np.arange(6.0)[:, None] ** 2, labels, predicted_positive)
     assert sorted(chosen.true_positives) == [0, 4]

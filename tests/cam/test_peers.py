@@ -16,7 +16,7 @@ from cxr.errors import CxrError
 from cxr.params import Method
 
 PEERS = {"gradcam": GradCAM, "gradcam++": GradCAMPlusPlus, "hirescam": HiResCAM}
-LABELS = (0, 5, 13)
+CHESTMNIST = (0, 5, 13)
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +55,7 @@ def of_peer(name: str, method: str, x: Tensor, label: int) -> np.ndarray:
 def test_maps_equal_those_of_pytorch_grad_cam(name: str, method: Method) -> None:
     x = images(name)
     ours = cam.explain(network(name), x, method).attribution
-    for label in LABELS:
+    for label in CHESTMNIST:
         theirs = of_peer(name, method, x, label)
         np.testing.assert_allclose(
             ours[:, label], theirs, rtol=1e-3, atol=1e-4 * np.abs(theirs).max()
@@ -68,7 +68,7 @@ def test_maps_equal_those_of_captum(name: str) -> None:
     x, net = images(name), network(name).eval()
     ours = cam.explain(net, x).attribution
     peer = LayerGradCam(net, last_map(net, name))
-    for label in LABELS:
+    for label in CHESTMNIST:
         theirs = peer.attribute(x, target=label, relu_attributions=False)[:, 0].detach().numpy()
         np.testing.assert_allclose(
             ours[:, label], theirs, rtol=1e-3, atol=1e-5 * np.abs(theirs).max()

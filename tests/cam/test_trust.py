@@ -16,7 +16,7 @@ from cxr.data import phantom
 from cxr.data.boxes import Box
 from cxr.data.splits import Split
 from cxr.errors import CxrError
-from cxr.labels import LABELS
+from cxr.labels import CHESTMNIST
 from cxr.models import Network, inputs
 from cxr.models.inputs import InputSpec
 
@@ -26,7 +26,7 @@ N = 150
 @pytest.fixture(scope="module")
 def split() -> Split:
     batch = phantom.render(3, "test", 0, N, 28)
-    return Split(batch.images, batch.labels, None, None)
+    return Split(batch.images, batch.labels, CHESTMNIST, None, None)
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +41,9 @@ def test_every_finding_of_the_phantom_has_a_mask(split: Split, known: ground_tru
     )
     blocks = masks[known.image, known.label].reshape(-1, 7, 4, 7, 4).mean(axis=(2, 4))
     np.testing.assert_allclose(known.cover((7, 7)), blocks, atol=1e-12)
-    effusions = known.select(known.label == LABELS.index("effusion"))
-    assert len(effusions.image) == split.labels[:, LABELS.index("effusion")].sum()
-    expected = blocks[known.label == LABELS.index("effusion")]
+    effusions = known.select(known.label == CHESTMNIST.index("effusion"))
+    assert len(effusions.image) == split.labels[:, CHESTMNIST.index("effusion")].sum()
+    expected = blocks[known.label == CHESTMNIST.index("effusion")]
     np.testing.assert_allclose(effusions.cover((7, 7)), expected)
 
 
@@ -64,7 +64,7 @@ def box(image: str, label: str, *corners: float) -> Box:
 
 def test_boxes_are_matched_with_images_and_merged_per_finding(split: Split) -> None:
     ids = np.array([f"i{row}" for row in range(N)])
-    with_ids = Split(split.images, split.labels, ids, None)
+    with_ids = Split(split.images, split.labels, CHESTMNIST, ids, None)
     truth = ground_truth.of_boxes(
         with_ids,
         [
@@ -76,19 +76,23 @@ def test_boxes_are_matched_with_images_and_merged_per_finding(split: Split) -> N
         ],
     )
     assert truth.image.tolist() == [3, 7]
-    assert [LABELS[i] for i in truth.label] == ["nodule", "mass"]
+    assert [CHESTMNIST[i] for i in truth.label] == ["nodule", "mass"]
     np.testing.assert_allclose(truth.cover((2, 2)), [[[0.5, 0], [0.5, 0]], [[1, 0], [0, 1]]])
     assert len(ground_truth.of_boxes(with_ids, []).cover((7, 7))) == 0
 
 
 @pytest.mark.parametrize("name", ["i{}.png", "images/i{}.dcm", "a\\i{}.nii.gz"])
 def test_folder_and_file_type_of_ids_are_ignored(split: Split, name: str) -> None:
-    with_ids = Split(split.images, split.labels, np.array([name.format(r) for r in range(N)]), None)
+    with_ids = Split(
+        split.images, split.labels, CHESTMNIST, np.array([name.format(r) for r in range(N)]), None
+    )
     assert ground_truth.of_boxes(with_ids, [box("i7", "mass", 0, 0, 9, 9)]).image.tolist() == [7]
 
 
 def test_boxes_without_an_image_of_the_split_are_refused(split: Split) -> None:
-    with_ids = Split(split.images, split.labels, np.array([f"i{row}" for row in range(N)]), None)
+    with_ids = Split(
+        split.images, split.labels, CHESTMNIST, np.array([f"i{row}" for row in range(N)]), None
+    )
     with pytest.raises(CxrError, match=r"none of its images \(such as j7\) is in this split"):
         ground_truth.of_boxes(with_ids, [box("j7", "mass", 0, 0, 9, 9)])
 
@@ -96,7 +100,7 @@ def test_boxes_without_an_image_of_the_split_are_refused(split: Split) -> None:
 def test_boxes_with_ambiguous_image_names_are_refused(split: Split) -> None:
     ids = np.array([f"patient{row}/frontal.jpg" for row in range(N)])
     with pytest.raises(CxrError, match="several image ids end in frontal"):
-        ground_truth.of_boxes(Split(split.images, split.labels, ids, None), [])
+        ground_truth.of_boxes(Split(split.images, split.labels, CHESTMNIST, ids, None), [])
 
 
 def test_boxes_need_ids(split: Split) -> None:
@@ -108,8 +112,8 @@ def test_a_map_equal_to_the_truth_hits_every_sign_and_its_inverse_hits_none(
     known: ground_truth.Truth,
 ) -> None:
     cover = known.cover((7, 7)).astype(np.float32)
-    right = trust.localisation(cover, known, seed=0)
-    wrong = trust.localisation((cover == 0).astype(np.float32), known, seed=0)
+    right = trust.localisation(cover, known, CHESTMNIST, seed=0)
+    wrong = trust.localisation((cover == 0).astype(np.float32), known, CHESTMNIST, seed=0)
     assert right["truth"] == "phantom"
     assert right["pooled"]["pointing"] == 1 and wrong["pooled"]["pointing"] == 0
     assert wrong["pooled"]["energy"] == 0 < right["pooled"]["energy"]
@@ -117,9 +121,9 @@ def test_a_map_equal_to_the_truth_hits_every_sign_and_its_inverse_hits_none(
 
 
 def test_signs_that_cover_large_areas_are_not_pooled(known: ground_truth.Truth) -> None:
-    report = trust.localisation(known.cover((7, 7)).astype(np.float32), known, seed=0)
+    report = trust.localisation(known.cover((7, 7)).astype(np.float32), known, CHESTMNIST, seed=0)
     assert not {"cardiomegaly", "edema", "emphysema"} & set(report["pooled_labels"])
-    present = [label for label in LABELS if report["labels"][label]["n"]]
+    present = [label for label in CHESTMNIST if report["labels"][label]["n"]]
     assert sum(report["labels"][label]["n"] for label in present) == len(known.image)
     pooled = sum(report["labels"][label]["n"] for label in report["pooled_labels"])
     assert report["pooled"]["n"] == pooled < len(known.image)
@@ -128,8 +132,8 @@ def test_signs_that_cover_large_areas_are_not_pooled(known: ground_truth.Truth) 
 
 def test_each_label_is_scored_on_its_own_pairs(known: ground_truth.Truth) -> None:
     attribution = np.random.default_rng(0).normal(size=(len(known.image), 7, 7)).astype(np.float32)
-    report = trust.localisation(attribution, known, seed=0)
-    has_label = known.label == LABELS.index("infiltration")
+    report = trust.localisation(attribution, known, CHESTMNIST, seed=0)
+    has_label = known.label == CHESTMNIST.index("infiltration")
     scores = locate(attribution[has_label], known.cover((7, 7))[has_label])
     assert report["labels"]["infiltration"]["n"] == has_label.sum()
     assert report["labels"]["infiltration"]["pointing"] == scores.hit.mean()

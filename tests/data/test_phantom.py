@@ -7,7 +7,7 @@ from cxr.data import phantom
 from cxr.data.phantom.draws import Draws, draw
 from cxr.data.splits import SPLITS
 from cxr.errors import CxrError
-from cxr.labels import LABELS
+from cxr.labels import CHESTMNIST
 
 # Counts in the 78,468 training images of ChestMNIST (ChestX-ray14: Wang et al., ChestX-ray8, CVPR
 # 2017, in the split of MedMNIST): images per label, images per pair of labels, share of images
@@ -131,16 +131,16 @@ def test_rendered_labels_equal_the_drawn_ones(train: phantom.Batch) -> None:
     np.testing.assert_array_equal(train.labels, drawn)
 
 
-@pytest.mark.parametrize("label", LABELS)
+@pytest.mark.parametrize("label", CHESTMNIST)
 def test_prevalence_matches_the_published_one(label: str, many_labels: np.ndarray) -> None:
     prevalence = PUBLISHED_POSITIVES[label] / PUBLISHED_IMAGES
     sampling_sd = np.sqrt(prevalence * (1 - prevalence) / len(many_labels))
-    assert abs(many_labels[:, LABELS.index(label)].mean() - prevalence) < 4 * sampling_sd
+    assert abs(many_labels[:, CHESTMNIST.index(label)].mean() - prevalence) < 4 * sampling_sd
 
 
 @pytest.mark.parametrize("pair", PUBLISHED_PAIRS)
 def test_pairs_occur_together_as_published(pair: tuple[str, str], many_labels: np.ndarray) -> None:
-    a, b = (many_labels[:, LABELS.index(label)] for label in pair)
+    a, b = (many_labels[:, CHESTMNIST.index(label)] for label in pair)
     expected = PUBLISHED_PAIRS[pair] / PUBLISHED_IMAGES * len(many_labels)
     # The correlations are rounded to 0.01, which changes a count by up to about 5 %.
     assert abs((a & b).sum() - expected) < 4 * np.sqrt(expected) + 0.05 * expected
@@ -157,18 +157,18 @@ def test_a_mask_is_empty_exactly_where_the_label_is_absent(
 
 
 def test_local_signs_are_small(train: phantom.Batch, train_masks: np.ndarray) -> None:
-    local = [LABELS.index(label) for label in phantom.LOCAL_SIGNS]
+    local = [CHESTMNIST.index(label) for label in phantom.LOCAL_SIGNS]
     areas = train_masks[:, local].mean(axis=(2, 3))[train.labels[:, local] > 0]
     assert np.median(areas) <= 0.08
-    diffuse = train_masks[:, LABELS.index("emphysema")].mean(axis=(1, 2))
+    diffuse = train_masks[:, CHESTMNIST.index("emphysema")].mean(axis=(1, 2))
     assert np.median(diffuse[diffuse > 0]) > 0.15
 
 
-@pytest.mark.parametrize("label", LABELS)
+@pytest.mark.parametrize("label", CHESTMNIST)
 def test_a_finding_changes_the_image_inside_its_mask(
     label: str, train: phantom.Batch, train_masks: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    k = LABELS.index(label)
+    k = CHESTMNIST.index(label)
     change = np.abs(train.images.astype(int) - render_without(label, monkeypatch))
     positive = train.labels[:, k] > 0
     assert positive.any() and not change[~positive].any()
@@ -181,10 +181,10 @@ def test_a_finding_changes_the_image_inside_its_mask(
 def test_cardiomegaly_is_a_heart_wider_than_half_the_thorax() -> None:
     size = 128
     draws = draw(0, "train", 0)
-    rows = np.flatnonzero(draws.labels[:, LABELS.index("cardiomegaly")])
+    rows = np.flatnonzero(draws.labels[:, CHESTMNIST.index("cardiomegaly")])
     assert rows.size >= 3
     for row in rows:
-        heart = phantom.masks(0, "train", row, row + 1, size)[0, LABELS.index("cardiomegaly")]
+        heart = phantom.masks(0, "train", row, row + 1, size)[0, CHESTMNIST.index("cardiomegaly")]
         a = draws.anatomy
         thorax_pixels = (a["thorax"] * a["zoom"])[row].item() * size
         assert heart.any(axis=0).sum() / thorax_pixels > 0.48  # minus a pixel at each border
@@ -194,7 +194,7 @@ def test_effusion_brightens_a_costophrenic_angle(
     train: phantom.Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change = train.images.astype(int) - render_without("effusion", monkeypatch)
-    change = change[train.labels[:, LABELS.index("effusion")] > 0]
+    change = change[train.labels[:, CHESTMNIST.index("effusion")] > 0]
     brightened = change.clip(min=0).sum(axis=0)
     rows, columns = np.indices((28, 28))
     assert brightened.sum() > 20 * (-change.clip(max=0)).sum()
@@ -208,7 +208,7 @@ def test_mean_brightness_does_not_reveal_local_findings(split: str) -> None:
     batch = phantom.render(5, split, 0, 3072, 28)
     brightness = batch.images.mean(axis=(1, 2))
     for label in ("atelectasis", "effusion", "infiltration", "mass", "nodule", "pneumothorax"):
-        positive = batch.labels[:, LABELS.index(label)] > 0
+        positive = batch.labels[:, CHESTMNIST.index(label)] > 0
         gap = brightness[positive].mean() - brightness[~positive].mean()
         assert abs(gap) < 0.35 * brightness.std(), label
 

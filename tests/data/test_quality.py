@@ -8,6 +8,7 @@ import pytest
 
 from cxr.data import quality, raw, splits
 from cxr.data.splits import Split
+from cxr.labels import CHESTMNIST
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -16,7 +17,7 @@ def split(images: list[int], labels: np.ndarray, patients: list[int], ids: list[
     """Black images with one pixel of the given value; 0 gives a constant image."""
     pictures = np.zeros((len(images), 8, 8), np.uint8)
     pictures[:, 0, 0] = images
-    return Split(pictures, labels.astype(np.uint8), np.array(ids), np.array(patients))
+    return Split(pictures, labels.astype(np.int8), CHESTMNIST, np.array(ids), np.array(patients))
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def drawn(n: int, prevalence: float, brightness: float, seed: int) -> Split:
     labels = np.zeros((n, 14), np.uint8)
     labels[:, 0] = rng.random(n) < prevalence
     images = np.clip(rng.normal(brightness, 20, (n, 1, 1)) + rng.normal(0, 9, (n, 8, 8)), 0, 255)
-    return Split(images.astype(np.uint8), labels, None, None)
+    return Split(images.astype(np.uint8), labels, CHESTMNIST, None, None)
 
 
 def test_a_shift_is_measured_in_standard_deviations() -> None:

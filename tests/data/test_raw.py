@@ -16,7 +16,7 @@ from pipeline import create
 from cxr.data import npz, raw, splits
 from cxr.data.splits import Origin
 from cxr.errors import CxrError
-from cxr.labels import LABELS
+from cxr.labels import CHESTMNIST
 
 Arrays = dict[str, Any]
 Change = Callable[[Any], Any]
@@ -33,7 +33,7 @@ def arrays(n: int = 6, side: int = 9) -> Arrays:
         images = rng.integers(0, 256, (n, side, side), dtype=np.uint8)
         images[0, 0, :2] = 0, 255
         data[f"{split}_images"] = images
-        data[f"{split}_labels"] = rng.integers(0, 2, (n, len(LABELS)), dtype=np.uint8)
+        data[f"{split}_labels"] = rng.integers(0, 2, (n, len(CHESTMNIST)), dtype=np.uint8)
         data[f"{split}_ids"] = np.array([f"{split}-Ünï-{i}.png" for i in range(n)])
         data[f"{split}_patients"] = np.arange(n)
     return data
@@ -178,11 +178,11 @@ def test_images_that_can_not_be_converted_safely_are_refused(
 def test_an_invalid_label_is_named_with_its_row_for_any_chunk_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(npz, "CHUNK_BYTES", 2 * len(LABELS))
+    monkeypatch.setattr(npz, "CHUNK_BYTES", 2 * len(CHESTMNIST))
     data = arrays()
     data["val_labels"][3, 1] = data["val_labels"][5, 2] = 7
     np.savez(tmp_path / "mine.npz", **data)
-    words = rf"val_labels contains 7 at row 3, {LABELS[1]} \(2 invalid values\)"
+    words = rf"val_labels contains 7 at row 3, {CHESTMNIST[1]} \(2 invalid values\)"
     with pytest.raises(CxrError, match=words):
         raw.check(tmp_path / "mine.npz", tmp_path)
 
@@ -275,7 +275,7 @@ def test_the_stages_name_the_users_file_and_keep_its_bytes(tmp_path: Path) -> No
     assert (done.returncode, done.stderr) == (
         2,
         f"download: {mine}: test_labels contains 2 at row 0, atelectasis (84 invalid values); "
-        "labels must be 0 or 1\n",
+        "labels must be 0, 1 or -1 (unknown)\n",
     )
     assert not (pipeline.folder / "data").exists()
     np.savez(mine, **changed("images", np.asfortranarray))
@@ -299,7 +299,7 @@ READ_AS_OK = (
 )  # fmt: skip
 READ = (
     "ids_bytes", "patients_train_only", "patients_text_leak", "test_all_grey", "val_no_positive",
-    "train_no_positive", "test_no_positive",
+    "train_no_positive", "test_no_positive", "lab_minus1",
 )  # fmt: skip
 REFUSED = {
     "img_float01": "`(train_images * 255).round().astype(np.uint8)`",
@@ -310,7 +310,6 @@ REFUSED = {
     "img_nonsquare": "crop, pad or resize the images",
     "lab_n1": "expected (N, 14), one column per label",
     "lab_n15": "expected (N, 14), one column per label",
-    "lab_minus1": "contains -1 at row 0, nodule (1 invalid value); labels must be 0 or 1",
     "lab_obj": "contains pickled Python objects, which are never loaded; "
     "save it with a plain dtype",
     "ids_obj": "contains pickled Python objects, which are never loaded; "

@@ -14,7 +14,7 @@ import pytest
 from cxr.data import source
 from cxr.data.splits import Origin
 from cxr.errors import CxrError
-from cxr.labels import LABELS
+from cxr.labels import CHESTMNIST
 from cxr.params import Download, PhantomCounts
 
 CONTENT = bytes(range(256)) * 4096
@@ -187,7 +187,7 @@ def test_urls_md5s_and_labels_match_medmnist() -> None:
         suffix = "" if size == 28 else f"_{size}"
         assert source.URLS[size] == info[f"url{suffix}"]
         assert source.MD5S[size] == info[f"MD5{suffix}"]
-    assert tuple(info["label"][str(i)] for i in range(14)) == LABELS
+    assert tuple(info["label"][str(i)] for i in range(14)) == CHESTMNIST
 
 
 def test_medmnist_reads_the_phantoms_raw_file(tmp_path: Path) -> None:

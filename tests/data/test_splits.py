@@ -10,7 +10,7 @@ import pytest
 from cxr.data import npz, raw, splits
 from cxr.data.splits import SPLITS, Origin
 from cxr.errors import CxrError
-from cxr.labels import LABELS
+from cxr.labels import CHESTMNIST, UNKNOWN
 
 Arrays = dict[str, Any]
 
@@ -25,7 +25,7 @@ def arrays() -> Arrays:
     data: Arrays = {}
     for darkest, (split, n) in zip((0, 60, 120), COUNTS.items(), strict=True):
         data[f"{split}_images"] = rng.integers(darkest, 256, (n, 10, 10)).astype(np.uint8)
-        data[f"{split}_labels"] = rng.integers(0, 2, (n, len(LABELS))).astype(np.int64)
+        data[f"{split}_labels"] = rng.integers(0, 2, (n, len(CHESTMNIST))).astype(np.int64)
         data[f"{split}_ids"] = np.array([f"{split}-{i}.png" for i in range(n)])
         data[f"{split}_patients"] = np.arange(n, dtype=np.int32)
     return data
@@ -66,7 +66,7 @@ def test_the_arrays_equal_those_that_numpy_reads(
         np.testing.assert_array_equal(split.labels, theirs[f"{name}_labels"])
         np.testing.assert_array_equal(split.ids, theirs[f"{name}_ids"], strict=True)
         np.testing.assert_array_equal(split.patients, theirs[f"{name}_patients"], strict=True)
-        assert split.labels.dtype == np.uint8
+        assert split.labels.dtype == np.int8
 
 
 def test_images_stay_on_disk_until_they_are_read(arrays: Arrays, tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_statistics_of_a_hand_computed_case(arrays: Arrays, tmp_path: Path) -> N
 
 def test_the_dataset_is_described_and_read_back(arrays: Arrays, tmp_path: Path) -> None:
     dataset, _ = extract(arrays, tmp_path)
-    assert dataset == splits.Dataset(Origin("mine", "file"), 10, COUNTS, LABELS)
+    assert dataset == splits.Dataset(Origin("mine", "file"), 10, COUNTS, CHESTMNIST)
     assert splits.open_dataset(tmp_path) == dataset
 
 
@@ -125,6 +125,45 @@ def test_labels_of_any_integer_dtype_are_read(arrays: Arrays, tmp_path: Path, dt
     np.testing.assert_array_equal(splits.open_split(tmp_path, "val").labels, labels)
 
 
+def test_unknown_labels_are_kept(arrays: Arrays, tmp_path: Path) -> None:
+    arrays["val_labels"][2, 3] = arrays["val_labels"][0, 13] = -1
+    extract(arrays, tmp_path)
+    found = splits.open_split(tmp_path, "val").labels
+    np.testing.assert_array_equal(found, arrays["val_labels"])
+    assert (found == UNKNOWN).sum() == 2
+
+
+@pytest.mark.parametrize("kind", [str, np.bytes_])
+def test_known_findings_get_their_names_and_come_first(
+    arrays: Arrays, tmp_path: Path, kind: type
+) -> None:
+    names = ["Fractured Rib", "Hiatal_Hernia", "Öd/ém", "PLEURAL EFFUSION"]
+    arrays["label_names"] = np.char.encode(names, "utf-8") if kind is np.bytes_ else np.array(names)
+    for split in SPLITS:
+        arrays[f"{split}_labels"] = arrays[f"{split}_labels"][:, :4]
+    dataset, _ = extract(arrays, tmp_path)
+    assert dataset.labels == ("effusion", "hernia", "Fractured Rib", "Öd/ém")
+    split = splits.open_split(tmp_path, "val")
+    assert split.names == dataset.labels
+    np.testing.assert_array_equal(split.labels, arrays["val_labels"][:, [3, 1, 0, 2]])
+
+
+@pytest.mark.parametrize("shape", [(-1, 1), (-1,)])
+def test_a_single_label_is_read(arrays: Arrays, tmp_path: Path, shape: tuple[int, ...]) -> None:
+    arrays["label_names"] = np.array(["fracture"])
+    for split in SPLITS:
+        arrays[f"{split}_labels"] = arrays[f"{split}_labels"][:, 0].reshape(shape)
+    extract(arrays, tmp_path)
+    assert splits.open_split(tmp_path, "val").labels.shape == (COUNTS["val"], 1)
+
+
+def named(position: int, name: str) -> Callable[[object], np.ndarray]:
+    """ChestMNIST's names with another one at a position."""
+    names = [*CHESTMNIST]
+    names[position] = name
+    return lambda _: np.array(names)
+
+
 def with_nan(values: np.ndarray) -> np.ndarray:
     values = values.astype(np.float32)
     values[2, 3] = np.nan
@@ -133,7 +172,7 @@ def with_nan(values: np.ndarray) -> np.ndarray:
 
 def with_value(value: int) -> Callable[[np.ndarray], np.ndarray]:
     def corrupt(labels: np.ndarray) -> np.ndarray:
-        labels[3, LABELS.index("edema")] = labels[4, 0] = value
+        labels[3, CHESTMNIST.index("edema")] = labels[4, 0] = value
         return labels
 
     return corrupt
@@ -162,12 +201,12 @@ REFUSALS: dict[str, tuple[str, Callable[[np.ndarray], Any], str]] = {
     "soft labels": (
         "train_labels",
         lambda a: a * 0.7 + 0.15,
-        " (126 invalid values); labels must be 0 or 1",
+        " (126 invalid values); labels must be 0, 1 or -1",
     ),
     "labels with NaN": (
         "test_labels",
         with_nan,
-        f"test_labels contains nan at row 2, {LABELS[3]} (1 invalid value); labels must be 0 or 1",
+        "test_labels contains nan at row 2, infiltration (1 invalid value); labels must be",
     ),
     "text labels": ("val_labels", lambda a: a.astype(str), "val_labels has dtype <U21; labels"),
     "13 labels": (
@@ -179,9 +218,32 @@ REFUSALS: dict[str, tuple[str, Callable[[np.ndarray], Any], str]] = {
     "labels of 2": (
         "val_labels",
         with_value(2),
-        "val_labels contains 2 at row 3, edema (2 invalid values); labels must be 0 or 1",
+        "val_labels contains 2 at row 3, edema (2 invalid values); labels must be 0, 1 or -1",
     ),
-    "labels of -1": ("val_labels", with_value(-1), "contains -1 at row 3, edema (2 invalid"),
+    "labels of -2": ("val_labels", with_value(-2), "contains -2 at row 3, edema (2 invalid"),
+    "labels without a name": (
+        "label_names",
+        lambda _: np.array(["Cough", "Fever"]),
+        "labels has shape (9, 14); expected (N, 2), one column per label as in label_names",
+    ),
+    "no names": ("label_names", lambda _: np.array([], str), "expected 1 to 100 strings"),
+    "101 names": ("label_names", lambda _: np.arange(101).astype(str), "expected 1 to 100"),
+    "names that are numbers": ("label_names", lambda _: np.arange(14), "dtype int64 and shape"),
+    "names in a table": ("label_names", lambda _: np.array([["a"], ["b"]]), "and shape (2, 1)"),
+    "an empty name": ("label_names", named(5, "  "), "label_names[5] is '  '; expected 1 to 60"),
+    "a long name": ("label_names", named(2, "x" * 61), "expected 1 to 60 printable characters"),
+    "a name of two lines": ("label_names", named(2, "a\nb"), "label_names[2] is 'a\\nb'; expected"),
+    "a name of a column": ("label_names", named(0, "assumed"), "can't be named 'assumed'; rename"),
+    "doubled names": (
+        "label_names",
+        named(13, "Pleural Effusion"),
+        "label_names[2] 'effusion' and [13] 'Pleural Effusion' are both 'effusion'; merge the two",
+    ),
+    "names that are not UTF-8": (
+        "label_names",
+        lambda _: np.array([b"\xff"] * 14),
+        "label_names contains bytes that are not UTF-8",
+    ),
     "object labels": ("val_labels", lambda a: a.astype(object), "`val_labels` contains pickled"),
     "fewer labels": (
         "test_labels",
@@ -214,7 +276,7 @@ REFUSALS: dict[str, tuple[str, Callable[[np.ndarray], Any], str]] = {
 def test_an_unusable_array_is_refused_with_the_problem(
     arrays: Arrays, tmp_path: Path, key: str, corrupt: Callable[[np.ndarray], Any], words: str
 ) -> None:
-    arrays[key] = corrupt(arrays[key])
+    arrays[key] = corrupt(arrays.get(key))
     assert words in refusal(arrays, tmp_path)
 
 
@@ -244,4 +306,4 @@ def test_real_x_rays_are_extracted_as_numpy_reads_them(tmp_path: Path) -> None:
     assert statistics.mean == pytest.approx((theirs["train_images"] / 255).mean(), rel=1e-12)
     assert statistics.std == pytest.approx((theirs["train_images"] / 255).std(), rel=1e-12)
     positives = splits.open_split(tmp_path, "val").labels.sum(axis=0)
-    assert [label for label, n in zip(LABELS, positives, strict=True) if n == 0] == ["hernia"]
+    assert [label for label, n in zip(CHESTMNIST, positives, strict=True) if n == 0] == ["hernia"]

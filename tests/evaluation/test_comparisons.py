@@ -8,7 +8,7 @@ from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
 from cxr.evaluation import comparisons, intervals
-from cxr.labels import LABELS
+from cxr.labels import CHESTMNIST
 
 
 def test_holm_of_a_hand_computed_case() -> None:
@@ -59,7 +59,7 @@ def models(n: int = 500) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """`good` is better than `fair`, `same` ranks like `fair`; hernia has one class only."""
     rng = np.random.default_rng(0)
     labels = (rng.random((n, 14)) < 0.2).astype(np.uint8)
-    labels[:, LABELS.index("hernia")] = 0
+    labels[:, CHESTMNIST.index("hernia")] = 0
     fair = rng.normal(size=(n, 14)) + 0.3 * labels
     return labels, {"good": fair + 0.8 * labels, "fair": fair, "same": np.exp(fair)}
 
@@ -69,7 +69,7 @@ def compared() -> list[dict]:
     labels, scores = models()
     resamples = intervals.draw(len(labels), None, 400, seed=0)
     estimates = intervals.estimate(labels, scores, resamples, lambda done, total: None)
-    return comparisons.compare(labels, scores, estimates, independent=True)
+    return comparisons.compare(labels, CHESTMNIST, scores, estimates, independent=True)
 
 
 def test_every_pair_of_models_is_compared(compared: list[dict]) -> None:
@@ -129,7 +129,7 @@ def test_a_label_of_one_class_is_not_compared(compared: list[dict]) -> None:
 def test_delongs_p_is_added_and_agrees(compared: list[dict]) -> None:
     labels, scores = models()
     mass = [e for e in compared if e["metric"] == "auroc" and e["label"] == "mass"]
-    i = LABELS.index("mass")
+    i = CHESTMNIST.index("mass")
     for each in mass:
         both = np.stack([scores[each["a"]][:, i], scores[each["b"]][:, i]])
         aurocs, covariance = intervals.delong(labels[:, i], both)
@@ -145,7 +145,7 @@ def test_delong_is_left_out_if_patients_have_several_images() -> None:
     labels, scores = models(100)
     resamples = intervals.draw(100, np.arange(100) // 2, 100, seed=0)
     estimates = intervals.estimate(labels, scores, resamples, lambda done, total: None)
-    compared = comparisons.compare(labels, scores, estimates, resamples.independent)
+    compared = comparisons.compare(labels, CHESTMNIST, scores, estimates, resamples.independent)
     assert not any("p_delong" in each for each in compared)
 
 
@@ -154,7 +154,7 @@ def test_a_single_model_is_not_compared() -> None:
     alone = {"good": scores["good"]}
     resamples = intervals.draw(100, None, 100, seed=0)
     estimates = intervals.estimate(labels, alone, resamples, lambda done, total: None)
-    assert comparisons.compare(labels, alone, estimates, True) == []
+    assert comparisons.compare(labels, CHESTMNIST, alone, estimates, True) == []
 
 
 def test_a_difference_that_no_resample_changes_has_no_p() -> None:

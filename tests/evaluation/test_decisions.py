@@ -16,7 +16,7 @@ from cxr.data.ood import OodReference
 from cxr.evaluation import decisions
 from cxr.evaluation.decisions import Rule
 from cxr.evaluation.metrics import sigmoid
-from cxr.labels import LABELS
+from cxr.labels import CHESTMNIST
 
 RULES = ("youden", "f1", "sensitivity")
 OOD = OodReference(np.arange(784.0).reshape(28, 28) / 3, 0.25)
@@ -177,8 +177,12 @@ def test_separable_labels_get_a_finite_calibration() -> None:
 
 def test_thresholds_are_chosen_on_calibrated_probabilities() -> None:
     labels, logits = miscalibrated()
-    operating_point = decisions.decide("cnn", labels, logits, "platt", "youden", 0.9, OOD)
-    raw = decisions.decide("cnn", labels, logits, "none", "youden", 0.9, OOD)
+    operating_point = decisions.decide(
+        "cnn", labels, CHESTMNIST[: labels.shape[1]], logits, "platt", "youden", 0.9, OOD
+    )
+    raw = decisions.decide(
+        "cnn", labels, CHESTMNIST[: labels.shape[1]], logits, "none", "youden", 0.9, OOD
+    )
     positive = operating_point.calibration.probs(logits) >= operating_point.thresholds
     assert (positive == (sigmoid(logits) >= raw.thresholds)).all()
     assert (operating_point.thresholds != raw.thresholds).all()
@@ -187,9 +191,9 @@ def test_thresholds_are_chosen_on_calibrated_probabilities() -> None:
 def test_an_operating_point_is_read_back_from_its_file(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     labels = (rng.random((60, 14)) < 0.3).astype(np.uint8)
-    labels[:, LABELS.index("hernia")] = 0
+    labels[:, CHESTMNIST.index("hernia")] = 0
     logits = rng.normal(size=(60, 14)).astype(np.float32)
-    operating_point = decisions.decide("vit", labels, logits, "platt", "f1", 0.9, OOD)
+    operating_point = decisions.decide("vit", labels, CHESTMNIST, logits, "platt", "f1", 0.9, OOD)
     path = tmp_path / "vit.json"
     path.write_text(json.dumps(operating_point.as_json(), allow_nan=False))
     again = decisions.read(path)

@@ -28,7 +28,7 @@ from cxr.evaluation.description import (
 )
 from cxr.evaluation.evaluate import Evaluation
 from cxr.evaluation.metrics import sigmoid
-from cxr.labels import LABELS
+from cxr.labels import CHESTMNIST
 
 CHESTXRAY14 = Path(__file__).parents[3] / "shared" / "data" / "chestxray14_labels.npz"
 OOD = OodReference(np.zeros((28, 28)), 0.0)
@@ -52,18 +52,21 @@ def evaluate(
     patients: np.ndarray | None = None,
     n_resamples: int = 200,
 ) -> Evaluation:
-    return evaluation.evaluate(labels, models, patients, n_resamples, 0, lambda done, total: None)
+    names = CHESTMNIST[: labels.shape[1]]
+    return evaluation.evaluate(
+        labels, names, models, patients, n_resamples, 0, lambda done, total: None
+    )
 
 
 def four_images() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Atelectasis in half of the images, edema in all, no other label; thresholds of 0.4."""
     labels, probs = np.zeros((4, 14), np.uint8), np.full((4, 14), 0.1)
-    labels[:, LABELS.index("atelectasis")] = [1, 1, 0, 0]
-    probs[:, LABELS.index("atelectasis")] = [0.9, 0.4, 0.6, 0.1]
-    labels[:, LABELS.index("edema")] = 1
-    probs[:, LABELS.index("edema")] = [0.5, 0.9, 0.9, 0.9]
+    labels[:, CHESTMNIST.index("atelectasis")] = [1, 1, 0, 0]
+    probs[:, CHESTMNIST.index("atelectasis")] = [0.9, 0.4, 0.6, 0.1]
+    labels[:, CHESTMNIST.index("edema")] = 1
+    probs[:, CHESTMNIST.index("edema")] = [0.5, 0.9, 0.9, 0.9]
     thresholds = np.full(14, 0.4)
-    thresholds[LABELS.index("hernia")] = np.nan
+    thresholds[CHESTMNIST.index("hernia")] = np.nan
     return labels, probs, thresholds
 
 
@@ -119,7 +122,7 @@ def test_summary_metrics_of_four_images_equal_those_by_hand() -> None:
 def test_every_metric_equals_sklearns() -> None:
     labels, probs, thresholds = many_images()
     metrics = metrics_of(labels, probs, thresholds)
-    for i, label in enumerate(LABELS):
+    for i, label in enumerate(CHESTMNIST):
         y, p, of_label = labels[:, i], probs[:, i], metrics["labels"][label]
         tn, fp, fn, tp = confusion_matrix(y, p >= thresholds[i]).ravel()
         assert [of_label[key] for key in METRICS_AT_THRESHOLD] == pytest.approx(
@@ -190,7 +193,7 @@ def test_labels_with_few_positive_patients_are_listed_as_unsure() -> None:
     assert metrics_of(labels, probs, thresholds)["intervals"]["unsure"] == []
     patients = np.arange(400) // 2
     assert metrics_of(labels, probs, thresholds, patients)["intervals"]["unsure"] == list(
-        LABELS[:2]
+        CHESTMNIST[:2]
     )
 
 
@@ -198,7 +201,7 @@ def test_resamples_without_positives_are_counted() -> None:
     labels, probs, thresholds = many_images()
     labels[:, 0] = 0
     labels[7, 0] = 1
-    of_label = metrics_of(labels, probs, thresholds, n_resamples=1000)["labels"][LABELS[0]]
+    of_label = metrics_of(labels, probs, thresholds, n_resamples=1000)["labels"][CHESTMNIST[0]]
     assert of_label["resamples_left_out"] == pytest.approx(1000 * (1 - 1 / 400) ** 400, rel=0.15)
     assert of_label["auroc_ci"] is not None
 
@@ -254,11 +257,13 @@ def test_one_image_and_constant_predictions_are_evaluated() -> None:
 def test_calibration_is_reported_before_and_after() -> None:
     labels, probs, _ = many_images()
     logits = 4 * np.log(probs / (1 - probs))  # overconfident
-    operating_point = decisions.decide("cnn", labels, logits, "temperature", "youden", 0.9, OOD)
+    operating_point = decisions.decide(
+        "cnn", labels, CHESTMNIST, logits, "temperature", "youden", 0.9, OOD
+    )
     metrics = evaluate(labels, {"cnn": Predicted.from_logits(operating_point, logits)}).models[
         "cnn"
     ]
-    raw = decisions.decide("cnn", labels, logits, "none", "youden", 0.9, OOD)
+    raw = decisions.decide("cnn", labels, CHESTMNIST, logits, "none", "youden", 0.9, OOD)
     before = evaluate(labels, {"cnn": Predicted.from_logits(raw, logits)}).models["cnn"]
     assert "uncalibrated" not in before
     assert metrics["uncalibrated"] == {key: before[key] for key in ("brier", "brier_skill", "ece")}

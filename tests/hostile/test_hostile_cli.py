@@ -17,7 +17,7 @@ from valid import LOCK, MD5, ROOT, operating_point, record
 from cxr import cli
 from cxr.audit.finding import Finding, Verdict, Where
 from cxr.cli import printing
-from cxr.labels import LABELS
+from cxr.labels import CHESTMNIST
 from cxr.models.inputs import InputSpec
 
 Change = Callable[[Path], object]
@@ -211,7 +211,7 @@ def test_each_malicious_image_gives_one_line_and_the_others_are_predicted(
     spec = InputSpec(28, "bicubic", 28, 1, (0.5,), (0.2,))
     network = models.build("cnn", hyper, 28, 1, 14)
     used = {"train": {"cnn": hyper.model_dump(mode="json")}}
-    models.save(models.SavedModel("cnn", network, spec, LABELS, used), project / "models/cnn")
+    models.save(models.SavedModel("cnn", network, spec, CHESTMNIST, used), project / "models/cnn")
     write("decisions/cnn.json", json.dumps(operating_point()))(project)
     scans = project / "scans"
     scans.mkdir()

@@ -18,7 +18,7 @@ from valid import ROOT, operating_point, refusal
 
 from cxr import models, params
 from cxr.evaluation import decisions
-from cxr.labels import LABELS
+from cxr.labels import CHESTMNIST
 from cxr.models import SavedModel
 from cxr.models.inputs import InputSpec
 from cxr.models.weights import load_weights, read_weights
@@ -207,9 +207,9 @@ def _hyper(name: str) -> Any:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "cnn"
     spec = InputSpec(28, "bicubic", 28, 1, (0.5,), (0.2,))
-    network = models.build("cnn", _hyper("cnn"), 28, 1, len(LABELS))
+    network = models.build("cnn", _hyper("cnn"), 28, 1, len(CHESTMNIST))
     used = {"train": {"cnn": _hyper("cnn").model_dump(mode="json")}}
-    models.save(SavedModel("cnn", network, spec, LABELS, used), folder)
+    models.save(SavedModel("cnn", network, spec, CHESTMNIST, used), folder)
     models.load(folder)
     return folder
 

@@ -14,7 +14,7 @@ import pytest
 from cxr.data.splits import Origin
 from cxr.errors import CxrError
 from cxr.hashing import Digest
-from cxr.labels import LABELS
+from cxr.labels import CHESTMNIST
 from cxr.lineage.facts import RESULT_AFFECTING_PACKAGES, Facts
 from cxr.lineage.records import SCHEMA, Record
 from cxr.lineage.run_log import Registration, RunLog, Slide
@@ -118,7 +118,7 @@ def record() -> dict[str, Any]:
 
 def operating_point() -> dict[str, Any]:
     """The JSON of an operating point."""
-    per_label = dict.fromkeys(LABELS, 0.5)
+    per_label = dict.fromkeys(CHESTMNIST, 0.5)
     return {
         "model": "cnn",
         "calibration": {"method": "platt", "slope": per_label, "intercept": dict(per_label)},

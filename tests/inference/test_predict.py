@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +21,14 @@ from cxr.data.splits import Statistics
 from cxr.errors import CxrError
 from cxr.evaluation import decisions
 from cxr.inference import predict
-from cxr.labels import LABELS
+from cxr.labels import CHESTMNIST
 from cxr.models.inputs import InputSpec
 from cxr.scoring.submissions import read_predictions
 from cxr.training.feed import ImageBatches
 
 PARAMS = params.load(Path(__file__).parents[2] / "params.yaml")
 CHESTS = phantom.render(0, "test", 0, 20, 28).images
-HERNIA = LABELS.index("hernia")
+HERNIA = CHESTMNIST.index("hernia")
 
 
 @pytest.fixture(scope="module")
@@ -39,16 +40,16 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     hyper = models.hyper_parameters("cnn", PARAMS.train.block("cnn"))
     spec = models.input_spec("cnn", hyper, 28, Statistics(0.5, 0.2))
-    network = models.build("cnn", hyper, 28, 1, len(LABELS)).eval()
+    network = models.build("cnn", hyper, 28, 1, len(CHESTMNIST)).eval()
     block = {"train": {"cnn": hyper.model_dump(mode="json")}}
-    models.save(models.SavedModel("cnn", network, spec, LABELS, block), folder / "models/cnn")
+    models.save(models.SavedModel("cnn", network, spec, CHESTMNIST, block), folder / "models/cnn")
     rng = np.random.default_rng(0)
     labels = (rng.random((20, 14)) < 0.4).astype(np.uint8)
     labels[:, HERNIA] = 0
     logits = pipeline_logits(network, spec)
     train, val = (phantom.render(0, split, 0, 200, 28).images for split in ("train", "val"))
     operating_point = decisions.decide(
-        "cnn", labels, logits, "platt", "youden", 0.9, OodReference.of(train, val)
+        "cnn", labels, CHESTMNIST, logits, "platt", "youden", 0.9, OodReference.of(train, val)
     )
     (folder / "decisions").mkdir()
     (folder / "decisions/cnn.json").write_text(json.dumps(operating_point.as_json()))
@@ -129,20 +130,17 @@ def test_a_model_is_found_by_name_or_folder(project: Path, tmp_path: Path) -> No
         predict.load("cnn", None)
 
 
-def test_a_model_of_other_labels_is_refused(project: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "models/cnn"
-    folder.mkdir(parents=True)
-    for path in (project / "models/cnn").iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
-    description = json.loads((folder / "model.json").read_text())
+def test_a_model_and_an_operating_point_of_other_labels_are_refused(
+    project: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "project"
+    shutil.copytree(project, folder)
+    file = folder / "models/cnn/model.json"
+    description = json.loads(file.read_text())
     description["labels"][0] = "cough"
-    (folder / "model.json").write_text(json.dumps(description))
-    with pytest.raises(CxrError, match="predicts a different set of labels"):
-        predict.load(str(folder), None)
-    description["labels"][0] = LABELS[0]
-    (folder / "model.json").write_text(json.dumps(description))
-    with pytest.raises(CxrError, match=r"cnn\.json is missing; fetch it with `dvc pull`"):
-        predict.load(str(folder), None)
+    file.write_text(json.dumps(description))
+    with pytest.raises(CxrError, match=r"cnn.json have different labels; run `dvc repro`"):
+        predict.load("cnn", folder)
 
 
 def test_the_command_writes_table_json_and_maps(cxr: Cxr, project: Path, tmp_path: Path) -> None:
@@ -164,7 +162,7 @@ def test_the_command_writes_table_json_and_maps(cxr: Cxr, project: Path, tmp_pat
     assert second["assumed"] == {"window": "none, 8-bit values are grey levels"}
     assert [row["assumed"] for row in rows] == ["", "window: none, 8-bit values are grey levels"]
     for row, image in zip(rows, result["images"], strict=True):
-        for label in LABELS:
+        for label in CHESTMNIST:
             prob = image["labels"][label]["probability"]
             assert float(row[f"prob_{label}"]) == prob
             positive = image["labels"][label]["predicted_positive"]
@@ -172,7 +170,7 @@ def test_the_command_writes_table_json_and_maps(cxr: Cxr, project: Path, tmp_pat
             assert row[f"predicted_positive_{label}"] == expected
     table = read_predictions(tmp_path / "t.csv", "test", are_logits=False)
     np.testing.assert_array_equal(
-        table.values, [[float(row[f"prob_{label}"]) for label in LABELS] for row in rows]
+        table.values, [[float(row[f"prob_{label}"]) for label in CHESTMNIST] for row in rows]
     )
     pixels = png.imread(tmp_path / "maps/a.maps.png")
     assert pixels.shape[1] >= 2 * 400 and pixels.shape[0] > 320

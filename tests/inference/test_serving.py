@@ -43,7 +43,7 @@ from cxr.errors import CxrError
 from cxr.inference import predict, server
 from cxr.inference.pyfunc import MAX_IMAGES, RequestError
 from cxr.inference.server import UNREADABLE
-from cxr.labels import LABELS
+from cxr.labels import CHESTMNIST
 from cxr.tracking import mlmodel
 
 __all__ = ["project"]  # the fixture
@@ -56,7 +56,7 @@ JSON = {"Content-Type": "application/json"}
 def registered(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a registered model."""
     folder = tmp_path_factory.mktemp("registered") / "model"
-    mlmodel.write(folder, datetime(2026, 1, 2, tzinfo=UTC), 7)
+    mlmodel.write(folder, CHESTMNIST, datetime(2026, 1, 2, tzinfo=UTC), 7)
     for name in ("models", "decisions"):
         shutil.copytree(project / name, folder / name)
     return folder
@@ -111,16 +111,16 @@ def ask(port: int, content: Any, headers: dict[str, str | None] | None = None) -
 def answered(reply: Any) -> np.ndarray:
     assert reply.status_code == 200, reply.text
     rows = json.loads(reply.text)["predictions"]
-    assert all(tuple(row) == (*LABELS, "assumed") for row in rows)
-    return np.array([[row[label] for label in LABELS] for row in rows])
+    assert all(tuple(row) == (*CHESTMNIST, "assumed") for row in rows)
+    return np.array([[row[label] for label in CHESTMNIST] for row in rows])
 
 
 def test_probabilities_equal_the_pipelines(
     served: PyFuncModel, expected: np.ndarray, tmp_path: Path
 ) -> None:
     probs = served.predict(pd.DataFrame({"image": chests(tmp_path)}))
-    assert tuple(probs.columns) == (*LABELS, "assumed") and set(probs["assumed"]) == {""}
-    np.testing.assert_allclose(probs[list(LABELS)], expected, atol=1e-6)
+    assert tuple(probs.columns) == (*CHESTMNIST, "assumed") and set(probs["assumed"]) == {""}
+    np.testing.assert_allclose(probs[list(CHESTMNIST)], expected, atol=1e-6)
 
 
 def test_a_response_says_what_was_assumed_of_each_image(port: int, tmp_path: Path) -> None:
@@ -174,9 +174,9 @@ def test_the_model_has_a_signature_an_example_and_exact_requirements(
 ) -> None:
     signature = served.metadata.signature
     assert [(each.name, each.type.name) for each in signature.inputs] == [("image", "string")]
-    assert [each.name for each in signature.outputs] == [*LABELS, "assumed"]
+    assert [each.name for each in signature.outputs] == [*CHESTMNIST, "assumed"]
     assert served.metadata.utc_time_created == "2026-01-02 00:00:00"
-    probs = served.predict(served.input_example)[list(LABELS)].to_numpy()
+    probs = served.predict(served.input_example)[list(CHESTMNIST)].to_numpy()
     assert probs.shape == (1, 14) and probs.min() > 0 and probs.max() < 1
     lines = (registered / "requirements.txt").read_text().splitlines()
     assert {line.split("==")[0] for line in lines} == set(mlmodel.PACKAGES)
@@ -444,7 +444,7 @@ class Served:
         logits = np.load(self.pipeline.folder / f"predictions/{model}.npz")["test_logits"]
         calibration = self.pipeline.json(f"decisions/{model}.json")["calibration"]
         slope, intercept = (
-            np.array([calibration[key][label] for label in LABELS])
+            np.array([calibration[key][label] for label in CHESTMNIST])
             for key in ("slope", "intercept")
         )
         return 1 / (1 + np.exp(-(slope * logits.astype(np.float64) + intercept)))
@@ -471,10 +471,10 @@ def test_mlflow_loads_every_model_with_the_probabilities_of_evaluate(
     table = pd.DataFrame({"image": running.images(20)})
     for name in ("cnn", "squeezenet", "vit"):
         model = mlflow.pyfunc.load_model(f"runs:/{running.run_ids[name]}/model")
-        probs = model.predict(table)[list(LABELS)]
+        probs = model.predict(table)[list(CHESTMNIST)]
         np.testing.assert_allclose(probs, running.expected(name)[:20], atol=1e-5)
     champion = mlflow.pyfunc.load_model(f"models:/{REGISTERED}@champion")
-    probs = champion.predict(table)[list(LABELS)]
+    probs = champion.predict(table)[list(CHESTMNIST)]
     np.testing.assert_allclose(probs, running.expected(running.model)[:20], atol=1e-5)
 
 
@@ -490,7 +490,7 @@ def test_the_server_returns_the_probabilities_of_evaluate_and_predict(
     address = f"models:/{REGISTERED}@champion"
     done = running.pipeline.run("cxr", "predict", str(tmp_path), "--model", address, "--json")
     predicted = [
-        [each["labels"][label]["probability"] for label in LABELS]
+        [each["labels"][label]["probability"] for label in CHESTMNIST]
         for each in json.loads(done.stdout)["images"]
     ]
     np.testing.assert_allclose(probs[:3], predicted, atol=1e-5)
@@ -513,8 +513,8 @@ def test_it_prints_the_model_version_and_commands_that_work(
             ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True
         )
         (row,) = json.loads(done.stdout)["predictions"]
-        assert tuple(row) == (*LABELS, "assumed")
-    np.testing.assert_allclose([row[label] for label in LABELS], expected, atol=1e-5)
+        assert tuple(row) == (*CHESTMNIST, "assumed")
+    np.testing.assert_allclose([row[label] for label in CHESTMNIST], expected, atol=1e-5)
 
 
 @pytest.mark.slow

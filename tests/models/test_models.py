@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from cxr import models, params
 from cxr.data.splits import Statistics
 from cxr.errors import CxrError
-from cxr.labels import LABELS
+from cxr.labels import CHESTMNIST
 from cxr.models import Network, SavedModel
 from cxr.models.inputs import InputSpec, micro_batch_size, micro_batches
 from cxr.models.weights import fill, load_weights, write_weights
@@ -41,7 +41,9 @@ CHANNELS = {
 
 def network(name: str, size: int = 28, planes: int | None = None, **changes: object) -> Network:
     torch.manual_seed(1)
-    return models.build(name, hyper(name, **changes), size, planes or CHANNELS[name], len(LABELS))
+    return models.build(
+        name, hyper(name, **changes), size, planes or CHANNELS[name], len(CHESTMNIST)
+    )
 
 
 def images(name: str, n: int, size: int = 28, planes: int | None = None) -> torch.Tensor:
@@ -65,7 +67,7 @@ def saved_model(name: str) -> SavedModel:
     with torch.no_grad():  # running statistics that differ from those of a new batch norm
         for _ in range(3):
             net.train()(images(name, 8) * 2 + 1)
-    return SavedModel(name, net.eval(), spec, LABELS, used)
+    return SavedModel(name, net.eval(), spec, CHESTMNIST, used)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +96,7 @@ def test_feature_map_has_the_expected_shape(
     x = images(name, 2, size, channels)
     with torch.inference_mode():
         assert net.feature_map(x).shape == (2, *shape)
-        assert net(x).shape == (2, len(LABELS))
+        assert net(x).shape == (2, len(CHESTMNIST))
 
 
 @pytest.mark.parametrize(
@@ -123,7 +125,7 @@ def test_forward_is_classify_of_feature_map(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_zero_feature_map_gives_the_bias_of_the_head_without_a_relu(name: str) -> None:
     net = network(name).eval()
-    bias = torch.linspace(-6, 1, len(LABELS))
+    bias = torch.linspace(-6, 1, len(CHESTMNIST))
     with torch.inference_mode():
         net.head().bias.copy_(bias)
         zeros = torch.zeros_like(net.feature_map(images(name, 2)))
@@ -249,7 +251,7 @@ def test_model_json_contains_what_is_needed_to_use_the_model(tmp_path: Path) -> 
     models.save(saved_model("cnn"), tmp_path)
     description = json.loads((tmp_path / "model.json").read_text())
     assert description["name"] == "cnn"
-    assert description["labels"] == list(LABELS)
+    assert description["labels"] == list(CHESTMNIST)
     assert description["input"] == {
         "data_size": 28, "resampling": "bicubic", "image_size": 28, "channels": 1,
         "mean": [0.1], "std": [1 / 3],

@@ -16,7 +16,7 @@ from cxr.data.ood import OodReference
 from cxr.data.splits import Statistics
 from cxr.evaluation import decisions, metrics
 from cxr.inference import predict as inference
-from cxr.labels import LABELS
+from cxr.labels import CHESTMNIST
 from cxr.models import Network, SavedModel
 from cxr.training import features
 from cxr.training.feed import FeatureBatches, ImageBatches, predict
@@ -47,9 +47,9 @@ def model_of(name: str, image_size: int = 28) -> SavedModel:
     if name == "squeezenet":
         hyper = hyper.model_copy(update={"image_size": 64})
     spec = models.input_spec(name, hyper, 28, Statistics(0.5, 0.25))
-    network = models.build(name, hyper, spec.image_size, spec.channels, len(LABELS)).eval()
+    network = models.build(name, hyper, spec.image_size, spec.channels, len(CHESTMNIST)).eval()
     nn.init.normal_(network.head().weight, std=0.3)
-    return SavedModel(name, network, spec, LABELS, {})
+    return SavedModel(name, network, spec, CHESTMNIST, {})
 
 
 def logits_of_evaluation(model: SavedModel, images: np.ndarray) -> np.ndarray:
@@ -64,7 +64,7 @@ def test_different_images_get_different_logits_in_bf16(
     """A head in bf16 gave 73 to 467 distinct values of 3,000 and changed AUROCs by up to 0.0068."""
     logits = logits_of_evaluation(model_of(name), chests)
     assert logits.dtype == np.float32
-    distinct = [len(np.unique(logits[:, i])) for i in range(len(LABELS))]
+    distinct = [len(np.unique(logits[:, i])) for i in range(len(CHESTMNIST))]
     assert min(distinct) > 0.98 * N
 
 
@@ -92,7 +92,8 @@ def test_evaluation_maps_and_predictions_agree_on_one_device(
     np.testing.assert_allclose(maps.logits, expected, atol=1e-6)
     operating_point = decisions.decide(
         name,
-        np.eye(12, 14, dtype=np.uint8),
+        np.eye(12, 14, dtype=np.int8),
+        CHESTMNIST,
         expected,
         "none",
         "youden",

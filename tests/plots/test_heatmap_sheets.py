@@ -10,7 +10,7 @@ from matplotlib import colormaps
 from matplotlib.image import imread
 
 from cxr.data.splits import Origin
-from cxr.labels import LABELS
+from cxr.labels import CHESTMNIST
 from cxr.plots.gradcam import (
     ImageCase,
     ModelOutput,
@@ -26,13 +26,13 @@ from cxr.plots.sheet import CAPTION, HEAD, MARGIN, PANEL, Sheet
 
 REAL = Origin("chestmnist-28", "medmnist")
 PHANTOM = Origin("phantom-28", "phantom")
-EDEMA, HERNIA = LABELS.index("edema"), LABELS.index("hernia")
+EDEMA, HERNIA = CHESTMNIST.index("edema"), CHESTMNIST.index("hernia")
 INFERNO, REDS_AND_BLUES = colormaps["inferno"], colormaps["RdBu_r"]
 
 
 def case(index: int = 5) -> ImageCase:
     grey = np.random.default_rng(index).integers(0, 256, (28, 28), dtype=np.uint8)
-    return ImageCase(f"test image {index}", grey, np.eye(14, dtype=np.uint8)[EDEMA])
+    return ImageCase(f"test image {index}", grey, np.eye(14, dtype=np.int8)[EDEMA], CHESTMNIST)
 
 
 def output(model: str = "cnn", cells: int = 7, largest: float = 8) -> ModelOutput:
@@ -118,7 +118,7 @@ def test_a_sheet_shows_all_labels_on_one_scale() -> None:
     drawn = sheet_of(case(), shown, list(range(14)), REAL)
     assert captions(drawn)[0] == "Image\nedema"
     assert len(captions(drawn)) == 29
-    for i, label in enumerate(LABELS):
+    for i, label in enumerate(CHESTMNIST):
         truth = "yes" if i == EDEMA else "no"
         threshold = "no threshold" if i == HERNIA else "threshold 0.250"
         assert captions(drawn)[1 + 2 * i] == f"{label}: {truth}\np = 0.125, {threshold}"
@@ -135,7 +135,7 @@ def test_a_sheet_shows_all_labels_on_one_scale() -> None:
 def test_a_sheet_can_show_selected_labels() -> None:
     drawn = sheet_of(case(), output(), [3, EDEMA], REAL)
     assert [caption.splitlines()[0] for caption in captions(drawn)[1:]] == [
-        f"{LABELS[3]}: no", f"{LABELS[3]}, raw", "edema: yes", "edema, raw",
+        f"{CHESTMNIST[3]}: no", f"{CHESTMNIST[3]}, raw", "edema: yes", "edema, raw",
     ]  # fmt: skip
 
 
@@ -177,11 +177,11 @@ def test_examples_have_one_row_per_group_and_name_empty_groups() -> None:
     attribution = output("cnn", 7, 2).attribution[3]
     np.testing.assert_array_equal(pictures(drawn)[3], overlay(case(2).grey, attribution, 8.0))
     assert scales(drawn) == ["0 to 8: positive attribution (logit)"]
-    assert f"cnn, {LABELS[3]}" in drawn.title
+    assert f"cnn, {CHESTMNIST[3]}" in drawn.title
 
 
 def test_many_findings_are_shortened_to_two_lines() -> None:
-    full = ImageCase("test image 1", case().grey, np.ones(14, np.uint8))
+    full = ImageCase("test image 1", case().grey, np.ones(14, np.int8), CHESTMNIST)
     lines = captions(slide_of(full, output(), 0, REAL))[0].splitlines()
     assert len(lines) == 3
     assert lines[2].endswith("…")
@@ -206,7 +206,7 @@ def test_a_sheet_names_its_model_and_data(draw: Draw) -> None:
     assert phantom[1] == "PHANTOM: synthetic images, no patients (phantom-28)"
 
 
-FULL = ImageCase("train image 78467", case().grey, np.ones(14, np.uint8))
+FULL = ImageCase("train image 78467", case().grey, np.ones(14, np.int8), CHESTMNIST)
 WIDE = replace(output("squeezenet", 13, 123456.789), method="rollout", probs=np.full(14, 0.999))
 WIDEST: dict[str, Draw] = {
     "sheet": lambda origin: sheet_of(FULL, WIDE, [3], origin),

@@ -18,7 +18,7 @@ from cxr.evaluation.curves import Curve, precision_recall, roc
 from cxr.evaluation.description import Predicted
 from cxr.evaluation.evaluate import evaluate
 from cxr.evaluation.hard_examples import find_hard_examples
-from cxr.labels import LABELS
+from cxr.labels import CHESTMNIST
 from cxr.plots import evaluation as figures
 from cxr.plots.data import label_counts, sample_images
 from cxr.plots.training import learning_curves
@@ -31,8 +31,8 @@ RNG_SEED = 0
 
 
 def count_labels(origin: Origin, path: Path) -> None:
-    share = {label: (i + 1) / 100 for i, label in enumerate(LABELS)}
-    positives = {label: i + 1 for i, label in enumerate(LABELS)}
+    share = {label: (i + 1) / 100 for i, label in enumerate(CHESTMNIST)}
+    positives = {label: i + 1 for i, label in enumerate(CHESTMNIST)}
     split = {"n": 100, "prevalence": share, "positives": positives}
     label_counts({"train": split, "val": split, "test": split}, origin, path)
 
@@ -42,7 +42,7 @@ def show_samples(origin: Origin, path: Path) -> None:
     labels = (rng.random((60, 14)) < 0.2).astype(np.uint8)
     labels[:3] = 0
     images = rng.integers(0, 256, (60, 28, 28), dtype=np.uint8)
-    sample_images(Split(images, labels, None, None), origin, path)
+    sample_images(Split(images, labels, CHESTMNIST, None, None), origin, path)
 
 
 def draw_curves(origin: Origin, path: Path) -> None:
@@ -57,13 +57,13 @@ def evaluated() -> tuple[np.ndarray, dict[str, Predicted], dict[str, Any]]:
     """Labels, predictions and metrics of three models; hernia has one class, mass is rare."""
     rng = np.random.default_rng(RNG_SEED)
     labels = (rng.random((200, 14)) < 0.3).astype(np.uint8)
-    labels[:, [LABELS.index("hernia"), LABELS.index("mass")]] = 0
-    labels[:3, LABELS.index("mass")] = 1
+    labels[:, [CHESTMNIST.index("hernia"), CHESTMNIST.index("mass")]] = 0
+    labels[:3, CHESTMNIST.index("mass")] = 1
     models = {}
     for name in ("cnn", "squeezenet", "vit"):
         probs = rng.random((200, 14))
         models[name] = Predicted(probs, probs, np.full(14, 0.5), "")
-    tests = evaluate(labels, models, None, 100, 0, lambda done, total: None).models
+    tests = evaluate(labels, CHESTMNIST, models, None, 100, 0, lambda done, total: None).models
     return labels, models, {name: tests[name] for name in models}
 
 
@@ -81,7 +81,7 @@ def curves(kind: Callable[[Any, Any], Curve]) -> figures.Curves:
         label: {n: kind(labels[:, i], m.scores[:, i]) for n, m in models.items()}
         if labels[:, i].any()
         else {}
-        for i, label in enumerate(LABELS)
+        for i, label in enumerate(CHESTMNIST)
     }
 
 
@@ -100,7 +100,7 @@ def draw_reliability(origin: Origin, path: Path) -> None:
 def draw_pairs(origin: Origin, path: Path) -> None:
     labels, models, _ = evaluated()
     predicted_positive = {name: model.probs >= 0.5 for name, model in models.items()}
-    figures.label_pairs(labels, predicted_positive, origin, path)
+    figures.label_pairs(labels, CHESTMNIST, predicted_positive, origin, path)
 
 
 def show_hard_examples(origin: Origin, path: Path) -> None:
@@ -109,9 +109,11 @@ def show_hard_examples(origin: Origin, path: Path) -> None:
     examples = find_hard_examples(labels, list(probs.values()), 20)
     images = np.random.default_rng(RNG_SEED).integers(0, 256, (200, 28, 28), dtype=np.uint8)
     index = examples.index
-    names = [f"#{i}" for i in index]
+    titles = [f"#{i}" for i in index]
     probs = {name: of_model[index] for name, of_model in probs.items()}
-    figures.hard_examples(examples, images[index], labels[index], probs, names, origin, path)
+    figures.hard_examples(
+        examples, images[index], labels[index], CHESTMNIST, probs, titles, origin, path
+    )
 
 
 Draw = Callable[[Origin, Path], None]
@@ -219,14 +221,14 @@ def test_label_counts_shows_sorted_percentages_with_the_training_counts(seen: Se
     for bars in axes.containers:
         assert [bar.get_width() for bar in bars] == pytest.approx(range(1, 15))
     ticks = [text.get_text() for text in axes.get_yticklabels()]
-    assert ticks == [f"{label}  ({i + 1})" for i, label in enumerate(LABELS)]
+    assert ticks == [f"{label}  ({i + 1})" for i, label in enumerate(CHESTMNIST)]
 
 
 def test_sample_images_show_two_images_per_finding(seen: Seen) -> None:
     show_samples(REAL, Path("unused.png"))
     assert seen.figure is not None
     names = [title.split("\n")[0] for title in seen.texts]
-    assert names == [name for name in ("no finding", *LABELS) for _ in range(2)]
+    assert names == [name for name in ("no finding", *CHESTMNIST) for _ in range(2)]
     rng = np.random.default_rng(RNG_SEED)
     labels = (rng.random((60, 14)) < 0.2).astype(np.uint8)
     labels[:3] = 0
@@ -235,7 +237,7 @@ def test_sample_images_show_two_images_per_finding(seen: Seen) -> None:
     for ax in shown:
         name, index = ax.get_title().split("\n#")
         row = labels[int(index)]
-        assert row.sum() == 0 if name == "no finding" else row[LABELS.index(name)] == 1
+        assert row.sum() == 0 if name == "no finding" else row[CHESTMNIST.index(name)] == 1
         assert np.array_equal(ax.images[0].get_array(), images[int(index)])
 
 
@@ -262,7 +264,7 @@ def test_forest_plot_of_auroc_omits_undefined_labels(seen: Seen) -> None:
     (axes,) = seen.figure.axes
     points = [line for line in axes.lines if line.get_marker() == "o" and len(line.get_xdata())]
     positions = [-float(point.get_ydata()[0]) for point in points]
-    hernia = 1 + LABELS.index("hernia")  # the macro mean is row 0
+    hernia = 1 + CHESTMNIST.index("hernia")  # the macro mean is row 0
     assert sorted({round(position) for position in positions}) == [
         j for j in range(15) if j != hernia
     ]
@@ -283,7 +285,7 @@ def test_forest_plot_shows_every_interval_and_hollow_points_for_few_cases(seen: 
             assert each["auroc"] is None or tuple(each["auroc_ci"]) in drawn
     points = [line for line in axes.lines if line.get_marker() == "o" and len(line.get_xdata())]
     hollow = {round(-p.get_ydata()[0]) for p in points if p.get_markerfacecolor() == "white"}
-    assert hollow == {1 + LABELS.index("mass")}
+    assert hollow == {1 + CHESTMNIST.index("mass")}
     assert axes.get_xlabel() == (
         "AUROC (test)\n95% CI (200 images); too narrow without patient ids; hollow: too few cases"
     )
@@ -308,7 +310,7 @@ def test_legends_of_curves_contain_their_metrics(draw: Draw, seen: Seen) -> None
     draw(REAL, Path("unused.png"))
     assert seen.figure is not None
     metric = "auroc" if draw is draw_roc else "ap"
-    for axes, label in zip(seen.figure.axes, LABELS, strict=False):
+    for axes, label in zip(seen.figure.axes, CHESTMNIST, strict=False):
         if label == "hernia":
             assert "one class only" in axes.texts[0].get_text()
             continue
@@ -321,7 +323,7 @@ def test_calibration_curves_show_the_bins(seen: Seen) -> None:
     assert seen.figure is not None
     assert seen.figure.get_supxlabel() == "Predicted probability"
     assert seen.figure.get_supylabel() == "Observed frequency"
-    axes = seen.figure.axes[LABELS.index("edema")]
+    axes = seen.figure.axes[CHESTMNIST.index("edema")]
     bins = evaluated()[2]["vit"]["labels"]["edema"]["reliability"]
     assert list(axes.lines[-1].get_xdata()) == bins["mean_prob"]
     assert list(axes.lines[-1].get_ydata()) == bins["share_positive"]
@@ -332,12 +334,12 @@ def test_label_pairs_are_fractions_of_the_row(seen: Seen) -> None:
     assert seen.figure is not None
     labels, models, _ = evaluated()
     data, cnn = (axes.images[0].get_array() for axes in seen.figure.axes[:2])
-    edema, mass = LABELS.index("edema"), LABELS.index("mass")
+    edema, mass = CHESTMNIST.index("edema"), CHESTMNIST.index("mass")
     has = labels[:, edema] == 1
     assert data[edema, edema] == 1
     assert data[edema, mass] == pytest.approx(labels[has, mass].mean())
     assert cnn[edema, mass] == pytest.approx((models["cnn"].probs[has, mass] >= 0.5).mean())
-    assert np.ma.getmaskarray(data)[LABELS.index("hernia")].all()
+    assert np.ma.getmaskarray(data)[CHESTMNIST.index("hernia")].all()
     without = labels.sum(axis=1) == 0
     assert data.shape == (15, 14)
     if without.any():
@@ -352,10 +354,10 @@ def test_hard_examples_name_image_labels_and_probabilities(seen: Seen) -> None:
     for title in seen.texts:
         lines = title.splitlines()
         index = int(lines[0].split()[0].removeprefix("#"))
-        present = [label for label, y in zip(LABELS, labels[index], strict=True) if y]
+        present = [label for label, y in zip(CHESTMNIST, labels[index], strict=True) if y]
         assert " ".join(lines[1:-1]) == (", ".join(present) or "no finding")
         label = lines[-1].split(":")[0]
-        probs = ", ".join(f"{m.probs[index, LABELS.index(label)]:.3f}" for m in models.values())
+        probs = ", ".join(f"{m.probs[index, CHESTMNIST.index(label)]:.3f}" for m in models.values())
         assert lines[-1].endswith(f"p = {probs}")
         assert ("yes" in lines[-1]) == (label in present)
 

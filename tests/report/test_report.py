@@ -18,7 +18,7 @@ from pipeline import Pipeline
 from cxr import report
 from cxr.data.splits import Origin
 from cxr.errors import CxrError
-from cxr.labels import LABELS
+from cxr.labels import CHESTMNIST
 from cxr.plots.figure import COLOURS
 from cxr.plots.svg import inline
 from cxr.plots.training import curves_of_models
@@ -76,7 +76,7 @@ class Page(HTMLParser):
 
 
 def test_each_of_the_14_findings_is_explained() -> None:
-    assert set(FINDINGS) == set(LABELS)
+    assert set(FINDINGS) == set(CHESTMNIST)
 
 
 def test_the_published_accuracies_are_those_of_the_work_this_is_based_on() -> None:
@@ -159,7 +159,7 @@ def test_the_models_table_has_the_numbers_of_metrics_json(reported: Pipeline, pa
 @pytest.mark.slow
 def test_every_finding_has_a_row_with_every_models_auroc(reported: Pipeline, page: Page) -> None:
     models = reported.json("reports/metrics.json")["models"]
-    for label in LABELS:
+    for label in CHESTMNIST:
         row = page.row(label)
         aurocs = [models[name]["test"]["labels"][label]["auroc"] for name in MODELS]
         expected = ["-" if auroc is None else f"{auroc:.3f}" for auroc in aurocs]
@@ -189,7 +189,7 @@ def test_every_picture_has_an_alternative_text(page: Page) -> None:
 @pytest.mark.slow
 def test_every_finding_can_be_chosen_and_one_is_preselected(page: Page) -> None:
     choices = [attributes for tag, attributes in page.tags if tag == "input"]
-    assert [each["value"] for each in choices] == list(LABELS)
+    assert [each["value"] for each in choices] == list(CHESTMNIST)
     chosen = [each["value"] for each in choices if "checked" in each]
     assert len(chosen) == 1
     seen = {
@@ -295,7 +295,7 @@ def test_maps_without_attribution_show_the_plain_image(reported: Pipeline) -> No
             gathered.cases, archive["indices"], archive["attribution"], strict=True
         ):
             scale = np.abs(attribution).max()
-            for i, label in enumerate(LABELS):
+            for i, label in enumerate(CHESTMNIST):
                 shown = case.maps[name][label]
                 assert shown.strongest == pytest.approx(float(attribution[i].max()))
                 colours = decoded(shown.picture)

@@ -9,11 +9,12 @@ import pytest
 from conftest import Cxr
 from sklearn.metrics import roc_auc_score
 
+from cxr.data import splits
 from cxr.data.ood import OodReference
 from cxr.evaluation import decisions
 from cxr.evaluation.description import BASELINES, TOO_NARROW, Predicted
 from cxr.evaluation.evaluate import evaluate
-from cxr.labels import LABELS
+from cxr.labels import CHESTMNIST
 from cxr.scoring import score as scoring
 
 PREDICTIONS = Path(__file__).parents[2].parent / "shared" / "data" / "predictions"
@@ -49,6 +50,12 @@ def project(tmp_path: Path) -> Path:
     (folder / "dvc.yaml").write_text("stages: {}\n")
     (folder / "params.yaml").write_text("seed: 0\n")
     labels, _ = images()
+    splits.write_dataset(
+        splits.Dataset(
+            splits.Origin("mine", "file"), 28, dict.fromkeys(splits.SPLITS, 120), CHESTMNIST
+        ),
+        folder / "data/processed",
+    )
     ids = np.array([f"0000{i:04}_000" for i in range(len(labels))])
     for split in ("val", "test"):
         np.save(folder / f"data/processed/{split}_labels.npy", labels)
@@ -58,10 +65,12 @@ def project(tmp_path: Path) -> Path:
     for seed, name in enumerate(("cnn", "vit")):
         logits = images(seed=0)[1] + np.random.default_rng(seed).normal(size=(120, 14))
         np.savez(folder / f"predictions/{name}.npz", val_logits=logits, test_logits=logits)
-        operating_point = decisions.decide(name, labels, logits, "temperature", "youden", 0.9, OOD)
+        operating_point = decisions.decide(
+            name, labels, CHESTMNIST, logits, "temperature", "youden", 0.9, OOD
+        )
         (folder / f"decisions/{name}.json").write_text(json.dumps(operating_point.as_json()))
         models[name] = Predicted.from_logits(operating_point, logits)
-    metrics = evaluate(labels, models, None, 200, 0, lambda done, total: None).models
+    metrics = evaluate(labels, CHESTMNIST, models, None, 200, 0, lambda done, total: None).models
     report = {"models": {name: {"val": each, "test": each} for name, each in metrics.items()}}
     (folder / "reports/metrics.json").write_text(json.dumps(report))
     return folder
@@ -104,7 +113,7 @@ def test_external_predictions_are_matched_by_id_and_scored(project: Path, tmp_pa
     assert list(done.models) == ["theirs", *BASELINES]
     expected = roc_auc_score(labels, logits, average="macro")
     assert done.models["theirs"]["macro_auroc"] == pytest.approx(expected)
-    for i, label in enumerate(LABELS):
+    for i, label in enumerate(CHESTMNIST):
         auroc = roc_auc_score(labels[:, i], logits[:, i])
         assert done.models["theirs"]["labels"][label]["auroc"] == pytest.approx(auroc)
 
@@ -118,7 +127,7 @@ def test_our_own_predictions_get_the_metrics_of_evaluate(project: Path, tmp_path
     assert {k: found[k] for k in ("brier", "ece")} == {
         k: expected["uncalibrated"][k] for k in ("brier", "ece")
     }
-    for label in LABELS:
+    for label in CHESTMNIST:
         for key in ("auroc_ci", "ap_ci", "sensitivity", "specificity", "ppv", "npv"):
             assert found["labels"][label][key] == expected["labels"][label][key]
 
@@ -240,12 +249,12 @@ def test_the_command_prints_a_table_or_json(cxr: Cxr, project: Path, tmp_path: P
     predictions, labels = str(write_predictions(tmp_path)), str(write_labels(project, tmp_path))
     call = ["score", predictions, "--labels", labels, "--resamples", "200"]
     result = json.loads(cxr(*call, "--json", cwd=tmp_path).stdout)
-    assert result["n"] == 120 and tuple(result["labels"]) == LABELS
+    assert result["n"] == 120 and tuple(result["labels"]) == CHESTMNIST
     shown = cxr(*call, cwd=tmp_path)
     assert shown.returncode == 0
     low, high = result["macro_auroc_ci"]
     assert f"{result['macro_auroc']:.4f} [{low:.4f}, {high:.4f}]" in shown.stdout
-    for row in (*BASELINES, *LABELS, "too narrow"):
+    for row in (*BASELINES, *CHESTMNIST, "too narrow"):
         assert row in shown.stdout
     compared = cxr(*call, "--compare", cwd=project)
     assert "theirs minus cnn: macro AUROC +" in compared.stdout
@@ -298,7 +307,7 @@ def test_metrics_of_labels_without_positives_are_listed_as_undefined(
     result = json.loads(cxr(*call, "--json", cwd=tmp_path).stdout)
     assert result["macro_auroc"] is None and result["macro_ap"] is None
     undefined = {each["label"] for each in result["undefined"] if "auroc" in each["what"]}
-    assert undefined == {*LABELS, "all"}
+    assert undefined == {*CHESTMNIST, "all"}
     done = cxr(*call, cwd=tmp_path)
     assert done.returncode == 0 and "undefined for every label: images of one class" in done.stdout
 

@@ -12,7 +12,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from cxr.errors import CxrError
-from cxr.labels import LABELS
+from cxr.labels import CHESTMNIST
 from cxr.scoring.submissions import Matched, match, read_labels, read_predictions
 
 MAKE = Path(__file__).parents[2].parent / "shared" / "cases" / "make_csvs.py"
@@ -210,14 +210,14 @@ def write(path: Path, rows: list[list[object]], **form: str) -> Path:
 def labels_of(folder: Path, column: str = "image") -> Path:
     """Write labels of a, b and c."""
     rows = [[i, *y] for i, y in sorted(zip(IDS, Y.tolist(), strict=True))]
-    return write(folder / "labels.csv", [[column, *LABELS], *rows])
+    return write(folder / "labels.csv", [[column, *CHESTMNIST], *rows])
 
 
 def table(*extra: tuple[str, list[object]]) -> list[list[object]]:
     """Rows of predictions, with extra columns in front."""
     header = [name for name, _ in extra]
     columns = [values for _, values in extra]
-    return [[*header, *LABELS], *([c[i] for c in columns] + P[i].tolist() for i in range(3))]
+    return [[*header, *CHESTMNIST], *([c[i] for c in columns] + P[i].tolist() for i in range(3))]
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_nih_file_names_without_suffix_are_read_as_text(tmp_path: Path) -> None:
     names = ["00000001_001", "00000002_000", "00000001_000"]
     path = write(tmp_path / "p.csv", table(("scan", names)))
     rows = [[i, *y] for i, y in zip(names, Y.tolist(), strict=True)]
-    labels = write(tmp_path / "l.csv", [["x", *LABELS], *rows[::-1]])
+    labels = write(tmp_path / "l.csv", [["x", *CHESTMNIST], *rows[::-1]])
     done = matched(path, labels)
     assert done.by == "id" and np.array_equal(done.predictions.values, P[::-1])
     with pytest.raises(CxrError, match="has no header and 15 columns"):
@@ -308,7 +308,11 @@ def test_two_string_arrays_in_an_npz_are_ambiguous(tmp_path: Path) -> None:
 
 
 def test_a_table_of_cxr_predict_is_read_without_its_refused_images(tmp_path: Path) -> None:
-    header = ["image", *(f"prob_{x}" for x in LABELS), *(f"predicted_positive_{x}" for x in LABELS)]
+    header = [
+        "image",
+        *(f"prob_{x}" for x in CHESTMNIST),
+        *(f"predicted_positive_{x}" for x in CHESTMNIST),
+    ]
     rows = [
         [f"scans/{i}.png", *p, *[1] * 7, *[0] * 6, "", 0.9, ""]
         for i, p in zip(IDS, P.tolist(), strict=True)
@@ -349,7 +353,7 @@ def test_lines_before_the_header_are_skipped(tmp_path: Path, text: str, decimal:
 
 def test_a_header_that_starts_with_a_hash_is_a_header(tmp_path: Path) -> None:
     """Otherwise the numbers below would be read in ChestMNIST's label order."""
-    rows = [["#row", *LABELS[::-1]], *([i, *p[::-1]] for i, p in enumerate(P.tolist()))]
+    rows = [["#row", *CHESTMNIST[::-1]], *([i, *p[::-1]] for i, p in enumerate(P.tolist()))]
     assert np.array_equal(
         read_predictions(write(tmp_path / "p.csv", rows), "test", False).values, P
     )
@@ -408,7 +412,7 @@ def test_unclear_labels_in_one_cell_are_refused(
 
 
 def long_rows() -> list[list[object]]:
-    return [[i, x, P[n, j]] for n, i in enumerate(IDS) for j, x in enumerate(LABELS)]
+    return [[i, x, P[n, j]] for n, i in enumerate(IDS) for j, x in enumerate(CHESTMNIST)]
 
 
 @pytest.mark.parametrize("shuffled", [False, True])
@@ -447,7 +451,11 @@ def test_prefixes_and_suffixes_of_prediction_columns_are_ignored(
     tmp_path: Path, spell: str
 ) -> None:
     """Also next to columns of labels."""
-    header = ["image", *(spell.format(x.title()) for x in LABELS), *(f"{x}_gt" for x in LABELS)]
+    header = [
+        "image",
+        *(spell.format(x.title()) for x in CHESTMNIST),
+        *(f"{x}_gt" for x in CHESTMNIST),
+    ]
     rows = [[i, *p, *y] for i, p, y in zip(IDS, P.tolist(), Y.tolist(), strict=True)]
     path = write(tmp_path / "p.csv", [header, *rows])
     done = matched(path, path)
@@ -464,7 +472,7 @@ def test_npy_files_are_read_in_c_and_fortran_order(tmp_path: Path) -> None:
 
 def numbered(tmp_path: Path, name: str, values: np.ndarray, **columns: list[object]) -> Path:
     """Write a table as pandas does: an unnamed column holds the row numbers."""
-    header = ["", *columns, *LABELS]
+    header = ["", *columns, *CHESTMNIST]
     rows = [[i, *(c[i] for c in columns.values()), *row] for i, row in enumerate(values.tolist())]
     return write(tmp_path / name, [header, *rows])
 
@@ -494,7 +502,9 @@ def test_an_index_in_another_order_holds_the_ids(tmp_path: Path) -> None:
 
 def test_the_target_column_not_the_predicted_one_holds_the_labels(tmp_path: Path) -> None:
     header = ["image", "label", "pred", "target"]
-    rows = [[IDS[i], x, int(P[i, j] > 0.5), i % 2] for i in range(3) for j, x in enumerate(LABELS)]
+    rows = [
+        [IDS[i], x, int(P[i, j] > 0.5), i % 2] for i in range(3) for j, x in enumerate(CHESTMNIST)
+    ]
     table = read_labels(write(tmp_path / "l.csv", [header, *rows]), "test")
     assert table.source == "target" and table.ids is not None
     truths = {name: row.tolist() for name, row in zip(table.ids, table.values, strict=True)}
@@ -507,7 +517,7 @@ def test_scores_are_preferred_to_binary_predictions_in_an_npz(tmp_path: Path) ->
 
 
 def test_label_names_in_an_npz_are_not_ids(tmp_path: Path) -> None:
-    np.savez(tmp_path / "p.npz", test_probs=P, names=np.array(LABELS))
+    np.savez(tmp_path / "p.npz", test_probs=P, names=np.array(CHESTMNIST))
     assert read_predictions(tmp_path / "p.npz", "test", False).ids is None
 
 
@@ -537,7 +547,7 @@ def test_memory_does_not_grow_with_the_longest_text_times_the_rows(tmp_path: Pat
     reports = ["x" * 100_000, *["short"] * 2999]
     values = np.tile(P, (1000, 1))
     rows = [[f"i{i}", reports[i], *values[i].tolist()] for i in range(3000)]
-    path = write(tmp_path / "p.csv", [["image", "report", *LABELS], *rows])
+    path = write(tmp_path / "p.csv", [["image", "report", *CHESTMNIST], *rows])
     tracemalloc.start()
     read_predictions(path, "test", False)
     peak = tracemalloc.get_traced_memory()[1]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cxr.errors import CxrError
-from cxr.labels import LABELS
+from cxr.labels import CHESTMNIST
 from cxr.scoring.submissions import Table, match, read_labels, read_predictions
 
 N = 5
@@ -71,7 +71,7 @@ def test_csv_columns_are_read_in_any_order_and_case(
 ) -> None:
     order = np.random.default_rng(1).permutation(14)
     values = probabilities()
-    header = ["split", "Image Index", *(spell(LABELS[i]) for i in order), "Patient ID"]
+    header = ["split", "Image Index", *(spell(CHESTMNIST[i]) for i in order), "Patient ID"]
     rows = [
         ["x", f"images/{name}.png", *values[i, order], i // 2] for i, name in enumerate(names())
     ]
@@ -82,14 +82,14 @@ def test_csv_columns_are_read_in_any_order_and_case(
 
 
 def test_logits_in_a_csv_need_the_option(tmp_path: Path) -> None:
-    path = write_csv(tmp_path / "l.csv", list(LABELS), (probabilities() * 9 - 5).tolist())
+    path = write_csv(tmp_path / "l.csv", list(CHESTMNIST), (probabilities() * 9 - 5).tolist())
     assert read_predictions(path, "test", True).kind == "logits"
     with pytest.raises(CxrError, match="from 0 to 1; if the numbers are logits, add --logits"):
         read_predictions(path, "test", False)
 
 
 def test_predictions_and_labels_in_one_file_are_told_apart(tmp_path: Path) -> None:
-    both = [f"label_{label}" for label in LABELS] + [f"prob_{label}" for label in LABELS]
+    both = [f"label_{label}" for label in CHESTMNIST] + [f"prob_{label}" for label in CHESTMNIST]
     truth = (probabilities() < 0.5).astype(int)
     rows = np.hstack([truth, probabilities()]).tolist()
     path = write_csv(tmp_path / "both.csv", both, rows)
@@ -147,7 +147,7 @@ def test_labels_saved_by_medmnist_are_read(tmp_path: Path) -> None:
     names = [saved.ids[i] for i in order]
     rows = with_ids(probabilities()[order], [f"saved/chestmnist/{name}" for name in names])
     predictions = read_predictions(
-        write_csv(tmp_path / "t.csv", ["image", *LABELS], rows), "test", False
+        write_csv(tmp_path / "t.csv", ["image", *CHESTMNIST], rows), "test", False
     )
     assert np.array_equal(match(predictions, saved).predictions.values, probabilities())
     with pytest.raises(CxrError, match="has no rows of the val split; choose another with --split"):
@@ -282,7 +282,9 @@ def test_ids_written_differently_are_matched(
 def test_whole_numbers_written_as_floats_are_the_same_ids(tmp_path: Path) -> None:
     """But parts of UIDs and paths are not changed."""
     rows = with_ids(probabilities(), ["3.0", "1.0.5.7", "1.0.5.8", "v1.0-a/x", " a "])
-    table = read_predictions(write_csv(tmp_path / "p.csv", ["id", *LABELS], rows), "test", False)
+    table = read_predictions(
+        write_csv(tmp_path / "p.csv", ["id", *CHESTMNIST], rows), "test", False
+    )
     assert list(table.ids) == ["3", "1.0.5.7", "1.0.5.8", "v1.0-a/x", "a"]
 
 
@@ -332,11 +334,11 @@ def text(content: str, name: str = "theirs.csv") -> Callable[[Path], Path]:
 
 def altered(value: float) -> np.ndarray:
     values = probabilities()
-    values[3, LABELS.index("edema")] = value
+    values[3, CHESTMNIST.index("edema")] = value
     return values
 
 
-HEADER = ",".join(("id", *LABELS))
+HEADER = ",".join(("id", *CHESTMNIST))
 ROW = ",".join(["x", *["0.5"] * 14])
 
 
@@ -420,7 +422,7 @@ def test_a_binary_file_is_refused(tmp_path: Path) -> None:
 )
 def test_invalid_labels_are_refused(tmp_path: Path, value: float, sentence: str) -> None:
     labels = np.zeros((N, 14))
-    labels[3, LABELS.index("edema")] = value
+    labels[3, CHESTMNIST.index("edema")] = value
     with pytest.raises(CxrError) as caught:
         read_labels(npz(test_labels=labels)(tmp_path), "test")
     assert sentence in str(caught.value)

@@ -22,6 +22,7 @@ from cxr.tracking.store import Store, fetch_model
 from cxr.tracking.tracker import Tracker
 
 NAME = "cxr-phantom-28"
+MODEL = json.dumps({"labels": ["mass"]})
 
 
 def client(folder: Path) -> MlflowClient:
@@ -60,7 +61,7 @@ class FakeProject:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         (folder / "models/cnn").mkdir(parents=True)
-        (folder / "models/cnn/model.json").write_text("{}")
+        (folder / "models/cnn/model.json").write_text(MODEL)
         self.tracker = Tracker(folder, "phantom-28")
 
     def evaluate(
@@ -183,7 +184,7 @@ def test_logging_a_model_again_restores_lost_parts_without_duplicates(
     file.unlink()
     assert not is_registered()
     registry.finish(log)
-    assert is_registered() and file.read_text() == "{}"
+    assert is_registered() and file.read_text() == MODEL
     mlmodel = file.parents[2] / "MLmodel"
     content = mlmodel.read_bytes()
     mlmodel.unlink()  # as for models registered by an old version
@@ -227,7 +228,7 @@ def test_a_registered_model_is_fetched_by_its_uri(registry: FakeProject, tmp_pat
     addresses = (f"models:/{NAME}@champion", f"models:/{NAME}/1", f"runs:/{run_id}/model")
     for address in (*addresses, f"runs:/{run_id}"):
         folder = fetch_model(address, registry.folder)
-        assert (folder / "models/cnn/model.json").read_text() == "{}"
+        assert (folder / "models/cnn/model.json").read_text() == MODEL
     other = FakeProject(tmp_path / "other")  # fetching does not change the default store
     other.evaluate(0.5)
     assert len(versions(other.folder)) == len(versions(registry.folder)) == 1

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cxr import models, params
 from cxr.data import phantom
-from cxr.labels import LABELS
+from cxr.labels import CHESTMNIST
 from cxr.models.inputs import InputSpec
 from cxr.params import ModelParams, TrainingRecipe
 from cxr.pipeline.checkpoint import FileCheckpoint
@@ -48,9 +48,9 @@ def learner(name: str, device: str) -> tuple[nn.Module, nn.Linear, Examples]:
     labels = torch.from_numpy(batch.labels.astype(np.float32)).to(device)
     torch.manual_seed(1)
     if name == "squeezenet":
-        head, x = nn.Linear(512, len(LABELS)), torch.randn(N, 512)
+        head, x = nn.Linear(512, len(CHESTMNIST)), torch.randn(N, 512)
         return head.to(device), head, Examples(FeatureBatches(x.to(device), -x.to(device)), labels)
-    network = models.build(name, hyper_of(name), 28, 1, len(LABELS)).to(device)
+    network = models.build(name, hyper_of(name), 28, 1, len(CHESTMNIST)).to(device)
     images = torch.from_numpy(batch.images).to(device)
     return network, network.head(), Examples(ImageBatches(images, GREY, hyper_of(name).augment),
                                              labels)  # fmt: skip

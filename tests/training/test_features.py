@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from cxr import models, params
-from cxr.labels import LABELS
+from cxr.data import splits
+from cxr.labels import CHESTMNIST
 from cxr.models import SavedModel, squeezenet
 from cxr.models.inputs import InputSpec, normalise
 from cxr.models.weights import fill
@@ -35,8 +36,8 @@ def images() -> np.ndarray:
 def model() -> SavedModel:
     hyper = models.hyper_parameters("squeezenet", PARAMS.train.block("squeezenet"))
     torch.manual_seed(0)
-    network = models.build("squeezenet", hyper, SPEC.image_size, SPEC.channels, len(LABELS))
-    return SavedModel("squeezenet", network, SPEC, LABELS, {})
+    network = models.build("squeezenet", hyper, SPEC.image_size, SPEC.channels, len(CHESTMNIST))
+    return SavedModel("squeezenet", network, SPEC, CHESTMNIST, {})
 
 
 def computed(model: SavedModel, images: np.ndarray, hflip: bool = False) -> np.ndarray:
@@ -110,7 +111,11 @@ def test_store_returns_the_features_of_each_split(has_hflip: bool, tmp_path: Pat
 
 def processed_folder(folder: Path, images: np.ndarray) -> Path:
     np.save(folder / "val_images.npy", images)
-    np.save(folder / "val_labels.npy", np.zeros((len(images), len(LABELS)), np.uint8))
+    np.save(folder / "val_labels.npy", np.zeros((len(images), len(CHESTMNIST)), np.int8))
+    n = dict.fromkeys(splits.SPLITS, len(images))
+    splits.write_dataset(
+        splits.Dataset(splits.Origin("mine", "file"), images.shape[1], n, CHESTMNIST), folder
+    )
     return folder
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cxr import models, params, signals
 from cxr.errors import CxrError
-from cxr.labels import LABELS
+from cxr.labels import CHESTMNIST
 from cxr.models import Network
 from cxr.models.inputs import InputSpec
 from cxr.params import TrainingRecipe
@@ -57,7 +57,7 @@ def signals_as_at_a_terminal() -> Iterator[None]:
 def examples(n: int, seed: int, name: str) -> Examples:
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (n, 28, 28), dtype=torch.uint8, generator=generator)
-    labels = torch.rand(n, len(LABELS), generator=generator).round()
+    labels = torch.rand(n, len(CHESTMNIST), generator=generator).round()
     augment = PARAMS.train.block("cnn").augment.model_copy(update={"hflip": True})
     return Examples(ImageBatches(images, SPECS[name], augment), labels)
 
@@ -67,7 +67,7 @@ def network(name: str) -> Network:
     hyper = models.hyper_parameters(name, PARAMS.train.block(name)).model_copy(update=changes)
     spec = SPECS[name]
     torch.manual_seed(7)
-    return models.build(name, hyper, spec.image_size, spec.channels, len(LABELS))
+    return models.build(name, hyper, spec.image_size, spec.channels, len(CHESTMNIST))
 
 
 def fit(

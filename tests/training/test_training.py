@@ -16,7 +16,7 @@ from cxr import models, params
 from cxr.data import phantom
 from cxr.errors import CxrError
 from cxr.evaluation import metrics
-from cxr.labels import LABELS
+from cxr.labels import CHESTMNIST
 from cxr.models import Network, inputs
 from cxr.models.inputs import InputSpec
 from cxr.params import ModelParams, TrainingRecipe
@@ -75,13 +75,13 @@ def make_recipe(
 def network(name: str, **changes: object) -> Network:
     hyper = models.hyper_parameters(name, PARAMS.train.block(name)).model_copy(update=changes)
     spec = RGB if name == "squeezenet" else GREY
-    return models.build(name, hyper, spec.image_size, spec.channels, len(LABELS))
+    return models.build(name, hyper, spec.image_size, spec.channels, len(CHESTMNIST))
 
 
 def random_examples(n: int, seed: int, spec: InputSpec = GREY) -> Examples:
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (n, 28, 28), dtype=torch.uint8, generator=generator)
-    labels = torch.rand(n, len(LABELS), generator=generator).round()
+    labels = torch.rand(n, len(CHESTMNIST), generator=generator).round()
     return Examples(ImageBatches(images, spec), labels)
 
 
@@ -194,6 +194,52 @@ def test_prior_bias_is_the_logit_of_the_prevalence_after_adding_one_image_per_cl
     assert torch.allclose(head.bias, torch.tensor([math.log(5), -math.log(5), math.log(2 / 4)]))
 
 
+def test_unknown_labels_do_not_count_in_the_prior_bias() -> None:
+    labels = torch.tensor([[1, -1, -1], [-1, 0, -1], [1, 0, -1], [0, 1, -1]]).float()
+    head = nn.Linear(2, 3)
+    loop.set_prior_bias(head, labels)
+    assert torch.allclose(head.bias, torch.tensor([math.log(3 / 2), math.log(2 / 3), 0.0]))
+
+
+def test_the_loss_is_the_mean_over_known_labels_and_the_others_have_no_gradient() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(20, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    labels = (torch.rand(20, 5, generator=generator) < 0.4).double()
+    is_unknown = torch.rand(20, 5, generator=generator) < 0.3
+    labels[is_unknown] = -1
+    loss = loop.cross_entropy(logits, labels)
+    loss.backward()
+    of_known = [
+        -math.log(p if y == 1 else 1 - p)
+        for p, y in zip(torch.sigmoid(logits).flatten().tolist(), labels.flatten(), strict=True)
+        if y != -1
+    ]
+    assert loss.item() == pytest.approx(sum(of_known) / len(of_known), rel=1e-6)
+    assert logits.grad is not None and (logits.grad[is_unknown] == 0).all()
+    residual = (torch.sigmoid(logits) - labels).detach() / len(of_known)
+    assert torch.allclose(logits.grad[~is_unknown], residual[~is_unknown], rtol=1e-6)
+
+
+def test_a_batch_without_known_labels_has_no_loss_and_no_gradient() -> None:
+    logits = torch.ones(3, 2, requires_grad=True)
+    loss = loop.cross_entropy(logits, torch.full((3, 2), -1.0))
+    loss.backward()
+    assert loss.item() == 0 and logits.grad is not None and (logits.grad == 0).all()
+
+
+def test_without_unknown_labels_the_loss_is_torchs_bit_for_bit() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(128, 14, generator=generator)
+    labels = (torch.rand(128, 14, generator=generator) < 0.1).float()
+    ours, theirs = (logits.clone().requires_grad_() for _ in range(2))
+    loss = loop.cross_entropy(ours, labels)
+    expected = nn.functional.binary_cross_entropy_with_logits(theirs, labels)
+    loss.backward()
+    expected.backward()
+    assert torch.equal(loss, expected)
+    assert ours.grad is not None and theirs.grad is not None and torch.equal(ours.grad, theirs.grad)
+
+
 class Recorder(torch.optim.AdamW):
     """AdamW that stores the learning rate of every step and its parameter groups."""
 
@@ -273,7 +319,7 @@ class WithTokens(Network):
         super().__init__()
         self.pos_embed = nn.Parameter(torch.ones(1, 4, 3))
         self.cls_token = nn.Parameter(torch.ones(1, 1, 3))
-        self.classifier = nn.Linear(3, len(LABELS))
+        self.classifier = nn.Linear(3, len(CHESTMNIST))
         self._exempt = exempt
 
     def no_weight_decay(self) -> set[str]:
@@ -512,8 +558,8 @@ def test_cnn_learns_effusion_and_cardiomegaly_on_a_small_phantom() -> None:
     fit(net, train, val, make_recipe(6, batch_size=32, warmup=1.0), hyper)
     logits = predict(net, test.inputs, CPU, 100)
     aurocs = metrics.auroc(test.labels.numpy().astype(np.uint8), logits)
-    assert aurocs[LABELS.index("effusion")] > 0.8
-    assert aurocs[LABELS.index("cardiomegaly")] > 0.7
+    assert aurocs[CHESTMNIST.index("effusion")] > 0.8
+    assert aurocs[CHESTMNIST.index("cardiomegaly")] > 0.7
 
 
 def record_pass_sizes(net: Network) -> list[int]:

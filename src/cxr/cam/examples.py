@@ -5,10 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cxr.arrays import Doubles
+from cxr.arrays import Doubles, Flags, Labels
 
 Indices = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
 
 EXAMPLES_PER_GROUP = 4
 
@@ -22,18 +21,19 @@ class Examples:
     false_negatives: Indices
 
 
-def choose(pooled: Doubles, labels: Flags, predicted_positive: Flags) -> Examples:
+def choose(pooled: Doubles, y: Labels, predicted_positive: Flags) -> Examples:
     """The most typical true positives, false positives and false negatives of one label.
 
     Parameters
     ----------
     pooled : (N, D), the head's input for each image.
-    labels, predicted_positive : (N,), the true and the predicted label.
+    y : (N,), the true label; images where it is unknown are in no group.
+    predicted_positive : (N,).
     """
     return Examples(
-        true_positives=most_typical(pooled, labels & predicted_positive),
-        false_positives=most_typical(pooled, ~labels & predicted_positive),
-        false_negatives=most_typical(pooled, labels & ~predicted_positive),
+        true_positives=most_typical(pooled, (y == 1) & predicted_positive),
+        false_positives=most_typical(pooled, (y == 0) & predicted_positive),
+        false_negatives=most_typical(pooled, (y == 1) & ~predicted_positive),
     )
 
 

@@ -13,7 +13,6 @@ from cxr.data.boxes import SIDE, Box
 from cxr.data.ids import stem
 from cxr.data.splits import Split
 from cxr.errors import CxrError
-from cxr.labels import LABELS
 
 Indices = npt.NDArray[np.int64]
 
@@ -47,7 +46,7 @@ def of_phantom(split: Split, name: str, n: int, seed: int) -> Truth:
     n, size = min(n, len(split.labels)), split.images.shape[1]
     if (phantom.render(seed, name, 0, 1, size).images[0] != split.images[0]).any():
         raise CxrError(f"data/ was not generated from seed {seed}; run `dvc repro`")
-    image, label = np.nonzero(split.labels[:n])
+    image, label = np.nonzero(split.labels[:n] == 1)
     masks = np.empty((len(image), size, size), np.bool_)
     for start in range(0, n, CHUNK):
         in_chunk = (image >= start) & (image < start + CHUNK)
@@ -71,8 +70,8 @@ def of_boxes(split: Split, boxes: list[Box]) -> Truth:
             )
     pairs: dict[tuple[int, int], list[Doubles]] = {}
     for box in boxes:
-        if box.image in row_of:
-            pair = row_of[box.image], LABELS.index(box.label)
+        if box.image in row_of and box.label in split.names:
+            pair = row_of[box.image], split.names.index(box.label)
             pairs.setdefault(pair, []).append(box.corners)
     if boxes and not pairs:
         raise CxrError(

@@ -16,7 +16,6 @@ from cxr.cam.ground_truth import Indices, Truth
 from cxr.cam.localisation import Maps, describe, locate, mean_interval
 from cxr.cam.sanity import randomised, similarity, stability
 from cxr.data.phantom import LOCAL_SIGNS
-from cxr.labels import LABELS
 from cxr.models import Network
 from cxr.models.inputs import InputSpec, to_network_input
 from cxr.params import Method
@@ -92,7 +91,9 @@ class CamTarget:
         return self.images[torch.from_numpy(index).to(self.images.device)]
 
 
-def localisation(attribution: Maps, truth: Truth, seed: int) -> dict[str, Any]:
+def localisation(
+    attribution: Maps, truth: Truth, names: tuple[str, ...], seed: int
+) -> dict[str, Any]:
     """Pointing game and energy inside the sign, by label and pooled over labels with local signs.
 
     In the phantom, cardiomegaly covers the heart, emphysema both lungs and edema everything.
@@ -101,21 +102,22 @@ def localisation(attribution: Maps, truth: Truth, seed: int) -> dict[str, Any]:
     Parameters
     ----------
     attribution : (K, h, w), the map of each pair of the truth.
+    names : (L,), of the labels.
     """
     scores = locate(attribution, truth.cover(attribution.shape[1:]))
     share = truth.cover((1, 1))[:, 0, 0]
     by_label = {}
-    for i, label in enumerate(LABELS):
+    for i, label in enumerate(names):
         has_label = truth.label == i
         median = float(np.median(share[has_label])) if has_label.any() else None
         of_label = describe(scores.select(has_label), seed)
         by_label[label] = {"median_share_of_image": median, **of_label}
-    local = [LABELS.index(label) for label in LOCAL_SIGNS]
+    local = [i for i, label in enumerate(names) if label in LOCAL_SIGNS]
     pooled = np.isin(truth.label, local) if truth.source == "phantom" else truth.label >= 0
     return {
         "truth": truth.source,
         "pooled_labels": [
-            label for i, label in enumerate(LABELS) if (truth.label[pooled] == i).any()
+            label for i, label in enumerate(names) if (truth.label[pooled] == i).any()
         ],
         "pooled": describe(scores.select(pooled), seed),
         "labels": by_label,

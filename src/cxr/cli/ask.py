@@ -236,7 +236,7 @@ def predict(
             done.append(each)
             advance(len(done), len(paths))
     if csv is not None:
-        predict.write_table(done, csv)
+        predict.write_table(done, chosen.saved.labels, csv)
     if as_json:
         print_json(predict.as_json(done, chosen, found))
     else:

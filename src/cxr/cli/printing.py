@@ -14,7 +14,6 @@ from cxr.audit.sync import Sync
 from cxr.cli.terminal import console
 from cxr.errors import shown
 from cxr.formatting import comparison, count, number, signed, with_interval
-from cxr.labels import LABELS
 from cxr.lineage.records import SHORT_ID
 from cxr.lineage.repository import FETCH_PAST
 
@@ -144,7 +143,7 @@ def score(done: "Score") -> None:
     console.print(Text(shown(f"matched {done.matched.how}")))
     few = f"too few positive or negative {intervals['unit']}s for reliable intervals: "
     unsure = few + ", ".join(intervals["unsure"]) if intervals["unsure"] else None
-    for note in [*_undefined(scored["undefined"]), unsure, *done.notes, intervals.get("note")]:
+    for note in [*_undefined(scored), unsure, *done.notes, intervals.get("note")]:
         if note:
             console.print(_marked(Verdict.NOTE, note))
 
@@ -159,7 +158,7 @@ def predictions(done: "list[Prediction | Refused]", model: "Model") -> None:
             continue
         predicted_positive = [i for i, verdict in enumerate(each.predicted_positive) if verdict]
         predicted_positive.sort(key=lambda i, probs=each.probs: -probs[i] / thresholds[i])  # type: ignore[misc]
-        findings = ", ".join(f"{LABELS[i]} {each.probs[i]:.3f}" for i in predicted_positive)
+        findings = ", ".join(f"{each.labels[i]} {each.probs[i]:.3f}" for i in predicted_positive)
         console.print(Text(f"{shown(str(each.path))}: {findings or 'no finding predicted'}"))
         for warning in each.warnings:
             console.print(_marked(Verdict.NOTE, warning))
@@ -209,7 +208,7 @@ def _labels(name: str, labels: dict[str, dict[str, Any]]) -> Table:
         table.add_column(column or "", justify="left" if isinstance(column, Text) else "right")
     for label, each in labels.items():
         table.add_row(
-            label,
+            Text(shown(label)),
             f"{each['n_positive']:,}",
             number(each["prevalence"]),
             with_interval(each, "auroc"),
@@ -219,14 +218,14 @@ def _labels(name: str, labels: dict[str, dict[str, Any]]) -> Table:
     return table
 
 
-def _undefined(entries: list[dict[str, str]]) -> list[str]:
+def _undefined(scored: dict[str, Any]) -> list[str]:
     """One line per reason, with its labels."""
     labels: dict[tuple[str, str], list[str]] = {}
-    for entry in entries:
+    for entry in scored["undefined"]:
         labels.setdefault((entry["what"], entry["why"]), []).append(entry["label"])
     lines = []
     for (what, why), names in labels.items():
-        listed = "every label" if len(names) == len(LABELS) else ", ".join(names)
+        listed = "every label" if len(names) == len(scored["labels"]) else ", ".join(names)
         lines.append(f"{what} undefined for {listed}: {why}")
     return lines
 

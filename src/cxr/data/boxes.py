@@ -42,8 +42,13 @@ def find(path: str, root: Path) -> Path:
     return named_file("gradcam.boxes", path, root)
 
 
-def read(path: Path) -> list[Box]:
-    """The boxes in a file; CxrError names the invalid line."""
+def read(path: Path, labels: tuple[str, ...]) -> list[Box]:
+    """The boxes in a file; CxrError names the invalid line.
+
+    Parameters
+    ----------
+    labels : of the data. Findings of ChestMNIST may be absent from them; other labels may not.
+    """
     try:
         text = read_within(path, MOST_BYTES).decode("utf-8-sig")
         rows = [row for row in csv.reader(io.StringIO(text, newline="")) if any(row)]
@@ -63,20 +68,23 @@ def read(path: Path) -> list[Box]:
             f"gradcam.boxes: {path} has no column for {', '.join(missing)}; "
             "expected image_id, label, x, y, width and height"
         )
-    return [_box(path, line, row, indices) for line, row in enumerate(rows[1:], start=2)]
+    return [_box(path, line, row, indices, labels) for line, row in enumerate(rows[1:], start=2)]
 
 
-def _box(path: Path, line: int, row: list[str], indices: dict[str, int]) -> Box:
+def _box(
+    path: Path, line: int, row: list[str], indices: dict[str, int], labels: tuple[str, ...]
+) -> Box:
     if len(row) <= max(indices.values()):
         raise CxrError(
             f"gradcam.boxes: line {line} of {path} has {len(row)} columns; expected at least "
             f"{max(indices.values()) + 1}"
         )
-    label = canonical(row[indices["label"]])
+    written = row[indices["label"]].strip()
+    label = written if written in labels else canonical(written)
     if label is None:
         raise CxrError(
-            f"gradcam.boxes: line {line} of {path}: {row[indices['label']]!r} is not one of the "
-            "14 labels"
+            f"gradcam.boxes: line {line} of {path}: {written!r} is not a label of the data: "
+            f"{', '.join(labels)}"
         )
     try:
         corners = np.array([float(row[indices[key]]) for key in ("x", "y", "width", "height")])

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr.data.splits import SPLITS, Split
-from cxr.labels import LABELS
 
 Doubles = npt.NDArray[np.float64]
 
@@ -39,19 +38,19 @@ def describe(splits: dict[str, Split]) -> dict[str, Any]:
 
     Returns
     -------
-    A mapping that can be written as JSON: `splits` (per split: n, no_finding, positives and
-    prevalence by label, constant images, duplicates), `pairs` (training images with both labels,
-    (L, L)), `across` (images, ids and patients shared by two splits), `shift` (standardised
-    differences to train), `problems` (one sentence each).
+    A mapping that can be written as JSON: `splits` (per split: n, no_finding, images with a
+    known value, positives and prevalence by label, constant images, duplicates), `pairs` (training
+    images with both labels, (L, L)), `across` (images, ids and patients shared by two splits),
+    `shift` (standardised differences to train), `problems` (one sentence each).
     """
     images = {name: _image_statistics(split.images) for name, split in splits.items()}
     within = {name: _describe_split(splits[name], images[name]) for name in SPLITS}
     across = {f"{a}-{b}": _overlap(a, b, splits, images) for a, b in combinations(SPLITS, 2)}
     shift = {name: _shift(name, splits, images) for name in SPLITS[1:]}
-    labels = splits["train"].labels.astype(np.int64)
+    positive = (splits["train"].labels == 1).astype(np.int64)
     return {
         "splits": within,
-        "pairs": (labels.T @ labels).tolist(),
+        "pairs": (positive.T @ positive).tolist(),
         "across": across,
         "shift": shift,
         "problems": [
@@ -79,13 +78,17 @@ def _image_statistics(images: npt.NDArray[np.uint8]) -> _Images:
 
 def _describe_split(split: Split, images: _Images) -> dict[str, Any]:
     _, counts = np.unique(images.digests, return_counts=True)
-    positives = split.labels.sum(axis=0, dtype=np.int64)
+    known, positives = ((split.labels >= 0).sum(axis=0), (split.labels == 1).sum(axis=0))
     n = len(split.labels)
     return {
         "n": n,
-        "no_finding": int((split.labels.sum(axis=1) == 0).sum()),
-        "positives": dict(zip(LABELS, positives.tolist(), strict=True)),
-        "prevalence": dict(zip(LABELS, (positives / n).tolist(), strict=True)),
+        "no_finding": int((split.labels == 0).all(axis=1).sum()),
+        "known": dict(zip(split.names, known.tolist(), strict=True)),
+        "positives": dict(zip(split.names, positives.tolist(), strict=True)),
+        "prevalence": {
+            name: int(positive) / int(total) if total else None
+            for name, positive, total in zip(split.names, positives, known, strict=True)
+        },
         "patients": None if split.patients is None else len(np.unique(split.patients)),
         "constant_images": {"n": len(images.constant), "examples": images.constant[:EXAMPLES]},
         "duplicate_images": int((counts - 1).sum()),
@@ -110,20 +113,35 @@ def _overlap(
 
 
 def _shift(name: str, splits: dict[str, Split], images: dict[str, _Images]) -> dict[str, Any]:
-    """Standardised differences of a split to train, and their standard error."""
-    train, other = splits["train"].labels, splits[name].labels
+    """Standardised differences of a split to train, and the standard error of those of images."""
+    train, other = splits["train"], splits[name]
     label_shift = {
-        label: _standardised_difference(train[:, i], other[:, i]) for i, label in enumerate(LABELS)
+        label: _standardised_difference(*(each[each >= 0] for each in (of_train, of_other)))
+        for label, of_train, of_other in zip(
+            train.names, train.labels.T, other.labels.T, strict=True
+        )
     }
     image_shift = {
         key: _standardised_difference(getattr(images["train"], key), getattr(images[name], key))
         for key in ("brightness", "contrast")
     }
-    error = float(np.sqrt(1 / len(train) + 1 / len(other)))
+    error = _standard_error(len(train.labels), len(other.labels))
     return {"labels": label_shift, "images": image_shift, "standard_error": error}
 
 
-def _standardised_difference(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
+def _standard_error(n_train: int, n_other: int) -> float:
+    """Standard error of a standardised difference of equal groups."""
+    return float(np.sqrt(1 / n_train + 1 / n_other))
+
+
+def _threshold(n_train: int, n_other: int) -> float:
+    return IMBALANCE + Z_95 * _standard_error(n_train, n_other)
+
+
+def _standardised_difference(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float | None:
+    """None if one of the two is empty."""
+    if not (len(a) and len(b)):
+        return None
     difference, spread = b.mean() - a.mean(), np.sqrt((a.var() + b.var()) / 2)
     return float(difference / spread) if spread else float(np.sign(difference))
 
@@ -131,7 +149,9 @@ def _standardised_difference(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
 def _problems_within(within: dict[str, dict[str, Any]]) -> Iterator[str]:
     for name, split in within.items():
         for label, positives in split["positives"].items():
-            if positives in (0, split["n"]):
+            if not split["known"][label]:
+                yield f"{name} has no known value of {label}; its metrics on {name} are undefined"
+            elif positives in (0, split["known"][label]):
                 kind = "no positive" if positives == 0 else "no negative"
                 yield f"{name} has {kind} image of {label}; its AUROC on {name} is undefined"
         if n := split["constant_images"]["n"]:
@@ -163,14 +183,14 @@ def _problems_of_shift(
 ) -> Iterator[str]:
     """Shifts that exceed IMBALANCE by more than sampling error explains."""
     for name, shift in shifts.items():
-        threshold = IMBALANCE + Z_95 * shift["standard_error"]
         for label, difference in shift["labels"].items():
-            if abs(difference) > threshold:
+            n_train, n_split = (within[s]["known"][label] for s in ("train", name))
+            if difference is not None and abs(difference) > _threshold(n_train, n_split):
                 of_train, of_split = (within[s]["prevalence"][label] for s in ("train", name))
                 yield (
                     f"prevalence of {label} shifts from {of_train:.1%} in train to {of_split:.1%} "
                     f"in {name}"
                 )
         for key, difference in shift["images"].items():
-            if abs(difference) > threshold:
+            if abs(difference) > _threshold(within["train"]["n"], within[name]["n"]):
                 yield f"{key} of {name} differs from train by {difference:+.2f} standard deviations"

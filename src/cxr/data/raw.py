@@ -1,8 +1,9 @@
 """The raw file: three splits in one npz file, in ChestMNIST's layout or an equivalent one.
 
-`{split}_images` uint8 (N, H, W) and `{split}_labels` (N, 14) of 0 and 1, and optionally
-`{split}_ids` and `{split}_patients` (N,), which ChestMNIST itself lacks. Extra axes of length 1 are
-allowed, as in (N, H, W, 1); labels may have any numeric dtype, ids and patients may be UTF-8 bytes.
+`{split}_images` uint8 (N, H, W) and `{split}_labels` (N, L) of 0, 1 and -1 for unknown, and
+optionally `{split}_ids` and `{split}_patients` (N,) and `label_names` (L,), which ChestMNIST itself
+lacks; without names, the labels are its 14. Extra axes of length 1 are allowed, as in (N, H, W, 1);
+labels may have any numeric dtype, and texts may be UTF-8 bytes.
 """
 
 from collections.abc import Iterator
@@ -17,9 +18,18 @@ from cxr.data.splits import SPLITS, Dataset, Origin, Statistics, write_dataset
 from cxr.documents import damaged
 from cxr.errors import CxrError
 from cxr.formatting import count
-from cxr.labels import LABELS
+from cxr.labels import (
+    CHESTMNIST,
+    MOST_CHARACTERS,
+    MOST_LABELS,
+    UNKNOWN,
+    canonical,
+    in_order,
+)
 
 COLUMNS = ("ids", "patients")
+NAMES = "label_names"
+RESERVED = ("assumed", "macro")  # names of other columns next to those of labels
 SIDES = (8, 1024)  # pixels per side of an image, minimum and maximum
 MISSING = (
     "; save `{split}_images` and `{split}_labels` for each split (train, val, test) with np.savez"
@@ -37,9 +47,9 @@ def check(path: Path, scratch: Path) -> None:
     scratch : folder for temporary files.
     """
     with NpzReader(path, scratch) as reader:
-        _check_headers(reader)
+        _, names = _check_headers(reader)
         for split in SPLITS:
-            _check_labels(reader, split)
+            _check_labels(reader, split, names)
             for column in COLUMNS:
                 _column(reader, f"{split}_{column}")
             low, high, _ = _range(reader, f"{split}_images")
@@ -58,28 +68,58 @@ def extract(raw: Path, origin: Origin, folder: Path) -> tuple[Dataset, Statistic
     """Write the splits of a valid raw file (see `check`) to `folder` as one array per file."""
     try:
         with NpzReader(raw, folder) as reader:
-            size = _check_headers(reader)
+            size, names = _check_headers(reader)
+            order = in_order(names)
             n = {split: reader.header(f"{split}_labels").shape[0] for split in SPLITS}
-            histograms = {split: _write_split(reader, split, folder) for split in SPLITS}
+            histograms = {split: _write_split(reader, split, folder, order) for split in SPLITS}
     except CxrError:
         raise damaged(raw, "it is not the file that the download stage wrote") from None
-    dataset = Dataset(origin, size, n, LABELS)
+    dataset = Dataset(origin, size, n, tuple(names[i] for i in order))
     write_dataset(dataset, folder)
     return dataset, _statistics(histograms["train"])
 
 
-def _check_headers(reader: NpzReader) -> int:
-    """Check shapes and dtypes; returns the size of the images in pixels."""
+def _check_headers(reader: NpzReader) -> tuple[int, tuple[str, ...]]:
+    """Check shapes and dtypes; returns the size of the images in pixels, and the labels' names."""
     reader.require((f"{s}_{kind}" for s in SPLITS for kind in ("images", "labels")), MISSING)
+    names = _label_names(reader)
     sizes = {_check_header_of_images(reader, split) for split in SPLITS}
     for split in SPLITS:
-        _check_other_headers(reader, split)
+        _check_other_headers(reader, split, len(names))
     if len(sizes) > 1:
         raise CxrError(
             f"{reader.path}: the splits have images of different sizes: {sorted(sizes)}; "
             "resize all images to one size"
         )
-    return sizes.pop()
+    return sizes.pop(), names
+
+
+def _label_names(reader: NpzReader) -> tuple[str, ...]:
+    """The name of each column of labels; known findings get ChestMNIST's names."""
+    if NAMES not in reader.keys:
+        return CHESTMNIST
+    shape, dtype = reader.header(NAMES)
+    if len(shape) != 1 or dtype.kind not in "US" or not 1 <= shape[0] <= MOST_LABELS:
+        raise CxrError(
+            f"{reader.path}: {NAMES} has dtype {dtype} and shape {shape}; expected 1 to "
+            f"{MOST_LABELS} strings, one per column of the labels"
+        )
+    stored = [str(name) for name in _texts(reader, NAMES)]
+    names = tuple(canonical(name) or name.strip() for name in stored)
+    for i, name in enumerate(names):
+        if not name.isprintable() or not 1 <= len(name) <= MOST_CHARACTERS:
+            raise CxrError(
+                f"{reader.path}: {NAMES}[{i}] is {stored[i]!r}; expected 1 to {MOST_CHARACTERS} "
+                "printable characters"
+            )
+        if name in RESERVED:
+            raise CxrError(f"{reader.path}: a label can't be named {name!r}; rename it")
+        if (first := names.index(name)) != i:
+            raise CxrError(
+                f"{reader.path}: {NAMES}[{first}] {stored[first]!r} and [{i}] {stored[i]!r} are "
+                f"both {name!r}; merge the two columns or rename one"
+            )
+    return names
 
 
 def _check_header_of_images(reader: NpzReader, split: str) -> int:
@@ -98,7 +138,7 @@ def _check_header_of_images(reader: NpzReader, split: str) -> int:
     return inner[0]
 
 
-def _check_other_headers(reader: NpzReader, split: str) -> None:
+def _check_other_headers(reader: NpzReader, split: str, n_labels: int) -> None:
     n = reader.header(f"{split}_images").shape[0]
     for kind in ("labels", *COLUMNS):
         key = f"{split}_{kind}"
@@ -107,12 +147,14 @@ def _check_other_headers(reader: NpzReader, split: str) -> None:
         shape, dtype = reader.header(key)
         if kind == "labels" and dtype.kind not in "uibf":
             raise CxrError(
-                f"{reader.path}: {key} has dtype {dtype}; labels must be numeric, 0 or 1"
+                f"{reader.path}: {key} has dtype {dtype}; labels must be numeric: 0, 1 or -1"
             )
-        if kind == "labels" and _without_ones(shape) != (len(LABELS),):
+        if kind == "labels" and _without_ones(shape) != ((n_labels,) if n_labels > 1 else ()):
+            order = f"as in {NAMES}" if NAMES in reader.keys else "in ChestMNIST's order"
+            fix = "" if NAMES in reader.keys else f"; name other labels in an array `{NAMES}`"
             raise CxrError(
-                f"{reader.path}: {key} has shape {shape}; expected (N, {len(LABELS)}), one column "
-                "per label in ChestMNIST's order"
+                f"{reader.path}: {key} has shape {shape}; expected (N, {n_labels}), one column "
+                f"per label {order}{fix}"
             )
         if kind != "labels" and (_without_ones(shape) or dtype.kind not in "iuUS"):
             raise CxrError(
@@ -177,19 +219,19 @@ def _range(reader: NpzReader, key: str) -> tuple[float, float, int]:
     return low, high, n_nan
 
 
-def _check_labels(reader: NpzReader, split: str) -> None:
+def _check_labels(reader: NpzReader, split: str, names: tuple[str, ...]) -> None:
     key, first, n_wrong, n_rows = f"{split}_labels", "", 0, 0
-    for labels in _rows(reader, key, (len(LABELS),)):
-        wrong = np.argwhere((labels != 0) & (labels != 1))
+    for labels in _rows(reader, key, (len(names),)):
+        wrong = np.argwhere((labels != 0) & (labels != 1) & (labels != UNKNOWN))
         if len(wrong) and not first:
             row, column = wrong[0]
-            first = f"{labels[row, column]} at row {n_rows + row}, {LABELS[column]}"
+            first = f"{labels[row, column]} at row {n_rows + row}, {names[column]}"
         n_wrong += len(wrong)
         n_rows += len(labels)
     if n_wrong:
         raise CxrError(
             f"{reader.path}: {key} contains {first} "
-            f"({count(n_wrong, 'invalid value')}); labels must be 0 or 1"
+            f"({count(n_wrong, 'invalid value')}); labels must be 0, 1 or -1 (unknown)"
         )
 
 
@@ -200,8 +242,11 @@ def _rows(reader: NpzReader, key: str, inner: tuple[int, ...]) -> Iterator[Array
 
 def _column(reader: NpzReader, key: str) -> Array | None:
     """Ids or patients (N,), bytes decoded; None if the file has no such array."""
-    if key not in reader.keys:
-        return None
+    return _texts(reader, key) if key in reader.keys else None
+
+
+def _texts(reader: NpzReader, key: str) -> Array:
+    """An array of one value per row, bytes decoded."""
     values = reader.read(key)
     values = values.reshape(len(values))
     if values.dtype.kind != "S":
@@ -214,19 +259,25 @@ def _column(reader: NpzReader, key: str) -> Array | None:
         ) from None
 
 
-def _write_split(reader: NpzReader, split: str, folder: Path) -> npt.NDArray[np.int64]:
-    """Stream a split to disk; returns the histogram of its grey values, (256,)."""
+def _write_split(
+    reader: NpzReader, split: str, folder: Path, order: list[int]
+) -> npt.NDArray[np.int64]:
+    """Stream a split to disk; returns the histogram of its grey values, (256,).
+
+    Parameters
+    ----------
+    order : of the columns of labels, (L,).
+    """
     n, *inner = reader.header(f"{split}_images").shape
     size = max(inner)
     histogram = np.zeros(256, np.int64)
-    for kind, row_shape in (("images", (size, size)), ("labels", (len(LABELS),))):
-        key = f"{split}_{kind}"
-        with open(folder / f"{key}.npy", "wb") as file:
-            writer = NpyWriter(file, (n, *row_shape), np.uint8)
-            for rows in _rows(reader, key, row_shape):
-                writer.append(rows)
-                if kind == "images":
-                    histogram += np.bincount(rows.ravel(), minlength=256)
+    with open(folder / f"{split}_images.npy", "wb") as file:
+        writer = NpyWriter(file, (n, size, size), np.uint8)
+        for rows in _rows(reader, f"{split}_images", (size, size)):
+            writer.append(rows)
+            histogram += np.bincount(rows.ravel(), minlength=256)
+    labels = [rows[:, order] for rows in _rows(reader, f"{split}_labels", (len(order),))]
+    np.save(folder / f"{split}_labels.npy", np.concatenate(labels).astype(np.int8, order="C"))
     for column in COLUMNS:
         values: npt.NDArray[Any] | None = _column(reader, f"{split}_{column}")
         if values is not None:

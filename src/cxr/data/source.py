@@ -15,7 +15,7 @@ from cxr.data.npz import Array, write_npz_member
 from cxr.data.splits import Origin
 from cxr.errors import CxrError, one_line
 from cxr.hashing import md5_of_file
-from cxr.labels import LABELS
+from cxr.labels import CHESTMNIST
 from cxr.params import Download, named_file
 
 # A copy of medmnist.INFO["chestmnist"] (a test compares them): importing medmnist imports torch.
@@ -149,7 +149,9 @@ def write_phantom(
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
         for split, n in counts.items():
             write_npz_member(archive, f"{split}_images", (n, size, size), np.uint8, images(split))
-            write_npz_member(archive, f"{split}_labels", (n, len(LABELS)), np.uint8, iter(labels))
+            write_npz_member(
+                archive, f"{split}_labels", (n, len(CHESTMNIST)), np.uint8, iter(labels)
+            )
 
 
 def _receive(url: str, part: Path, progress: Progress) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cxr.arrays import Labels
 from cxr.data.npz import load_npy
 from cxr.documents import read_output
 from cxr.errors import CxrError
@@ -65,10 +66,11 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Split:
-    """One split: images uint8 (N, H, W), mapped from their file, and labels uint8 (N, L)."""
+    """One split: images uint8 (N, H, W), mapped from their file, and labels int8 (N, L)."""
 
     images: Bytes
-    labels: Bytes
+    labels: Labels  # 0, 1 or UNKNOWN
+    names: tuple[str, ...]  # (L,), of the labels
     ids: npt.NDArray[Any] | None
     patients: npt.NDArray[Any] | None
 
@@ -103,6 +105,7 @@ def open_split(folder: Path, split: str) -> Split:
         # Mapped copy-on-write because torch rejects read-only arrays; nothing here writes.
         images=load_npy(folder / f"{split}_images.npy", mapped=True),
         labels=load_npy(folder / f"{split}_labels.npy"),
+        names=open_dataset(folder).labels,
         ids=_load_optional(folder / f"{split}_ids.npy"),
         patients=_load_optional(folder / f"{split}_patients.npy"),
     )

@@ -1,6 +1,7 @@
 """How well probabilities are calibrated: reliability, calibration error, Brier score."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,8 @@ class Reliability:
 
         The mean distance of predicted probability and observed frequency.
         """
-        return float(self.n @ np.abs(self.mean_prob - self.share_positive) / self.n.sum())
+        distance = self.n @ np.abs(self.mean_prob - self.share_positive)
+        return float(_ratio(distance, self.n.sum()))
 
     @property
     def error_by_chance(self) -> float:
@@ -37,7 +39,7 @@ class Reliability:
         """
         v = np.floor(self.n * self.mean_prob) + 1
         deviations = 2 * v * (1 - self.mean_prob) * binom.pmf(v, self.n, self.mean_prob)
-        return float(deviations.sum() / self.n.sum())
+        return float(_ratio(deviations.sum(), self.n.sum()))
 
 
 def reliability(y: Labels, probs: Floats) -> Reliability:
@@ -51,7 +53,7 @@ def reliability(y: Labels, probs: Floats) -> Reliability:
     y : (N,) of 0 and 1.
     probs : (N,).
     """
-    edges = np.quantile(probs, np.linspace(0, 1, N_BINS + 1))
+    edges = np.quantile(probs, np.linspace(0, 1, N_BINS + 1)) if len(y) else np.zeros(N_BINS + 1)
     bin_of_image = np.searchsorted(edges[1:-1], probs)
     n = np.bincount(bin_of_image, minlength=N_BINS)
     is_filled = n > 0
@@ -64,11 +66,25 @@ def reliability(y: Labels, probs: Floats) -> Reliability:
 
 
 def brier(labels: Labels, probs: Floats) -> Doubles:
-    """Mean squared error of each label's probabilities: (L,) (Brier, 1950)."""
-    return np.asarray(((probs - labels) ** 2).mean(axis=0), np.float64)
+    """Mean squared error of each label's probabilities: (L,) (Brier, 1950).
+
+    Over the images of known label; NaN if there are none.
+    """
+    error = np.where(labels >= 0, (probs - labels) ** 2, 0)
+    return np.asarray(_ratio(error.sum(axis=0), (labels >= 0).sum(axis=0)), np.float64)
 
 
 def brier_of_prevalence(labels: Labels) -> Doubles:
     """Brier score of the best constant, each label's prevalence in these images: (L,)."""
-    prevalence = labels.mean(axis=0)
-    return np.asarray(prevalence * (1 - prevalence), np.float64)
+    share = prevalence(labels)
+    return np.asarray(share * (1 - share), np.float64)
+
+
+def prevalence(labels: Labels) -> Doubles:
+    """Share of positive images among those of known label: (L,), NaN if there are none."""
+    return _ratio((labels == 1).sum(axis=0), (labels >= 0).sum(axis=0))
+
+
+def _ratio(part: Any, whole: Any) -> Doubles:
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.true_divide(part, whole), np.float64)

@@ -9,11 +9,12 @@ from scipy.stats import norm
 
 from cxr.arrays import Doubles, Floats, Labels
 from cxr.evaluation.intervals import QUANTILE, Estimate, delong
-from cxr.labels import LABELS
+from cxr.evaluation.metrics import known
 
 
 def compare(
     labels: Labels,
+    names: tuple[str, ...],
     scores: dict[str, Floats],
     estimates: dict[str, dict[str, Estimate]],
     independent: bool,
@@ -26,7 +27,8 @@ def compare(
 
     Parameters
     ----------
-    labels : (N, L) of 0 and 1.
+    labels : (N, L) of 0, 1 and UNKNOWN, which is left out.
+    names : (L,), of the labels.
     scores : by model, (N, L).
     estimates : by model and measure, on the same resamples.
     independent : whether no two images are known to be of one patient.
@@ -37,12 +39,12 @@ def compare(
             difference = estimates[a][measure].minus(estimates[b][measure])
             who = {"a": a, "b": b, "metric": f"macro_{measure}"}
             comparisons.append(who | paired(difference.macro, difference.macro_resampled))
-            for i, label in enumerate(LABELS):
+            for i, label in enumerate(names):
                 who = {"a": a, "b": b, "metric": measure, "label": label}
                 comparisons.append(who | paired(difference.values[i], difference.resampled[:, i]))
                 if measure == "auroc" and independent:
                     both = np.stack([scores[a][:, i], scores[b][:, i]])
-                    comparisons[-1]["p_delong"] = delong_p(labels[:, i], both)
+                    comparisons[-1]["p_delong"] = delong_p(*known(labels[:, i], both))
     for metric in {each["metric"] for each in comparisons}:
         family = [each for each in comparisons if each["metric"] == metric]
         for each, p in zip(family, holm([each["p"] for each in family]), strict=True):

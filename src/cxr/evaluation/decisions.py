@@ -17,8 +17,7 @@ from sklearn.metrics import roc_curve
 from cxr.arrays import Doubles, Floats, Labels
 from cxr.data.ood import SIDE, OodReference
 from cxr.documents import read_output
-from cxr.evaluation.metrics import sigmoid
-from cxr.labels import LABELS
+from cxr.evaluation.metrics import has_both_classes, known, sigmoid
 
 Rule = Literal["youden", "f1", "sensitivity"]
 Method = Literal["none", "temperature", "platt"]
@@ -55,6 +54,7 @@ class OperatingPoint:
     """
 
     model: str
+    labels: tuple[str, ...]  # (L,)
     calibration: Calibration
     rule: Rule
     thresholds: Doubles  # (L,)
@@ -67,15 +67,21 @@ class OperatingPoint:
             "chosen_on": CHOSEN_ON,
             "calibration": {
                 "method": self.calibration.method,
-                "slope": _named(self.calibration.slopes),
-                "intercept": _named(self.calibration.intercepts),
+                "slope": self._named(self.calibration.slopes),
+                "intercept": self._named(self.calibration.intercepts),
             },
             "rule": self.rule,
-            "thresholds": _named(self.thresholds),
+            "thresholds": self._named(self.thresholds),
             "ood": {
                 "threshold": self.ood.threshold,
                 "mean_image": self.ood.mean_image.tolist(),
             },
+        }
+
+    def _named(self, values: Doubles) -> dict[str, float | None]:
+        return {
+            label: None if np.isnan(value) else float(value)
+            for label, value in zip(self.labels, values, strict=True)
         }
 
 
@@ -87,6 +93,7 @@ def read(path: Path) -> OperatingPoint:
 def decide(
     model: str,
     labels: Labels,
+    names: tuple[str, ...],
     logits: Floats,
     method: Method,
     rule: Rule,
@@ -97,14 +104,15 @@ def decide(
 
     Parameters
     ----------
-    labels : (N, L) of 0 and 1, of the validation split.
+    labels : (N, L) of 0, 1 and UNKNOWN, of the validation split.
+    names : (L,), of the labels.
     logits : (N, L).
     sensitivity : the minimum for the rule `sensitivity`.
     ood : the out-of-distribution reference of the training data.
     """
     calibration = calibrate(labels, logits, method)
     cuts = thresholds(labels, calibration.probs(logits), rule, sensitivity)
-    return OperatingPoint(model, calibration, rule, cuts, ood)
+    return OperatingPoint(model, names, calibration, rule, cuts, ood)
 
 
 def calibrate(labels: Labels, logits: Floats, method: Method) -> Calibration:
@@ -115,18 +123,19 @@ def calibrate(labels: Labels, logits: Floats, method: Method) -> Calibration:
 
     Parameters
     ----------
-    labels : (N, L) of 0 and 1.
+    labels : (N, L) of 0, 1 and UNKNOWN, which is left out.
     logits : (N, L).
     """
     n_labels = labels.shape[1]
     slopes, intercepts = np.ones(n_labels), np.zeros(n_labels)
     fitted = np.flatnonzero(has_both_classes(labels))
     if method == "temperature" and len(fitted):
-        x, y = logits[:, fitted].ravel(), labels[:, fitted].ravel()
+        y, x = known(labels[:, fitted].ravel(), logits[:, fitted].ravel())
         slopes[:] = _fit(x, y, with_intercept=False)[0]
     elif method == "platt":
         for i in fitted:
-            slopes[i], intercepts[i] = _fit(logits[:, i], _smoothed(labels[:, i]))
+            y, x = known(labels[:, i], logits[:, i])
+            slopes[i], intercepts[i] = _fit(x, _smoothed(y))
     return Calibration(method, slopes, intercepts)
 
 
@@ -139,12 +148,12 @@ def thresholds(labels: Labels, probs: Floats, rule: Rule, sensitivity: float) ->
 
     Parameters
     ----------
-    labels : (N, L) of 0 and 1.
+    labels : (N, L) of 0, 1 and UNKNOWN, which is left out.
     probs : (N, L).
     """
     cuts = np.full(labels.shape[1], np.nan)
     for i in np.flatnonzero(has_both_classes(labels)):
-        cut, true, false = _at_every_cut(labels[:, i], probs[:, i])
+        cut, true, false = _at_every_cut(*known(labels[:, i], probs[:, i]))
         n_positive = int(true[-1])
         if rule == "youden":
             # Multiplied by both class sizes, so that ties are exact integers.
@@ -155,11 +164,6 @@ def thresholds(labels: Labels, probs: Floats, rule: Rule, sensitivity: float) ->
             best = np.argmax(true >= sensitivity * n_positive - 1e-9)  # 0.55 * 100 > 55
         cuts[i] = cut[best]
     return cuts
-
-
-def has_both_classes(labels: Labels) -> npt.NDArray[np.bool_]:
-    """Which labels (L,) have both positive and negative images; the others can't be ranked."""
-    return np.asarray(labels.any(axis=0) & ~labels.all(axis=0), np.bool_)
 
 
 def _fit(logits: Floats, target: npt.NDArray[Any], with_intercept: bool = True) -> Doubles:
@@ -201,28 +205,25 @@ def _parse(content: Any) -> OperatingPoint:
     if calibration["method"] not in get_args(Method) or content["rule"] not in get_args(Rule):
         raise ValueError("unknown calibration method or threshold rule")
     mean_image = np.array(ood["mean_image"], np.float64)
+    if not content["thresholds"]:
+        raise ValueError("no labels")
     if mean_image.shape != (SIDE, SIDE):
         raise ValueError(f"the mean image is not {SIDE} x {SIDE}")
+    labels = tuple(map(str, content["thresholds"]))
     return OperatingPoint(
         model=str(content["model"]),
+        labels=labels,
         calibration=Calibration(
             calibration["method"],
-            _in_order(calibration["slope"]),
-            _in_order(calibration["intercept"]),
+            _in_order(calibration["slope"], labels),
+            _in_order(calibration["intercept"], labels),
         ),
         rule=content["rule"],
-        thresholds=_in_order(content["thresholds"]),
+        thresholds=_in_order(content["thresholds"], labels),
         ood=OodReference(mean_image, float(ood["threshold"])),
     )
 
 
-def _named(values: Doubles) -> dict[str, float | None]:
-    return {
-        label: None if np.isnan(value) else float(value)
-        for label, value in zip(LABELS, values, strict=True)
-    }
-
-
-def _in_order(values: dict[str, float | None]) -> Doubles:
-    ordered = [np.nan if values[label] is None else values[label] for label in LABELS]
+def _in_order(values: dict[str, float | None], labels: tuple[str, ...]) -> Doubles:
+    ordered = [np.nan if values[label] is None else values[label] for label in labels]
     return np.array(ordered, np.float64)

@@ -7,10 +7,10 @@ import numpy as np
 
 from cxr.arrays import Doubles, Floats, Labels
 from cxr.evaluation import metrics
-from cxr.evaluation.calibration import brier, brier_of_prevalence, reliability
-from cxr.evaluation.decisions import CHOSEN_ON, OperatingPoint, has_both_classes
+from cxr.evaluation.calibration import brier, brier_of_prevalence, prevalence, reliability
+from cxr.evaluation.decisions import CHOSEN_ON, OperatingPoint
 from cxr.evaluation.intervals import LEVEL, Estimate, Resamples, delong, delong_interval, interval
-from cxr.labels import LABELS
+from cxr.evaluation.metrics import has_both_classes, known
 
 BASELINES = ALL_NEGATIVE, PREVALENCE = "all-negative", "prevalence"
 
@@ -26,6 +26,7 @@ NO_DELONG = (
 MIN_UNITS = 20
 
 ONE_CLASS = "images of one class only"
+NONE_KNOWN = "no image with a known value"
 FEW = "too few images of a class for an interval"
 PERFECT = "AUROC is exactly 0 or 1, so resampling gives no interval"
 AT_THRESHOLD = {
@@ -69,13 +70,20 @@ class Predicted:
 
 
 def describe(
-    labels: Labels, model: Predicted, estimates: dict[str, Estimate], resamples: Resamples
+    labels: Labels,
+    names: tuple[str, ...],
+    model: Predicted,
+    estimates: dict[str, Estimate],
+    resamples: Resamples,
 ) -> dict[str, Any]:
     """Metrics of one model on one split, as in `reports/metrics.json`.
 
+    Every metric uses the images whose label is known.
+
     Parameters
     ----------
-    labels : (N, L) of 0 and 1.
+    labels : (N, L) of 0, 1 and UNKNOWN.
+    names : (L,), of the labels.
     estimates : `auroc` and `ap` on `resamples`.
 
     Returns
@@ -85,12 +93,13 @@ def describe(
     auroc, ap = estimates["auroc"], estimates["ap"]
     undefined: list[dict[str, str]] = []
     by_label = {}
-    for i, name in enumerate(LABELS):
-        y, probs = labels[:, i], model.probs[:, i]
+    for i, name in enumerate(names):
+        y, probs, scores = known(labels[:, i], model.probs[:, i], model.scores[:, i])
         numbers = {
+            "n": len(y),
             "n_positive": int(y.sum()),
-            "prevalence": float(y.mean()),
-            **_ranking(y, model.scores[:, i], auroc, ap, resamples.independent, i),
+            "prevalence": float(prevalence(y)),
+            **_ranking(y, scores, auroc, ap, resamples.independent, i),
             **_probabilities(y, probs),
             **_at_threshold(y, probs, float(model.thresholds[i])),
         }
@@ -102,28 +111,26 @@ def describe(
         "macro_ap": ap.macro,
         "macro_ap_ci": interval(ap.macro, ap.macro_resampled),
     }
-    accuracy, all_negative = _accuracy(labels, model.probs), float((labels == 0).mean())
     summary_metrics = {
         **{key: _or_none(value) for key, value in ranking.items()},
-        "accuracy": accuracy,
-        "accuracy_all_negative": all_negative,
-        "accuracy_gain": accuracy - all_negative,
         **_summary_metrics(labels, model.probs),
     }
     if missing := [key for key, value in summary_metrics.items() if value is None]:
         macro_auroc = summary_metrics["macro_auroc"]
         why = ONE_CLASS if macro_auroc is None else PERFECT if macro_auroc in (0, 1) else FEW
+        why = NONE_KNOWN if summary_metrics["accuracy"] is None else why
         undefined.append({"label": "all", "what": ", ".join(missing), "why": why})
     result = {
         "n": len(labels),
+        "n_known": int((labels >= 0).sum()),
         "n_labels": int((~np.isnan(auroc.values)).sum()),
         **summary_metrics,
-        "intervals": _interval_info(labels, resamples),
+        "intervals": _interval_info(labels, names, resamples),
         "labels": by_label,
         "undefined": undefined,
     }
     if model.uncalibrated is not None:
-        result["uncalibrated"] = _summary_metrics(labels, model.uncalibrated)
+        result["uncalibrated"] = _of_probabilities(labels, model.uncalibrated)
     return result
 
 
@@ -132,21 +139,16 @@ def baselines(labels: Labels) -> dict[str, dict[str, Any]]:
 
     The prevalence is taken from these same images, so it is the best constant in hindsight.
     """
-    prevalence = labels.mean(axis=0)
-    chance = metrics.macro(np.where(has_both_classes(labels), prevalence, np.nan))
-    all_negative = float((labels == 0).mean())
+    best = prevalence(labels)
+    chance = metrics.macro(np.where(has_both_classes(labels), best, np.nan))
     result = {}
-    for name, probs in ((ALL_NEGATIVE, np.zeros(len(prevalence))), (PREVALENCE, prevalence)):
+    for name, probs in ((ALL_NEGATIVE, np.zeros(len(best))), (PREVALENCE, best)):
         constant = np.broadcast_to(probs, labels.shape)
-        accuracy = _accuracy(labels, constant)
         result[name] = {
             "n": len(labels),
             "n_labels": int(has_both_classes(labels).sum()),
             "macro_auroc": 0.5 if has_both_classes(labels).any() else None,
             "macro_ap": _or_none(chance),
-            "accuracy": accuracy,
-            "accuracy_all_negative": all_negative,
-            "accuracy_gain": accuracy - all_negative,
             **_summary_metrics(labels, constant),
         }
     return result
@@ -155,7 +157,7 @@ def baselines(labels: Labels) -> dict[str, dict[str, Any]]:
 def _ranking(
     y: Labels, scores: Floats, auroc: Estimate, ap: Estimate, independent: bool, i: int
 ) -> dict[str, Any]:
-    """Ranking metrics of label `i`, with intervals."""
+    """Ranking metrics of label `i`, with intervals, from images of known label."""
     result = {
         "auroc": float(auroc.values[i]),
         "auroc_ci": interval(auroc.values[i], auroc.resampled[:, i]),
@@ -165,7 +167,7 @@ def _ranking(
     }
     if independent:
         result["auroc_delong_ci"] = (np.nan, np.nan)
-        if 0 < y.sum() < len(y):
+        if has_both_classes(y):
             value, variance = delong(y, scores[None])
             result["auroc_delong_ci"] = delong_interval(float(value[0]), float(variance[0, 0]))
     return result
@@ -173,13 +175,13 @@ def _ranking(
 
 def _probabilities(y: Labels, probs: Floats) -> dict[str, Any]:
     """Accuracy, Brier score and calibration of a label's probabilities."""
-    prevalence, accuracy = float(y.mean()), _accuracy(y, probs)
+    accuracy, all_negative = _accuracy(y, probs), 1 - float(prevalence(y))
     score, reference = float(brier(y, probs)), float(brier_of_prevalence(y))
     curve = reliability(y, probs)
     return {
         "accuracy": accuracy,
-        "accuracy_all_negative": 1 - prevalence,
-        "accuracy_gain": accuracy - (1 - prevalence),
+        "accuracy_all_negative": all_negative,
+        "accuracy_gain": accuracy - all_negative,
         "brier": score,
         "brier_skill": _ratio(reference - score, reference),
         "ece": curve.error,
@@ -208,19 +210,36 @@ def _at_threshold(y: Labels, probs: Floats, threshold: float) -> dict[str, float
 
 
 def _accuracy(labels: Labels, probs: Floats) -> float:
-    return float(((probs >= 0.5) == labels).mean())
+    is_known = labels >= 0
+    return _ratio(int((((probs >= 0.5) == labels) & is_known).sum()), int(is_known.sum()))
 
 
 def _summary_metrics(labels: Labels, probs: Floats) -> dict[str, Any]:
-    """Probability metrics over all labels: means, and the skill of the mean Brier score."""
-    score = float(brier(labels, probs).mean())
-    reference = float(brier_of_prevalence(labels).mean())
-    curves = [reliability(y, p) for y, p in zip(labels.T, probs.T, strict=True)]
-    return {
-        "brier": score,
-        "brier_skill": _or_none(_ratio(reference - score, reference)),
-        "ece": float(np.mean([curve.error for curve in curves])),
+    """Accuracy over all known values, and metrics of the probabilities."""
+    accuracy = _accuracy(labels, probs)
+    all_negative = _ratio(int((labels == 0).sum()), int((labels >= 0).sum()))
+    of_decisions = {
+        "accuracy": accuracy,
+        "accuracy_all_negative": all_negative,
+        "accuracy_gain": accuracy - all_negative,
     }
+    return {key: _or_none(value) for key, value in of_decisions.items()} | _of_probabilities(
+        labels, probs
+    )
+
+
+def _of_probabilities(labels: Labels, probs: Floats) -> dict[str, Any]:
+    """Means over the labels with known values, and the skill of the mean Brier score."""
+    score = metrics.macro(brier(labels, probs))
+    reference = metrics.macro(brier_of_prevalence(labels))
+    pairs = (known(y, p) for y, p in zip(labels.T, probs.T, strict=True))
+    errors = np.array([reliability(y, p).error for y, p in pairs])
+    values = {
+        "brier": score,
+        "brier_skill": _ratio(reference - score, reference),
+        "ece": metrics.macro(errors),
+    }
+    return {key: _or_none(value) for key, value in values.items()}
 
 
 def _reasons(label: str, numbers: dict[str, Any], no_threshold_reason: str) -> list[dict[str, str]]:
@@ -229,7 +248,9 @@ def _reasons(label: str, numbers: dict[str, Any], no_threshold_reason: str) -> l
     for key, value in numbers.items():
         if value is not None:
             continue
-        if key == "threshold" or (key in AT_THRESHOLD and numbers["threshold"] is None):
+        if not numbers["n"]:
+            why = NONE_KNOWN
+        elif key == "threshold" or (key in AT_THRESHOLD and numbers["threshold"] is None):
             why = no_threshold_reason
         elif key in AT_THRESHOLD:
             why = AT_THRESHOLD[key]
@@ -240,10 +261,10 @@ def _reasons(label: str, numbers: dict[str, Any], no_threshold_reason: str) -> l
     return [{"label": label, "what": ", ".join(keys), "why": why} for why, keys in keys_of.items()]
 
 
-def _interval_info(labels: Labels, resamples: Resamples) -> dict[str, Any]:
+def _interval_info(labels: Labels, names: tuple[str, ...], resamples: Resamples) -> dict[str, Any]:
     """How the intervals were made, and the labels with too few units for reliable ones."""
     unsure = []
-    for y, name in zip(labels.T, LABELS, strict=True):
+    for y, name in zip(labels.T, names, strict=True):
         n_units = [len(np.unique(resamples.unit_of_image[y == value])) for value in (0, 1)]
         if 0 < min(n_units) < MIN_UNITS:
             unsure.append(name)

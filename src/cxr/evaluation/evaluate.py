@@ -21,6 +21,7 @@ class Evaluation:
 
 def evaluate(
     labels: Labels,
+    names: tuple[str, ...],
     models: dict[str, Predicted],
     patients: npt.NDArray[Any] | None,
     n_resamples: int,
@@ -31,7 +32,8 @@ def evaluate(
 
     Parameters
     ----------
-    labels : (N, L) of 0 and 1.
+    labels : (N, L) of 0, 1 and UNKNOWN, which is left out.
+    names : (L,), of the labels.
     models : by name.
     patients : (N,) the patient of each image; None if unknown.
     n_resamples : of the bootstrap.
@@ -45,8 +47,10 @@ def evaluate(
     scores = {name: model.scores for name, model in models.items()}
     estimates = intervals.estimate(labels, scores, resamples, progress)
     described = {
-        name: describe(labels, model, estimates[name], resamples) for name, model in models.items()
+        name: describe(labels, names, model, estimates[name], resamples)
+        for name, model in models.items()
     }
     return Evaluation(
-        described | baselines(labels), compare(labels, scores, estimates, resamples.independent)
+        described | baselines(labels),
+        compare(labels, names, scores, estimates, resamples.independent),
     )

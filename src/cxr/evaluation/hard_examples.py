@@ -27,7 +27,7 @@ def find_hard_examples(labels: Labels, probs: list[Floats], n: int) -> HardExamp
 
     Parameters
     ----------
-    labels : (N, L) of 0 and 1.
+    labels : (N, L) of 0, 1 and UNKNOWN, which has no loss.
     probs : one (N, L) per model.
     """
     losses = np.mean([cross_entropy(labels, each) for each in probs], axis=0)
@@ -39,4 +39,5 @@ def find_hard_examples(labels: Labels, probs: list[Floats], n: int) -> HardExamp
 def cross_entropy(labels: Labels, probs: Floats) -> Doubles:
     """Loss of each label of each image: (N, L)."""
     of_truth = np.where(labels == 1, probs, 1 - probs).astype(np.float64)
+    of_truth[labels < 0] = 1
     return np.asarray(-np.log(np.maximum(of_truth, SMALLEST)), np.float64)

@@ -105,7 +105,7 @@ def estimate(
 
     Parameters
     ----------
-    labels : (N, L) of 0 and 1.
+    labels : (N, L) of 0, 1 and UNKNOWN, which is left out.
     scores : by model, (N, L).
     progress : called with the numbers of finished and of all resamples.
     """
@@ -127,8 +127,7 @@ def estimate(
     for block in resamples.blocks():
         counts = block.astype(np.float32)
         rows = slice(done, done + counts.shape[1])
-        positive = labels.T.astype(np.float32) @ counts
-        negative = counts.sum(axis=0) - positive
+        positive, negative = ((labels == value).T.astype(np.float32) @ counts for value in (1, 0))
         for name, of_label in counters.items():
             for label, counter in enumerate(of_label):
                 if counter is not None:
@@ -149,14 +148,14 @@ class _Counter:
 
     @classmethod
     def of(cls, y: Labels, scores: Floats) -> "_Counter | None":
-        if not 0 < y.sum() < len(y):
+        if not metrics.has_both_classes(y):
             return None
         # Negated, so that rank 0 is the highest score of a positive.
         levels = np.unique(-scores[y == 1].astype(np.float64))
         first = np.searchsorted(levels, -scores, side="left")
         tied = (first < len(levels)) & (levels[np.minimum(first, len(levels) - 1)] == -scores)
         row = np.where(y == 1, first, np.where(tied, first + len(levels), first + 2 * len(levels)))
-        counted = first < len(levels)  # negatives below all positives do not matter
+        counted = (first < len(levels)) & (y >= 0)  # negatives below all positives do not matter
         columns = np.flatnonzero(counted)
         ones = np.ones(len(columns), np.float32)
         shape = (3 * len(levels), len(y))

@@ -23,7 +23,6 @@ from cxr.documents import write_atomically
 from cxr.errors import CxrError
 from cxr.evaluation import decisions
 from cxr.evaluation.decisions import OperatingPoint
-from cxr.labels import LABELS
 from cxr.models import SavedModel
 from cxr.models.inputs import to_network_input
 from cxr.paths import DECISIONS, MODELS
@@ -50,6 +49,7 @@ class Prediction:
 
     path: Path
     size: tuple[int, int]  # height and width in pixels
+    labels: tuple[str, ...]  # (L,), their names
     probs: Doubles  # (L,)
     predicted_positive: tuple[bool | None, ...]  # (L,), None if the label has no threshold
     similarity: float
@@ -69,7 +69,7 @@ class Prediction:
             "labels": {
                 label: {"probability": float(prob), "predicted_positive": positive}
                 for label, prob, positive in zip(
-                    LABELS, self.probs, self.predicted_positive, strict=True
+                    self.labels, self.probs, self.predicted_positive, strict=True
                 )
             },
         }
@@ -94,13 +94,11 @@ def load(name: str, project: Path | None) -> Model:
     """
     folder = _find(name, project)
     saved = models.load(folder)
-    if saved.labels != LABELS:
-        raise CxrError(
-            f"{folder} predicts a different set of labels; expected {', '.join(LABELS)}; use a "
-            "model of this pipeline"
-        )
     path = folder.resolve().parents[1] / DECISIONS / f"{saved.name}.json"
-    return Model(saved, decisions.read(path))
+    operating_point = decisions.read(path)
+    if saved.labels != operating_point.labels:
+        raise CxrError(f"{folder} and {path} have different labels; run `dvc repro`")
+    return Model(saved, operating_point)
 
 
 def _find(name: str, project: Path | None) -> Path:
@@ -216,6 +214,7 @@ def predict_pictures(
         prediction = Prediction(
             path=picture.path,
             size=(height, width),
+            labels=model.saved.labels,
             probs=probs[i],
             predicted_positive=tuple(
                 None if np.isnan(threshold) else bool(p >= threshold)
@@ -241,7 +240,8 @@ def _draw(
     by_ratio = np.argsort(-np.nan_to_num(prediction.probs / thresholds), kind="stable").tolist()
     chosen = [i for i in by_ratio if i in predicted_positive][:MAX_MAPS] or by_ratio[:1]
     titles = [
-        f"{LABELS[i]}: {ANSWERS[prediction.predicted_positive[i]]}\np = {prediction.probs[i]:.3f}, "
+        f"{prediction.labels[i]}: {ANSWERS[prediction.predicted_positive[i]]}\n"
+        f"p = {prediction.probs[i]:.3f}, "
         + ("no threshold" if np.isnan(thresholds[i]) else f"threshold {thresholds[i]:.3f}")
         for i in chosen
     ]
@@ -249,11 +249,11 @@ def _draw(
     write_atomically(path, partial(overlays, picture.grey, attribution[chosen], titles, title))
 
 
-def write_table(results: list[Prediction | Refused], path: Path) -> None:
+def write_table(results: list[Prediction | Refused], labels: tuple[str, ...], path: Path) -> None:
     """Write one row per image; that of a refused image has only the reason, as a warning."""
-    columns = ["image", *(f"prob_{label}" for label in LABELS)]
+    columns = ["image", *(f"prob_{label}" for label in labels)]
     columns += [
-        *(f"predicted_positive_{label}" for label in LABELS),
+        *(f"predicted_positive_{label}" for label in labels),
         "similarity",
         "assumed",
         "warnings",

@@ -20,7 +20,6 @@ from cxr.data.images.picture import Picture
 from cxr.errors import CxrError
 from cxr.inference import predict
 from cxr.inference.predict import BATCH, Model, Prediction
-from cxr.labels import LABELS
 from cxr.tracking.mlmodel import ASSUMED, COLUMN
 
 MAX_IMAGES = 256  # per request; SqueezeNet takes some seconds for them
@@ -72,7 +71,7 @@ class ServedModel:
             message = "the model failed on this request; see the server's log for the cause"
             raise RequestError(message, INTERNAL_ERROR) from error
         probs = np.stack([each.probs for each in predictions])
-        result = pd.DataFrame(probs, index=table.index, columns=list(LABELS))
+        result = pd.DataFrame(probs, index=table.index, columns=list(self._model.saved.labels))
         result[ASSUMED] = [each.assumed_as_text() for each in predictions]
         return result
 

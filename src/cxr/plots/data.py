@@ -8,26 +8,24 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from cxr.data.splits import Origin, Split
-from cxr.labels import LABELS
 from cxr.plots.figure import COLOURS, finish
 
 
 def label_counts(splits: dict[str, Any], origin: Origin, path: Path) -> None:
     """Prevalence of every label in every split, with the number of positive training images."""
-    figure = Figure(figsize=(9, 5.2), layout="constrained")
+    prevalence = splits["train"]["prevalence"]
+    labels = sorted(prevalence, key=lambda label: prevalence[label] or 0)
+    figure = Figure(figsize=(9, max(3.0, 1.28 + 0.28 * len(labels))), layout="constrained")
     axes = figure.subplots()
-    order = np.argsort([splits["train"]["prevalence"][label] for label in LABELS])
-    positions = np.arange(len(LABELS))
+    positions = np.arange(len(labels))
     for i, (name, split) in enumerate(splits.items()):
-        shares = [100 * split["prevalence"][LABELS[j]] for j in order]
+        shares = [100 * (split["prevalence"][label] or 0) for label in labels]
         axes.barh(
             positions + (1 - i) * 0.27, shares, 0.27, label=f"{name} (n = {split['n']:,})",
             color=COLOURS[i],
         )  # fmt: skip
-    counts = [splits["train"]["positives"][LABELS[j]] for j in order]
-    axes.set_yticks(
-        positions, [f"{LABELS[j]}  ({n:,})" for j, n in zip(order, counts, strict=True)]
-    )
+    positives = splits["train"]["positives"]
+    axes.set_yticks(positions, [f"{label}  ({positives[label]:,})" for label in labels])
     axes.set_xlabel("Prevalence (% of images); in parentheses: positive training images")
     axes.legend(frameon=False, loc="lower right")
     axes.spines[["top", "right"]].set_visible(False)
@@ -36,16 +34,19 @@ def label_counts(splits: dict[str, Any], origin: Origin, path: Path) -> None:
 
 def sample_images(split: Split, origin: Origin, path: Path) -> None:
     """Two training images without a finding and two of every label."""
-    figure = Figure(figsize=(12, 8.2), layout="constrained")
-    rows: list[tuple[str, npt.NDArray[np.int64]]] = [
-        ("no finding", np.flatnonzero(split.labels.sum(axis=1) == 0))
+    groups: list[tuple[str, npt.NDArray[np.int64]]] = [
+        ("no finding", np.flatnonzero((split.labels == 0).all(axis=1)))
     ]
-    rows += [(label, np.flatnonzero(split.labels[:, i])) for i, label in enumerate(LABELS)]
-    axes = figure.subplots(4, 8)
+    groups += [
+        (name, np.flatnonzero(y == 1)) for name, y in zip(split.names, split.labels.T, strict=True)
+    ]
+    n_rows = -(-len(groups) // 4)
+    figure = Figure(figsize=(12, 2.05 * n_rows), layout="constrained")
+    axes = figure.subplots(n_rows, 8)
     for ax in axes.flat:
         ax.axis("off")
     cells = iter(axes.flat)
-    for name, indices in rows:
+    for name, indices in groups:
         for index in indices[:2]:
             ax = next(cells)
             ax.imshow(split.images[index], cmap="gray", vmin=0, vmax=255)

@@ -10,14 +10,13 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cxr.arrays import Floats, Labels
+from cxr.arrays import Flags, Floats, Labels
 from cxr.data.splits import Origin
 from cxr.evaluation.curves import Curve
 from cxr.evaluation.hard_examples import HardExamples
-from cxr.labels import LABELS
 from cxr.plots.figure import COLOURS, GREY, finish
 
-ROWS, COLUMNS = 3, 5  # of panels, one per label; the last one contains the legend
+COLUMNS = 5  # of panels, one per label; the last one contains the legend
 
 Curves = dict[str, dict[str, Curve]]  # by label, then by model
 
@@ -30,10 +29,10 @@ def forest(tests: dict[str, Any], metric: str, origin: Origin, path: Path) -> No
     tests : by model, its `test` object in reports/metrics.json.
     metric : `auroc` or `ap`.
     """
-    figure = Figure(figsize=(8.5, 7.2), layout="constrained")
-    axes = figure.subplots()
     first = next(iter(tests.values()))
     interval_info, labels = first["intervals"], first["labels"]
+    figure = Figure(figsize=(8.5, max(3.6, 0.48 * (len(labels) + 1))), layout="constrained")
+    axes = figure.subplots()
     for i, (model, test) in enumerate(tests.items()):
         colour = COLOURS[i % len(COLOURS)]
         offset = (i - (len(tests) - 1) / 2) * 0.2  # so that equal values do not hide each other
@@ -50,14 +49,14 @@ def forest(tests: dict[str, Any], metric: str, origin: Origin, path: Path) -> No
         axes.plot([], [], "o", color=colour, markersize=5, label=model)
     chance = {name: row["prevalence"] for name, row in labels.items() if row["ap"] is not None}
     chance["macro"] = float(np.mean(list(chance.values()) or [np.nan]))
-    for j, name in enumerate(("macro", *LABELS)):
+    for j, name in enumerate(("macro", *labels)):
         if name in chance:
             x = 0.5 if metric == "auroc" else chance[name]
             axes.plot([x, x], [-j - 0.42, -j + 0.42], color=GREY, linestyle=":")
     axes.plot([], [], color=GREY, linestyle=":", label="Chance")
     axes.axhline(-0.5, color=GREY, linewidth=0.6)
     ticks = [f"{name}  (n = {row['n_positive']:,})" for name, row in labels.items()]
-    axes.set_yticks([-j for j in range(len(LABELS) + 1)], ["macro", *ticks])
+    axes.set_yticks([-j for j in range(len(ticks) + 1)], ["macro", *ticks])
     units = f"{interval_info['n_units']:,} {interval_info['unit']}s"
     notes = [
         f"{interval_info['level']:.0%} CI ({units})",
@@ -96,12 +95,13 @@ def precision_recall(curves: Curves, tests: dict[str, Any], origin: Origin, path
 
 def reliability(tests: dict[str, Any], origin: Origin, path: Path) -> None:
     """Observed frequency against mean predicted probability in ten bins of equal size."""
-    curves: Curves = {label: {} for label in LABELS}
+    curves: Curves = {label: {} for label in next(iter(tests.values()))["labels"]}
     for model, test in tests.items():
         for label, metrics in test["labels"].items():
             bins = metrics["reliability"]
             x, y = np.array(bins["mean_prob"]), np.array(bins["share_positive"])
-            curves[label][model] = Curve(x, y)
+            if len(x):
+                curves[label][model] = Curve(x, y)
 
     def diagonal(axes: Axes, label: str) -> None:
         ends = [max(curve.x.max(), curve.y.max()) for curve in curves[label].values()]
@@ -115,29 +115,38 @@ def reliability(tests: dict[str, Any], origin: Origin, path: Path) -> None:
 
 
 def label_pairs(
-    labels: Labels, predicted_positive: dict[str, npt.NDArray[np.bool_]], origin: Origin, path: Path
+    labels: Labels,
+    names: tuple[str, ...],
+    predicted_positive: dict[str, Flags],
+    origin: Origin,
+    path: Path,
 ) -> None:
     """Of the test images with one finding, the fraction that has, or is predicted, each other one.
 
     Parameters
     ----------
-    labels : (N, L) of 0 and 1.
+    labels : (N, L) of 0, 1 and UNKNOWN; the fractions are of known labels.
+    names : (L,), of the labels.
     predicted_positive : by model, (N, L).
     """
     columns = 2
     rows = (len(predicted_positive) + 2) // columns
-    figure = Figure(figsize=(13, 6.2 * rows), layout="constrained")
+    scale = max(1.0, len(names) / 16)
+    figure = Figure(figsize=(13 * scale, 6.2 * scale * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    of_row = np.hstack([labels, ~labels.any(axis=1, keepdims=True)]).astype(float)
+    of_row = np.hstack([labels == 1, (labels == 0).all(axis=1, keepdims=True)]).astype(float)
     n_of_row = of_row.sum(axis=0)
     for axes in panels:
         axes.axis("off")
-    columns_of: dict[str, npt.NDArray[Any]] = {"True labels": labels}
-    columns_of |= {f"Predictions of {name}": each for name, each in predicted_positive.items()}
-    for axes, (title, of_column) in zip(panels, columns_of.items(), strict=False):
+    always = np.ones(labels.shape)
+    columns_of = {"True labels": (labels == 1, (labels >= 0).astype(float))}
+    columns_of |= {
+        f"Predictions of {name}": (each, always) for name, each in predicted_positive.items()
+    }
+    for axes, (title, (of_column, is_known)) in zip(panels, columns_of.items(), strict=False):
         axes.axis("on")
         with np.errstate(invalid="ignore"):
-            share = (of_row.T @ of_column.astype(float)) / n_of_row[:, None]
+            share = (of_row.T @ of_column.astype(float)) / (of_row.T @ is_known)
         shown = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
         for (i, j), value in np.ndenumerate(share):
             if not np.isnan(value):
@@ -146,10 +155,10 @@ def label_pairs(
                     color="white" if value > 0.6 else "black",
                 )  # fmt: skip
         axes.set_title(f"{title} (% of row)", fontsize=10)
-        axes.set_xticks(range(len(LABELS)), LABELS, rotation=60, ha="right", fontsize=8)
-        names = [*LABELS, "no finding"]
-        ticks = [f"{name} ({int(n):,})" for name, n in zip(names, n_of_row, strict=True)]
-        axes.set_yticks(range(len(names)), ticks, fontsize=8)
+        axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
+        of_rows = zip((*names, "no finding"), n_of_row, strict=True)
+        ticks = [f"{name} ({int(n):,})" for name, n in of_rows]
+        axes.set_yticks(range(len(ticks)), ticks, fontsize=8)
     figure.colorbar(shown, ax=panels, shrink=0.4, label="Fraction of the row's images")
     title = "Co-occurrence of findings (test): rows are true labels"
     finish(figure, title, origin, path)
@@ -159,8 +168,9 @@ def hard_examples(
     examples: HardExamples,
     images: npt.NDArray[np.uint8],
     labels: Labels,
+    names: tuple[str, ...],
     probs: dict[str, Floats],
-    names: list[str],
+    titles: list[str],
     origin: Origin,
     path: Path,
 ) -> None:
@@ -170,8 +180,9 @@ def hard_examples(
     ----------
     images : (K, H, W), of `examples`.
     labels : (K, L).
+    names : (L,), of the labels.
     probs : by model, (K, L).
-    names : names of the images, (K,).
+    titles : of the images, (K,).
     """
     figure = Figure(figsize=(14.5, 12.6), layout="constrained")
     panels = figure.subplots(4, 6).ravel()
@@ -180,13 +191,13 @@ def hard_examples(
     for i, label in enumerate(examples.label):
         axes = panels[i]
         axes.imshow(images[i], cmap="gray", vmin=0, vmax=255)
-        present = [name for name, y in zip(LABELS, labels[i], strict=True) if y]
+        present = [name for name, y in zip(names, labels[i], strict=True) if y == 1]
         of_models = ", ".join(f"{p[i, label]:.3f}" for p in probs.values())
         truth = "yes" if labels[i, label] else "no"
         findings = fill(", ".join(present), 40) or "no finding"
         axes.set_title(
-            f"{names[i]}  loss {examples.loss[i]:.2f}\n{findings}\n"
-            f"{LABELS[label]}: {truth}, p = {of_models}",
+            f"{titles[i]}  loss {examples.loss[i]:.2f}\n{findings}\n"
+            f"{names[label]}: {truth}, p = {of_models}",
             fontsize=7.5,
         )
     title = f"Test images with the highest loss; predicted probability p: {', '.join(probs)}"
@@ -204,10 +215,11 @@ def _by_label(
     path: Path,
 ) -> None:
     """One panel per label with every model's curve, and the models' metric in its legend."""
-    figure = Figure(figsize=(15, 9.6), layout="constrained")
-    panels = figure.subplots(ROWS, COLUMNS).ravel()
+    rows = len(curves) // COLUMNS + 1
+    figure = Figure(figsize=(15, 3.2 * rows), layout="constrained")
+    panels = figure.subplots(rows, COLUMNS).ravel()
     colours = {model: COLOURS[i % len(COLOURS)] for i, model in enumerate(tests)}
-    for axes, label in zip(panels, LABELS, strict=False):
+    for axes, label in zip(panels, curves, strict=False):
         axes.set(xlim=(0, 1), ylim=(0, 1.02))
         n_positive = next(iter(tests.values()))["labels"][label]["n_positive"]
         axes.set_title(f"{label} ({n_positive:,} positive)", fontsize=9)
@@ -224,7 +236,7 @@ def _by_label(
                       label=f"{value:.3f}")  # fmt: skip
         axes.legend(frameon=False, fontsize=7, handlelength=1, title=metric.upper(),
                     title_fontsize=7)  # fmt: skip
-    for axes in panels[len(LABELS) :]:
+    for axes in panels[len(curves) :]:
         axes.axis("off")
         for model, colour in colours.items():
             axes.plot([], [], color=colour, label=model)

@@ -10,9 +10,9 @@ import numpy.typing as npt
 from matplotlib import colormaps
 from PIL import Image
 
-from cxr.arrays import Doubles
+from cxr.arrays import Doubles, Labels
 from cxr.data.splits import Origin, Split
-from cxr.labels import LABELS
+from cxr.labels import UNKNOWN
 from cxr.params import Method
 from cxr.plots.figure import COLOURS, GREY
 from cxr.plots.sheet import PANEL, Bar, Panel, Rgb, Rows, Sheet
@@ -33,11 +33,12 @@ NAMES: dict[Method, str] = {
     "hirescam": "HiResCAM",
     "rollout": "Attention rollout",
 }
+ANSWERS = {1: "yes", 0: "no", UNKNOWN: "unknown"}
 UNITS: dict[Method, str] = dict.fromkeys(NAMES, "logit")
 UNITS["rollout"] = "attention"
 LEGEND = "Left: positive attribution over the image. Right: raw attribution"
 SIGNS = " (red: for the label, blue: against it)"
-NOTICE = "yes/no: true label. p: predicted probability. Not a medical device."
+NOTICE = "yes/no/unknown: true label. p: predicted probability. Not a medical device."
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,22 @@ class ImageCase:
 
     name: str  # as in "test image 5"
     grey: Grey
-    truth: npt.NDArray[np.uint8]  # (L,) of 0 and 1
+    truth: Labels  # (L,)
+    labels: tuple[str, ...]  # (L,), their names
+
+    def truth_of(self, label: int) -> str:
+        """The true label in words."""
+        return ANSWERS[int(self.truth[label])]
+
+    def colour_of(self, label: int) -> str:
+        """The colour of captions on a label: coloured if the image has the finding."""
+        return COLOURS[1] if self.truth[label] == 1 else "black"
+
+    def findings(self) -> str:
+        """The labels that the image has."""
+        present = [name for name, y in zip(self.labels, self.truth, strict=True) if y == 1]
+        findings = ", ".join(present) or "no finding"
+        return textwrap.fill(findings, LINE, max_lines=2, placeholder=" …")
 
 
 @dataclass(frozen=True)
@@ -78,7 +94,7 @@ class ModelOutput:
 def image_case(split: Split, name: str, index: int) -> ImageCase:
     """An image of a split, by its index."""
     grey, truth = np.array(split.images[index]), np.array(split.labels[index])
-    return ImageCase(f"{name} image {index}", grey, truth)
+    return ImageCase(f"{name} image {index}", grey, truth, split.names)
 
 
 def labels_shown(case: ImageCase, outputs: list[ModelOutput], which: str) -> list[int]:
@@ -91,12 +107,12 @@ def labels_shown(case: ImageCase, outputs: list[ModelOutput], which: str) -> lis
     which : `gradcam.labels` in params.yaml, `all` or `findings`.
     """
     if which == "all":
-        return list(range(len(LABELS)))
+        return list(range(len(case.labels)))
     ratios = np.max([output.probs / output.thresholds for output in outputs], axis=0)
     ratios = np.nan_to_num(ratios, nan=-1)  # no predicted positives without a threshold
     highest = np.argsort(-ratios, kind="stable").tolist()
     false_positives = [i for i in highest if case.truth[i] == 0 and ratios[i] >= 1]
-    present = np.flatnonzero(case.truth).tolist()
+    present = np.flatnonzero(case.truth == 1).tolist()
     return sorted({*present, *false_positives[:MAX_ERRORS]}) or highest[:1]
 
 
@@ -131,10 +147,8 @@ def side_by_side(
     """One image, one row per label: every model's map, each model on its own scale."""
     rows: Rows = []
     for label in labels:
-        truth = bool(case.truth[label])
-        row: list[Panel | None] = [
-            Panel(_enlarged(case.grey), f"{LABELS[label]}\n{_yes(truth)}", _colour(truth))
-        ]
+        caption = f"{case.labels[label]}\n{case.truth_of(label)}"
+        row: list[Panel | None] = [Panel(_enlarged(case.grey), caption, case.colour_of(label))]
         for output in outputs:
             caption = (
                 f"{output.model}\n{output.probability_caption(label)}\n"
@@ -154,7 +168,7 @@ def examples(
 ) -> Sheet:
     """One model and one label: one row per group of images, each image next to its map.
 
-    All groups share one scale. A group may be empty.
+    All groups share one scale. A group may be empty, but not all of them.
     """
     outputs = [output for group in groups.values() for _, output in group]
     scale = (
@@ -167,7 +181,7 @@ def examples(
         row: list[Panel | None] = []
         for case, output in group:
             row += [
-                Panel(_enlarged(case.grey), f"{name}\n{case.name}\n{_findings(case)}"),
+                Panel(_enlarged(case.grey), f"{name}\n{case.name}\n{case.findings()}"),
                 Panel(
                     overlay(case.grey, output.attribution[label], scale),
                     f"{output.probability_caption(label)}\n{output.attribution_caption(label)}",
@@ -176,8 +190,8 @@ def examples(
         if not group:
             row = [Panel(np.full((PANEL, PANEL, 3), 255, np.uint8), f"{name}: none", GREY)]
         rows.append(row + [None] * (2 * widest - len(row)))
-    first = outputs[0]
-    title = f"{NAMES[first.method]}: {first.model}, {LABELS[label]}"
+    case, first = next(member for group in groups.values() for member in group)
+    title = f"{NAMES[first.method]}: {first.model}, {case.labels[label]}"
     return Sheet(title, origin, rows, [_heat(scale, first.method)], NOTICE)
 
 
@@ -210,23 +224,23 @@ def _bars(output: ModelOutput) -> list[Bar]:
 
 
 def _pair(case: ImageCase, output: ModelOutput, label: int) -> list[Panel]:
-    truth, attribution = bool(case.truth[label]), output.attribution[label]
+    attribution, name, colour = output.attribution[label], case.labels[label], case.colour_of(label)
     return [
         Panel(
             overlay(case.grey, attribution, output.scale),
-            f"{LABELS[label]}: {_yes(truth)}\n{output.probability_caption(label)}",
-            _colour(truth),
+            f"{name}: {case.truth_of(label)}\n{output.probability_caption(label)}",
+            colour,
         ),
         Panel(
             raw(attribution, output.scale),
-            f"{LABELS[label]}, raw\n{output.attribution_caption(label)}",
-            _colour(truth),
+            f"{name}, raw\n{output.attribution_caption(label)}",
+            colour,
         ),
     ]
 
 
 def _image(case: ImageCase) -> Panel:
-    return Panel(_enlarged(case.grey), f"Image\n{_findings(case)}")
+    return Panel(_enlarged(case.grey), f"Image\n{case.findings()}")
 
 
 def _enlarged(grey: Grey) -> Rgb:
@@ -234,20 +248,6 @@ def _enlarged(grey: Grey) -> Rgb:
     resampling = Image.Resampling.NEAREST if len(grey) <= PANEL else Image.Resampling.BICUBIC
     resized = Image.fromarray(grey).resize((PANEL, PANEL), resampling)
     return np.repeat(np.asarray(resized)[..., None], 3, axis=2)
-
-
-def _findings(case: ImageCase) -> str:
-    present = [label for label, y in zip(LABELS, case.truth, strict=True) if y]
-    findings = ", ".join(present) or "no finding"
-    return textwrap.fill(findings, LINE, max_lines=2, placeholder=" …")
-
-
-def _yes(truth: bool) -> str:
-    return "yes" if truth else "no"
-
-
-def _colour(truth: bool) -> str:
-    return COLOURS[1] if truth else "black"
 
 
 def _in_columns(blocks: Rows, n_columns: int) -> Rows:

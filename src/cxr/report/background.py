@@ -1,4 +1,4 @@
-"""Background for a reader of the report: the 14 findings, and published results."""
+"""Background for a reader of the report: ChestMNIST's findings, and published results."""
 
 from dataclasses import dataclass
 

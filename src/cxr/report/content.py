@@ -13,7 +13,6 @@ from cxr.audit.inputs import makes_maps
 from cxr.data.splits import Origin
 from cxr.documents import read_output
 from cxr.evaluation.description import BASELINES
-from cxr.labels import LABELS
 from cxr.lineage.facts import Environment
 from cxr.paths import DATA_REPORT, MAPS_REPORT, METRICS, REPORTS
 from cxr.report import charts, sheets
@@ -97,7 +96,7 @@ def gather(project: Path) -> Report:
         models=models,
         baselines=BASELINES,
         trainings=trainings,
-        labels=LABELS,
+        labels=tuple(tests[models[0]]["labels"]),
         findings=FINDINGS,
         reported=REPORTED,
         trust=trust,

@@ -12,11 +12,12 @@ from PIL import Image
 
 from cxr.data import splits
 from cxr.data.npz import NpzReader
+from cxr.data.splits import Split
 from cxr.documents import read_output
-from cxr.labels import LABELS
 from cxr.paths import ATTRIBUTIONS, EVALUATION, MAPS_REPORT, PROCESSED, SAMPLES
-from cxr.plots.gradcam import UNITS, overlay
+from cxr.plots.gradcam import ANSWERS, UNITS, overlay
 
+YES = ANSWERS[1]
 QUALITY = 88  # of JPEG; the only sharp edges in a map are the image's own pixels
 PICTURES = {
     "samples": SAMPLES,
@@ -45,7 +46,7 @@ class ImageCase:
 
     name: str
     picture: str
-    truth: dict[str, bool]
+    truth: dict[str, str]  # yes, no or unknown
     maps: dict[str, dict[str, Map]]
 
 
@@ -64,14 +65,17 @@ def gather(project: Path, models: tuple[str, ...]) -> Sheets:
     report = read_output(project / MAPS_REPORT, dict)
     split = splits.open_split(project / PROCESSED, report["split"])
     maps: dict[str, dict[int, dict[str, Map]]] = {
-        name: _maps(project, name, split.images) for name in models
+        name: _maps(project, name, split) for name in models
     }
     indices = list(next(iter(maps.values())))
     cases = [
         ImageCase(
             name=f"{report['split']} image {index}",
             picture=_png(split.images[index]),
-            truth={label: bool(split.labels[index, i]) for i, label in enumerate(LABELS)},
+            truth={
+                label: ANSWERS[int(y)]
+                for label, y in zip(split.names, split.labels[index], strict=True)
+            },
             maps={name: maps[name][index] for name in models},
         )
         for index in indices
@@ -90,7 +94,7 @@ def pictures(project: Path) -> dict[str, str]:
     }
 
 
-def _maps(project: Path, model: str, images: npt.NDArray[np.uint8]) -> dict[int, dict[str, Map]]:
+def _maps(project: Path, model: str, split: Split) -> dict[int, dict[str, Map]]:
     with NpzReader(project / ATTRIBUTIONS / f"{model}.npz") as archive:
         indices, probs, thresholds, attribution = (
             archive.read(key) for key in ("indices", "probs", "thresholds", "attribution")
@@ -101,19 +105,20 @@ def _maps(project: Path, model: str, images: npt.NDArray[np.uint8]) -> dict[int,
         scale = float(np.abs(attribution[row]).max()) or 1.0
         maps[index] = {
             label: Map(
-                picture=_jpeg(overlay(images[index], attribution[row, i], scale)),
+                picture=_jpeg(overlay(split.images[index], attribution[row, i], scale)),
                 prob=float(probs[row, i]),
                 threshold=_or_none(thresholds[i]),
                 strongest=float(attribution[row, i].max()),
             )
-            for i, label in enumerate(LABELS)
+            for i, label in enumerate(split.names)
         }
     return maps
 
 
 def _most_present(cases: list[ImageCase]) -> str:
     """The most frequent label among the images; the first one in a tie."""
-    return max(LABELS, key=lambda label: sum(case.truth[label] for case in cases))
+    labels = cases[0].truth
+    return max(labels, key=lambda label: sum(case.truth[label] == YES for case in cases))
 
 
 def _or_none(value: float) -> float | None:

@@ -16,7 +16,7 @@ from cxr.evaluation.decisions import CHOSEN_ON
 from cxr.evaluation.description import BASELINES, Predicted
 from cxr.evaluation.evaluate import evaluate
 from cxr.evaluation.intervals import Progress
-from cxr.labels import LABELS
+from cxr.labels import CHESTMNIST
 from cxr.paths import DECISIONS, METRICS, PREDICTIONS, PROCESSED
 from cxr.scoring.submissions import (
     Matched,
@@ -93,7 +93,7 @@ def score(
         by_order,
         common,
     )
-    y = matched.labels.values.astype(np.uint8)
+    y = matched.labels.values.astype(np.int8)
     name = predictions.stem
     if name in BASELINES:
         name += " (given)"
@@ -110,7 +110,7 @@ def score(
                 "the models of this project were evaluated on other images; "
                 "their metrics are shown but not compared"
             )
-    evaluated = evaluate(y, models, matched.patients, n_resamples, seed, progress)
+    evaluated = evaluate(y, CHESTMNIST, models, matched.patients, n_resamples, seed, progress)
     scored = {each: evaluated.models[each] for each in models}
     baselines = {each: evaluated.models[each] for each in BASELINES}
     return Score(name, scored | reported | baselines, evaluated.comparisons, notes, matched)
@@ -145,9 +145,9 @@ def _thresholds(
         except CxrError as error:
             notes.append(f"could not choose thresholds on the {CHOSEN_ON} split: {error}")
         else:
-            y = matched.labels.values.astype(np.uint8)
+            y = matched.labels.values.astype(np.int8)
             return decisions.thresholds(y, _probs(matched.predictions), "youden", 1.0)
-    return np.full(len(LABELS), np.nan)
+    return np.full(len(CHESTMNIST), np.nan)
 
 
 def _project_models(project: Path, matched: Matched, split: str) -> dict[str, Predicted]:

@@ -14,7 +14,6 @@ from PIL import Image
 
 import cxr
 from cxr.data import phantom
-from cxr.labels import LABELS
 
 COLUMN = "image"  # of the input table
 ASSUMED = "assumed"  # column of the output table, after the labels
@@ -27,14 +26,15 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def write(folder: Path, evaluated: datetime, n_bytes: int) -> None:
+def write(folder: Path, labels: tuple[str, ...], evaluated: datetime, n_bytes: int) -> None:
     """Write a model's signature, example, requirements and code, but not its weights.
 
-    They are the same for every model, so a rebuilt registry is bit-identical.
+    They are the same for every model of these labels, so a rebuilt registry is bit-identical.
 
     Parameters
     ----------
     folder : must not exist yet.
+    labels : of the model, in the order of its output.
     evaluated : when the model was evaluated, UTC.
     n_bytes : size of the weights and the operating point.
     """
@@ -46,7 +46,7 @@ def write(folder: Path, evaluated: datetime, n_bytes: int) -> None:
         # fetched years later still has the code that can read its files.
         code_paths=[str(Path(cxr.__file__).parent)],
         mlflow_model=model,
-        signature=signature(),
+        signature=signature(labels),
         input_example=example(),
         pip_requirements=requirements(),
     )
@@ -54,12 +54,12 @@ def write(folder: Path, evaluated: datetime, n_bytes: int) -> None:
     model.save(folder / FILE)
 
 
-def signature() -> ModelSignature:
+def signature(labels: tuple[str, ...]) -> ModelSignature:
     """Input: one file per row. Output: each label's probability, and assumptions about the file."""
     return ModelSignature(
         inputs=Schema([ColSpec("string", COLUMN)]),
         outputs=Schema(
-            [*(ColSpec("double", label) for label in LABELS), ColSpec("string", ASSUMED)]
+            [*(ColSpec("double", label) for label in labels), ColSpec("string", ASSUMED)]
         ),
     )
 

@@ -2,21 +2,24 @@
 
 import re
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
+from cxr.documents import read_output
 from cxr.lineage.records import READ_TAG
 from cxr.lineage.run_log import Registration
 from cxr.paths import PROCESSED
 from cxr.tracking import mlmodel
 
 FOLDER = "model"  # in a run's artifacts
+MODEL_FILE = "model.json"  # among a model's files
 CHAMPION = "champion"
 SCORE_TAG, DATA_TAG = "val_macro_auroc", READ_TAG + PROCESSED
 EVALUATED_TAG = "evaluated"  # the last time, in milliseconds since 1970
@@ -79,7 +82,7 @@ class Registry:
         has_files = artifacts is None or all((artifacts / FOLDER / p).exists() for p in files)
         return has_champion and is_registered and has_files
 
-    def _make_servable(self, run: Run, files: Iterable[Path]) -> None:
+    def _make_servable(self, run: Run, files: Collection[Path]) -> None:
         """Add the files with which MLflow itself can load the model, unless they exist."""
         existing = self._client.list_artifacts(run.info.run_id, FOLDER)
         if f"{FOLDER}/{mlmodel.FILE}" in {each.path for each in existing}:
@@ -87,7 +90,8 @@ class Registry:
         evaluated = datetime.fromtimestamp(run.info.end_time / 1000, UTC)
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary, FOLDER)
-            mlmodel.write(folder, evaluated, sum(each.stat().st_size for each in files))
+            labels = read_output(next(f for f in files if f.name == MODEL_FILE), _labels)
+            mlmodel.write(folder, labels, evaluated, sum(each.stat().st_size for each in files))
             last = (folder / mlmodel.FILE).rename(Path(temporary, mlmodel.FILE))
             self._client.log_artifacts(run.info.run_id, str(folder), FOLDER)
             self._client.log_artifact(run.info.run_id, str(last), FOLDER)
@@ -124,6 +128,10 @@ class Registry:
         except MlflowException:
             return False
         return bool(run.info.lifecycle_stage != LifecycleStage.DELETED)
+
+
+def _labels(content: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(map(str, content["labels"]))
 
 
 def _score(version: ModelVersion) -> float | None:

@@ -24,7 +24,7 @@ from cxr.training.feed import Batches, predict
 
 @dataclass(frozen=True)
 class Epoch:
-    """Metrics of one epoch; losses are means over images and labels."""
+    """Metrics of one epoch; losses are means over images and known labels."""
 
     epoch: int  # counted from 1
     train_loss: float
@@ -47,7 +47,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Examples:
-    """Inputs of a split and their labels: float (N, L) on the same device."""
+    """Inputs of a split and their labels: float (N, L) of 0, 1 and -1, on the same device."""
 
     inputs: Batches
     labels: Tensor
@@ -67,9 +67,9 @@ def fit(
 ) -> Fit:
     """Train `network` and restore the weights of its best epoch.
 
-    AdamW (Loshchilov & Hutter, 2019) on binary cross-entropy with logits; the learning rate rises
-    linearly over `warmup_epochs` and then follows a cosine decay. The best epoch is the one with
-    the highest validation macro AUROC; training stops `patience` epochs after it.
+    AdamW (Loshchilov & Hutter, 2019) on binary cross-entropy of the known labels; the learning rate
+    rises linearly over `warmup_epochs` and then follows a cosine decay. The best epoch is the one
+    with the highest validation macro AUROC; training stops `patience` epochs after it.
 
     Parameters
     ----------
@@ -262,7 +262,7 @@ class Trainer:
         self._optimizer.zero_grad(set_to_none=True)
         for index in batch.chunk(math.ceil(len(batch) / inputs.micro_batch_size)):
             x = inputs.batch(index, self._generator)  # at full precision
-            loss = F.binary_cross_entropy_with_logits(self._network(x), labels[index])
+            loss = cross_entropy(self._network(x), labels[index])
             (loss * (len(index) / len(batch))).backward()
             summed_loss += loss.detach() * len(index)
         self._optimizer.step()
@@ -281,9 +281,22 @@ class Trainer:
 
 def set_prior_bias(head: nn.Linear, labels: Tensor) -> None:
     """Set the bias to the logit of the prevalence; adding one image per class keeps it finite."""
-    positives = labels.sum(dim=0)
+    positives, negatives = ((labels == value).sum(dim=0).float() for value in (1, 0))
     with torch.no_grad():
-        head.bias.copy_(torch.log((positives + 1) / (len(labels) - positives + 1)))
+        head.bias.copy_(torch.log((positives + 1) / (negatives + 1)))
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean binary cross-entropy of the known labels; the others have no gradient.
+
+    Parameters
+    ----------
+    logits, labels : (B, L); a label below 0 is unknown.
+    """
+    known = (labels >= 0).float()
+    mean = F.binary_cross_entropy_with_logits(logits, labels.clamp(min=0), weight=known)
+    # That mean is over all labels. A batch may have no known one.
+    return mean * (known.numel() / known.sum().clamp(min=1))
 
 
 def _measure(
@@ -296,7 +309,7 @@ def _measure(
     n_images: int,
 ) -> Epoch:
     labels = val.labels.cpu()
-    y = labels.numpy().astype(np.uint8)
+    y = labels.numpy().astype(np.int8)
     macro_auroc = metrics.macro(metrics.auroc(y, logits))
     if math.isnan(macro_auroc):
         raise CxrError(
@@ -306,7 +319,7 @@ def _measure(
     return Epoch(
         epoch=number,
         train_loss=train_loss,
-        val_loss=float(F.binary_cross_entropy_with_logits(torch.from_numpy(logits), labels)),
+        val_loss=float(cross_entropy(torch.from_numpy(logits), labels)),
         val_macro_auroc=macro_auroc,
         val_macro_ap=metrics.macro(metrics.average_precision(y, logits)),
         lr=lr,

@@ -19,7 +19,7 @@ from cxr.data.phantom.film import expose, picture
 from cxr.data.phantom.signs import LOCAL_SIGNS
 from cxr.data.splits import SPLITS
 from cxr.errors import CxrError
-from cxr.labels import LABELS
+from cxr.labels import CHESTMNIST
 
 __all__ = ["LOCAL_SIGNS", "Batch", "masks", "render"]
 
@@ -56,7 +56,7 @@ def render(seed: int, split: str, start: int, stop: int, size: int) -> Batch:
     """
     _check(seed, split, start, stop, size)
     images = np.empty((stop - start, size, size), np.uint8)
-    labels = np.empty((stop - start, len(LABELS)), np.uint8)
+    labels = np.empty((stop - start, len(CHESTMNIST)), np.uint8)
     for part in _parts(seed, split, start, stop, size):
         film, _ = picture(part.draws, size)
         images[part.into] = expose(film, part.draws.anatomy, part.noise)[part.keep]
@@ -76,7 +76,7 @@ def masks(seed: int, split: str, start: int, stop: int, size: int) -> npt.NDArra
     bool array of shape (stop - start, 14, size, size); all False for absent labels
     """
     _check(seed, split, start, stop, size)
-    shown = np.empty((stop - start, len(LABELS), size, size), np.bool_)
+    shown = np.empty((stop - start, len(CHESTMNIST), size, size), np.bool_)
     for part in _parts(seed, split, start, stop, size):
         shown[part.into] = _masks(part.draws, size)[part.keep]
     return shown
@@ -84,8 +84,8 @@ def masks(seed: int, split: str, start: int, stop: int, size: int) -> npt.NDArra
 
 def _masks(draws: Draws, size: int) -> npt.NDArray[np.bool_]:
     film, organs = picture(draws, size)
-    shown = np.zeros((len(film), len(LABELS), size, size), np.bool_)
-    for k, label in enumerate(LABELS):
+    shown = np.zeros((len(film), len(CHESTMNIST), size, size), np.bool_)
+    for k, label in enumerate(CHESTMNIST):
         rows = draws.positive(label)
         if label in organs:
             shown[rows, k] = organs[label][rows] > 0.5

@@ -9,7 +9,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-from cxr.labels import LABELS
+from cxr.labels import CHESTMNIST
 
 # Positives per label among the 78,468 training images of ChestMNIST, that is ChestX-ray14 (Wang et
 # al., ChestX-ray8, CVPR 2017) in the split of MedMNIST.
@@ -40,7 +40,7 @@ _TETRACHORIC = (
 
 
 def _factor() -> npt.NDArray[np.float64]:
-    correlation = np.eye(len(LABELS))
+    correlation = np.eye(len(CHESTMNIST))
     for row, values in enumerate(_TETRACHORIC, start=1):
         correlation[row, :row] = correlation[:row, row] = np.array(values) / 100
     return np.linalg.cholesky(correlation).astype(np.float64)
@@ -52,5 +52,5 @@ _THRESHOLD = np.array([NormalDist().inv_cdf(n / _TRAIN_IMAGES) for n in _TRAIN_P
 
 def draw_labels(rng: np.random.Generator, n: int) -> npt.NDArray[np.uint8]:
     """Labels of n images, 0 or 1, uint8 (n, 14)."""
-    present = rng.standard_normal((n, len(LABELS))) @ _FACTOR.T < _THRESHOLD
+    present = rng.standard_normal((n, len(CHESTMNIST))) @ _FACTOR.T < _THRESHOLD
     return present.astype(np.uint8)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from cxr.data.phantom.copula import draw_labels
 from cxr.data.phantom.shapes import Field
 from cxr.data.splits import SPLITS
-from cxr.labels import LABELS
+from cxr.labels import CHESTMNIST
 
 Rows = npt.NDArray[np.intp]
 Anatomy = dict[str, Field]  # name -> (N, 1, 1)
@@ -78,17 +78,17 @@ class Draws:
         return Draws(self.labels[rows], anatomy, self.signs[rows], self.waves[rows])
 
     def positive(self, label: str) -> Rows:
-        return np.flatnonzero(self.labels[:, LABELS.index(label)])
+        return np.flatnonzero(self.labels[:, CHESTMNIST.index(label)])
 
     def without(self, label: str) -> "Draws":
         """The same images with one finding removed."""
         labels = self.labels.copy()
-        labels[:, LABELS.index(label)] = 0
+        labels[:, CHESTMNIST.index(label)] = 0
         return replace(self, labels=labels)
 
     def sign(self, label: str, rows: slice | Rows = slice(None)) -> Sign:
         """The parameters of a finding in these images, whether it is present or not."""
-        columns = self.signs[rows, LABELS.index(label)][:, :, None, None]
+        columns = self.signs[rows, CHESTMNIST.index(label)][:, :, None, None]
         parameters = {field.name: columns[:, k] for k, field in enumerate(fields(Sign))}
         parameters["side"] = np.where(parameters["side"] < 0.5, np.float32(-1), np.float32(1))
         return Sign(**parameters)
@@ -105,6 +105,6 @@ def draw(seed: int, split: str, block: int) -> Draws:
     }
     uniform = rng.random((BLOCK, len(_UNIFORM), 1, 1), dtype=np.float32)
     anatomy |= {name: uniform[:, k] for k, name in enumerate(_UNIFORM)}
-    signs = rng.random((BLOCK, len(LABELS), len(fields(Sign))), dtype=np.float32)
+    signs = rng.random((BLOCK, len(CHESTMNIST), len(fields(Sign))), dtype=np.float32)
     waves = rng.random((BLOCK, len(NOISES), _WAVES_PER_NOISE, 2), dtype=np.float32)
     return Draws(labels, anatomy, signs, waves)

@@ -11,10 +11,10 @@ import numpy.typing as npt
 from cxr.data.phantom.anatomy import Chest, dome_at, inner_at, vessel_density, wall_at
 from cxr.data.phantom.draws import Anatomy, Draws, Sign
 from cxr.data.phantom.shapes import Field, between, bump, clip, edge, ramp
-from cxr.labels import LABELS
+from cxr.labels import CHESTMNIST
 
 LOCAL_SIGNS: tuple[str, ...] = tuple(
-    label for label in LABELS if label not in ("cardiomegaly", "edema", "emphysema")
+    label for label in CHESTMNIST if label not in ("cardiomegaly", "edema", "emphysema")
 )
 
 
@@ -23,7 +23,7 @@ def deform(draws: Draws) -> Anatomy:
     a = dict(draws.anatomy)
 
     def present(label: str) -> Field:
-        return draws.labels[:, LABELS.index(label), None, None].astype(np.float32)
+        return draws.labels[:, CHESTMNIST.index(label), None, None].astype(np.float32)
 
     portable = a["view"] < 0.35  # AP view: magnified heart, shallower inspiration
     a["dome"] = a["dome"] - 0.06 * portable

@@ -7,6 +7,7 @@ if (choices) {
     for (const map of document.querySelectorAll("[data-finding]")) {
       map.hidden = map.dataset.finding !== chosen;
     }
-    document.getElementById("label-meaning").textContent = `${chosen}: ${meanings[chosen]}`;
+    document.getElementById("label-meaning").textContent =
+      Object.hasOwn(meanings, chosen) ? `${chosen}: ${meanings[chosen]}` : chosen;
   });
 }

@@ -9,7 +9,7 @@ import numpy as np
 from cxr.data.npz import MOST_WHOLE_BYTES, NpzReader, parse_header
 from cxr.documents import read_within
 from cxr.errors import CxrError
-from cxr.labels import LABELS, bare
+from cxr.labels import CHESTMNIST, bare
 from cxr.scoring.submissions.columns import ID_NAMES, PATIENT_NAMES, Column, as_ids, choose_ids
 from cxr.scoring.submissions.layouts import MAX_ID_LENGTH
 from cxr.scoring.submissions.table import Kind, Table, Texts
@@ -100,10 +100,10 @@ def read_npy(path: Path, kind: Kind) -> Table:
 
 
 def _check_values(what: str, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> None:
-    if len(shape) != 2 or shape[1] != len(LABELS) or dtype.kind not in "fiub":
+    if len(shape) != 2 or shape[1] != len(CHESTMNIST) or dtype.kind not in "fiub":
         raise CxrError(
-            f"{what} is {dtype} of shape {shape}; expected numbers of shape (N, {len(LABELS)}) in "
-            "ChestMNIST's label order"
+            f"{what} is {dtype} of shape {shape}; expected numbers of shape "
+            f"(N, {len(CHESTMNIST)}) in ChestMNIST's label order"
         )
 
 
@@ -136,7 +136,7 @@ def _columns(
                 raise
             unreadable.append(key)
             continue
-        if shape == (len(LABELS),) != (n,) and name in ("name", "names"):
+        if shape == (len(CHESTMNIST),) != (n,) and name in ("name", "names"):
             continue  # names of the labels
         if is_known or (shape in ((n,), (n, 1)) and dtype.kind in "iuUS"):
             texts = _texts(reader, key, n).tolist()

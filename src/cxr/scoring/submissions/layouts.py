@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr.errors import CxrError
-from cxr.labels import LABELS, bare, canonical
+from cxr.labels import CHESTMNIST, bare, canonical
 from cxr.scoring.submissions import rows
 from cxr.scoring.submissions.columns import (
     Column,
@@ -54,10 +54,10 @@ def read_csv(path: Path, kind: Kind, split: str) -> Table:
     split : the split whose rows to read from the CSV of medmnist's `save()`, which has several.
     """
     sheet = rows.read(path)
-    if len(sheet.header) == len(LABELS) + 2 and SAVED_NAME.fullmatch(sheet.header[1]):
+    if len(sheet.header) == len(CHESTMNIST) + 2 and SAVED_NAME.fullmatch(sheet.header[1]):
         return _saved_by_medmnist(sheet, kind, split)
     n_numbers = sum(sheet.number(cell) is not None for cell in sheet.header)
-    if n_numbers >= min(len(LABELS), len(sheet.header)):
+    if n_numbers >= min(len(CHESTMNIST), len(sheet.header)):
         return _evaluated_by_medmnist(sheet, kind)
     columns: dict[str, int] = {}
     for i, name in enumerate(sheet.header):
@@ -69,8 +69,8 @@ def read_csv(path: Path, kind: Kind, split: str) -> Table:
             )
         if label is not None:
             columns[label] = i
-    if len(columns) == len(LABELS):
-        return _wide(sheet, kind, [columns[label] for label in LABELS])
+    if len(columns) == len(CHESTMNIST):
+        return _wide(sheet, kind, [columns[label] for label in CHESTMNIST])
     values_of_rows = TRUTH_OF_ROW if kind == "labels" else PREDICTION_OF_ROW
     label_column, value_column = (_named(sheet, n) for n in (LABEL_OF_ROW, values_of_rows))
     if not columns and label_column is not None and value_column is not None:
@@ -89,7 +89,7 @@ def _unsupported(sheet: Sheet, columns: dict[str, int]) -> str:
             "is NIH's table of finding names ('Finding Labels'), which is not supported; "
             f"{EXPECTED}"
         )
-    missing = ", ".join(label for label in LABELS if label not in columns)
+    missing = ", ".join(label for label in CHESTMNIST if label not in columns)
     if "enlargedcardiomediastinum" in names:
         return (
             "is CheXpert's table: uncertain (-1) and blank labels are not supported, and it has no "
@@ -112,7 +112,7 @@ def _wide(sheet: Sheet, kind: Kind, columns: list[int]) -> Table:
     skipped = {row.line for row in blank}
     body = [row for row in sheet.body if row.line not in skipped]
     values = np.array([[_value(sheet, row, i, kind) for i in columns] for row in body])
-    table = _table(sheet, kind, body, values.reshape(-1, len(LABELS)), columns)
+    table = _table(sheet, kind, body, values.reshape(-1, len(CHESTMNIST)), columns)
     if not blank:
         return table
     names = [sheet.header[i] for i in columns]
@@ -136,14 +136,16 @@ def _lists(sheet: Sheet, kind: Kind, column: int) -> Table:
             )
     cells = [row.cells[column].strip("[](){}") for row in sheet.body]
     numbers = [[sheet.number(each) for each in re.split(r"[,;|\s]+", c) if each] for c in cells]
-    if all(len(each) == len(LABELS) and None not in each for each in numbers):
-        values = np.array(numbers, dtype=np.float64).reshape(-1, len(LABELS))
+    if all(len(each) == len(CHESTMNIST) and None not in each for each in numbers):
+        values = np.array(numbers, dtype=np.float64).reshape(-1, len(CHESTMNIST))
         notes = [f"the numbers in {name!r} were read in ChestMNIST's label order"]
     elif kind == "labels" and any(None in each for each in numbers):
         values, notes = _of_names(sheet, column, cells), []
     elif kind == "labels" and [] in numbers:
         values = _of_indices(sheet, column, numbers)
-        notes = [f"the numbers in {name!r} were read as 0 = {LABELS[0]} … 13 = {LABELS[-1]}"]
+        notes = [
+            f"the numbers in {name!r} were read as 0 = {CHESTMNIST[0]} … 13 = {CHESTMNIST[-1]}"
+        ]
     else:
         content = "14 numbers" if kind != "labels" else "label names, or 0 or 1 for all 14 labels"
         raise CxrError(
@@ -154,17 +156,17 @@ def _lists(sheet: Sheet, kind: Kind, column: int) -> Table:
 
 
 def _of_names(sheet: Sheet, column: int, cells: list[str]) -> npt.NDArray[np.float64]:
-    values = np.zeros((len(cells), len(LABELS)))
+    values = np.zeros((len(cells), len(CHESTMNIST)))
     for i, cell in enumerate(cells):
         for each in re.split(r"[,;|]", cell):
             name = each.strip(" '\"")
             label = canonical(name)
             if label is not None:
-                values[i, LABELS.index(label)] = 1
+                values[i, CHESTMNIST.index(label)] = 1
             elif name and bare(name) != NO_FINDING:
                 raise CxrError(
                     f"{sheet.path}: line {sheet.body[i].line}: {name!r} in "
-                    f"{sheet.header[column]!r} is not one of the 14 labels: {', '.join(LABELS)}"
+                    f"{sheet.header[column]!r} is not one of the 14 labels: {', '.join(CHESTMNIST)}"
                 )
     return values
 
@@ -176,10 +178,10 @@ def _of_indices(
 
     Files that mark "No Finding" as 0 count the labels from 1.
     """
-    values = np.zeros((len(numbers), len(LABELS)))
+    values = np.zeros((len(numbers), len(CHESTMNIST)))
     for i, each in enumerate(numbers):
         for number in each:
-            if number is None or number not in range(len(LABELS)):
+            if number is None or number not in range(len(CHESTMNIST)):
                 raise CxrError(
                     f"{sheet.path}: line {sheet.body[i].line}: {number:g} in "
                     f"{sheet.header[column]!r} is not a label index from 0 to 13; write label names"
@@ -203,7 +205,9 @@ def _long(sheet: Sheet, kind: Kind, label_column: int, value_column: int) -> Tab
     column = next(i for i, each in candidates.items() if each is id_column)
     names = _ids(sheet, body, column)
     ids, first, image = np.unique(names, return_index=True, return_inverse=True)
-    cell = image * len(LABELS) + np.array([LABELS.index(x) for x in labels if x is not None])
+    cell = image * len(CHESTMNIST) + np.array(
+        [CHESTMNIST.index(x) for x in labels if x is not None]
+    )
     order = np.argsort(cell, kind="stable")
     repeats = np.flatnonzero(np.diff(cell[order]) == 0)
     if len(repeats):
@@ -212,16 +216,16 @@ def _long(sheet: Sheet, kind: Kind, label_column: int, value_column: int) -> Tab
             f"{path}: lines {a.line} and {b.line} both hold {a.cells[label_column]!r} for image "
             f"{names[order[repeats[0]]]}; remove one"
         )
-    values = np.full(len(ids) * len(LABELS), np.nan)
+    values = np.full(len(ids) * len(CHESTMNIST), np.nan)
     values[cell] = [_value(sheet, row, value_column, kind) for row in body]
     missing = np.flatnonzero(np.bincount(cell, minlength=len(values)) == 0)
     if len(missing):
-        which, label = divmod(int(missing[0]), len(LABELS))
-        raise CxrError(f"{path} has no row for {LABELS[label]} of image {ids[which]}; add it")
+        which, label = divmod(int(missing[0]), len(CHESTMNIST))
+        raise CxrError(f"{path} has no row for {CHESTMNIST[label]} of image {ids[which]}; add it")
     return Table(
         path,
         kind,
-        values.reshape(-1, len(LABELS)),
+        values.reshape(-1, len(CHESTMNIST)),
         ids,
         None,
         id_column=id_column.name,
@@ -233,19 +237,19 @@ def _long(sheet: Sheet, kind: Kind, label_column: int, value_column: int) -> Tab
 def _evaluated_by_medmnist(sheet: Sheet, kind: Kind) -> Table:
     """No header; the row number in the split, then 14 numbers."""
     path, n_columns = sheet.path, len(sheet.header)
-    if n_columns != len(LABELS) + 1 or sheet.number(sheet.header[0]) is None:
+    if n_columns != len(CHESTMNIST) + 1 or sheet.number(sheet.header[0]) is None:
         raise CxrError(
             f"{path} has no header and {n_columns} columns; add a header that names the labels "
-            f"(a file without one must hold medmnist's row number and {len(LABELS)} numbers)"
+            f"(a file without one must hold medmnist's row number and {len(CHESTMNIST)} numbers)"
         )
-    sheet = sheet._replace(header=["row number", *LABELS])
+    sheet = sheet._replace(header=["row number", *CHESTMNIST])
     values = np.array([[_value(sheet, r, i, kind) for i in range(n_columns)] for r in sheet.rows])
     return _ordered(sheet, kind, sheet.rows, values[:, 0], values[:, 1:], None)
 
 
 def _saved_by_medmnist(sheet: Sheet, kind: Kind, split: str) -> Table:
     """No header; the split, a file name with the row number in the split, then 14 labels."""
-    sheet = sheet._replace(header=["split", "file name", *LABELS])
+    sheet = sheet._replace(header=["split", "file name", *CHESTMNIST])
     body, numbers = [], []
     for row in sheet.rows:
         match = SAVED_NAME.fullmatch(row.cells[1])

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr.errors import CxrError
-from cxr.labels import LABELS
+from cxr.labels import CHESTMNIST
 
 Kind = Literal["logits", "probs", "labels"]
 Texts = npt.NDArray[np.str_]
@@ -91,6 +91,6 @@ class Table:
     def _cell(self, row: int, label: int) -> str:
         line = "" if self.lines is None or self.ids is None else f"{self.where(row)}: "
         return (
-            f"{self.path}: {line}{LABELS[label]} of {self.image(row)} is "
+            f"{self.path}: {line}{CHESTMNIST[label]} of {self.image(row)} is "
             f"{self.values[row, label]:g}"
         )

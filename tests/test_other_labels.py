@@ -1,0 +1,86 @@
+"""The whole pipeline on labels that are not ChestMNIST's, a third of them unknown."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+from mlflow.models import Model
+from PIL import Image
+from pipeline import TINY, Pipeline, create
+
+from cxr.data import phantom
+from cxr.data.splits import SPLITS
+
+pytestmark = pytest.mark.slow
+
+WRITTEN = ("Öd/ém [x]", "Pleural Effusion", "costs $1 or $2 <b>")
+NAMES = ("effusion", "Öd/ém [x]", "costs $1 or $2 <b>")
+FILES = ("effusion", "Öd_ém_x_", "costs_1_or_2_b_")
+COLUMNS = (3, 2, 0)  # of the phantom's labels, in the order of WRITTEN
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    folder = tmp_path_factory.mktemp("labels")
+    rng, arrays = np.random.default_rng(0), {"label_names": np.array(WRITTEN)}
+    for split in SPLITS:
+        batch = phantom.render(0, split, 0, TINY[f"download.phantom.{split}"], 28)
+        labels = batch.labels[:, COLUMNS].astype(np.int8)
+        labels[rng.random(labels.shape) < 0.3] = -1
+        arrays |= {f"{split}_images": batch.images, f"{split}_labels": labels}
+    np.savez(folder / "mine.npz", **arrays)
+    source = {"download.source": "file", "download.path": str(folder / "mine.npz")}
+    pipeline = create(folder / "p", TINY | source)
+    pipeline.repro()
+    return pipeline
+
+
+def test_models_and_metrics_have_the_labels_of_the_data(made: Pipeline) -> None:
+    labels = np.load(made.folder / "data/processed/test_labels.npy")
+    for name in ("cnn", "squeezenet", "vit"):
+        assert tuple(made.json(f"models/{name}/model.json")["labels"]) == NAMES
+        assert np.load(made.folder / f"predictions/{name}.npz")["test_logits"].shape == (150, 3)
+        found = made.json("reports/metrics.json")["models"][name]["test"]
+        assert tuple(found["labels"]) == NAMES
+        known = [each["n"] for each in found["labels"].values()]
+        assert known == (labels >= 0).sum(axis=0).tolist() and max(known) < 150
+        assert found["n_known"] == sum(known)
+
+
+def test_maps_and_mlflow_have_names_that_are_valid_there(made: Pipeline) -> None:
+    for name in ("cnn", "squeezenet", "vit"):
+        examples = {p.stem for p in (made.folder / f"reports/gradcam/{name}/labels").iterdir()}
+        assert examples <= set(FILES) and examples
+    store = MlflowClient(f"sqlite:///{made.folder / 'mlflow.db'}")
+    (run,) = store.search_runs(
+        [store.get_experiment_by_name("mine").experiment_id],
+        "tags.`cxr.stage` = 'evaluate' AND tags.`cxr.model` = 'cnn'",
+    )
+    logged = {key for key in run.data.metrics if key.startswith("test_auroc/")}
+    assert logged == {f"test_auroc/{file}" for file in FILES}
+    version = store.get_model_version_by_alias("cxr-mine", "champion")
+    folder = version.source.removeprefix("file://")
+    outputs = Model.load(folder).signature.outputs.input_names()
+    assert tuple(outputs) == (*NAMES, "assumed")
+
+
+def test_an_image_file_is_predicted_by_name(made: Pipeline, tmp_path: Path) -> None:
+    image = np.load(made.folder / "data/processed/test_images.npy")[0]
+    Image.fromarray(image).save(tmp_path / "film.png")
+    done = made.run("cxr", "predict", str(tmp_path / "film.png"), "--model", "cnn", "--json")
+    assert done.returncode == 0, done.stderr
+    (found,) = json.loads(done.stdout)["images"]
+    assert tuple(found["labels"]) == NAMES
+
+
+def test_the_audit_passes_and_the_report_shows_every_label(made: Pipeline) -> None:
+    done = made.run("cxr", "audit")
+    assert done.returncode == 0, done.stdout
+    done = made.run("cxr", "report")
+    assert done.returncode == 0, done.stderr
+    page = (made.folder / "reports/index.html").read_text()
+    for name in ("effusion", "Öd/ém [x]", "costs $1 or $2 &lt;b&gt;"):
+        assert f'<th scope="row">{name}</th>' in page
+    assert "known" in page and "costs $1 or $2 <b>" not in page

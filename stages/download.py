@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cxr import progress
-from cxr.data import source, splits
+from cxr.data import companion, source, splits
 from cxr.lineage.repository import Repository
 from cxr.params import Params
 from cxr.paths import RAW
@@ -30,11 +30,13 @@ def download(run: stage.Stage) -> None:
     )
 
 
-def users_file(params: Params, project: Path) -> tuple[Path, ...]:
-    if params.download.source != "file":
-        return ()
-    return (source.user_file(params.download.path or "", project),)
+def users_files(params: Params, project: Path) -> tuple[Path, ...]:
+    download = params.download
+    tables = tuple(companion.files(download.companion, project).values())
+    if download.source != "file":
+        return tables
+    return (source.user_file(download.path or "", project), *tables)
 
 
 if __name__ == "__main__":
-    stage.run("download", download, external_files=users_file)
+    stage.run("download", download, external_files=users_files)

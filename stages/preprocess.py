@@ -3,7 +3,8 @@
 from dataclasses import asdict
 
 from cxr import progress
-from cxr.data import quality, raw, splits
+from cxr.data import companion, quality, raw, splits
+from cxr.formatting import count
 from cxr.hashing import md5_of_file
 from cxr.labels import path_names
 from cxr.paths import DATA_REPORT, PROCESSED, RAW, SAMPLES, STATISTICS
@@ -16,9 +17,12 @@ def preprocess(run: stage.Stage) -> None:
     folder.mkdir()
     raw_file = run.input(RAW) / splits.RAW_FILE
     with progress.bar(f"preprocess: {run.origin.name}"):
-        dataset, statistics = raw.extract(raw_file, run.origin, folder)
+        settings = run.params.download.companion
+        table = companion.read(settings, companion.copies(settings, run.input(RAW)))
+        extracted = raw.extract(raw_file, run.origin, folder, table)
+        dataset, statistics = extracted.dataset, extracted.statistics
         opened = {name: splits.open_split(folder, name) for name in splits.SPLITS}
-        report = quality.describe(opened)
+        report = quality.describe(opened, extracted.impossible_ages, extracted.joined)
 
     run.write_json(STATISTICS, asdict(statistics))
     run.write_json(
@@ -50,6 +54,12 @@ def preprocess(run: stage.Stage) -> None:
         f"preprocess: {run.origin.name}, "
         + ", ".join(f"{n:,} {name}" for name, n in dataset.n.items())
     )
+    if (joined := extracted.joined) is not None:
+        progress.say(
+            f"preprocess: companion table: "
+            f"{count(sum(joined.images_without_row.values()), 'image')} without a row, "
+            f"{count(joined.rows_without_image, 'row')} without an image"
+        )
     for problem in report["problems"]:
         progress.say(f"preprocess: note: {problem}")
 

@@ -7,8 +7,11 @@ imports torch; a test compares the two. Other data name their own labels.
 import re
 from collections.abc import Sequence
 
+from cxr.errors import CxrError
+
 UNKNOWN = -1  # the value of a label that is neither 0 nor 1
 MOST_LABELS, MOST_CHARACTERS = 100, 60
+RESERVED = ("assumed", "macro")  # names of other columns next to those of labels
 
 CHESTMNIST: tuple[str, ...] = (
     "atelectasis",
@@ -56,6 +59,37 @@ def bare(name: str) -> str:
 def canonical(name: str) -> str | None:
     """ChestMNIST's name of a finding, given in any case or spelling; None for other labels."""
     return FINDINGS.get(bare(name))
+
+
+def checked_names(names: Sequence[str], where: str) -> tuple[str, ...]:
+    """The names of labels, known findings by ChestMNIST's names.
+
+    Parameters
+    ----------
+    where : the array or parameter that holds the names, for messages.
+
+    Raises
+    ------
+    CxrError
+        If there are none or too many, or a name is not usable or repeated.
+    """
+    if not 1 <= len(names) <= MOST_LABELS:
+        raise CxrError(f"{where}: {len(names)} labels; expected 1 to {MOST_LABELS}")
+    standard = tuple(canonical(name) or name.strip() for name in names)
+    for i, name in enumerate(standard):
+        if not name.isprintable() or not 1 <= len(name) <= MOST_CHARACTERS:
+            raise CxrError(
+                f"{where}: {names[i]!r} can't be the name of a label; use 1 to {MOST_CHARACTERS} "
+                "printable characters"
+            )
+        if name in RESERVED:
+            raise CxrError(f"{where}: a label can't be named {name!r}; rename it")
+        if (first := standard.index(name)) != i:
+            raise CxrError(
+                f"{where}: {names[first]!r} and {names[i]!r} are the same label, {name!r}; merge "
+                "the two columns or rename one"
+            )
+    return standard
 
 
 def in_order(names: Sequence[str]) -> list[int]:

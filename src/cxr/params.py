@@ -23,6 +23,7 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 LearningRate = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+AttributeName = Annotated[str, Field(pattern=r"^[\w -]{1,40}$")]
 Method = Literal["gradcam", "gradcam++", "hirescam", "rollout"]  # of heat maps
 SHARED_BY_MODELS = {"inputs", "weights"}  # files in `cxr/models` that are not models
 
@@ -39,11 +40,32 @@ class PhantomCounts(Section):
     test: Annotated[int, Field(ge=1, le=1_000_000)]
 
 
+class Companion(Section):
+    """The columns of a table that adds to what is known of each image, by their names in it."""
+
+    path: str | None
+    image_ids: str | None
+    id: str
+    patient: str | None
+    attributes: Annotated[dict[AttributeName, str], Field(max_length=20)]
+    labels: dict[str, str]
+
+    @model_validator(mode="after")
+    def _image_ids_belong_to_a_table(self) -> "Companion":
+        if self.image_ids and not self.path:
+            raise ValueError(
+                f"image_ids names {self.image_ids}, but path is null, so no table is joined; set "
+                "path, or image_ids: null"
+            )
+        return self
+
+
 class Download(Section):
     source: Literal["medmnist", "file", "phantom"]
     size: Literal[28, 64, 128, 224]
     path: str | None
     phantom: PhantomCounts
+    companion: Companion
 
     @model_validator(mode="after")
     def _path_belongs_to_a_file(self) -> "Download":

@@ -31,9 +31,7 @@ def arrays() -> Arrays:
     return data
 
 
-def extract(
-    arrays: Arrays, folder: Path, save: Callable[..., None] = np.savez
-) -> tuple[splits.Dataset, splits.Statistics]:
+def extract(arrays: Arrays, folder: Path, save: Callable[..., None] = np.savez) -> raw.Extracted:
     save(folder / "mine.npz", **arrays)
     raw.check(folder / "mine.npz", folder)
     return raw.extract(folder / "mine.npz", Origin("mine", "file"), folder)
@@ -90,7 +88,7 @@ def test_statistics_equal_numpys_over_the_training_pixels(
     arrays: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int
 ) -> None:
     monkeypatch.setattr(npz, "CHUNK_BYTES", chunk_bytes)
-    _, statistics = extract(arrays, tmp_path)
+    statistics = extract(arrays, tmp_path).statistics
     grey = arrays["train_images"].astype(np.float64) / 255
     assert statistics.mean == pytest.approx(grey.mean(), rel=1e-13)
     assert statistics.std == pytest.approx(grey.std(), rel=1e-13)
@@ -99,13 +97,13 @@ def test_statistics_equal_numpys_over_the_training_pixels(
 def test_statistics_of_a_hand_computed_case(arrays: Arrays, tmp_path: Path) -> None:
     arrays["train_images"][:] = 0
     arrays["train_images"][:, :5] = 255  # half white
-    _, statistics = extract(arrays, tmp_path)
+    statistics = extract(arrays, tmp_path).statistics
     assert (statistics.mean, statistics.std) == (0.5, 0.5)
 
 
 def test_the_dataset_is_described_and_read_back(arrays: Arrays, tmp_path: Path) -> None:
-    dataset, _ = extract(arrays, tmp_path)
-    assert dataset == splits.Dataset(Origin("mine", "file"), 10, COUNTS, CHESTMNIST)
+    dataset = extract(arrays, tmp_path).dataset
+    assert dataset == splits.Dataset(Origin("mine", "file"), 10, COUNTS, CHESTMNIST, ())
     assert splits.open_dataset(tmp_path) == dataset
 
 
@@ -141,7 +139,7 @@ def test_known_findings_get_their_names_and_come_first(
     arrays["label_names"] = np.char.encode(names, "utf-8") if kind is np.bytes_ else np.array(names)
     for split in SPLITS:
         arrays[f"{split}_labels"] = arrays[f"{split}_labels"][:, :4]
-    dataset, _ = extract(arrays, tmp_path)
+    dataset = extract(arrays, tmp_path).dataset
     assert dataset.labels == ("effusion", "hernia", "Fractured Rib", "Öd/ém")
     split = splits.open_split(tmp_path, "val")
     assert split.names == dataset.labels
@@ -296,7 +294,8 @@ def test_training_images_of_one_grey_value_are_refused(arrays: Arrays, tmp_path:
 @pytest.mark.skipif(not REAL.exists(), reason=f"{REAL} does not exist")
 def test_real_x_rays_are_extracted_as_numpy_reads_them(tmp_path: Path) -> None:
     raw.check(REAL, tmp_path)
-    dataset, statistics = raw.extract(REAL, Origin("nih_real_28", "file"), tmp_path)
+    extracted = raw.extract(REAL, Origin("nih_real_28", "file"), tmp_path)
+    dataset, statistics = extracted.dataset, extracted.statistics
     assert (dataset.size, dataset.n) == (28, {"train": 1462, "val": 171, "test": 711})
     theirs = np.load(REAL)
     for name in SPLITS:

@@ -396,7 +396,7 @@ ROW = ",".join(["x", *["0.5"] * 14])
             text("\n".join(f"{i}" + ",0.5" * 14 for i in (0, 2))),
             "row numbers must be 0, 1, 2 …",
         ),
-        (lambda folder: folder, "is a folder; expected an npz, npy or CSV file"),
+        (lambda folder: folder, "is a folder; expected a file"),
         (lambda folder: folder / "none.csv", "none.csv does not exist"),
         (lambda folder: folder / "none.npz", "none.npz does not exist"),
     ],

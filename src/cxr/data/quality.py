@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cxr.data import attributes
+from cxr.data.companion import Joined
 from cxr.data.splits import SPLITS, Split
 
 Doubles = npt.NDArray[np.float64]
@@ -29,26 +31,36 @@ class _Images:
     contrast: Doubles  # (N,) their standard deviation
 
 
-def describe(splits: dict[str, Split]) -> dict[str, Any]:
+def describe(
+    splits: dict[str, Split],
+    impossible_ages: dict[str, int] | None = None,
+    joined: Joined | None = None,
+) -> dict[str, Any]:
     """Counts, prevalence, label pairs, constant images, duplicates, leaks, shifts and problems.
 
     Parameters
     ----------
     splits : the three splits by name.
+    impossible_ages : their number in each split.
+    joined : the companion table as joined to the images.
 
     Returns
     -------
     A mapping that can be written as JSON: `splits` (per split: n, no_finding, images with a
-    known value, positives and prevalence by label, constant images, duplicates), `pairs` (training
-    images with both labels, (L, L)), `across` (images, ids and patients shared by two splits),
-    `shift` (standardised differences to train), `problems` (one sentence each).
+    known value, positives and prevalence by label, attributes, constant images, duplicates),
+    `pairs` (training images with both labels, (L, L)), `across` (images, ids and patients shared by
+    two splits), `shift` (standardised differences to train), `problems` (one sentence each), and
+    with a companion table `companion` (images without a row, rows without an image).
     """
     images = {name: _image_statistics(split.images) for name, split in splits.items()}
     within = {name: _describe_split(splits[name], images[name]) for name in SPLITS}
+    for name, n in (impossible_ages or {}).items():
+        within[name]["impossible_ages"] = n
     across = {f"{a}-{b}": _overlap(a, b, splits, images) for a, b in combinations(SPLITS, 2)}
     shift = {name: _shift(name, splits, images) for name in SPLITS[1:]}
+    without_row = joined.images_without_row if joined else {}
     positive = (splits["train"].labels == 1).astype(np.int64)
-    return {
+    report = {
         "splits": within,
         "pairs": (positive.T @ positive).tolist(),
         "across": across,
@@ -57,8 +69,15 @@ def describe(splits: dict[str, Split]) -> dict[str, Any]:
             *_problems_within(within),
             *_problems_across(across),
             *_problems_of_shift(shift, within),
+            *_problems_of_companion(without_row),
         ],
     }
+    if joined:
+        report["companion"] = {
+            "images_without_row": without_row,
+            "rows_without_image": joined.rows_without_image,
+        }
+    return report
 
 
 def _image_statistics(images: npt.NDArray[np.uint8]) -> _Images:
@@ -89,6 +108,7 @@ def _describe_split(split: Split, images: _Images) -> dict[str, Any]:
             name: int(positive) / int(total) if total else None
             for name, positive, total in zip(split.names, positives, known, strict=True)
         },
+        "attributes": {k: attributes.describe(v) for k, v in split.attributes.items()},
         "patients": None if split.patients is None else len(np.unique(split.patients)),
         "constant_images": {"n": len(images.constant), "examples": images.constant[:EXAMPLES]},
         "duplicate_images": int((counts - 1).sum()),
@@ -160,6 +180,17 @@ def _problems_within(within: dict[str, dict[str, Any]]) -> Iterator[str]:
             yield f"{name} has {_counted(n, 'exact duplicate image')}"
         if n := split["duplicate_ids"]:
             yield f"{name} has {_counted(n, 'duplicate id')}"
+        if n := split.get("impossible_ages"):
+            yield (
+                f"{name} has {_counted(n, 'age')} that no patient can have (valid: 0 to "
+                f"{attributes.OLDEST} years); counted as unknown"
+            )
+
+
+def _problems_of_companion(without_row: dict[str, int]) -> Iterator[str]:
+    for name, n in without_row.items():
+        if n:
+            yield f"{_counted(n, 'image')} of {name} without a row in the companion table"
 
 
 def _counted(n: int, noun: str) -> str:  # in data.json, so not by reporting-only code

@@ -1,35 +1,36 @@
 """The raw file: three splits in one npz file, in ChestMNIST's layout or an equivalent one.
 
 `{split}_images` uint8 (N, H, W) and `{split}_labels` (N, L) of 0, 1 and -1 for unknown, and
-optionally `{split}_ids` and `{split}_patients` (N,) and `label_names` (L,), which ChestMNIST itself
-lacks; without names, the labels are its 14. Extra axes of length 1 are allowed, as in (N, H, W, 1);
-labels may have any numeric dtype, and texts may be UTF-8 bytes.
+optionally what ChestMNIST itself lacks: `{split}_ids` and `{split}_patients` (N,), `label_names`
+(L,), and `{split}_attributes` (N, A), texts named by `attribute_names` (A,). Without names, the
+labels are ChestMNIST's 14. Extra axes of length 1 are allowed, as in (N, H, W, 1); labels may have
+any numeric dtype, and texts may be UTF-8 bytes.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from cxr.data.attributes import (
+    AGE,
+    ATTRIBUTE_NAME,
+    MOST_ATTRIBUTES,
+    MOST_CHARACTERS,
+    clean_ages,
+)
+from cxr.data.companion import KEY, Companion, Joined, join
 from cxr.data.npz import Array, NpyWriter, NpzReader
 from cxr.data.splits import SPLITS, Dataset, Origin, Statistics, write_dataset
 from cxr.documents import damaged
 from cxr.errors import CxrError
 from cxr.formatting import count
-from cxr.labels import (
-    CHESTMNIST,
-    MOST_CHARACTERS,
-    MOST_LABELS,
-    UNKNOWN,
-    canonical,
-    in_order,
-)
+from cxr.labels import CHESTMNIST, MOST_LABELS, UNKNOWN, checked_names, in_order
 
 COLUMNS = ("ids", "patients")
-NAMES = "label_names"
-RESERVED = ("assumed", "macro")  # names of other columns next to those of labels
+NAMES, ATTRIBUTE_NAMES = "label_names", "attribute_names"
 SIDES = (8, 1024)  # pixels per side of an image, minimum and maximum
 MISSING = (
     "; save `{split}_images` and `{split}_labels` for each split (train, val, test) with np.savez"
@@ -52,6 +53,7 @@ def check(path: Path, scratch: Path) -> None:
             _check_labels(reader, split, names)
             for column in COLUMNS:
                 _column(reader, f"{split}_{column}")
+            _attributes(reader, split)
             low, high, _ = _range(reader, f"{split}_images")
             if split == "train" and low == high:
                 raise CxrError(
@@ -64,19 +66,72 @@ def check(path: Path, scratch: Path) -> None:
                 )
 
 
-def extract(raw: Path, origin: Origin, folder: Path) -> tuple[Dataset, Statistics]:
+def check_companion(path: Path, companion: Companion) -> None:
+    """Join a valid raw file with a companion table; CxrError if they don't fit together."""
+    with NpzReader(path) as reader:
+        _contents(reader, companion)
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """What `extract` found besides the arrays."""
+
+    dataset: Dataset
+    statistics: Statistics
+    impossible_ages: dict[str, int]  # by split, if there are ages; they count as unknown
+    joined: Joined | None
+
+
+def extract(
+    raw: Path, origin: Origin, folder: Path, companion: Companion | None = None
+) -> Extracted:
     """Write the splits of a valid raw file (see `check`) to `folder` as one array per file."""
     try:
         with NpzReader(raw, folder) as reader:
-            size, names = _check_headers(reader)
-            order = in_order(names)
-            n = {split: reader.header(f"{split}_labels").shape[0] for split in SPLITS}
-            histograms = {split: _write_split(reader, split, folder, order) for split in SPLITS}
-    except CxrError:
-        raise damaged(raw, "it is not the file that the download stage wrote") from None
-    dataset = Dataset(origin, size, n, tuple(names[i] for i in order))
+            contents = _contents(reader, companion)
+            histograms = {split: _write_images(reader, split, folder) for split in SPLITS}
+            ages = {split: _write_columns(reader, split, folder, contents) for split in SPLITS}
+    except CxrError as error:
+        raise damaged(raw, f"it is not what the download stage wrote: {error}") from None
+    dataset = Dataset(
+        origin, contents.size, contents.n, contents.label_names, contents.attribute_names
+    )
     write_dataset(dataset, folder)
-    return dataset, _statistics(histograms["train"])
+    ages = ages if AGE in contents.attribute_names else {}
+    return Extracted(dataset, _statistics(histograms["train"]), ages, contents.joined)
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """What a raw file and its companion table hold, without the values."""
+
+    size: int
+    n: dict[str, int]
+    label_names: tuple[str, ...]  # in the order in which they are written
+    label_order: list[int]  # of the raw file's columns followed by the companion's
+    attribute_names: tuple[str, ...]
+    joined: Joined | None
+
+
+def _contents(reader: NpzReader, companion: Companion | None) -> _Contents:
+    size, names = _check_headers(reader)
+    attributes = _attribute_names(reader)
+    n = {split: reader.header(f"{split}_labels").shape[0] for split in SPLITS}
+    joined = None
+    if companion is not None:
+        names = checked_names([*names, *companion.labels], f"{KEY}.labels")
+        if twice := set(attributes) & companion.attributes.keys():
+            raise CxrError(
+                f"{KEY}.attributes: the data have an attribute {min(twice)!r} already; remove it "
+                "there or rename it"
+            )
+        if companion.patients is not None and f"{SPLITS[0]}_patients" in reader.keys:
+            raise CxrError(f"{KEY}.patient: the data have patients already; set it to null")
+        ids = {split: _column(reader, f"{split}_ids") for split in SPLITS}
+        joined = join(companion, ids, n)
+        attributes = (*attributes, *companion.attributes)
+    order = in_order(names)
+    return _Contents(size, n, tuple(names[i] for i in order), order, attributes, joined)
 
 
 def _check_headers(reader: NpzReader) -> tuple[int, tuple[str, ...]]:
@@ -104,22 +159,25 @@ def _label_names(reader: NpzReader) -> tuple[str, ...]:
             f"{reader.path}: {NAMES} has dtype {dtype} and shape {shape}; expected 1 to "
             f"{MOST_LABELS} strings, one per column of the labels"
         )
-    stored = [str(name) for name in _texts(reader, NAMES)]
-    names = tuple(canonical(name) or name.strip() for name in stored)
-    for i, name in enumerate(names):
-        if not name.isprintable() or not 1 <= len(name) <= MOST_CHARACTERS:
-            raise CxrError(
-                f"{reader.path}: {NAMES}[{i}] is {stored[i]!r}; expected 1 to {MOST_CHARACTERS} "
-                "printable characters"
-            )
-        if name in RESERVED:
-            raise CxrError(f"{reader.path}: a label can't be named {name!r}; rename it")
-        if (first := names.index(name)) != i:
-            raise CxrError(
-                f"{reader.path}: {NAMES}[{first}] {stored[first]!r} and [{i}] {stored[i]!r} are "
-                f"both {name!r}; merge the two columns or rename one"
-            )
-    return names
+    return checked_names(_texts(reader, NAMES).tolist(), f"{reader.path}: {NAMES}")
+
+
+def _attribute_names(reader: NpzReader) -> tuple[str, ...]:
+    if ATTRIBUTE_NAMES not in reader.keys:
+        return ()
+    shape, dtype = reader.header(ATTRIBUTE_NAMES)
+    names = _texts(reader, ATTRIBUTE_NAMES).tolist() if dtype.kind in "US" else []
+    if len(shape) != 1 or not 1 <= len(set(names)) == shape[0] <= MOST_ATTRIBUTES:
+        raise CxrError(
+            f"{reader.path}: {ATTRIBUTE_NAMES} has dtype {dtype} and shape {shape}; expected 1 to "
+            f"{MOST_ATTRIBUTES} different strings"
+        )
+    if bad := [name for name in names if not ATTRIBUTE_NAME.fullmatch(name)]:
+        raise CxrError(
+            f"{reader.path}: {ATTRIBUTE_NAMES} has {bad[0]!r}; use up to 40 letters, digits, "
+            "spaces, _ and -"
+        )
+    return tuple(names)
 
 
 def _check_header_of_images(reader: NpzReader, split: str) -> int:
@@ -165,6 +223,15 @@ def _check_other_headers(reader: NpzReader, split: str, n_labels: int) -> None:
             raise CxrError(
                 f"{reader.path}: {split}_images has {n} rows and {key} has {shape[0]}; "
                 "expected one row per image"
+            )
+    if attributes := _attribute_names(reader):
+        key = f"{split}_attributes"
+        reader.require((key,), f"; add it or remove {ATTRIBUTE_NAMES}")
+        shape, dtype = reader.header(key)
+        if shape != (n, len(attributes)) or dtype.kind not in "US":
+            raise CxrError(
+                f"{reader.path}: {key} has dtype {dtype} and shape {shape}; expected strings of "
+                f"shape ({n}, {len(attributes)}), one column per name in {ATTRIBUTE_NAMES}"
             )
 
 
@@ -245,10 +312,30 @@ def _column(reader: NpzReader, key: str) -> Array | None:
     return _texts(reader, key) if key in reader.keys else None
 
 
+def _attributes(reader: NpzReader, split: str) -> Array:
+    """The attributes (N, A) of the raw file itself."""
+    if not (names := _attribute_names(reader)):
+        return np.empty((reader.header(f"{split}_images").shape[0], 0), "U1")
+    values = _decoded(reader, f"{split}_attributes")
+    if values.dtype.itemsize > np.dtype(f"U{MOST_CHARACTERS}").itemsize:
+        lengths = np.char.str_len(values)
+        if lengths.max() > MOST_CHARACTERS:
+            row, column = np.unravel_index(lengths.argmax(), lengths.shape)
+            raise CxrError(
+                f"{reader.path}: {names[column]!r} of {split} has {lengths.max()} characters in "
+                f"row {row}; an attribute may have at most {MOST_CHARACTERS}"
+            )
+    return np.char.strip(values)
+
+
 def _texts(reader: NpzReader, key: str) -> Array:
     """An array of one value per row, bytes decoded."""
+    values = _decoded(reader, key)
+    return values.reshape(len(values))
+
+
+def _decoded(reader: NpzReader, key: str) -> Array:
     values = reader.read(key)
-    values = values.reshape(len(values))
     if values.dtype.kind != "S":
         return values
     try:
@@ -259,15 +346,8 @@ def _texts(reader: NpzReader, key: str) -> Array:
         ) from None
 
 
-def _write_split(
-    reader: NpzReader, split: str, folder: Path, order: list[int]
-) -> npt.NDArray[np.int64]:
-    """Stream a split to disk; returns the histogram of its grey values, (256,).
-
-    Parameters
-    ----------
-    order : of the columns of labels, (L,).
-    """
+def _write_images(reader: NpzReader, split: str, folder: Path) -> npt.NDArray[np.int64]:
+    """Stream a split's images to disk; returns the histogram of their grey values, (256,)."""
     n, *inner = reader.header(f"{split}_images").shape
     size = max(inner)
     histogram = np.zeros(256, np.int64)
@@ -276,13 +356,33 @@ def _write_split(
         for rows in _rows(reader, f"{split}_images", (size, size)):
             writer.append(rows)
             histogram += np.bincount(rows.ravel(), minlength=256)
-    labels = [rows[:, order] for rows in _rows(reader, f"{split}_labels", (len(order),))]
-    np.save(folder / f"{split}_labels.npy", np.concatenate(labels).astype(np.int8, order="C"))
-    for column in COLUMNS:
-        values: npt.NDArray[Any] | None = _column(reader, f"{split}_{column}")
-        if values is not None:
-            np.save(folder / f"{split}_{column}.npy", values, allow_pickle=False)
     return histogram
+
+
+def _write_columns(reader: NpzReader, split: str, folder: Path, contents: _Contents) -> int:
+    """Write a split's other arrays; returns the number of impossible ages."""
+    joined = contents.joined
+    n_own = len(contents.label_order) - (joined.labels[split].shape[1] if joined else 0)
+    labels = np.concatenate(list(_rows(reader, f"{split}_labels", (n_own,)))).astype(np.int8)
+    attributes = _attributes(reader, split)
+    columns: dict[str, Array | None] = {c: _column(reader, f"{split}_{c}") for c in COLUMNS}
+    if joined is not None:
+        labels = np.hstack([labels, joined.labels[split]])
+        attributes = np.hstack([attributes, joined.attributes[split]])
+        columns["ids"] = joined.ids[split]
+        if joined.patients is not None:
+            columns["patients"] = joined.patients[split]
+    n_impossible = 0
+    if AGE in contents.attribute_names:
+        i = contents.attribute_names.index(AGE)
+        attributes[:, i], n_impossible = clean_ages(attributes[:, i])
+    columns["labels"] = np.ascontiguousarray(labels[:, contents.label_order])
+    if contents.attribute_names:
+        columns["attributes"] = attributes
+    for name, values in columns.items():
+        if values is not None:
+            np.save(folder / f"{split}_{name}.npy", values, allow_pickle=False)
+    return n_impossible
 
 
 def _statistics(histogram: npt.NDArray[np.int64]) -> Statistics:

@@ -10,7 +10,7 @@ import numpy as np
 import requests
 from urllib3.exceptions import ReadTimeoutError
 
-from cxr.data import phantom, raw
+from cxr.data import companion, phantom, raw
 from cxr.data.npz import Array, write_npz_member
 from cxr.data.splits import Origin
 from cxr.errors import CxrError, one_line
@@ -65,7 +65,7 @@ def get(
     cached: Callable[[str], Path],
     progress: Progress,
 ) -> None:
-    """Write the raw file of the configured source to `target`.
+    """Write the raw file of the configured source to `target`, and its companion next to it.
 
     Parameters
     ----------
@@ -73,6 +73,8 @@ def get(
     root : folder that a relative `download.path` is relative to.
     cached : maps an MD5 to the path that the file has if it was downloaded before.
     """
+    tables = companion.files(download.companion, root)
+    table = companion.read(download.companion, tables)
     if download.source == "medmnist":
         md5 = MD5S[download.size]
         if not copy_if_valid(cached(md5), md5, target):
@@ -84,6 +86,11 @@ def get(
     else:
         counts = download.phantom.model_dump()
         write_phantom(seed, counts, download.size, target, progress)
+    if table is not None:
+        raw.check_companion(target, table)
+    for key, copy in companion.copies(download.companion, target.parent).items():
+        copy.parent.mkdir()
+        shutil.copyfile(tables[key], copy)
 
 
 def user_file(path: str, root: Path) -> Path:

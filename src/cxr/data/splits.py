@@ -54,6 +54,7 @@ class Dataset:
     size: int  # pixels, height and width
     n: dict[str, int]
     labels: tuple[str, ...]
+    attributes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Split:
     names: tuple[str, ...]  # (L,), of the labels
     ids: npt.NDArray[Any] | None
     patients: npt.NDArray[Any] | None
+    attributes: dict[str, npt.NDArray[np.str_]]  # name -> (N,), empty where unknown
 
 
 def write_origin(origin: Origin, folder: Path) -> None:
@@ -101,13 +103,17 @@ def open_statistics(path: Path) -> Statistics:
 
 def open_split(folder: Path, split: str) -> Split:
     """The arrays of one split; images stay on disk until they are read."""
+    dataset = open_dataset(folder)
+    attributes = _load_optional(folder / f"{split}_attributes.npy")
+    columns = () if attributes is None else attributes.T
     return Split(
         # Mapped copy-on-write because torch rejects read-only arrays; nothing here writes.
         images=load_npy(folder / f"{split}_images.npy", mapped=True),
         labels=load_npy(folder / f"{split}_labels.npy"),
-        names=open_dataset(folder).labels,
+        names=dataset.labels,
         ids=_load_optional(folder / f"{split}_ids.npy"),
         patients=_load_optional(folder / f"{split}_patients.npy"),
+        attributes=dict(zip(dataset.attributes, columns, strict=True)),
     )
 
 
@@ -131,4 +137,5 @@ def _dataset(content: Any) -> Dataset:
         size=int(content["size"]),
         n={split: int(content["n"][split]) for split in SPLITS},
         labels=tuple(content["labels"]),
+        attributes=tuple(content["attributes"]),
     )

@@ -21,6 +21,8 @@ COMMITTER = {
 CHANGES: dict[str, Any] = {
     "download.source": "phantom",
     "download.path": None,
+    "download.companion.path": None,
+    "download.companion.image_ids": None,
     "download.phantom.train": 3000,
     "download.phantom.val": 500,
     "download.phantom.test": 1000,

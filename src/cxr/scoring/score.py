@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from cxr.arrays import Doubles
 from cxr.data import splits
+from cxr.data.ids import pair
 from cxr.documents import read_output
 from cxr.errors import CxrError
 from cxr.evaluation import decisions, metrics
@@ -24,7 +25,6 @@ from cxr.scoring.submissions import (
     Table,
     has_arrays,
     match,
-    pair,
     read_labels,
     read_predictions,
 )

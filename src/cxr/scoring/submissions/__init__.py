@@ -1,18 +1,18 @@
 """Read predictions and labels from CSV, npz and npy files, and match them by image.
 
-One module per step: `rows` (CSV to cells), `columns` (the role of each column), `layouts` (CSV to
-table), `arrays` (npz and npy to table), `table` (their common result), `matching` (two tables).
+One module per step: `columns` (the role of each column), `layouts` (CSV to table), `arrays` (npz
+and npy to table), `table` (their common result), `matching` (two tables).
 """
 
 from pathlib import Path
 
 from cxr.scoring.submissions.arrays import has_arrays, is_npz, read_npy, read_npz
 from cxr.scoring.submissions.layouts import read_csv
-from cxr.scoring.submissions.matching import Matched, MatchMethod, match, pair
+from cxr.scoring.submissions.matching import Matched, MatchMethod, match
 from cxr.scoring.submissions.table import Kind, Table
 
 __all__ = [
-    "Kind", "MatchMethod", "Matched", "Table", "has_arrays", "match", "pair", "read_labels",
+    "Kind", "MatchMethod", "Matched", "Table", "has_arrays", "match", "read_labels",
     "read_predictions",
 ]  # fmt: skip
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cxr.data.sheet import number
 from cxr.labels import SEPARATORS, bare, canonical
-from cxr.scoring.submissions.rows import number
 from cxr.scoring.submissions.table import Kind, Texts
 
 # Names without separators, in order of preference.

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cxr.data.sheet import Row, Sheet, read_sheet
 from cxr.errors import CxrError
 from cxr.labels import CHESTMNIST, bare, canonical
-from cxr.scoring.submissions import rows
 from cxr.scoring.submissions.columns import (
     Column,
     as_ids,
@@ -23,7 +23,6 @@ from cxr.scoring.submissions.columns import (
     label_of,
     without_point_zero,
 )
-from cxr.scoring.submissions.rows import Row, Sheet
 from cxr.scoring.submissions.table import Kind, Table, Texts
 
 MAX_ID_LENGTH = 512  # characters; in an array of ids each takes the memory of the longest
@@ -53,7 +52,7 @@ def read_csv(path: Path, kind: Kind, split: str) -> Table:
     ----------
     split : the split whose rows to read from the CSV of medmnist's `save()`, which has several.
     """
-    sheet = rows.read(path)
+    sheet = read_sheet(path)
     if len(sheet.header) == len(CHESTMNIST) + 2 and SAVED_NAME.fullmatch(sheet.header[1]):
         return _saved_by_medmnist(sheet, kind, split)
     n_numbers = sum(sheet.number(cell) is not None for cell in sheet.header)

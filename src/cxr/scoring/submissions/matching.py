@@ -1,16 +1,15 @@
 """Match predictions and labels by image and bring them into the same order."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
-from cxr.data.ids import stem
+from cxr.data.ids import IdMethod, pair, stem
 from cxr.errors import CxrError
 from cxr.scoring.submissions.table import Rows, Table, Texts
 
-MatchMethod = Literal["id", "stem", "number", "order"]
+MatchMethod = IdMethod | Literal["order"]
 
 MAX_SHOWN = 5  # ids in a note
 DESCRIPTIONS: dict[MatchMethod, str] = {
@@ -37,14 +36,6 @@ class Matched:
         """The patient of each image, if one of the two files holds patients."""
         patients = self.labels.patients
         return self.predictions.patients if patients is None else patients
-
-
-class Pairs(NamedTuple):
-    """Rows of the same images in two lists of ids, in the order of the second list."""
-
-    by: MatchMethod
-    a: Rows
-    b: Rows
 
 
 def match(
@@ -85,42 +76,6 @@ def match(
                 "or add --by-order if both files hold the same images in the same order"
             )
     return _match_by_order(predictions, labels, "neither file has ids")
-
-
-def pair(a: Texts, b: Texts) -> Pairs:
-    """Pair the ids of two lists, each without repeats, that belong to the same images.
-
-    By the ids as written; else by file names without folder and file type, if these are unique in
-    both lists; else by integers without leading zeros, if these pair all ids.
-    """
-    by_id = _same(a, b, "id", str)
-    if _is_complete(by_id, a, b):
-        return by_id
-    by_stem = _same(a, b, "stem", stem)
-    by_number = _same(a, b, "number", _number)
-    if _is_complete(by_number, a, b) and not _is_complete(by_stem, a, b):
-        return by_number
-    return by_stem if len(by_stem.a) > len(by_id.a) else by_id
-
-
-def _number(text: str) -> str:
-    name = stem(text)
-    return (name.lstrip("0") or "0") if name.isdecimal() else name
-
-
-def _same(a: Texts, b: Texts, by: MatchMethod, key: Callable[[str], str]) -> Pairs:
-    """Rows with the same keys; none if several ids share a key."""
-    empty = np.empty(0, np.int64)
-    keys_a, keys_b = ([key(text) for text in ids.tolist()] for ids in (a, b))
-    rows = {text: row for row, text in enumerate(keys_a)}
-    if len(rows) < len(keys_a) or len(set(keys_b)) < len(keys_b):
-        return Pairs(by, empty, empty)
-    in_b = np.array([row for row, text in enumerate(keys_b) if text in rows], np.int64)
-    return Pairs(by, np.array([rows[keys_b[row]] for row in in_b], np.int64), in_b)
-
-
-def _is_complete(pairs: Pairs, a: Texts, b: Texts) -> bool:
-    return len(pairs.a) == len(a) and len(pairs.b) == len(b)
 
 
 def _match_by_id(predictions: Table, labels: Table, common: bool) -> Matched:

@@ -1,9 +1,11 @@
-"""Read a CSV file as rows of text cells: encoding, delimiter, comments, blank lines."""
+"""Read a CSV file, also gzipped, as rows of text cells: encoding, delimiter, comments."""
 
 import codecs
 import csv
+import gzip
 import io
 import re
+import zlib
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +17,7 @@ from cxr.labels import canonical
 MAX_CSV_BYTES = 2**27  # four times ChestMNIST's 112,120 images with 17 digits per number
 MAX_COLUMNS = 200  # room for labels under several prefixes and further columns
 
+GZIP = b"\x1f\x8b"
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 STATED_DELIMITER = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # in Excel's first line
 DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(e[+-]?\d+)?", re.IGNORECASE)
@@ -55,18 +58,21 @@ def number(cell: str) -> float | None:
         return None
 
 
-def read(path: Path) -> Sheet:
+def read_sheet(path: Path) -> Sheet:
     """The rows of a CSV file without blank lines and comments; CxrError if it can't be read."""
     try:
-        text = _decoded(path, read_within(path, MAX_CSV_BYTES))  # whole: a line may be endless
+        content = read_within(path, MAX_CSV_BYTES)  # whole: a line may be endless
+        if content.startswith(GZIP):
+            content = _decompressed(content)
     except FileNotFoundError:
         raise CxrError(f"{path} does not exist; check the path") from None
     except IsADirectoryError:
-        raise CxrError(f"{path} is a folder; expected an npz, npy or CSV file") from None
+        raise CxrError(f"{path} is a folder; expected a file") from None
     except OSError as error:
-        raise CxrError(f"{path} can't be read: {error.strerror}") from None
-    except ValueError as error:  # too many bytes, or an invalid file name
+        raise CxrError(f"{path} can't be read: {error.strerror or error}") from None
+    except (ValueError, EOFError, zlib.error) as error:  # too large, cut short, an invalid name
         raise CxrError(f"{path} can't be read: {error}") from None
+    text = _decoded(path, content)
     lines = io.StringIO(text, newline="")
     first, n_before, delimiter = _first_line(lines)
     rows = []
@@ -87,6 +93,14 @@ def read(path: Path) -> Sheet:
     return Sheet(path, rows[0].cells, rows, delimiter)
 
 
+def _decompressed(content: bytes) -> bytes:
+    with gzip.open(io.BytesIO(content)) as file:
+        text = file.read(MAX_CSV_BYTES + 1)
+    if len(text) > MAX_CSV_BYTES:
+        raise ValueError(f"it has more than {MAX_CSV_BYTES:,} bytes uncompressed")
+    return text
+
+
 def _decoded(path: Path, content: bytes) -> str:
     check_content_is_no_lfs_pointer(path, content)
     encoding = "utf-16" if content.startswith(UTF_16) else "utf-8-sig"
@@ -96,7 +110,7 @@ def _decoded(path: Path, content: bytes) -> str:
         line = content[: error.start].count(b"\n") + 1
         raise CxrError(
             f"{path}: line {line} is not valid {encoding.upper().removesuffix('-SIG')}; save the "
-            "file as npz, npy, or CSV in UTF-8"
+            "file as CSV in UTF-8"
         ) from None
 
 

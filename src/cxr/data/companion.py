@@ -1,0 +1,245 @@
+"""A table that adds patients, attributes and further labels to images, joined by their ids."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cxr import labels
+from cxr.data.attributes import MOST_CHARACTERS
+from cxr.data.ids import Ids, Rows, pair
+from cxr.data.sheet import Sheet, read_sheet
+from cxr.data.splits import SPLITS
+from cxr.errors import CxrError
+from cxr.params import Companion as Settings
+from cxr.params import named_file
+
+KEY = "download.companion"
+IMAGE_IDS = ("split", "index", "image_id")  # columns of MedMNIST's CSV
+TRUTHS = {"": -1, "yes": 1, "true": 1, "no": 0, "false": 0}
+NUMBER = re.compile(r"0|[1-9]\d{0,17}")
+MOST_ID_CHARACTERS = 512  # in an array of ids each takes the memory of the longest
+
+
+@dataclass(frozen=True)
+class Companion:
+    """The columns of a companion table that are used, one value per row."""
+
+    ids: Ids  # (R,)
+    patients: list[str] | None
+    attributes: dict[str, list[str]]
+    labels: dict[str, npt.NDArray[np.int8]]
+    id_column: str  # as named in messages
+    image_ids: dict[str, Ids] | None  # by split, for images whose file has no ids
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What a companion table adds to the images of each split."""
+
+    ids: dict[str, Ids]  # (N,)
+    patients: dict[str, Ids] | None  # (N,); an image without a row counts as its own patient
+    attributes: dict[str, npt.NDArray[np.str_]]  # (N, A), empty where unknown
+    labels: dict[str, npt.NDArray[np.int8]]  # (N, K)
+    images_without_row: dict[str, int]
+    rows_without_image: int
+
+
+def files(settings: Settings, root: Path) -> dict[str, Path]:
+    """The user's own files by parameter, relative to `root`: `path` and `image_ids`."""
+    names = {"path": settings.path, "image_ids": settings.image_ids}
+    return {key: named_file(f"{KEY}.{key}", name, root) for key, name in names.items() if name}
+
+
+def copies(settings: Settings, folder: Path) -> dict[str, Path]:
+    """Where the download stage keeps the user's files, in a folder each."""
+    names = {"path": settings.path, "image_ids": settings.image_ids}
+    return {key: folder / key / Path(name).name for key, name in names.items() if name}
+
+
+def read(settings: Settings, paths: Mapping[str, Path]) -> Companion | None:
+    """The companion table at `paths` (see `files`), None if there is none.
+
+    Raises
+    ------
+    CxrError
+        Naming the column or line and the fix.
+    """
+    if "path" not in paths:
+        return None
+    sheet = _distinct(read_sheet(paths["path"]), settings)
+    used = {name: _cells(sheet, f"attributes.{name}", c) for name, c in settings.attributes.items()}
+    for name, cells in used.items():
+        for row, cell in zip(sheet.body, cells, strict=True):
+            if len(cell) > MOST_CHARACTERS:
+                raise CxrError(
+                    f"{sheet.path}: line {row.line}: {settings.attributes[name]!r} has "
+                    f"{len(cell)} characters; an attribute may have at most {MOST_CHARACTERS}"
+                )
+    return Companion(
+        ids=np.array(_cells(sheet, "id", settings.id), str),
+        patients=_cells(sheet, "patient", settings.patient) if settings.patient else None,
+        attributes=used,
+        labels={name: _truths(sheet, name, c) for name, c in settings.labels.items()},
+        id_column=f"{settings.id!r} of {sheet.path}",
+        image_ids=_image_ids(paths["image_ids"]) if "image_ids" in paths else None,
+    )
+
+
+def join(companion: Companion, ids: Mapping[str, Ids | None], n: Mapping[str, int]) -> Joined:
+    """Join a companion's rows to images.
+
+    Parameters
+    ----------
+    ids : of the images in each split, None if their file has no ids.
+    n : number of images in each split.
+
+    Raises
+    ------
+    CxrError
+        If the images have no ids, or none of them has a row.
+    """
+    own = _own_ids(companion, ids, n)
+    everything = np.concatenate([own[split].astype(str) for split in SPLITS])
+    distinct, inverse = np.unique(everything, return_inverse=True)
+    pairs = pair(companion.ids, distinct)
+    if not len(pairs.a):
+        raise CxrError(
+            f"{KEY}: {companion.id_column} holds ids such as {str(companion.ids[0])!r}, and the "
+            f"images have ids such as {str(everything[0])!r}: none match; set {KEY}.id to the "
+            "column with the ids of images"
+        )
+    row_of = np.full(len(distinct), -1)
+    row_of[pairs.b] = pairs.a
+    ends = np.cumsum([len(own[split]) for split in SPLITS])
+    rows = dict(zip(SPLITS, np.split(row_of[inverse], ends[:-1]), strict=True))
+    return Joined(
+        ids=own,
+        patients=None
+        if companion.patients is None
+        else {s: _patients(companion.patients, rows[s], own[s]) for s in SPLITS},
+        attributes={s: _columns(companion.attributes, rows[s], "") for s in SPLITS},
+        labels={s: _columns(companion.labels, rows[s], labels.UNKNOWN) for s in SPLITS},
+        images_without_row={s: int((rows[s] < 0).sum()) for s in SPLITS},
+        rows_without_image=len(companion.ids) - len(pairs.a),
+    )
+
+
+def _own_ids(
+    companion: Companion, ids: Mapping[str, Ids | None], n: Mapping[str, int]
+) -> dict[str, Ids]:
+    own = {split: each for split in SPLITS if (each := ids[split]) is not None}
+    if companion.image_ids is not None:
+        if own:
+            raise CxrError(f"{KEY}.image_ids: the images have ids of their own; set it to null")
+        for split, each in companion.image_ids.items():
+            if len(each) != n[split]:
+                raise CxrError(
+                    f"{KEY}.image_ids: the file has {len(each):,} rows of {split}, and the data "
+                    f"{n[split]:,} images; use the file of this data set"
+                )
+        return companion.image_ids
+    if missing := [split for split in SPLITS if split not in own]:
+        raise CxrError(
+            f"{KEY}: the images of {', '.join(missing)} have no ids; save them as "
+            f"`{{split}}_ids`, or for ChestMNIST set {KEY}.image_ids to MedMNIST's CSV with the "
+            f"columns {', '.join(IMAGE_IDS)}"
+        )
+    return own
+
+
+def _distinct(sheet: Sheet, settings: Settings) -> Sheet:
+    """The sheet with one row per id; CxrError if rows of one id differ in a used column."""
+    if not sheet.body:
+        raise CxrError(f"{sheet.path} has no rows; expected a header and one row per image")
+    named = {"id": settings.id} | ({"patient": settings.patient} if settings.patient else {})
+    for what in ("attributes", "labels"):
+        named |= {f"{what}.{name}": column for name, column in getattr(settings, what).items()}
+    used = [_index(sheet, key, column) for key, column in named.items()]
+    first: dict[str, Any] = {}
+    rows = []
+    for row in sheet.body:
+        name = row.cells[used[0]]
+        if not 1 <= len(name) <= MOST_ID_CHARACTERS:
+            state = "is empty" if not name else f"has {len(name):,} characters"
+            raise CxrError(f"{sheet.path}: line {row.line}: {settings.id!r} {state}; correct it")
+        if name not in first:
+            first[name] = row
+            rows.append(row)
+        elif any(row.cells[i] != first[name].cells[i] for i in used):
+            raise CxrError(
+                f"{sheet.path}: lines {first[name].line} and {row.line} differ for id {name!r}; "
+                f"remove one, or set {KEY}.id to the column with the ids of images"
+            )
+    return sheet._replace(rows=[sheet.rows[0], *rows])
+
+
+def _index(sheet: Sheet, key: str, column: str) -> int:
+    if sheet.header.count(column) != 1:
+        problem = "two columns" if column in sheet.header else "no column"
+        shown = ", ".join(map(repr, sheet.header))[:300]
+        raise CxrError(
+            f"{KEY}.{key}: {sheet.path} has {problem} {column!r}; its columns are {shown}"
+        )
+    return sheet.header.index(column)
+
+
+def _cells(sheet: Sheet, key: str, column: str) -> list[str]:
+    index = _index(sheet, key, column)
+    return [row.cells[index] for row in sheet.body]
+
+
+def _truths(sheet: Sheet, label: str, column: str) -> npt.NDArray[np.int8]:
+    values = []
+    for row, cell in zip(sheet.body, _cells(sheet, f"labels.{label}", column), strict=True):
+        value = sheet.number(cell)
+        value = TRUTHS.get(cell.lower()) if value is None else value
+        if value not in (0, 1, labels.UNKNOWN):
+            raise CxrError(
+                f"{sheet.path}: line {row.line}: {column!r} is {cell!r}; expected 0 or 1, -1 or "
+                "nothing if it is unknown, or yes or no"
+            )
+        values.append(value)
+    return np.array(values, np.int8)
+
+
+def _image_ids(path: Path) -> dict[str, Ids]:
+    """The image ids in MedMNIST's CSV, by split in row order."""
+    sheet = read_sheet(path)
+    cells = [_cells(sheet, "image_ids", column) for column in IMAGE_IDS]
+    of_split: dict[str, dict[str, str]] = {split: {} for split in SPLITS}
+    for row, split, index, name in zip(sheet.body, *cells, strict=True):
+        if split not in of_split:
+            raise CxrError(
+                f"{path}: line {row.line}: the split is {split!r}; expected {', '.join(SPLITS)}"
+            )
+        if index in of_split[split] or not name:
+            problem = "no image_id" if not name else f"the index {index} of {split} again"
+            raise CxrError(f"{path}: line {row.line} has {problem}; correct the file")
+        of_split[split][index] = name
+    for split, each in of_split.items():
+        if missing := [i for i in range(len(each)) if str(i) not in each]:
+            raise CxrError(
+                f"{path}: {split} has no index {missing[0]}; expected each from 0 to "
+                f"{len(each) - 1}"
+            )
+    return {
+        s: np.array([of_split[s][str(i)] for i in range(len(of_split[s]))], str) for s in SPLITS
+    }
+
+
+def _columns(columns: Mapping[str, Any], rows: Rows, unknown: Any) -> npt.NDArray[Any]:
+    """The columns' values for each image, (N, C); `unknown` for images without a row."""
+    table = np.array([[*column, unknown] for column in columns.values()])
+    return table.T[rows] if len(table) else np.empty((len(rows), 0))  # row -1 is the last one
+
+
+def _patients(patients: list[str], rows: Rows, ids: Ids) -> Ids:
+    known = np.array([*patients, ""])[rows]
+    named = np.where(known == "", np.char.add("image ", ids.astype(str)), known)
+    # Numbers as numbers: resamples depend on the order of the patients.
+    return named.astype(np.int64) if all(map(NUMBER.fullmatch, named.tolist())) else named

@@ -82,6 +82,7 @@ def predict(run: stage.Stage, model: models.SavedModel) -> dict[str, np.ndarray[
         run.output(f"{paths.PREDICTIONS}/{model.name}.npz"),
         val_logits=logits["val"],
         test_logits=logits["test"],
+        label_names=np.array(model.labels),
     )
     return logits
 

@@ -34,7 +34,7 @@ CSVS: dict[str, tuple[bytes, str]] = {
     "a cell that commands a terminal": (
         f"{HEADER}\n{ROW[:-3]}{ESCAPE}\n".encode(), r"is '\x1b[2J'; expected a number"),
     "a column that commands a terminal": (
-        f"{ESCAPE},{HEADER.replace('mass', 'mess')}\n".encode(), r"\x1b[2J"),
+        f"{ESCAPE},id\nx,y\n".encode(), r"its columns are '\x1b[2J', 'id'"),
     "a number of no end": (f"{HEADER}\n{ROW[:-3]}1e999\n".encode(), "is inf"),
     "a number of a megabyte": (
         f"{HEADER}\n{ROW[:-3]}{'9' * 100_000}\n".encode(), "is inf"),

@@ -58,7 +58,7 @@ READ = {
 }  # fmt: skip
 LABELS_READ = (
     "lab.csv", "lab.npz", "lab_nofinding.csv", "lab_float.csv", "lab_bool.csv", "lab_hf.csv",
-    "lab_hf_names.csv", "lab_bytes_ids.npz",
+    "lab_hf_names.csv", "lab_bytes_ids.npz", "Data_Entry_2017.csv", "Data_Entry_2017_v2020.csv",
 )  # fmt: skip
 REFUSED = {
     ("pred.csv", NO_IDS): "lab_noid.npz has no ids, but {}pred.csv does ('Image Index'); add ids",
@@ -87,24 +87,6 @@ REFUSED = {
     ("pred_no_header_ids.csv", "lab.csv"): "has no header and 15 columns; add a header",
     ("pred_3d.npz", NO_IDS): "test_probs is float64 of shape (60, 14, 2); expected numbers of",
     ("pred_objids.npz", "lab.csv"): "`test_ids` contains pickled Python objects",
-    (
-        "pred.csv",
-        "Data_Entry_2017.csv",
-    ): "is NIH's table of finding names ('Finding Labels'), which",
-    ("pred.csv", "Data_Entry_2017_v2020.csv"): "is NIH's table of finding names",
-    (
-        "pred.csv",
-        "chexpert.csv",
-    ): "is CheXpert's table: uncertain (-1) and blank labels are not supp",
-    (
-        "pred.csv",
-        "lab_minus1.csv",
-    ): "line 7: infiltration of image 00000003_001.png is -1; expected",
-    ("pred.csv", "lab_blank.csv"): "line 2: 'Atelectasis' is empty; expected 0 or 1; missing",
-    (
-        "pred.csv",
-        "lab_nan.csv",
-    ): "line 7: infiltration of image 00000003_001.png is nan; expected 0",
     ("pred.csv", "lab_n1.npz"): "test_labels is int64 of shape (60, 1); expected numbers of shape",
     ("lab.csv", "lab.csv"): "can't be both predictions and labels; give the file of labels",
 }
@@ -124,7 +106,8 @@ def matched(predictions: Path, labels: Path, **how: bool) -> Matched:
 
 
 def macro_auroc(done: Matched) -> float:
-    return float(roc_auc_score(done.labels.values, done.predictions.values, average="macro"))
+    predictions = done.predictions.of_labels(done.labels.names).values
+    return float(roc_auc_score(done.labels.values, predictions, average="macro"))
 
 
 def numbers_of(folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -141,7 +124,7 @@ def test_predictions_in_this_layout_are_read(cases: Path, name: str) -> None:
     assert done.by == by
     assert round(macro_auroc(done), 4) == ANSWER
     rows = {tuple(row): i for i, row in enumerate(p.tolist())}
-    order = [rows[tuple(row)] for row in done.predictions.values.tolist()]
+    order = [rows[tuple(row)] for row in done.predictions.of_labels(CHESTMNIST).values.tolist()]
     assert np.array_equal(done.labels.values, y[order])
     if by in ("stem", "number"):
         assert any("ids are written differently" in note for note in done.notes)
@@ -152,6 +135,30 @@ def test_labels_in_this_layout_are_read(cases: Path, name: str) -> None:
     done = matched(cases / "pred.csv", cases / name)
     assert np.array_equal(done.labels.values, numbers_of(cases)[1])
     assert round(macro_auroc(done), 4) == ANSWER
+
+
+UNKNOWN = {"lab_minus1.csv": 1, "lab_nan.csv": 1, "lab_blank.csv": 645}  # labels that are unknown
+
+
+@pytest.mark.parametrize(("name", "n_unknown"), UNKNOWN.items())
+def test_minus_one_nan_and_nothing_are_unknown_labels(
+    cases: Path, name: str, n_unknown: int
+) -> None:
+    values = matched(cases / "pred.csv", cases / name).labels.values
+    known = values != -1
+    assert (~known).sum() == n_unknown
+    assert np.array_equal(values[known], numbers_of(cases)[1][known])
+
+
+def test_chexperts_own_table_is_read(cases: Path) -> None:
+    labels = matched(cases / "pred_chexpath.csv", cases / "chexpert.csv").labels
+    assert {"effusion", "edema", "Lung Opacity", "Support Devices"} <= set(labels.names)
+    rows = [line.split(",") for line in (cases / "chexpert.csv").read_text().splitlines()]
+    column = rows[0].index("Pleural Effusion")
+    written = {row[0]: float(row[column] or -1) for row in rows[1:]}
+    assert labels.ids is not None
+    expected = [written[each] for each in labels.ids.tolist()]
+    assert labels.of_labels(("effusion",)).values[:, 0].tolist() == expected
 
 
 @pytest.mark.parametrize(("names", "sentence"), REFUSED.items(), ids=map(" ".join, REFUSED))
@@ -179,7 +186,7 @@ def test_by_order_and_common_do_what_they_say(cases: Path) -> None:
         done = matched(cases / name, cases / "lab.csv", common=True)
         assert len(done.labels.values) == n and f"the {n} images" in done.notes[-1]
         rows = {tuple(row): i for i, row in enumerate(p.tolist())}
-        order = [rows[tuple(row)] for row in done.predictions.values.tolist()]
+        order = [rows[tuple(row)] for row in done.predictions.of_labels(CHESTMNIST).values.tolist()]
         assert macro_auroc(done) == roc_auc_score(y[order], p[order], average="macro")
 
 
@@ -190,7 +197,12 @@ def test_every_case_is_tested(cases: Path) -> None:
         "pred_binary.csv", "pred_inverted.csv", "pred_f16.npz",
     }  # fmt: skip
     partners = {partner for partner, _ in READ.values()}
-    tested = READ.keys() | partners | set(LABELS_READ) | {n for pair in REFUSED for n in pair}
+    tested = (
+        READ.keys()
+        | partners
+        | {*LABELS_READ, *UNKNOWN, "chexpert.csv"}
+        | {n for pair in REFUSED for n in pair}
+    )
     assert {path.name for path in cases.iterdir()} == tested | trivial
 
 
@@ -241,7 +253,7 @@ def test_ids_are_found_under_any_column_name(
     path = write(tmp_path / "p.csv", table(*columns))
     done = matched(path, labels_of(tmp_path, "another name"))
     assert done.by == "id" and done.predictions.id_column == chosen
-    assert np.array_equal(done.predictions.values, P[[2, 0, 1]])
+    assert np.array_equal(done.predictions.of_labels(CHESTMNIST).values, P[[2, 0, 1]])
 
 
 def test_nih_file_names_without_suffix_are_read_as_text(tmp_path: Path) -> None:
@@ -321,7 +333,7 @@ def test_a_table_of_cxr_predict_is_read_without_its_refused_images(tmp_path: Pat
     path = write(tmp_path / "p.csv", [[*header, "similarity", "warnings"], *rows])
     done = matched(path, labels_of(tmp_path))
     assert list(done.labels.ids) == ["a", "c"] and done.n_left_out == (1, 1)
-    assert np.array_equal(done.predictions.values, P[[2, 1]])
+    assert np.array_equal(done.predictions.of_labels(CHESTMNIST).values, P[[2, 1]])
     assert np.array_equal(done.labels.values, Y[[2, 1]])
     assert f"left out 1 image without predictions in {path}: scans/b.png" in done.notes
     with pytest.raises(CxrError, match=r"no prediction for scans/b\.png; matching by row order"):
@@ -398,7 +410,7 @@ def test_labels_in_one_cell_are_read(
         (["[0]", "[1, 13]", "[5]"], "every cell of 'labels' must hold label names, or 0 or 1 for"),
         (["[]", "[14]", "[5]"], "line 3: 14 in 'labels' is not a label index from 0 to 13"),
         (["[]", "[0.5]", "[5]"], "line 3: 0.5 in 'labels' is not a label index"),
-        (["[]", "['Mess']", "[]"], "line 3: 'Mess' in 'labels' is not one of the 14 labels: atel"),
+        (["[]", "['Mess']", "[]"], "line 3: 'Mess' in 'labels' is not a known label: atelectasis"),
         (["[]", "", "[1]"], "line 3: 'labels' is empty; write [] for no finding"),
     ],
 )
@@ -431,7 +443,7 @@ def test_one_row_per_image_and_label_is_read(tmp_path: Path, shuffled: bool) -> 
         (lambda rows: rows[:-1], "has no row for hernia of image a; add it"),
         (lambda rows: [*rows, rows[3]], "lines 5 and 44 both hold 'infiltration' for image b"),
         (lambda rows: [["", *row[1:]] for row in rows], "line 2: 'file' is empty"),
-        (lambda rows: [[row[0], "x", row[2]] for row in rows], "or none of the 14 labels"),
+        (lambda rows: [[row[0], "x", row[2]] for row in rows], "or no known label"),
         (lambda rows: [*rows[:-1], [*rows[-1][:2], "x"]], "line 43: 'Probability' is 'x'"),
     ],
 )

@@ -165,7 +165,8 @@ def table(ids: list[str] | None, path: str = "a.csv") -> Table:
     values = np.arange(n)[:, None] * np.ones(14)
     column = None if ids is None else "image"
     texts = None if ids is None else np.array(ids)
-    return Table(Path(path), "probs", values, texts, None, id_column=column)
+    names = CHESTMNIST[: values.shape[1]]
+    return Table(Path(path), "probs", names, values, texts, None, id_column=column)
 
 
 def test_images_are_matched_by_id() -> None:
@@ -390,7 +391,7 @@ ROW = ",".join(["x", *["0.5"] * 14])
         ),
         (text(f"{HEADER}\n{ROW[:-3]}nan\n"), "hernia of image x is nan"),
         (text(f"{HEADER}\n{ROW[:-3]}1e9\n"), "hernia of image x is 1e+09"),
-        (text("id,mass,nodule\nx,1,0\n"), "has no column for atelectasis, cardiomegaly, effusion"),
+        (text("id,view\nx,PA\n"), "has no column of a label; its columns are 'id', 'view'"),
         (text("1,0.5,0.5\n"), "has no header and 3 columns; add a header that names the labels"),
         (
             text("\n".join(f"{i}" + ",0.5" * 14 for i in (0, 2))),
@@ -418,7 +419,7 @@ def test_a_binary_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("value", "sentence"),
-    [(2, "edema of row 4 is 2; expected 0 or 1"), (np.nan, "edema of row 4 is nan")],
+    [(2, "edema of row 4 is 2; expected 0 or 1"), (-2, "edema of row 4 is -2"), (0.5, "is 0.5")],
 )
 def test_invalid_labels_are_refused(tmp_path: Path, value: float, sentence: str) -> None:
     labels = np.zeros((N, 14))

@@ -137,7 +137,7 @@ def _contents(reader: NpzReader, companion: Companion | None) -> _Contents:
 def _check_headers(reader: NpzReader) -> tuple[int, tuple[str, ...]]:
     """Check shapes and dtypes; returns the size of the images in pixels, and the labels' names."""
     reader.require((f"{s}_{kind}" for s in SPLITS for kind in ("images", "labels")), MISSING)
-    names = _label_names(reader)
+    names = label_names(reader)
     sizes = {_check_header_of_images(reader, split) for split in SPLITS}
     for split in SPLITS:
         _check_other_headers(reader, split, len(names))
@@ -149,7 +149,7 @@ def _check_headers(reader: NpzReader) -> tuple[int, tuple[str, ...]]:
     return sizes.pop(), names
 
 
-def _label_names(reader: NpzReader) -> tuple[str, ...]:
+def label_names(reader: NpzReader) -> tuple[str, ...]:
     """The name of each column of labels; known findings get ChestMNIST's names."""
     if NAMES not in reader.keys:
         return CHESTMNIST

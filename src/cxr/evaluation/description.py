@@ -1,6 +1,6 @@
 """Metrics of one model on one split, by label and overall, and those of trivial baselines."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -66,6 +66,18 @@ class Predicted:
             thresholds=operating_point.thresholds,
             no_threshold_reason=f"{CHOSEN_ON} has {ONE_CLASS}",
             uncalibrated=None if calibration.method == "none" else metrics.sigmoid(logits),
+        )
+
+    def take(self, columns: list[int]) -> "Predicted":
+        """The predictions of these labels, in this order."""
+        return replace(
+            self,
+            scores=np.ascontiguousarray(self.scores[:, columns]),
+            probs=np.ascontiguousarray(self.probs[:, columns]),
+            thresholds=self.thresholds[columns],
+            uncalibrated=None
+            if self.uncalibrated is None
+            else np.ascontiguousarray(self.uncalibrated[:, columns]),
         )
 
 

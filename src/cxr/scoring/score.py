@@ -1,6 +1,6 @@
 """Score external predictions with the project's metrics, alone or next to the project's models."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from cxr.evaluation.decisions import CHOSEN_ON
 from cxr.evaluation.description import BASELINES, Predicted
 from cxr.evaluation.evaluate import evaluate
 from cxr.evaluation.intervals import Progress
-from cxr.labels import CHESTMNIST
+from cxr.labels import CHESTMNIST, UNKNOWN, in_order
 from cxr.paths import DECISIONS, METRICS, PREDICTIONS, PROCESSED
 from cxr.scoring.submissions import (
     Matched,
@@ -87,18 +87,20 @@ def score(
     by_order : match by row order, ignoring ids.
     common : leave out images that only one file has, instead of raising an error.
     """
-    matched = match(
-        read_predictions(predictions, split, are_logits),
-        read_labels(labels, split),
-        by_order,
-        common,
+    expected = _labels_of(project)
+    matched, names, notes = _common(
+        match(
+            read_predictions(predictions, split, are_logits, expected),
+            read_labels(labels, split, expected),
+            by_order,
+            common,
+        )
     )
     y = matched.labels.values.astype(np.int8)
     name = predictions.stem
     if name in BASELINES:
         name += " (given)"
-    notes = list(matched.notes)
-    thresholds = _thresholds(predictions, labels, by_order, common, notes)
+    thresholds = _thresholds(predictions, labels, names, by_order, common, notes)
     models = {name: _predicted(matched.predictions, thresholds)}
     reported: dict[str, Any] = {}
     if project is not None:
@@ -110,10 +112,43 @@ def score(
                 "the models of this project were evaluated on other images; "
                 "their metrics are shown but not compared"
             )
-    evaluated = evaluate(y, CHESTMNIST, models, matched.patients, n_resamples, seed, progress)
+    evaluated = evaluate(y, names, models, matched.patients, n_resamples, seed, progress)
     scored = {each: evaluated.models[each] for each in models}
     baselines = {each: evaluated.models[each] for each in BASELINES}
     return Score(name, scored | reported | baselines, evaluated.comparisons, notes, matched)
+
+
+def _labels_of(project: Path | None) -> tuple[str, ...]:
+    """The labels of the project's data."""
+    folder = None if project is None else project / PROCESSED
+    has_data = folder is not None and (folder / "dataset.json").exists()
+    return splits.open_dataset(folder).labels if folder is not None and has_data else ()
+
+
+def _common(matched: Matched) -> tuple[Matched, tuple[str, ...], list[str]]:
+    """The labels that both files have, in the usual order, and notes on the others."""
+    predictions, labels = matched.predictions, matched.labels
+    names = tuple(name for name in labels.names if name in predictions.names)
+    if predictions.path == labels.path and predictions.columns and labels.columns:
+        columns = [dict(zip(t.names, t.columns, strict=True)) for t in (predictions, labels)]
+        names = tuple(name for name in names if columns[0][name] != columns[1][name])
+    if not names:
+        raise CxrError(
+            f"no label is in both files: {predictions.path} has {', '.join(predictions.names)}, "
+            f"and {labels.path} has {', '.join(labels.names)}; use the same names in both"
+        )
+    names = tuple(names[i] for i in in_order(names))
+    notes = list(matched.notes)
+    for table, other in ((labels, predictions), (predictions, labels)):
+        if only := [n for n in table.names if n not in other.names and n in CHESTMNIST]:
+            notes.append(f"not scored, because only {table.path} has them: {', '.join(only)}")
+    labels = labels.of_labels(names)
+    if n_unknown := int((labels.values == UNKNOWN).sum()):
+        notes.append(
+            f"{n_unknown:,} of {labels.values.size:,} labels are unknown (-1 or empty) and left out"
+        )
+    predictions = predictions.of_labels(names)
+    return replace(matched, predictions=predictions, labels=labels), names, notes
 
 
 def _unique(name: str, scored: str) -> str:
@@ -130,7 +165,12 @@ def _probs(table: Table) -> Doubles:
 
 
 def _thresholds(
-    predictions: Path, labels: Path, by_order: bool, common: bool, notes: list[str]
+    predictions: Path,
+    labels: Path,
+    names: tuple[str, ...],
+    by_order: bool,
+    common: bool,
+    notes: list[str],
 ) -> Doubles:
     """Thresholds by Youden's rule if both files hold the validation split, else NaN.
 
@@ -145,9 +185,10 @@ def _thresholds(
         except CxrError as error:
             notes.append(f"could not choose thresholds on the {CHOSEN_ON} split: {error}")
         else:
-            y = matched.labels.values.astype(np.int8)
-            return decisions.thresholds(y, _probs(matched.predictions), "youden", 1.0)
-    return np.full(len(CHESTMNIST), np.nan)
+            y = matched.labels.of_labels(names).values.astype(np.int8)
+            probs = _probs(matched.predictions.of_labels(names))
+            return decisions.thresholds(y, probs, "youden", 1.0)
+    return np.full(len(names), np.nan)
 
 
 def _project_models(project: Path, matched: Matched, split: str) -> dict[str, Predicted]:
@@ -160,14 +201,18 @@ def _project_models(project: Path, matched: Matched, split: str) -> dict[str, Pr
     folder = project / PROCESSED
     if not (folder / f"{split}_labels.npy").exists() or not (project / METRICS).exists():
         raise CxrError(f"{project} has no results to compare with; run `dvc repro`")
-    order = _order(matched.labels, splits.open_split(folder, split))
+    data = splits.open_split(folder, split)
+    if not set(matched.labels.names) <= set(data.names):
+        return {}
+    columns = [data.names.index(name) for name in matched.labels.names]
+    order = _order(matched.labels, replace(data, labels=data.labels[:, columns]))
     if order is None:
         return {}
     models = {}
     for path in sorted((project / PREDICTIONS).glob("*.npz")):
         operating_point = decisions.read(project / DECISIONS / f"{path.stem}.json")
         logits = read_predictions(path, split, False).values[order]
-        models[path.stem] = Predicted.from_logits(operating_point, logits)
+        models[path.stem] = Predicted.from_logits(operating_point, logits).take(columns)
     return models
 
 

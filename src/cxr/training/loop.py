@@ -295,8 +295,8 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """
     known = (labels >= 0).float()
     mean = F.binary_cross_entropy_with_logits(logits, labels.clamp(min=0), weight=known)
-    # That mean is over all labels. A batch may have no known one.
-    return mean * (known.numel() / known.sum().clamp(min=1))
+    # That mean is over all labels; dividing by a share of 1 changes no bit. A batch may have none.
+    return mean / known.mean().clamp(min=1 / known.numel())
 
 
 def _measure(

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from cxr.data.npz import MOST_WHOLE_BYTES, NpzReader, parse_header
+from cxr.data.raw import label_names
 from cxr.documents import read_within
 from cxr.errors import CxrError
-from cxr.labels import CHESTMNIST, bare
+from cxr.labels import CHESTMNIST, UNKNOWN, bare
 from cxr.scoring.submissions.columns import ID_NAMES, PATIENT_NAMES, Column, as_ids, choose_ids
 from cxr.scoring.submissions.layouts import MAX_ID_LENGTH
 from cxr.scoring.submissions.table import Kind, Table, Texts
@@ -57,9 +58,12 @@ def read_npz(path: Path, split: str, kind: Kind, exact: bool) -> Table:
             expected = ["labels"] if kind == "labels" else ["logits", "probs"]
             names = " or ".join(f"`{split}_{name}`" for name in expected)
             raise CxrError(f"{path} has no {names}; it contains {', '.join(sorted(reader.keys))}")
+        labels = label_names(reader)
         shape, dtype = reader.header(key)
-        _check_values(f"{path}: {key}", shape, dtype)
+        _check_values(f"{path}: {key}", shape, dtype, labels)
         values = reader.read(key).astype(np.float64)
+        if kind == "labels":
+            values[np.isnan(values)] = UNKNOWN
         split_keys = _split_keys(reader, split, exact)
         columns, unreadable = _columns(reader, split_keys, split, len(values))
         chosen, unclear = choose_ids(columns)
@@ -72,6 +76,7 @@ def read_npz(path: Path, split: str, kind: Kind, exact: bool) -> Table:
         return Table(
             path,
             kinds[key.removeprefix(f"{split}_")],
+            labels,
             values,
             None if chosen is None else as_ids(chosen.values),
             None if patients is None else _texts(reader, patients, len(values)),
@@ -86,7 +91,7 @@ def read_npy(path: Path, kind: Kind) -> Table:
     try:
         file = io.BytesIO(read_within(path, MOST_WHOLE_BYTES))
         shape, is_fortran, dtype = parse_header(file)
-        _check_values(str(path), shape, dtype)
+        _check_values(str(path), shape, dtype, CHESTMNIST)
         values = np.frombuffer(file.read(), dtype).reshape(shape, order="F" if is_fortran else "C")
     except FileNotFoundError:
         raise CxrError(f"{path} does not exist; check the path") from None
@@ -96,14 +101,19 @@ def read_npy(path: Path, kind: Kind) -> Table:
         raise CxrError(
             f"{path} is not an npy file of at most {MOST_WHOLE_BYTES:,} bytes; save it again"
         ) from None
-    return Table(path, kind, values.astype(np.float64), None, None, source="the array")
+    values = values.astype(np.float64)
+    return Table(path, kind, CHESTMNIST, values, None, None, source="the array")
 
 
-def _check_values(what: str, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> None:
-    if len(shape) != 2 or shape[1] != len(CHESTMNIST) or dtype.kind not in "fiub":
+def _check_values(
+    what: str, shape: tuple[int, ...], dtype: np.dtype[np.generic], names: tuple[str, ...]
+) -> None:
+    if len(shape) != 2 or shape[1] != len(names) or dtype.kind not in "fiub":
+        order = "ChestMNIST's label order" if names == CHESTMNIST else "the order of label_names"
+        fix = "; name other labels in an array `label_names`" if names == CHESTMNIST else ""
         raise CxrError(
             f"{what} is {dtype} of shape {shape}; expected numbers of shape "
-            f"(N, {len(CHESTMNIST)}) in ChestMNIST's label order"
+            f"(N, {len(names)}) in {order}{fix}"
         )
 
 
@@ -136,7 +146,9 @@ def _columns(
                 raise
             unreadable.append(key)
             continue
-        if shape == (len(CHESTMNIST),) != (n,) and name in ("name", "names"):
+        if name in ("labelnames", "attributenames") or (
+            shape == (len(CHESTMNIST),) != (n,) and name in ("name", "names")
+        ):
             continue  # names of the labels
         if is_known or (shape in ((n,), (n, 1)) and dtype.kind in "iuUS"):
             texts = _texts(reader, key, n).tolist()

@@ -1,13 +1,13 @@
 """Find out by name and values whether a column holds ids, patients or a label."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from cxr.data.sheet import number
-from cxr.labels import SEPARATORS, bare, canonical
+from cxr.labels import CHESTMNIST, SEPARATORS, bare, canonical
 from cxr.scoring.submissions.table import Kind, Texts
 
 # Names without separators, in order of preference.
@@ -74,15 +74,36 @@ def without_point_zero(values: Sequence[str]) -> list[str]:
     return [m[1] if m else v for v, m in zip(stripped, whole, strict=True)]
 
 
-def label_of(column: str, kind: Kind) -> str | None:
+class Vocabulary:
+    """The labels that a file may have: ChestMNIST's findings, and others by their own names."""
+
+    def __init__(self, others: Iterable[str] = ()) -> None:
+        self.names = (*CHESTMNIST, *(name for name in others if name not in CHESTMNIST))
+        self._of_bare = {bare(name): name for name in reversed(self.names)}
+
+    def find(self, text: str) -> str | None:
+        """The label of this name, in any case and, for known findings, spelling."""
+        text = text.strip()
+        if text in self.names:
+            return text
+        return self._of_bare.get(bare(text)) or canonical(text)
+
+
+def label_of(column: str, kind: Kind, vocabulary: Vocabulary) -> str | None:
     """The label of a column; None if it has none or belongs to the other kind of file."""
+    name = without_affixes(column, kind)
+    return None if name is None else vocabulary.find(column) or vocabulary.find(name)
+
+
+def without_affixes(column: str, kind: Kind) -> str | None:
+    """A column's name without words such as `prob`; None if it belongs to the other kind."""
     affixes, other = PREDICTION_AFFIXES, LABEL_AFFIXES
     if kind == "labels":
         affixes, other = other, affixes
-    words = SEPARATORS.split(column.strip().lower())
-    if other.intersection(words):
+    words = SEPARATORS.split(column.strip())
+    if other.intersection(word.lower() for word in words):
         return None
-    return canonical(" ".join(word for word in words if word not in affixes))
+    return " ".join(word for word in words if word.lower() not in affixes)
 
 
 def is_patient(name: str) -> bool:

@@ -1,7 +1,10 @@
 """Read a CSV of predictions or labels in any of the supported layouts.
 
-One column per label; all labels of an image in one cell; one row per image and label; and the two
-files that medmnist writes, without a header.
+One column per label; all labels of an image in one cell, as in NIH's table; one row per image and
+label; and the two files that medmnist writes, without a header.
+
+Labels of the vocabulary are found by their names, and every value of theirs must be valid. Other
+columns count as labels if all their values are; those that both files have are scored.
 """
 
 import re
@@ -14,38 +17,45 @@ import numpy.typing as npt
 
 from cxr.data.sheet import Row, Sheet, read_sheet
 from cxr.errors import CxrError
-from cxr.labels import CHESTMNIST, bare, canonical
+from cxr.labels import CHESTMNIST, UNKNOWN, bare
 from cxr.scoring.submissions.columns import (
+    ID_NAMES,
+    PATIENT_NAMES,
+    ROW_NUMBER_NAMES,
     Column,
+    Vocabulary,
     as_ids,
     choose_ids,
     is_patient,
     label_of,
+    without_affixes,
     without_point_zero,
 )
 from cxr.scoring.submissions.table import Kind, Table, Texts
 
 MAX_ID_LENGTH = 512  # characters; in an array of ids each takes the memory of the longest
-EXPECTED = "expected a column `image` and a column for each of the 14 labels"
+EXPECTED = "expected a column `image` and a column for each label"
 
 # Names of columns, without separators.
 LIST_OF_PREDICTIONS = (
     "predicted", "prediction", "predictions", "pred", "preds", "probs", "probabilities", "scores",
     "logits", "output", "outputs",
 )  # fmt: skip
-LIST_OF_LABELS = ("labels", "label", "targets", "target", "findings", "classes")
+LIST_OF_LABELS = (
+    "findinglabels", "labels", "label", "targets", "target", "findings", "classes",
+)  # fmt: skip
 LABEL_OF_ROW = ("label", "labelname", "finding", "class", "classname", "disease", "pathology")
 PREDICTION_OF_ROW = (
     "prob", "probability", "score", "logit", "pred", "predicted", "prediction", "value",
 )  # fmt: skip
 TRUTH_OF_ROW = ("target", "truth", "groundtruth", "present", "value")
 
-TRUTHS = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0}
+TRUTHS = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0, "": UNKNOWN, "nan": UNKNOWN}
 NO_FINDING = "nofinding"
 SAVED_NAME = re.compile(r"(train|val|test)(\d+)(?:_[01]){14}\.\w+")  # by medmnist's save()
 
 
-def read_csv(path: Path, kind: Kind, split: str) -> Table:
+def read_csv(path: Path, kind: Kind, split: str, vocabulary: Vocabulary) -> Table:
     """The table of a CSV; CxrError names the line, the column and the fix.
 
     Parameters
@@ -60,7 +70,7 @@ def read_csv(path: Path, kind: Kind, split: str) -> Table:
         return _evaluated_by_medmnist(sheet, kind)
     columns: dict[str, int] = {}
     for i, name in enumerate(sheet.header):
-        label = label_of(name, kind)
+        label = label_of(name, kind, vocabulary)
         if label in columns:
             raise CxrError(
                 f"{path} has two columns for {label}, {sheet.header[columns[label]]!r} and "
@@ -68,34 +78,44 @@ def read_csv(path: Path, kind: Kind, split: str) -> Table:
             )
         if label is not None:
             columns[label] = i
-    if len(columns) == len(CHESTMNIST):
-        return _wide(sheet, kind, [columns[label] for label in CHESTMNIST])
-    values_of_rows = TRUTH_OF_ROW if kind == "labels" else PREDICTION_OF_ROW
-    label_column, value_column = (_named(sheet, n) for n in (LABEL_OF_ROW, values_of_rows))
-    if not columns and label_column is not None and value_column is not None:
-        return _long(sheet, kind, label_column, value_column)
-    list_column = _named(sheet, LIST_OF_LABELS if kind == "labels" else LIST_OF_PREDICTIONS)
-    if not columns and list_column is not None:
-        return _lists(sheet, kind, list_column)
-    raise CxrError(f"{path} {_unsupported(sheet, columns)}")
-
-
-def _unsupported(sheet: Sheet, columns: dict[str, int]) -> str:
-    """Why the layout of a sheet is not supported."""
-    names = {bare(name) for name in sheet.header}
-    if "findinglabels" in names:
-        return (
-            "is NIH's table of finding names ('Finding Labels'), which is not supported; "
-            f"{EXPECTED}"
-        )
-    missing = ", ".join(label for label in CHESTMNIST if label not in columns)
-    if "enlargedcardiomediastinum" in names:
-        return (
-            "is CheXpert's table: uncertain (-1) and blank labels are not supported, and it has no "
-            f"column for {missing}; {EXPECTED}"
-        )
+    if not columns:
+        values_of_rows = TRUTH_OF_ROW if kind == "labels" else PREDICTION_OF_ROW
+        label_column, value_column = (_named(sheet, n) for n in (LABEL_OF_ROW, values_of_rows))
+        if label_column is not None and value_column is not None:
+            return _long(sheet, kind, label_column, value_column, vocabulary)
+        list_column = _named(sheet, LIST_OF_LABELS if kind == "labels" else LIST_OF_PREDICTIONS)
+        if list_column is not None:
+            return _lists(sheet, kind, list_column, vocabulary)
+    columns = {label: columns[label] for label in vocabulary.names if label in columns}
+    columns |= _other_labels(sheet, kind, columns)
+    if columns:
+        return _wide(sheet, kind, columns)
     shown = ", ".join(map(repr, sheet.header))[:300]
-    return f"has no column for {missing}; its columns are {shown}; {EXPECTED}"
+    raise CxrError(f"{path} has no column of a label; its columns are {shown}; {EXPECTED}")
+
+
+def _other_labels(sheet: Sheet, kind: Kind, columns: dict[str, int]) -> dict[str, int]:
+    """Columns of labels outside the vocabulary: those whose every value is valid."""
+    others: dict[str, int] = {}
+    for i, header in enumerate(sheet.header):
+        name = without_affixes(header, kind)
+        if (
+            not name
+            or i in columns.values()
+            or bare(name) in (*ID_NAMES, *PATIENT_NAMES, *ROW_NUMBER_NAMES, NO_FINDING)
+        ):
+            continue
+        cells = {row.cells[i] for row in sheet.body}
+        values = {TRUTHS.get(cell.lower(), sheet.number(cell)) for cell in cells if cell}
+        if kind == "labels":
+            is_valid = values <= {0, 1, UNKNOWN}
+        elif kind == "probs":
+            is_valid = all(value is not None and 0 <= value <= 1 for value in values)
+        else:
+            is_valid = None not in values
+        if values and is_valid:
+            others.setdefault(name, i)
+    return others
 
 
 def _named(sheet: Sheet, names: tuple[str, ...]) -> int | None:
@@ -103,18 +123,20 @@ def _named(sheet: Sheet, names: tuple[str, ...]) -> int | None:
     return next((header.index(name) for name in names if name in header), None)
 
 
-def _wide(sheet: Sheet, kind: Kind, columns: list[int]) -> Table:
+def _wide(sheet: Sheet, kind: Kind, labels: dict[str, int]) -> Table:
     """One column per label; rows without predictions are listed by id in `without_values`."""
+    columns = list(labels.values())
+    names = [sheet.header[i] for i in columns]
     blank = [
         row for row in sheet.body if kind != "labels" and not any(row.cells[i] for i in columns)
     ]
     skipped = {row.line for row in blank}
     body = [row for row in sheet.body if row.line not in skipped]
     values = np.array([[_value(sheet, row, i, kind) for i in columns] for row in body])
-    table = _table(sheet, kind, body, values.reshape(-1, len(CHESTMNIST)), columns)
+    values = values.reshape(-1, len(labels))
+    table = replace(_table(sheet, kind, body, tuple(labels), values, columns), columns=tuple(names))
     if not blank:
         return table
-    names = [sheet.header[i] for i in columns]
     if table.id_column is None:
         raise CxrError(
             f"{sheet.path}: line {blank[0].line} has no predictions in {names[0]!r} to "
@@ -125,7 +147,7 @@ def _wide(sheet: Sheet, kind: Kind, columns: list[int]) -> Table:
     return replace(table, without_values=without)
 
 
-def _lists(sheet: Sheet, kind: Kind, column: int) -> Table:
+def _lists(sheet: Sheet, kind: Kind, column: int, vocabulary: Vocabulary) -> Table:
     """All labels of an image in one cell: 14 values, or names or indices of the positive ones."""
     name = sheet.header[column]
     for row in sheet.body:
@@ -135,11 +157,13 @@ def _lists(sheet: Sheet, kind: Kind, column: int) -> Table:
             )
     cells = [row.cells[column].strip("[](){}") for row in sheet.body]
     numbers = [[sheet.number(each) for each in re.split(r"[,;|\s]+", c) if each] for c in cells]
+    names = CHESTMNIST
     if all(len(each) == len(CHESTMNIST) and None not in each for each in numbers):
         values = np.array(numbers, dtype=np.float64).reshape(-1, len(CHESTMNIST))
         notes = [f"the numbers in {name!r} were read in ChestMNIST's label order"]
     elif kind == "labels" and any(None in each for each in numbers):
-        values, notes = _of_names(sheet, column, cells), []
+        names = vocabulary.names
+        values, notes = _of_names(sheet, column, cells, vocabulary), []
     elif kind == "labels" and [] in numbers:
         values = _of_indices(sheet, column, numbers)
         notes = [
@@ -150,22 +174,24 @@ def _lists(sheet: Sheet, kind: Kind, column: int) -> Table:
         raise CxrError(
             f"{sheet.path}: every cell of {name!r} must hold {content}; or use a column per label"
         )
-    table = _table(sheet, kind, sheet.body, values, [column])
+    table = _table(sheet, kind, sheet.body, names, values, [column])
     return replace(table, notes=(*table.notes, *notes))
 
 
-def _of_names(sheet: Sheet, column: int, cells: list[str]) -> npt.NDArray[np.float64]:
-    values = np.zeros((len(cells), len(CHESTMNIST)))
+def _of_names(
+    sheet: Sheet, column: int, cells: list[str], vocabulary: Vocabulary
+) -> npt.NDArray[np.float64]:
+    values = np.zeros((len(cells), len(vocabulary.names)))
     for i, cell in enumerate(cells):
         for each in re.split(r"[,;|]", cell):
             name = each.strip(" '\"")
-            label = canonical(name)
+            label = vocabulary.find(name)
             if label is not None:
-                values[i, CHESTMNIST.index(label)] = 1
+                values[i, vocabulary.names.index(label)] = 1
             elif name and bare(name) != NO_FINDING:
                 raise CxrError(
                     f"{sheet.path}: line {sheet.body[i].line}: {name!r} in "
-                    f"{sheet.header[column]!r} is not one of the 14 labels: {', '.join(CHESTMNIST)}"
+                    f"{sheet.header[column]!r} is not a known label: {', '.join(vocabulary.names)}"
                 )
     return values
 
@@ -189,42 +215,45 @@ def _of_indices(
     return values
 
 
-def _long(sheet: Sheet, kind: Kind, label_column: int, value_column: int) -> Table:
-    """One row per image and label; rows of labels other than the 14 are ignored."""
+def _long(
+    sheet: Sheet, kind: Kind, label_column: int, value_column: int, vocabulary: Vocabulary
+) -> Table:
+    """One row per image and label; rows of labels outside the vocabulary are ignored."""
     path = sheet.path
-    labels = [canonical(row.cells[label_column]) for row in sheet.body]
-    body = [row for row, label in zip(sheet.body, labels, strict=True) if label is not None]
+    found = [vocabulary.find(row.cells[label_column]) for row in sheet.body]
+    body = [row for row, label in zip(sheet.body, found, strict=True) if label is not None]
+    labels = [label for label in found if label is not None]
     candidates = _columns(sheet, body[:1], [label_column, value_column])
     id_column, _ = choose_ids(list(candidates.values()))
     if not body or id_column is None:
         raise CxrError(
             f"{path} has one row per image and label ({sheet.header[label_column]!r}), but no id "
-            f"column or none of the 14 labels; {EXPECTED}"
+            f"column or no known label; {EXPECTED}"
         )
     column = next(i for i, each in candidates.items() if each is id_column)
-    names = _ids(sheet, body, column)
-    ids, first, image = np.unique(names, return_index=True, return_inverse=True)
-    cell = image * len(CHESTMNIST) + np.array(
-        [CHESTMNIST.index(x) for x in labels if x is not None]
-    )
+    image_names = _ids(sheet, body, column)
+    ids, first, image = np.unique(image_names, return_index=True, return_inverse=True)
+    names = tuple(name for name in vocabulary.names if name in set(labels))
+    cell = image * len(names) + np.array([names.index(label) for label in labels])
     order = np.argsort(cell, kind="stable")
     repeats = np.flatnonzero(np.diff(cell[order]) == 0)
     if len(repeats):
         a, b = (body[order[i]] for i in (repeats[0], repeats[0] + 1))
         raise CxrError(
             f"{path}: lines {a.line} and {b.line} both hold {a.cells[label_column]!r} for image "
-            f"{names[order[repeats[0]]]}; remove one"
+            f"{image_names[order[repeats[0]]]}; remove one"
         )
-    values = np.full(len(ids) * len(CHESTMNIST), np.nan)
+    values = np.full(len(ids) * len(names), float(UNKNOWN))
     values[cell] = [_value(sheet, row, value_column, kind) for row in body]
     missing = np.flatnonzero(np.bincount(cell, minlength=len(values)) == 0)
-    if len(missing):
-        which, label = divmod(int(missing[0]), len(CHESTMNIST))
-        raise CxrError(f"{path} has no row for {CHESTMNIST[label]} of image {ids[which]}; add it")
+    if len(missing) and kind != "labels":
+        which, label = divmod(int(missing[0]), len(names))
+        raise CxrError(f"{path} has no row for {names[label]} of image {ids[which]}; add it")
     return Table(
         path,
         kind,
-        values.reshape(-1, len(CHESTMNIST)),
+        names,
+        values.reshape(-1, len(names)),
         ids,
         None,
         id_column=id_column.name,
@@ -284,14 +313,19 @@ def _ordered(
         )
     lines = np.array([row.line for row in body])
     table = Table(
-        sheet.path, kind, values, ids, None, source="medmnist", lines=lines, is_ordered=True,
-        id_column=None if ids is None else sheet.header[1],
+        sheet.path, kind, CHESTMNIST, values, ids, None, source="medmnist", lines=lines,
+        is_ordered=True, id_column=None if ids is None else sheet.header[1],
     )  # fmt: skip
     return table.take(order)
 
 
 def _table(
-    sheet: Sheet, kind: Kind, body: list[Row], values: npt.NDArray[np.float64], used: list[int]
+    sheet: Sheet,
+    kind: Kind,
+    body: list[Row],
+    names: tuple[str, ...],
+    values: npt.NDArray[np.float64],
+    used: list[int],
 ) -> Table:
     """The table of these values, with ids and patients from the unused columns."""
     candidates = _columns(sheet, sheet.body, used)
@@ -301,6 +335,7 @@ def _table(
     return Table(
         sheet.path,
         kind,
+        names,
         values,
         None if id_index is None else _ids(sheet, body, id_index),
         None if patient_index is None else _ids(sheet, body, patient_index),
@@ -312,11 +347,12 @@ def _table(
 
 
 def _columns(sheet: Sheet, body: list[Row], used: Iterable[int]) -> dict[int, Column]:
-    """The unused columns that hold neither predictions nor labels."""
+    """The unused columns that hold neither predictions nor labels of known findings."""
+    findings = Vocabulary()
     names = {
         i: name
         for i, name in enumerate(sheet.header)
-        if i not in used and label_of(name, "probs") is None and label_of(name, "labels") is None
+        if i not in used and not any(label_of(name, kind, findings) for kind in ("probs", "labels"))
     }
     return {
         i: Column(name, without_point_zero([row.cells[i] for row in body]))
@@ -341,13 +377,13 @@ def _ids(sheet: Sheet, body: list[Row], column: int) -> Texts:
 
 def _value(sheet: Sheet, row: Row, column: int, kind: Kind) -> float:
     cell = row.cells[column]
-    number = sheet.number(cell)
-    if number is None and kind == "labels":
-        number = TRUTHS.get(cell.lower())
+    number = TRUTHS.get(cell.lower()) if kind == "labels" else None
+    if number is None:
+        number = sheet.number(cell)
     if number is not None:
         return number
     where = f"{sheet.path}: line {row.line}: {sheet.header[column]!r}"
     if cell.endswith("%"):
         raise CxrError(f"{where} is {cell!r}; divide by 100 and drop the percent sign")
-    expected = "0 or 1; missing labels are not supported" if kind == "labels" else "a number"
+    expected = "0 or 1, -1 or nothing if it is unknown" if kind == "labels" else "a number"
     raise CxrError(f"{where} is {repr(cell) if cell else 'empty'}; expected {expected}")

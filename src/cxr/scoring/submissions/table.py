@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr.errors import CxrError
-from cxr.labels import CHESTMNIST
+from cxr.labels import UNKNOWN
 
 Kind = Literal["logits", "probs", "labels"]
 Texts = npt.NDArray[np.str_]
@@ -21,12 +21,14 @@ class Table:
 
     path: Path
     kind: Kind
-    values: npt.NDArray[np.float64]  # (N, L)
+    names: tuple[str, ...]  # (L,), of the labels
+    values: npt.NDArray[np.float64]  # (N, L); labels are 0, 1 or UNKNOWN
     ids: Texts | None  # (N,), as written
     patients: Texts | None  # (N,)
     id_column: str | None = None  # the CSV column or npz array of the ids
     unclear_ids: str | None = None  # why none was chosen, if the file may have ids
     source: str = ""  # columns or array of the values
+    columns: tuple[str, ...] = ()  # (L,), of a CSV with one column per label
     lines: Rows | None = None  # (N,), lines of a CSV where the rows end
     is_ordered: bool = False  # the file states each row's position in the split
     without_values: tuple[str, ...] = ()  # ids of rows without predictions
@@ -54,6 +56,13 @@ class Table:
             lines=select(self.lines),
         )
 
+    def of_labels(self, names: tuple[str, ...]) -> Self:
+        """The table of these labels, in this order."""
+        indices = [self.names.index(name) for name in names]
+        columns = tuple(self.columns[i] for i in indices) if self.columns else ()
+        values = np.ascontiguousarray(self.values[:, indices])
+        return replace(self, names=names, values=values, columns=columns)
+
     def check_probabilities(self) -> None:
         """CxrError with a fix if a value is not finite or a probability is not in [0, 1]."""
         self._check_finite("a finite number")
@@ -71,18 +80,20 @@ class Table:
         raise CxrError(f"{self._cell(*wrong[0])}; expected a probability from 0 to 1; {fix}")
 
     def check_labels(self) -> None:
-        """CxrError with a fix if a label is not 0 or 1."""
-        self._check_finite("0 or 1; missing labels are not supported")
-        wrong = np.argwhere((self.values != 0) & (self.values != 1))
+        """CxrError with a fix if a label is not 0, 1 or unknown."""
+        self._check_rows()
+        wrong = np.argwhere(~np.isin(self.values, (0, 1, UNKNOWN)))
         if len(wrong):
-            row, label = wrong[0]
-            uncertain = self.values[row, label] == -1
-            hint = "; uncertain labels (-1) are not supported" if uncertain else ""
-            raise CxrError(f"{self._cell(row, label)}; expected 0 or 1{hint}")
+            raise CxrError(
+                f"{self._cell(*wrong[0])}; expected 0 or 1, -1 or nothing if it is unknown"
+            )
 
-    def _check_finite(self, expected: str) -> None:
+    def _check_rows(self) -> None:
         if not len(self.values):
             raise CxrError(f"{self.path} has no rows; expected one row per image")
+
+    def _check_finite(self, expected: str) -> None:
+        self._check_rows()
         wrong = np.argwhere(~np.isfinite(self.values))
         if len(wrong):
             n = f" ({len(wrong):,} such values)" if len(wrong) > 1 else ""
@@ -91,6 +102,6 @@ class Table:
     def _cell(self, row: int, label: int) -> str:
         line = "" if self.lines is None or self.ids is None else f"{self.where(row)}: "
         return (
-            f"{self.path}: {line}{CHESTMNIST[label]} of {self.image(row)} is "
+            f"{self.path}: {line}{self.names[label]} of {self.image(row)} is "
             f"{self.values[row, label]:g}"
         )

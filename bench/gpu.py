@@ -169,9 +169,10 @@ def _train(learner: Learner, params: Params, card: Card) -> tuple[float, Row]:
     bound = _bound(learner, recipe.batch_size, card)
     state = {key: value.clone() for key, value in learner.network.state_dict().items()}
     started = time.perf_counter()
+    loop.set_prior_bias(learner.head, learner.train.labels)
     fit = loop.fit(
-        learner.network, learner.head, learner.train, learner.val, recipe, learner.hyper,
-        params.seed, lambda epoch: None, lambda done, of: None, NoCheckpoint(),
+        learner.network, learner.train, learner.val, recipe, learner.hyper, params.seed,
+        lambda epoch: None, lambda done, of: None, NoCheckpoint(),
     )  # fmt: skip
     total = time.perf_counter() - started
     seconds = [epoch.seconds for epoch in fit.history]

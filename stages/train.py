@@ -4,6 +4,7 @@ import csv
 import sys
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 
 from cxr.pipeline import stage  # before torch, whose import can run out of memory
 
@@ -15,11 +16,15 @@ import torch
 
 from cxr import models, progress
 from cxr.data import splits
+from cxr.errors import CxrError
+from cxr.formatting import count
 from cxr.models.weights import fill
-from cxr.params import ModelParams
+from cxr.params import ModelParams, Params
 from cxr.paths import FEATURES, MODELS, PROCESSED, REPORTS, STATISTICS
 from cxr.pipeline.checkpoint import FileCheckpoint
+from cxr.pipeline.initial_model import find_initial_model
 from cxr.plots.training import learning_curves
+from cxr.tracking.saved_models import FILES
 from cxr.training import feed, loop
 from cxr.training.device import set_up_device
 from cxr.training.feed import FeatureStore, open_feed
@@ -42,6 +47,9 @@ def train(run: stage.Stage, name: str) -> None:
     store = open_store(run)
     model = new_model(run, name, hyper, store)
     network = model.network.to(device)
+    train_labels = labels_of(run, "train", device)
+    loop.set_prior_bias(network.head(), train_labels)
+    start(run, model, device)
     processed = run.input(PROCESSED)
     trained, train_inputs = open_feed(model, "train", processed, store, device, hyper.augment)
     _, val_inputs = open_feed(model, "val", processed, store, device)
@@ -53,8 +61,7 @@ def train(run: stage.Stage, name: str) -> None:
     with progress.bar(run.name) as advance:
         fit = loop.fit(
             trained,
-            network.head(),
-            loop.Examples(train_inputs, labels_of(run, "train", device)),
+            loop.Examples(train_inputs, train_labels),
             loop.Examples(val_inputs, labels_of(run, "val", device)),
             run.params.train.protocol,
             hyper,
@@ -102,6 +109,33 @@ def new_model(
         },
     }
     return models.SavedModel(name, network, spec, dataset.labels, settings)
+
+
+def start(run: stage.Stage, model: models.SavedModel, device: torch.device) -> None:
+    """Start from the weights of the model that `init` names, if any."""
+    folder = initial_model(run.params, run.project, model.name)
+    if folder is None:
+        return
+    source = models.load(folder)
+    source.network.to(device)
+    try:
+        kept = models.start_from(source, model)
+    except CxrError as error:
+        raise CxrError(f"train.{model.name}.init: {folder} does not fit: {error}") from None
+    fresh = [label for label in model.labels if label not in kept]
+    heads = f"keeping the head of {count(len(kept), 'label')}"
+    new = f"; new: {', '.join(fresh)}" if fresh else ""
+    progress.say(f"{run.name}: starting from {folder}, {heads}{new}")
+
+
+def initial_model(params: Params, project: Path, name: str) -> Path | None:
+    init = getattr(models.hyper_parameters(name, params.train.block(name)), "init", None)
+    return find_initial_model(init, f"train.{name}.init", project) if init else None
+
+
+def users_model(params: Params, project: Path, name: str) -> tuple[Path, ...]:
+    folder = initial_model(params, project, name)
+    return tuple(folder / file for file in FILES) if folder else ()
 
 
 def labels_of(run: stage.Stage, split: str, device: torch.device) -> torch.Tensor:
@@ -164,7 +198,13 @@ def main() -> None:
     if len(sys.argv) != 2:
         print("usage: python stages/train.py MODEL", file=sys.stderr)
         sys.exit(2)
-    stage.run(f"train-{sys.argv[1]}", partial(train, name=sys.argv[1]), prepare=set_up_device)
+    name = sys.argv[1]
+    stage.run(
+        f"train-{name}",
+        partial(train, name=name),
+        prepare=set_up_device,
+        external_files=partial(users_model, name=name),
+    )
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ SRC = ROOT / "src" / "cxr"
 
 # Packages and top-level modules of cxr, the lowest layer first.
 LAYERS = (
-    {"arrays", "errors", "formatting", "labels", "locks", "paths", "signals"},
-    {"documents", "git", "progress"},
+    {"arrays", "errors", "formatting", "locks", "paths", "signals"},
+    {"documents", "git", "labels", "progress"},
     {"hashing", "params"},
     {"data"},
     {"evaluation", "lineage", "models"},

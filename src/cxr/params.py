@@ -119,6 +119,12 @@ class ModelParams(Section):
     augment: Augment
 
 
+class FromScratchOrModel(ModelParams):
+    """Parameters of a model that can start from the weights of a trained one."""
+
+    init: Annotated[str, Field(min_length=1)] | None
+
+
 class ModelBlock(ModelParams):
     """`train.<model>` before the model's module has checked its own keys."""
 

@@ -4,6 +4,7 @@ import json
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -441,3 +442,56 @@ def test_same_seed_gives_identical_weights_in_another_process(tmp_path: Path) ->
     for name in NAMES:
         write_weights(network(name), tmp_path / "here")
         assert (tmp_path / name).read_bytes() == (tmp_path / "here").read_bytes(), name
+
+
+def saved(
+    name: str, labels: tuple[str, ...], seed: int, size: int = 28, **changes: object
+) -> SavedModel:
+    torch.manual_seed(seed)
+    spec = models.input_spec(name, hyper(name), size, Statistics(0.5, 0.25))
+    net = models.build(name, hyper(name, **changes), size, spec.channels, len(labels))
+    return SavedModel(name, net, spec, labels, {})
+
+
+@pytest.mark.parametrize("name", ["cnn", "vit"])
+def test_a_start_keeps_all_weights_but_the_head_of_new_labels(name: str) -> None:
+    source = saved(name, ("edema", "mass", "hernia"), 1)
+    model = saved(name, ("mass", "Erguss", "edema"), 2)
+    fresh = {key: value.clone() for key, value in model.network.state_dict().items()}
+    assert models.start_from(source, model) == ["mass", "edema"]
+    theirs, ours = source.network.state_dict(), model.network.state_dict()
+    heads = models.head_keys(model.network)
+    assert len(heads) == 2
+    for key in heads:
+        assert torch.equal(ours[key][0], theirs[key][1])  # mass
+        assert torch.equal(ours[key][1], fresh[key][1])  # Erguss
+        assert torch.equal(ours[key][2], theirs[key][0])  # edema
+    for key in theirs.keys() - set(heads):
+        assert (
+            torch.equal(ours[key], theirs[key]) and theirs[key].data_ptr() != ours[key].data_ptr()
+        )
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        (lambda: saved("vit", CHESTMNIST, 1), "it is a vit, not a cnn; name a model of the same"),
+        (
+            lambda: saved("cnn", CHESTMNIST, 1, size=64),
+            "trained on images of 64 px, and thes",
+        ),
+        (
+            lambda: saved("cnn", CHESTMNIST, 1, channels=(8, 8, 16)),
+            r"weights of another network: `features.0.weight` is \(8, 1, 3, 3\); expected \(32, 1",
+        ),
+    ],
+)
+def test_a_start_from_another_network_is_refused(
+    source: Callable[[], SavedModel], sentence: str
+) -> None:
+    model = saved("cnn", CHESTMNIST, 2)
+    before = {key: value.clone() for key, value in model.network.state_dict().items()}
+    with pytest.raises(CxrError, match=sentence):
+        models.start_from(source(), model)
+    after = model.network.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)  # nothing half done

@@ -58,8 +58,9 @@ def learner(name: str, device: str) -> tuple[nn.Module, nn.Linear, Examples]:
 
 def train(name: str, device: str = "cuda", checkpoint: object = None) -> tuple[Fit, nn.Module]:
     network, head, examples = learner(name, device)
+    loop.set_prior_bias(head, examples.labels)
     fit = loop.fit(
-        network, head, examples, examples, RECIPE, hyper_of(name), 0, lambda epoch: None,
+        network, examples, examples, RECIPE, hyper_of(name), 0, lambda epoch: None,
         lambda done, of: None, checkpoint or NoCheckpoint(),
     )  # fmt: skip
     return fit, network

@@ -79,7 +79,7 @@ def fit(
     net = network(name)
     hyper = PARAMS.train.block(name)
     fitted = loop.fit(
-        net, net.head(), examples(20, 0, name), examples(12, 1, name), RECIPE, hyper, 3,
+        net, examples(20, 0, name), examples(12, 1, name), RECIPE, hyper, 3,
         on_epoch, on_batch, saved,
     )  # fmt: skip
     return fitted, net.state_dict()
@@ -253,7 +253,7 @@ def test_divergence_names_the_last_good_checkpoint(tmp_path: Path) -> None:
     hyper = PARAMS.train.block("cnn")
     with pytest.raises(CxrError) as caught:
         loop.fit(
-            net, net, Examples(Diverging(x), y), Examples(FeatureBatches(x), y), recipe, hyper, 0,
+            net, Examples(Diverging(x), y), Examples(FeatureBatches(x), y), recipe, hyper, 0,
             lambda epoch: None, lambda done, of: None, saved,
         )  # fmt: skip
     assert str(caught.value) == (
@@ -277,7 +277,7 @@ def test_a_state_that_is_not_finite_is_not_saved(
     saved = FileCheckpoint(tmp_path / "c.pt", lambda line: None)
     with pytest.raises(CxrError, match=r"epoch 1, batch 2 of 3: a weight .* batch 1 of 3 of epoch"):
         loop.fit(
-            net, net.head(), examples(20, 0, "cnn"), examples(12, 1, "cnn"), RECIPE,
+            net, examples(20, 0, "cnn"), examples(12, 1, "cnn"), RECIPE,
             PARAMS.train.block("cnn"), 3, lambda epoch: None, ruin, saved,
         )  # fmt: skip
 

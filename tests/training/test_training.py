@@ -102,9 +102,8 @@ def fit(
     on_batch: Callable[[int, int], None] = lambda done, of: None,
     checkpoint: Checkpoint | None = None,
 ) -> Fit:
-    head = net if isinstance(net, nn.Linear) else net.head()
     return loop.fit(
-        net, head, train, val, recipe, hyper, seed, on_epoch, on_batch, checkpoint or NoCheckpoint()
+        net, train, val, recipe, hyper, seed, on_epoch, on_batch, checkpoint or NoCheckpoint()
     )
 
 
@@ -407,6 +406,7 @@ def test_training_loss_is_the_mean_over_images_with_a_smaller_last_batch() -> No
     nn.init.zeros_(net.weight)
     tiny_lr = HYPER.model_copy(update={"lr": 1e-12})
     labels = (torch.arange(10) < 3).float().view(10, 1)
+    loop.set_prior_bias(net, labels)
     result = fit(net, Examples(FeatureBatches(x), labels), Examples(FeatureBatches(x), y),
                  make_recipe(1), tiny_lr)  # fmt: skip
     p = 4 / 12  # three positives and seven negatives, plus one of each

@@ -25,11 +25,11 @@ from cxr.evaluation import decisions
 from cxr.evaluation.decisions import OperatingPoint
 from cxr.models import SavedModel
 from cxr.models.inputs import to_network_input
-from cxr.paths import DECISIONS, MODELS
+from cxr.paths import DECISIONS
+from cxr.tracking.saved_models import find
 
 NOTICE = "Not a medical device: a research model's output, not a diagnosis."
 ANSWERS = {True: "predicted yes", False: "predicted no", None: "no prediction"}
-MLFLOW_SCHEMES = ("models:/", "runs:/")
 MAX_MAPS = 3  # per image
 
 BATCH = 8  # images; at 224 pixels a CPU's cache holds no more
@@ -92,38 +92,13 @@ def load(name: str, project: Path | None) -> Model:
 
     Its operating point is in `decisions/` next to `models/`.
     """
-    folder = _find(name, project)
+    folder = find(name, project or Path())
     saved = models.load(folder)
     path = folder.resolve().parents[1] / DECISIONS / f"{saved.name}.json"
     operating_point = decisions.read(path)
     if saved.labels != operating_point.labels:
         raise CxrError(f"{folder} and {path} have different labels; run `dvc repro`")
     return Model(saved, operating_point)
-
-
-def _find(name: str, project: Path | None) -> Path:
-    if name.startswith(MLFLOW_SCHEMES):
-        # MLflow takes two seconds to import; a model in a folder does not need it.
-        from cxr.tracking.store import fetch_model
-
-        return folder_of(fetch_model(name, project or Path.cwd()), name)
-    in_project = (project or Path()) / MODELS / name
-    for folder in (Path(name), in_project):
-        if (folder / "model.json").is_file():
-            return folder
-    available = sorted(path.parent.name for path in in_project.parent.glob("*/model.json"))
-    raise CxrError(
-        f"model {name} does not exist; "
-        + (f"available: {', '.join(available)}" if available else "run `dvc repro` to train models")
-    )
-
-
-def folder_of(registered: Path, name: str) -> Path:
-    """The folder of the weights inside a registered model's; `name` is for the message."""
-    folders = [path.parent for path in registered.glob(f"{MODELS}/*/model.json")]
-    if len(folders) != 1:
-        raise CxrError(f"{name} is not a model of this pipeline; run `cxr ui` to see the models")
-    return folders[0]
 
 
 def map_paths(paths: list[Path], folder: Path) -> dict[Path, Path]:

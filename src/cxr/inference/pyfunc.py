@@ -20,6 +20,7 @@ from cxr.data.images.picture import Picture
 from cxr.errors import CxrError
 from cxr.inference import predict
 from cxr.inference.predict import BATCH, Model, Prediction
+from cxr.tracking import saved_models
 from cxr.tracking.mlmodel import ASSUMED, COLUMN
 
 MAX_IMAGES = 256  # per request; SqueezeNet takes some seconds for them
@@ -85,7 +86,7 @@ class ServedModel:
 
 def load(folder: Path) -> ServedModel:
     """Load the model in the folder of a registered model."""
-    return ServedModel(predict.load(str(predict.folder_of(folder, str(folder))), None))
+    return ServedModel(predict.load(str(saved_models.inside(folder, str(folder))), None))
 
 
 def _load_pyfunc(path: str) -> ServedModel:

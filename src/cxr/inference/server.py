@@ -18,9 +18,9 @@ from mlflow.models import Model
 from mlflow.pyfunc import PyFuncModel, scoring_server
 
 from cxr.errors import CxrError
-from cxr.inference import predict, pyfunc
+from cxr.inference import pyfunc
 from cxr.inference.pyfunc import RequestError
-from cxr.tracking import mlmodel
+from cxr.tracking import mlmodel, saved_models
 from cxr.tracking.mlmodel import COLUMN
 from cxr.tracking.store import open_for
 
@@ -49,7 +49,7 @@ def serve(root: Path, address: str, host: str, port: int, threads: int) -> None:
     store = open_for(address, root)
     version = store.version_of(address)
     folder = store.fetch_model(address)
-    name = predict.folder_of(folder, address).name
+    name = saved_models.inside(folder, address).name
     if not (folder / mlmodel.FILE).exists():
         raise CxrError(f"{address} has no MLmodel file; run `cxr sync` to write it")
     torch.set_num_threads(threads)

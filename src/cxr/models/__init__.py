@@ -20,7 +20,7 @@ from cxr.data.splits import Statistics
 from cxr.documents import read_output, validated
 from cxr.errors import CxrError
 from cxr.models.inputs import InputSpec, _input_spec
-from cxr.models.weights import load_weights, write_weights
+from cxr.models.weights import fill, load_weights, write_weights
 from cxr.params import ModelBlock, ModelParams, model_names, validate
 from cxr.paths import PARAMS_FILE
 
@@ -131,6 +131,46 @@ def load(folder: Path) -> SavedModel:
     network = build(name, hyper, spec.image_size, spec.channels, len(labels))
     load_weights(network, folder / "weights.safetensors")
     return SavedModel(name, network.eval(), spec, labels, params)
+
+
+def start_from(source: SavedModel, model: SavedModel) -> list[str]:
+    """Copy the weights of `source` into `model`, except the head's rows of labels it lacks.
+
+    Returns
+    -------
+    The labels whose rows were copied.
+
+    Raises
+    ------
+    CxrError
+        If the two are not the same network for images of the same size.
+    """
+    if source.name != model.name:
+        raise CxrError(f"it is a {source.name}, not a {model.name}; name a model of the same kind")
+    sizes = source.input.image_size, model.input.image_size
+    if len(set(sizes)) > 1:
+        raise CxrError(f"it was trained on images of {sizes[0]} px, and these have {sizes[1]} px")
+    shared = [label for label in model.labels if label in source.labels]
+    rows, source_rows = (
+        torch.tensor([each.labels.index(label) for label in shared], dtype=torch.int64)
+        for each in (model, source)
+    )
+    state = dict(source.network.state_dict())
+    own = model.network.state_dict()
+    for key in head_keys(model.network):
+        head = own[key].clone()
+        if state[key].shape[1:] == head.shape[1:]:  # if not, other layers don't fit either
+            head[rows] = state[key][source_rows]
+        state[key] = head
+    fill(model.network, state, "it")
+    return shared
+
+
+def head_keys(network: Network) -> list[str]:
+    """The names of the head's tensors in the network's state."""
+    head = network.head()
+    (name,) = (name for name, module in network.named_modules() if module is head)
+    return [f"{name}.{key}" for key, _ in head.named_parameters()]
 
 
 def n_parameters(network: nn.Module) -> dict[str, int]:

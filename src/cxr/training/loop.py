@@ -55,7 +55,6 @@ class Examples:
 
 def fit(
     network: nn.Module,
-    head: nn.Linear,
     train: Examples,
     val: Examples,
     recipe: TrainingRecipe,
@@ -74,8 +73,6 @@ def fit(
     Parameters
     ----------
     network : maps inputs to logits (B, L).
-    head : its last layer; its bias starts at the logit of each label's prevalence, so that the
-        first epochs need not learn that findings are rare (Lin et al., "Focal loss", 2017, 3.3).
     on_epoch : called after every epoch, and for the earlier epochs of a resumed run.
     on_batch : called with the number of finished batches and the number of batches per epoch.
     checkpoint : provides the state to resume from, if any, and saves the state regularly.
@@ -87,7 +84,6 @@ def fit(
     KeyboardInterrupt
         If a signal asked to stop; the checkpoint has the state after the last complete step.
     """
-    set_prior_bias(head, train.labels)
     trainer = Trainer(network, train, recipe, hyper, seed)
     state = checkpoint.load()
     if state is not None:
@@ -280,7 +276,11 @@ class Trainer:
 
 
 def set_prior_bias(head: nn.Linear, labels: Tensor) -> None:
-    """Set the bias to the logit of the prevalence; adding one image per class keeps it finite."""
+    """Set a head's bias to the logit of each label's prevalence.
+
+    The first epochs need not learn then that findings are rare (Lin et al., "Focal loss", 2017,
+    3.3). Adding one image per class keeps it finite.
+    """
     positives, negatives = ((labels == value).sum(dim=0).float() for value in (1, 0))
     with torch.no_grad():
         head.bias.copy_(torch.log((positives + 1) / (negatives + 1)))

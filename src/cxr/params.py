@@ -34,10 +34,13 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
 
-class PhantomCounts(Section):
+class Phantom(Section):
+    """Images per split, and the share of labels that are unknown."""
+
     train: Annotated[int, Field(ge=1, le=1_000_000)]
     val: Annotated[int, Field(ge=1, le=1_000_000)]
     test: Annotated[int, Field(ge=1, le=1_000_000)]
+    uncertain: Fraction
 
 
 class Companion(Section):
@@ -64,7 +67,7 @@ class Download(Section):
     source: Literal["medmnist", "file", "phantom"]
     size: Literal[28, 64, 128, 224]
     path: str | None
-    phantom: PhantomCounts
+    phantom: Phantom
     companion: Companion
 
     @model_validator(mode="after")

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import multivariate_normal, norm
 
 from cxr.data import phantom
 from cxr.data.phantom.draws import Draws, draw
@@ -71,9 +72,9 @@ def render_without(label: str, patch: pytest.MonkeyPatch) -> np.ndarray:
     return phantom.render(0, "train", 0, 2048, 28).images
 
 
-def test_a_batch_is_uint8_of_the_requested_shape(train: phantom.Batch) -> None:
+def test_a_batch_has_the_requested_shape(train: phantom.Batch) -> None:
     assert train.images.shape == (2048, 28, 28) and train.images.dtype == np.uint8
-    assert train.labels.shape == (2048, 14) and train.labels.dtype == np.uint8
+    assert train.labels.shape == (2048, 14) and train.labels.dtype == np.int8
     assert set(np.unique(train.labels)) == {0, 1}
     empty = phantom.render(0, "val", 5, 5, 64)
     assert empty.images.shape == (0, 64, 64) and empty.labels.shape == (0, 14)
@@ -231,3 +232,95 @@ def test_arguments_out_of_range_are_refused(
     for call in (phantom.render, phantom.masks):
         with pytest.raises(CxrError, match=words):
             call(seed, split, start, stop, size)
+
+
+@pytest.fixture(scope="module")
+def many() -> list[Draws]:
+    return [draw(7, "train", block) for block in range(BLOCKS)]
+
+
+# Correlations of NIH's table (Data_Entry_2017_v2020.csv) between a finding and an AP view, female
+# sex and age: tetrachoric, and biserial for age.
+@pytest.mark.parametrize(
+    ("label", "view", "sex", "age"),
+    [("edema", 0.53, 0.04, -0.04), ("fibrosis", -0.27, 0.02, 0.14), ("hernia", -0.23, 0.11, 0.31)],
+)
+def test_findings_go_with_view_sex_and_age_as_in_nihs_table(
+    many: list[Draws], label: str, view: float, sex: float, age: float
+) -> None:
+    y = np.concatenate([each.labels for each in many])[:, CHESTMNIST.index(label)].astype(bool)
+    share = PUBLISHED_POSITIVES[label] / PUBLISHED_IMAGES
+    threshold = norm.ppf(share)
+    for correlation, attribute, of_all in (
+        (view, np.concatenate([each.is_ap for each in many]), 0.4),
+        (sex, np.concatenate([each.is_female for each in many]), 0.45),
+    ):
+        covariance = [[1, correlation], [correlation, 1]]
+        both = multivariate_normal.cdf([threshold, norm.ppf(of_all)], cov=covariance)
+        error = 4 * np.sqrt(both / len(y)) * 1.5  # images of a patient are not independent
+        assert (y & attribute).mean() == pytest.approx(both, abs=error)
+    ages = np.concatenate([each.age for each in many])
+    expected = 17 * age * norm.pdf(threshold) / share  # the mean of a normal beyond a threshold
+    error = 4 * 17 / np.sqrt(y.sum()) * 1.5
+    assert ages[y].mean() - ages.mean() == pytest.approx(expected, abs=error)
+
+
+def test_a_patient_has_one_to_several_images_of_one_body(many: list[Draws]) -> None:
+    n_images, n_patients = 0, 0
+    for each in many[:20]:
+        n_images, n_patients = n_images + len(each.patient), n_patients + each.patient[-1] + 1
+        for number in range(each.patient[-1] + 1):
+            rows = np.flatnonzero(each.patient == number)
+            assert len(np.unique(each.is_female[rows])) == 1
+            assert len(np.unique(each.anatomy["thorax"][rows])) == 1
+            assert (np.diff(each.age[rows]) >= 0).all()
+            assert len(np.unique(each.anatomy["noise"][rows])) == len(rows)  # other films
+    assert n_images / n_patients == pytest.approx(2, abs=0.1)  # 1 / NEW_PATIENT
+
+
+def test_labels_of_a_patients_images_are_alike(many: list[Draws]) -> None:
+    """Half of a finding's variance that the attributes leave is the patient's, and sex and age."""
+    column = CHESTMNIST.index("effusion")
+    before, after = [], []
+    for each in many:
+        same = np.flatnonzero(np.diff(each.patient) == 0)
+        before.append(each.labels[same, column])
+        after.append(each.labels[same + 1, column])
+    x, y = np.concatenate(before), np.concatenate(after)
+    correlation = 0.5 * (1 - 0.16**2 - 0.01**2 - 0.10**2) + 0.01**2 + 0.10**2
+    share = PUBLISHED_POSITIVES["effusion"] / PUBLISHED_IMAGES
+    covariance = [[1, correlation], [correlation, 1]]
+    both = multivariate_normal.cdf([norm.ppf(share)] * 2, cov=covariance)
+    assert (x & y).mean() == pytest.approx(both, abs=4 * np.sqrt(both / len(x)) * 1.5)
+
+
+def test_a_batch_names_patients_and_attributes(train: phantom.Batch) -> None:
+    drawn = draw(0, "train", 1)
+    rows = slice(256, 512)  # the second block
+    assert phantom.ATTRIBUTES == ("sex", "age", "view")
+    assert train.patients[rows].tolist() == [f"train-1-{n}" for n in drawn.patient.tolist()]
+    assert (train.attributes[rows, 0] == "F").tolist() == drawn.is_female.tolist()
+    assert train.attributes[rows, 1].tolist() == [str(age) for age in drawn.age.tolist()]
+    assert (train.attributes[rows, 2] == "AP").tolist() == drawn.is_ap.tolist()
+    again = phantom.render(0, "train", 200, 300, 28)
+    assert again.patients.tolist() == train.patients[200:300].tolist()
+    assert again.attributes.tolist() == train.attributes[200:300].tolist()
+
+
+def test_sex_and_age_show_in_the_image(train: phantom.Batch) -> None:
+    """Breasts brighten the lower lungs, and the aortic knob of the old the upper mediastinum."""
+    grey = train.images.astype(float)
+    female = train.attributes[:, 0] == "F"
+    lower = grey[:, 15:19, 5:23].mean(axis=(1, 2))
+    assert lower[female].mean() - lower[~female].mean() > 3
+    age = train.attributes[:, 1].astype(int)
+    knob = grey[:, 9:12, 15:17].mean(axis=(1, 2)) - grey[:, 9:12, 11:13].mean(axis=(1, 2))
+    assert knob[age > 65].mean() - knob[age < 30].mean() > 3
+
+
+def test_a_share_of_the_labels_is_uncertain_on_request(train: phantom.Batch) -> None:
+    doubtful = phantom.render(0, "train", 0, 2048, 28, uncertain=0.3)
+    unknown = doubtful.labels == -1
+    assert unknown.mean() == pytest.approx(0.3, abs=0.02)
+    assert (doubtful.labels[~unknown] == train.labels[~unknown]).all()
+    assert (doubtful.images == train.images).all()  # what is uncertain is still there

@@ -11,12 +11,14 @@ import medmnist
 import numpy as np
 import pytest
 
+from cxr import params
 from cxr.data import source
 from cxr.data.splits import Origin
 from cxr.errors import CxrError
 from cxr.labels import CHESTMNIST
-from cxr.params import Download, PhantomCounts
+from cxr.params import Download, Phantom
 
+DEFAULTS = params.load(Path(__file__).parents[2] / "params.yaml").download
 CONTENT = bytes(range(256)) * 4096
 MD5 = hashlib.md5(CONTENT).hexdigest()
 
@@ -92,12 +94,9 @@ def get(server: Server, folder: Path, cached: Path, monkeypatch: pytest.MonkeyPa
     """Get ChestMNIST as the stage does."""
     monkeypatch.setitem(source.URLS, 28, f"http://127.0.0.1:{server.server_port}/chest.npz")
     monkeypatch.setitem(source.MD5S, 28, MD5)
-    range_header = Download(
-        source="medmnist", size=28, path=None, phantom=PhantomCounts(train=1, val=1, test=1)
-    )
     target, scratch = folder / "chest.npz", folder / "scratch"
     source.get(
-        range_header, 0, target, scratch, folder, lambda md5: cached / md5, lambda done, of: None
+        DEFAULTS, 0, target, scratch, folder, lambda md5: cached / md5, lambda done, of: None
     )
     return target
 
@@ -194,7 +193,11 @@ def test_medmnist_reads_the_phantoms_raw_file(tmp_path: Path) -> None:
     counts = {"train": 30, "val": 20, "test": 10}
     progress: list[tuple[int, int]] = []
     source.write_phantom(
-        0, counts, 28, tmp_path / "chestmnist.npz", lambda *done: progress.append(done)
+        0,
+        Phantom(**counts, uncertain=0.0),
+        28,
+        tmp_path / "chestmnist.npz",
+        lambda *done: progress.append(done),
     )
     assert progress[-1] == (60, 60)
     raw = np.load(tmp_path / "chestmnist.npz")
@@ -206,7 +209,7 @@ def test_medmnist_reads_the_phantoms_raw_file(tmp_path: Path) -> None:
 
 
 def test_the_same_seed_gives_the_same_file(tmp_path: Path) -> None:
-    counts = {"train": 5, "val": 5, "test": 5}
+    counts = Phantom(train=5, val=5, test=5, uncertain=0.0)
     files = [tmp_path / name for name in ("a.npz", "b.npz", "c.npz")]
     for seed, path in zip((0, 0, 1), files, strict=True):
         source.write_phantom(seed, counts, 28, path, lambda done, total: None)
@@ -222,8 +225,6 @@ def test_the_same_seed_gives_the_same_file(tmp_path: Path) -> None:
     ],
 )
 def test_data_is_named_by_its_source(kind: str, path: str | None, name: str) -> None:
-    counts = PhantomCounts(train=1, val=1, test=1)
-    download = Download.model_validate(
-        {"source": kind, "size": 64, "path": path, "phantom": counts}
-    )
+    changes = {"source": kind, "size": 64, "path": path}
+    download = Download.model_validate(DEFAULTS.model_dump() | changes)
     assert source.origin(download) == Origin(name, kind)

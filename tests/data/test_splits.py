@@ -228,14 +228,14 @@ REFUSALS: dict[str, tuple[str, Callable[[np.ndarray], Any], str]] = {
     "101 names": ("label_names", lambda _: np.arange(101).astype(str), "expected 1 to 100"),
     "names that are numbers": ("label_names", lambda _: np.arange(14), "dtype int64 and shape"),
     "names in a table": ("label_names", lambda _: np.array([["a"], ["b"]]), "and shape (2, 1)"),
-    "an empty name": ("label_names", named(5, "  "), "label_names[5] is '  '; expected 1 to 60"),
-    "a long name": ("label_names", named(2, "x" * 61), "expected 1 to 60 printable characters"),
-    "a name of two lines": ("label_names", named(2, "a\nb"), "label_names[2] is 'a\\nb'; expected"),
+    "an empty name": ("label_names", named(5, "  "), "label_names: '  ' can't be the name"),
+    "a long name": ("label_names", named(2, "x" * 61), "a label; use 1 to 60 printable"),
+    "a name of two lines": ("label_names", named(2, "a\nb"), "label_names: 'a\\nb' can't be the"),
     "a name of a column": ("label_names", named(0, "assumed"), "can't be named 'assumed'; rename"),
     "doubled names": (
         "label_names",
         named(13, "Pleural Effusion"),
-        "label_names[2] 'effusion' and [13] 'Pleural Effusion' are both 'effusion'; merge the two",
+        "label_names: 'effusion' and 'Pleural Effusion' are the same label, 'effusion'; merge",
     ),
     "names that are not UTF-8": (
         "label_names",

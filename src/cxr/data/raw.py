@@ -91,8 +91,8 @@ def extract(
             contents = _contents(reader, companion)
             histograms = {split: _write_images(reader, split, folder) for split in SPLITS}
             ages = {split: _write_columns(reader, split, folder, contents) for split in SPLITS}
-    except CxrError as error:
-        raise damaged(raw, f"it is not what the download stage wrote: {error}") from None
+    except CxrError:
+        raise damaged(raw, "it is not the file that the download stage wrote") from None
     dataset = Dataset(
         origin, contents.size, contents.n, contents.label_names, contents.attribute_names
     )

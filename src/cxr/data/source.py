@@ -12,11 +12,10 @@ from urllib3.exceptions import ReadTimeoutError
 
 from cxr.data import companion, phantom, raw
 from cxr.data.npz import Array, write_npz_member
-from cxr.data.splits import Origin
+from cxr.data.splits import SPLITS, Origin
 from cxr.errors import CxrError, one_line
 from cxr.hashing import md5_of_file
-from cxr.labels import CHESTMNIST
-from cxr.params import Download, named_file
+from cxr.params import Download, Phantom, named_file
 
 # A copy of medmnist.INFO["chestmnist"] (a test compares them): importing medmnist imports torch.
 URLS = {
@@ -84,8 +83,7 @@ def get(
         raw.check(path, scratch)
         shutil.copyfile(path, target)
     else:
-        counts = download.phantom.model_dump()
-        write_phantom(seed, counts, download.size, target, progress)
+        write_phantom(seed, download.phantom, download.size, target, progress)
     if table is not None:
         raw.check_companion(target, table)
     for key, copy in companion.copies(download.companion, target.parent).items():
@@ -136,19 +134,20 @@ def fetch(url: str, md5: str, target: Path, scratch: Path, progress: Progress) -
 
 
 def write_phantom(
-    seed: int, counts: dict[str, int], size: int, target: Path, progress: Progress
+    seed: int, settings: Phantom, size: int, target: Path, progress: Progress
 ) -> None:
     """Render the phantom's splits to an npz file in ChestMNIST's layout."""
+    counts = {split: getattr(settings, split) for split in SPLITS}
     total, done = sum(counts.values()), 0
-    labels: list[Array] = []
+    parts: list[tuple[Array, Array, Array]] = []  # labels, patients, attributes
 
     def images(split: str) -> Iterator[Array]:
         nonlocal done
-        labels.clear()
+        parts.clear()
         for start in range(0, counts[split], PHANTOM_CHUNK):
             stop = min(start + PHANTOM_CHUNK, counts[split])
-            batch = phantom.render(seed, split, start, stop, size)
-            labels.append(batch.labels)
+            batch = phantom.render(seed, split, start, stop, size, settings.uncertain)
+            parts.append((batch.labels, batch.patients, batch.attributes))
             yield batch.images
             done += stop - start
             progress(done, total)
@@ -156,9 +155,20 @@ def write_phantom(
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
         for split, n in counts.items():
             write_npz_member(archive, f"{split}_images", (n, size, size), np.uint8, images(split))
-            write_npz_member(
-                archive, f"{split}_labels", (n, len(CHESTMNIST)), np.uint8, iter(labels)
+            labels, patients, attributes = (
+                np.concatenate(each) for each in zip(*parts, strict=True)
             )
+            columns = {
+                "ids": np.array([f"phantom-{split}-{i:06}" for i in range(n)]),
+                "labels": labels,
+                "patients": patients,
+                "attributes": attributes,
+            }
+            for name, values in columns.items():
+                shape = values.shape
+                write_npz_member(archive, f"{split}_{name}", shape, values.dtype, iter([values]))
+        names = np.array(phantom.ATTRIBUTES)
+        write_npz_member(archive, "attribute_names", names.shape, names.dtype, iter([names]))
 
 
 def _receive(url: str, part: Path, progress: Progress) -> None:

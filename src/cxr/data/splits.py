@@ -1,7 +1,7 @@
 """The three splits as memory-mapped arrays, with their origin and statistics."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,8 @@ class Split:
     names: tuple[str, ...]  # (L,), of the labels
     ids: npt.NDArray[Any] | None
     patients: npt.NDArray[Any] | None
-    attributes: dict[str, npt.NDArray[np.str_]]  # name -> (N,), empty where unknown
+    # By name, (N,), empty where unknown.
+    attributes: dict[str, npt.NDArray[np.str_]] = field(default_factory=dict)
 
 
 def write_origin(origin: Origin, folder: Path) -> None:

@@ -1,5 +1,9 @@
 """A synthetic ChestMNIST: grey chest X-rays with the 14 findings where they occur in reality.
 
+Its patients have one to several images, a sex and an age, and each image a view (PA or AP). They
+correlate with the findings as in NIH's table, and show: breasts, the prominence of the aorta with
+age, a wider heart in AP views.
+
 Image i of a split depends only on (seed, split, i, size). Everything except the pixel noise is
 drawn in units independent of size, so index i shows the same chest at 28 and at 224 pixels.
 
@@ -19,10 +23,11 @@ from cxr.data.phantom.film import expose, picture
 from cxr.data.phantom.signs import LOCAL_SIGNS
 from cxr.data.splits import SPLITS
 from cxr.errors import CxrError
-from cxr.labels import CHESTMNIST
+from cxr.labels import CHESTMNIST, UNKNOWN
 
-__all__ = ["LOCAL_SIGNS", "Batch", "masks", "render"]
+__all__ = ["ATTRIBUTES", "LOCAL_SIGNS", "Batch", "masks", "render"]
 
+ATTRIBUTES = ("sex", "age", "view")
 _MIN_SIZE, _MAX_SIZE = 28, 224
 _PART_PIXELS = 128 * 28 * 28  # per batch: bounds memory at 224 px, fits the cache at 28 px
 _MASK_SHARE = 0.25  # of the largest change of a pixel; pixels that change more are in the mask
@@ -30,13 +35,17 @@ _MASK_SHARE = 0.25  # of the largest change of a pixel; pixels that change more 
 
 @dataclass(frozen=True)
 class Batch:
-    """Images, uint8 of shape (N, S, S), and their labels, uint8 of shape (N, 14)."""
+    """Images and what is known of them."""
 
-    images: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.uint8]
+    images: npt.NDArray[np.uint8]  # (N, S, S)
+    labels: npt.NDArray[np.int8]  # (N, 14), 0, 1 or UNKNOWN
+    patients: npt.NDArray[np.str_]  # (N,)
+    attributes: npt.NDArray[np.str_]  # (N, 3), see ATTRIBUTES
 
 
-def render(seed: int, split: str, start: int, stop: int, size: int) -> Batch:
+def render(
+    seed: int, split: str, start: int, stop: int, size: int, uncertain: float = 0.0
+) -> Batch:
     """Images start..stop of a split.
 
     Parameters
@@ -45,10 +54,7 @@ def render(seed: int, split: str, start: int, stop: int, size: int) -> Batch:
     split : "train", "val" or "test"
     start, stop : the range of indices, 0 <= start <= stop; splitting it does not change the images
     size : side in pixels, 28 to 224
-
-    Returns
-    -------
-    Batch of images (stop - start, size, size) and labels (stop - start, 14), both uint8
+    uncertain : share of the labels that are unknown, 0 to 1, drawn at random
 
     Raises
     ------
@@ -56,12 +62,22 @@ def render(seed: int, split: str, start: int, stop: int, size: int) -> Batch:
     """
     _check(seed, split, start, stop, size)
     images = np.empty((stop - start, size, size), np.uint8)
-    labels = np.empty((stop - start, len(CHESTMNIST)), np.uint8)
+    labels = np.empty((stop - start, len(CHESTMNIST)), np.int8)
+    patients = np.empty(stop - start, f"U{len(_patient(split, stop, BLOCK))}")
+    attributes = np.empty((stop - start, len(ATTRIBUTES)), "U2")
     for part in _parts(seed, split, start, stop, size):
         film, _ = picture(part.draws, size)
         images[part.into] = expose(film, part.draws.anatomy, part.noise)[part.keep]
-        labels[part.into] = part.draws.labels[part.keep]
-    return Batch(images, labels)
+        kept = part.draws.take(part.keep)
+        labels[part.into] = np.where(kept.doubt < uncertain, UNKNOWN, kept.labels)
+        patients[part.into] = [_patient(split, part.block, n) for n in kept.patient.tolist()]
+        sex, view = np.where(kept.is_female, "F", "M"), np.where(kept.is_ap, "AP", "PA")
+        attributes[part.into] = np.stack([sex, kept.age.astype(str), view], axis=1)
+    return Batch(images, labels, patients, attributes)
+
+
+def _patient(split: str, block: int, number: int) -> str:
+    return f"{split}-{block}-{number}"
 
 
 def masks(seed: int, split: str, start: int, stop: int, size: int) -> npt.NDArray[np.bool_]:
@@ -100,6 +116,7 @@ def _masks(draws: Draws, size: int) -> npt.NDArray[np.bool_]:
 class _Part:
     """Images that are always rendered together, even if only some are requested."""
 
+    block: int
     draws: Draws
     noise: np.random.Generator
     keep: slice  # requested images within the part
@@ -116,6 +133,7 @@ def _parts(seed: int, split: str, start: int, stop: int, size: int) -> Iterator[
             first = block * BLOCK + offset
             if start - step < first < stop:
                 yield _Part(
+                    block,
                     draws.take(slice(offset, offset + step)),
                     np.random.default_rng([seed, SPLITS.index(split), block, offset, size]),
                     keep=slice(max(start - first, 0), stop - first),

@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import ndtr, ndtri
 
 from cxr.data.phantom.copula import draw_labels
 from cxr.data.phantom.shapes import Field
@@ -13,7 +14,15 @@ from cxr.labels import CHESTMNIST
 Rows = npt.NDArray[np.intp]
 Anatomy = dict[str, Field]  # name -> (N, 1, 1)
 
-BLOCK = 256  # images drawn from one generator
+BLOCK = 256  # images drawn from one generator; no patient is in two blocks
+AP_SHARE = 0.4  # of the images, as in NIH's table; the others are PA
+FEMALE_SHARE = 0.45
+NEW_PATIENT = 0.5  # probability that an image is the first of its patient
+AGE = (47.0, 17.0)  # years, mean and standard deviation
+AGES = (1, 94)
+FOLLOW_UP_YEARS = 0.4  # between two images of a patient
+KNOB_OF_AGE = 0.8  # correlation of the aortic knob's prominence with age
+
 NOISES = {"cloud": (0.7, 1.6), "strands": (1.6, 3.2), "mesh": (5.0, 7.0)}  # cycles per unit
 _WAVES_PER_NOISE = 10
 
@@ -44,9 +53,14 @@ _NORMAL: dict[str, tuple[float, float]] = {
     "offset": (0.06, 0.04),
     "gamma": (1.0, 0.16),
 }
+# The same in all images of a patient.
+_OF_PATIENT = (
+    "thorax", "apex", "dome_step", "dome_drop", "heart_ratio", "heart_left", "heart_height",
+    "habitus", "shoulder", "rib_pitch", "rib_tone", "knob",
+)  # fmt: skip
 _UNIFORM = (
-    "view", "breast", "gas", "gas_u", "rib_phase", "knob", "noise", "border", "border_side",
-    "marker", "marker_u", "marker_v",
+    "gas", "gas_u", "rib_phase", "knob", "noise", "border", "border_side", "marker", "marker_u",
+    "marker_v",
 )  # fmt: skip
 
 
@@ -72,10 +86,29 @@ class Draws:
     anatomy: Anatomy
     signs: Field  # (N, L, draws of a Sign), uniform on 0..1
     waves: Field  # (N, noises, waves, 2), uniform on 0..1: direction, phase
+    doubt: Field  # (N, L), uniform on 0..1; where it is low, the label may count as uncertain
+    patient: Rows  # (N,), the number of the image's patient in its block
+    age: Rows  # (N,), years
+
+    @property
+    def is_female(self) -> npt.NDArray[np.bool_]:
+        return self.anatomy["breast"].ravel() > 1 - FEMALE_SHARE
+
+    @property
+    def is_ap(self) -> npt.NDArray[np.bool_]:
+        return self.anatomy["view"].ravel() < AP_SHARE
 
     def take(self, rows: slice | Rows) -> "Draws":
         anatomy = {name: value[rows] for name, value in self.anatomy.items()}
-        return Draws(self.labels[rows], anatomy, self.signs[rows], self.waves[rows])
+        return Draws(
+            self.labels[rows],
+            anatomy,
+            self.signs[rows],
+            self.waves[rows],
+            self.doubt[rows],
+            self.patient[rows],
+            self.age[rows],
+        )
 
     def positive(self, label: str) -> Rows:
         return np.flatnonzero(self.labels[:, CHESTMNIST.index(label)])
@@ -97,7 +130,12 @@ class Draws:
 def draw(seed: int, split: str, block: int) -> Draws:
     """Draw the images from `block * BLOCK` to `(block + 1) * BLOCK` of a split."""
     rng = np.random.default_rng([seed, SPLITS.index(split), block])
-    labels = draw_labels(rng, BLOCK)
+    is_first = rng.random(BLOCK) < NEW_PATIENT
+    is_first[0] = True
+    first = np.maximum.accumulate(np.where(is_first, np.arange(BLOCK), 0))
+    ap, female, old = rng.standard_normal((3, BLOCK))
+    female, old = female[first], old[first]
+    labels = draw_labels(rng, np.stack([ap, female, old], axis=1), first)
     normal = np.clip(rng.standard_normal((BLOCK, len(_NORMAL), 1, 1)), -2, 2)
     anatomy = {
         name: (mean + sd * normal[:, k]).astype(np.float32)
@@ -105,6 +143,13 @@ def draw(seed: int, split: str, block: int) -> Draws:
     }
     uniform = rng.random((BLOCK, len(_UNIFORM), 1, 1), dtype=np.float32)
     anatomy |= {name: uniform[:, k] for k, name in enumerate(_UNIFORM)}
+    anatomy |= {name: anatomy[name][first] for name in _OF_PATIENT}
+    knob = ndtri(anatomy["knob"].ravel()) * np.sqrt(1 - KNOB_OF_AGE**2) + KNOB_OF_AGE * old
+    for name, z in {"view": -ap, "breast": female, "knob": knob}.items():
+        anatomy[name] = ndtr(z)[:, None, None].astype(np.float32)
     signs = rng.random((BLOCK, len(CHESTMNIST), len(fields(Sign))), dtype=np.float32)
     waves = rng.random((BLOCK, len(NOISES), _WAVES_PER_NOISE, 2), dtype=np.float32)
-    return Draws(labels, anatomy, signs, waves)
+    doubt = rng.random((BLOCK, len(CHESTMNIST)), dtype=np.float32)
+    years = AGE[0] + AGE[1] * old + FOLLOW_UP_YEARS * (np.arange(BLOCK) - first)
+    age = np.clip(years, *AGES).astype(np.intp)
+    return Draws(labels, anatomy, signs, waves, doubt, np.cumsum(is_first) - 1, age)

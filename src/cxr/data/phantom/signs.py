@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr.data.phantom.anatomy import Chest, dome_at, inner_at, vessel_density, wall_at
-from cxr.data.phantom.draws import Anatomy, Draws, Sign
+from cxr.data.phantom.draws import AP_SHARE, Anatomy, Draws, Sign
 from cxr.data.phantom.shapes import Field, between, bump, clip, edge, ramp
 from cxr.labels import CHESTMNIST
 
@@ -25,7 +25,7 @@ def deform(draws: Draws) -> Anatomy:
     def present(label: str) -> Field:
         return draws.labels[:, CHESTMNIST.index(label), None, None].astype(np.float32)
 
-    portable = a["view"] < 0.35  # AP view: magnified heart, shallower inspiration
+    portable = a["view"] < AP_SHARE  # AP view: magnified heart, shallower inspiration
     a["dome"] = a["dome"] - 0.06 * portable
     ratio = a["heart_ratio"] * (1 + 0.05 * portable)
     wider = between(0.06, 0.22, draws.sign("cardiomegaly").strength)

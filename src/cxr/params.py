@@ -122,7 +122,7 @@ class ModelParams(Section):
     augment: Augment
 
 
-class FromScratchOrModel(ModelParams):
+class WithInit(ModelParams):
     """Parameters of a model that can start from the weights of a trained one."""
 
     init: Annotated[str, Field(min_length=1)] | None

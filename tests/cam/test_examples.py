@@ -28,3 +28,11 @@ def test_groups_are_true_positives_false_positives_and_false_negatives() -> None
     assert sorted(chosen.true_positives) == [0, 4]
     assert sorted(chosen.false_positives) == [2, 5]
     assert chosen.false_negatives.tolist() == [1]
+
+
+def test_an_image_whose_label_is_unknown_is_no_example() -> None:
+    y = np.array([1, -1, 0, -1, 1], np.int8)
+    predicted = np.array([True, True, True, False, False])
+    chosen = choose(np.arange(5.0)[:, None], y, predicted)
+    groups = (chosen.true_positives, chosen.false_positives, chosen.false_negatives)
+    assert [group.tolist() for group in groups] == [[0], [2], [4]]

@@ -47,6 +47,14 @@ def test_every_finding_of_the_phantom_has_a_mask(split: Split, known: ground_tru
     np.testing.assert_allclose(effusions.cover((7, 7)), expected)
 
 
+def test_an_unknown_finding_has_no_mask(split: Split, known: ground_truth.Truth) -> None:
+    labels = split.labels.copy()
+    labels[known.image[0], known.label[0]] = -1
+    labels[0, labels[0] == 0] = -1
+    fewer = ground_truth.of_phantom(replace(split, labels=labels), "test", N, seed=3)
+    assert len(fewer.image) == len(known.image) - 1
+
+
 def test_only_the_first_images_are_used(split: Split) -> None:
     first = ground_truth.of_phantom(split, "test", 20, seed=3)
     assert first.image.max() < 20

@@ -99,6 +99,20 @@ def test_rows_are_joined_by_id_in_the_order_of_the_images(tmp_path: Path) -> Non
     assert any("train has 1 age that no patient" in each for each in report["problems"])
 
 
+def test_no_value_is_cut_off_and_labels_stay_small(tmp_path: Path) -> None:
+    """A week is 0.0191 years, which is longer than `001W`."""
+    table = TABLE.replace("058Y", "001W").replace("150", "99").replace("F", "x")
+    extracted(tmp_path, table, labels={}, attributes={"age": "age"})
+    of = opened(tmp_path)
+    assert of["test"].attributes["age"].tolist() == ["0.019165", "61"]
+    assert of["train"].labels.dtype == np.int8
+    (tmp_path / "b").mkdir()
+    extracted(tmp_path / "b", table, labels={"a": "opacity"}, attributes={})
+    of = opened(tmp_path / "b")
+    assert of["train"].labels.dtype == np.int8
+    assert of["train"].attributes == {}
+
+
 def test_further_labels_follow_those_of_the_data(tmp_path: Path) -> None:
     own = arrays()
     assert extracted(tmp_path).dataset.labels == ("mass", "edema", "Lung Opacity")
@@ -184,7 +198,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a header alone": ({"table": TABLE.splitlines()[0]}, "has no rows"),
     "a short row": ({"table": TABLE + "z\n"}, "line 8 has 1 cells"),
     "a damaged gzip": ({"table": gzip.compress(TABLE.encode())[:-9]}, "can't be read"),
-    "a long attribute": ({"table": TABLE.replace("F", "F" * 61)}, "line 2: 'sex' has 61 charact"),
+    "a long attribute": ({"table": TABLE.replace("F", "F" * 65)}, "line 2: 'sex' has 65 charact"),
+    "a long patient": ({"table": TABLE.replace(",5,F", f",{'5' * 65},F")}, "'patient' has 65 char"),
     "an unknown label value": (
         {"table": TABLE.replace("20,1", "20,2")},
         "line 5: 'opacity' is '2'; expected 0 or 1, -1",
@@ -282,7 +297,7 @@ def test_attributes_can_also_be_arrays_of_the_raw_file(tmp_path: Path) -> None:
         ({"attribute_names": np.array(["a", "b/c"])}, "has 'b/c'; use up to 40 letters"),
         ({"train_attributes": np.zeros((3, 2))}, "expected strings of shape"),
         ({"test_attributes": np.array([["a"], ["b"]])}, "expected strings of shape"),
-        ({"test_attributes": np.array([["a", "b" * 61]] * 2)}, "'age' of test has 61 characters"),
+        ({"test_attributes": np.array([["a", "b" * 65]] * 2)}, "'age' of test has 65 characters"),
     ],
 )
 def test_invalid_attributes_of_the_raw_file_are_refused(

@@ -45,6 +45,29 @@ def test_images_labels_patients_and_pairs_are_counted(described: dict) -> None:
     assert described["pairs"][0][0] == 2
 
 
+def test_unknown_labels_are_neither_positive_nor_negative() -> None:
+    def labels(column: list[int]) -> np.ndarray:
+        return np.repeat(np.array(column)[:, None], 14, axis=1)
+
+    train = labels([1, -1, 0, -1])
+    train[:, 2] = [1, 1, -1, 0]
+    report = quality.describe(
+        {
+            "train": split([1, 2, 3, 4], train, [1, 2, 3, 4], list("abcd")),
+            "val": split([5, 6, 7], labels([1, 1, -1]), [5, 6, 7], list("efg")),
+            "test": split([8, 9], labels([1, 0]), [8, 9], list("hi")),
+        }
+    )
+    of_train, of_val = (report["splits"][name] for name in ("train", "val"))
+    assert (of_train["known"]["mass"], of_train["positives"]["mass"]) == (2, 1)
+    assert (of_train["prevalence"]["mass"], of_val["prevalence"]["mass"]) == (0.5, 1.0)
+    assert of_train["no_finding"] == 0  # the third image has an unknown label
+    assert report["pairs"][0][2] == 1
+    # Means 1/2 and 1, variances 1/4 and 0.
+    assert report["shift"]["val"]["labels"]["mass"] == pytest.approx(0.5 / np.sqrt(1 / 8))
+    assert "val has no negative image of mass; its AUROC on val is undefined" in report["problems"]
+
+
 def test_problems_within_a_split_are_counted_and_named(described: dict) -> None:
     train = described["splits"]["train"]
     assert train["constant_images"] == {"n": 1, "examples": [3]}

@@ -13,7 +13,7 @@ from sklearn.metrics import (
 )
 
 from cxr.data.ood import OodReference
-from cxr.evaluation import comparisons, decisions, intervals
+from cxr.evaluation import comparisons, decisions, intervals, metrics
 from cxr.evaluation.description import NONE_KNOWN, Predicted, baselines
 from cxr.evaluation.evaluate import Evaluation, evaluate
 from cxr.evaluation.hard_examples import find_hard_examples
@@ -203,3 +203,22 @@ def test_an_unknown_label_adds_no_loss_to_a_hard_example() -> None:
     found = find_hard_examples(labels, [probs], 3)
     assert found.index.tolist() == [1, 2, 0]
     assert found.loss[2] == pytest.approx(-np.log(0.9))
+
+
+def test_a_temperature_is_fitted_to_the_known_labels_of_all_columns() -> None:
+    rng = np.random.default_rng(4)
+    y = (rng.random((500, 2)) < 0.3).astype(np.int8)
+    z = 3 * (rng.normal(size=(500, 2)) + y - 1)
+    y[rng.random((500, 2)) < 0.4] = UNKNOWN
+    is_known = y != UNKNOWN
+    alone = decisions.decide(
+        "cnn", y[is_known][:, None], ("all",), z[is_known][:, None], "temperature", "f1", 0.9, OOD
+    )
+    both = decisions.decide("cnn", y, ("a", "b"), z, "temperature", "f1", 0.9, OOD)
+    assert alone.calibration.slopes[0] != pytest.approx(1, abs=0.1)
+    assert both.calibration.slopes == pytest.approx([alone.calibration.slopes[0]] * 2, rel=1e-6)
+
+
+def test_positives_and_unknowns_alone_are_one_class() -> None:
+    y = np.array([[1, 0, 1], [UNKNOWN, UNKNOWN, 0], [1, 0, UNKNOWN]], np.int8)
+    assert metrics.has_both_classes(y).tolist() == [False, False, True]

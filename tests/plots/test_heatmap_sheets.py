@@ -207,6 +207,8 @@ def test_a_sheet_names_its_model_and_data(draw: Draw) -> None:
 
 
 FULL = ImageCase("train image 78467", case().grey, np.ones(14, np.int8), CHESTMNIST)
+LONG_NAME = "Verbreiterung des oberen Mediastinums nach links"
+LONG = replace(FULL, labels=tuple(f"{LONG_NAME}, {i}" for i in range(14)))
 WIDE = replace(output("squeezenet", 13, 123456.789), method="rollout", probs=np.full(14, 0.999))
 WIDEST: dict[str, Draw] = {
     "sheet": lambda origin: sheet_of(FULL, WIDE, [3], origin),
@@ -215,6 +217,9 @@ WIDEST: dict[str, Draw] = {
     ),
     "slide": lambda origin: slide_of(FULL, WIDE, HERNIA, origin),
     "side by side": lambda origin: side_by_side(FULL, [WIDE] * 3, [3], origin),
+    "sheet with long names": lambda origin: sheet_of(LONG, WIDE, [3, 4, 5], origin),
+    "slide with a long name": lambda origin: slide_of(LONG, WIDE, HERNIA, origin),
+    "side by side with long names": lambda origin: side_by_side(LONG, [WIDE] * 3, [3, 4], origin),
     "examples of one": lambda origin: examples(
         3, {"false positive": [(FULL, WIDE)], "false negative": []}, origin
     ),

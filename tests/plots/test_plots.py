@@ -346,6 +346,15 @@ def test_label_pairs_are_fractions_of_the_row(seen: Seen) -> None:
         assert cnn[14, mass] == pytest.approx((models["cnn"].probs[without, mass] >= 0.5).mean())
 
 
+def test_label_pairs_are_fractions_of_known_labels(seen: Seen) -> None:
+    labels = np.zeros((4, 14), np.int8)
+    labels[:, 0] = 1
+    labels[:, 1] = [1, 0, -1, -1]
+    figures.label_pairs(labels, CHESTMNIST, {}, REAL, Path("unused.png"))
+    assert seen.figure is not None
+    assert seen.figure.axes[0].images[0].get_array()[0, 1] == 0.5
+
+
 def test_hard_examples_name_image_labels_and_probabilities(seen: Seen) -> None:
     show_hard_examples(REAL, Path("unused.png"))
     assert seen.figure is not None

@@ -11,7 +11,7 @@ import numpy.typing as npt
 AGE = "age"  # years; the only attribute with a meaning of its own
 OLDEST = 120  # years; NIH's tables have ages of 148 and 414
 MOST_VALUES = 20  # of an attribute that the data report counts one by one
-MOST_ATTRIBUTES, MOST_CHARACTERS = 20, 60
+MOST_ATTRIBUTES, MOST_CHARACTERS = 20, 64  # a DICOM UID, as a patient's number, has up to 64
 ATTRIBUTE_NAME = re.compile(r"[\w -]{1,40}")
 
 # DICOM's age string (VR AS), which NIH's first table uses: 058Y, 013M.

@@ -73,16 +73,20 @@ def read(settings: Settings, paths: Mapping[str, Path]) -> Companion | None:
         return None
     sheet = _distinct(read_sheet(paths["path"]), settings)
     used = {name: _cells(sheet, f"attributes.{name}", c) for name, c in settings.attributes.items()}
-    for name, cells in used.items():
+    patients = _cells(sheet, "patient", settings.patient) if settings.patient else None
+    texts = {settings.attributes[name]: cells for name, cells in used.items()}
+    if patients is not None:
+        texts[settings.patient or ""] = patients
+    for column, cells in texts.items():
         for row, cell in zip(sheet.body, cells, strict=True):
             if len(cell) > MOST_CHARACTERS:
                 raise CxrError(
-                    f"{sheet.path}: line {row.line}: {settings.attributes[name]!r} has "
-                    f"{len(cell)} characters; an attribute may have at most {MOST_CHARACTERS}"
+                    f"{sheet.path}: line {row.line}: {column!r} has {len(cell)} characters; "
+                    f"expected at most {MOST_CHARACTERS}"
                 )
     return Companion(
         ids=np.array(_cells(sheet, "id", settings.id), str),
-        patients=_cells(sheet, "patient", settings.patient) if settings.patient else None,
+        patients=patients,
         attributes=used,
         labels={name: _truths(sheet, name, c) for name, c in settings.labels.items()},
         id_column=f"{settings.id!r} of {sheet.path}",
@@ -122,8 +126,8 @@ def join(companion: Companion, ids: Mapping[str, Ids | None], n: Mapping[str, in
         patients=None
         if companion.patients is None
         else {s: _patients(companion.patients, rows[s], own[s]) for s in SPLITS},
-        attributes={s: _columns(companion.attributes, rows[s], "") for s in SPLITS},
-        labels={s: _columns(companion.labels, rows[s], labels.UNKNOWN) for s in SPLITS},
+        attributes={s: _columns(companion.attributes, rows[s], "", str) for s in SPLITS},
+        labels={s: _columns(companion.labels, rows[s], labels.UNKNOWN, np.int8) for s in SPLITS},
         images_without_row={s: int((rows[s] < 0).sum()) for s in SPLITS},
         rows_without_image=len(companion.ids) - len(pairs.a),
     )
@@ -232,10 +236,12 @@ def _image_ids(path: Path) -> dict[str, Ids]:
     }
 
 
-def _columns(columns: Mapping[str, Any], rows: Rows, unknown: Any) -> npt.NDArray[Any]:
+def _columns(
+    columns: Mapping[str, Any], rows: Rows, unknown: Any, dtype: npt.DTypeLike
+) -> npt.NDArray[Any]:
     """The columns' values for each image, (N, C); `unknown` for images without a row."""
-    table = np.array([[*column, unknown] for column in columns.values()])
-    return table.T[rows] if len(table) else np.empty((len(rows), 0))  # row -1 is the last one
+    table = np.array([[*column, unknown] for column in columns.values()], dtype)
+    return table.T[rows] if len(table) else np.empty((len(rows), 0), dtype)  # row -1 is the last
 
 
 def _patients(patients: list[str], rows: Rows, ids: Ids) -> Ids:

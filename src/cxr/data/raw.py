@@ -374,8 +374,10 @@ def _write_columns(reader: NpzReader, split: str, folder: Path, contents: _Conte
             columns["patients"] = joined.patients[split]
     n_impossible = 0
     if AGE in contents.attribute_names:
+        texts = list(attributes.T)
         i = contents.attribute_names.index(AGE)
-        attributes[:, i], n_impossible = clean_ages(attributes[:, i])
+        texts[i], n_impossible = clean_ages(texts[i])
+        attributes = np.stack(texts, axis=1)
     columns["labels"] = np.ascontiguousarray(labels[:, contents.label_order])
     if contents.attribute_names:
         columns["attributes"] = attributes

@@ -222,8 +222,8 @@ def _at_threshold(y: Labels, probs: Floats, threshold: float) -> dict[str, float
 
 
 def _accuracy(labels: Labels, probs: Floats) -> float:
-    is_known = labels >= 0
-    return _ratio(int((((probs >= 0.5) == labels) & is_known).sum()), int(is_known.sum()))
+    # A prediction, 0 or 1, never equals an unknown label, -1.
+    return _ratio(int(((probs >= 0.5) == labels).sum()), int((labels >= 0).sum()))
 
 
 def _summary_metrics(labels: Labels, probs: Floats) -> dict[str, Any]:

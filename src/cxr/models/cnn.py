@@ -16,12 +16,12 @@ from cxr.data.splits import Statistics
 from cxr.errors import CxrError
 from cxr.models import Network
 from cxr.models.inputs import InputSpec
-from cxr.params import Count, Fraction, FromScratchOrModel
+from cxr.params import Count, Fraction, WithInit
 
 R = 5.0  # sharpness of log-sum-exp pooling: near 0 it is the mean, for large r the maximum
 
 
-class Hyper(FromScratchOrModel):
+class Hyper(WithInit):
     channels: Annotated[tuple[Count, Count, Count], Field(strict=False)]
     dropout: Fraction
 

@@ -17,10 +17,10 @@ from cxr.data.splits import Statistics
 from cxr.errors import CxrError
 from cxr.models import Network
 from cxr.models.inputs import InputSpec
-from cxr.params import Count, FromScratchOrModel
+from cxr.params import Count, WithInit
 
 
-class Hyper(FromScratchOrModel):
+class Hyper(WithInit):
     patch: Count  # pixels, height and width
     width: Count
     depth: Annotated[int, Field(ge=1, le=256)]  # the deepest in the paper has 32

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from cxr.data.splits import Origin, Split
-from cxr.plots.figure import COLOURS, finish
+from cxr.plots.figure import COLOURS, finish, short
 
 
 def label_counts(splits: dict[str, Any], origin: Origin, path: Path) -> None:
@@ -25,7 +25,7 @@ def label_counts(splits: dict[str, Any], origin: Origin, path: Path) -> None:
             color=COLOURS[i],
         )  # fmt: skip
     positives = splits["train"]["positives"]
-    axes.set_yticks(positions, [f"{label}  ({positives[label]:,})" for label in labels])
+    axes.set_yticks(positions, [f"{short(label)}  ({positives[label]:,})" for label in labels])
     axes.set_xlabel("Prevalence (% of images); in parentheses: positive training images")
     axes.legend(frameon=False, loc="lower right")
     axes.spines[["top", "right"]].set_visible(False)
@@ -50,5 +50,5 @@ def sample_images(split: Split, origin: Origin, path: Path) -> None:
         for index in indices[:2]:
             ax = next(cells)
             ax.imshow(split.images[index], cmap="gray", vmin=0, vmax=255)
-            ax.set_title(f"{name}\n#{index}", fontsize=8)
+            ax.set_title(f"{short(name)}\n#{index}", fontsize=8)
     finish(figure, "Training images, two per finding", origin, path)

@@ -14,7 +14,7 @@ from cxr.arrays import Flags, Floats, Labels
 from cxr.data.splits import Origin
 from cxr.evaluation.curves import Curve
 from cxr.evaluation.hard_examples import HardExamples
-from cxr.plots.figure import COLOURS, GREY, finish
+from cxr.plots.figure import COLOURS, GREY, finish, short
 
 COLUMNS = 5  # of panels, one per label; the last one contains the legend
 
@@ -55,8 +55,9 @@ def forest(tests: dict[str, Any], metric: str, origin: Origin, path: Path) -> No
             axes.plot([x, x], [-j - 0.42, -j + 0.42], color=GREY, linestyle=":")
     axes.plot([], [], color=GREY, linestyle=":", label="Chance")
     axes.axhline(-0.5, color=GREY, linewidth=0.6)
-    ticks = [f"{name}  (n = {row['n_positive']:,})" for name, row in labels.items()]
+    ticks = [f"{short(name)}  (n = {row['n_positive']:,})" for name, row in labels.items()]
     axes.set_yticks([-j for j in range(len(ticks) + 1)], ["macro", *ticks])
+    axes.set_ylim(-len(ticks) - 0.7, 0.7)
     units = f"{interval_info['n_units']:,} {interval_info['unit']}s"
     notes = [
         f"{interval_info['level']:.0%} CI ({units})",
@@ -155,9 +156,9 @@ def label_pairs(
                     color="white" if value > 0.6 else "black",
                 )  # fmt: skip
         axes.set_title(f"{title} (% of row)", fontsize=10)
-        axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
+        axes.set_xticks(range(len(names)), map(short, names), rotation=60, ha="right", fontsize=8)
         of_rows = zip((*names, "no finding"), n_of_row, strict=True)
-        ticks = [f"{name} ({int(n):,})" for name, n in of_rows]
+        ticks = [f"{short(name)} ({int(n):,})" for name, n in of_rows]
         axes.set_yticks(range(len(ticks)), ticks, fontsize=8)
     figure.colorbar(shown, ax=panels, shrink=0.4, label="Fraction of the row's images")
     title = "Co-occurrence of findings (test): rows are true labels"
@@ -193,11 +194,11 @@ def hard_examples(
         axes.imshow(images[i], cmap="gray", vmin=0, vmax=255)
         present = [name for name, y in zip(names, labels[i], strict=True) if y == 1]
         of_models = ", ".join(f"{p[i, label]:.3f}" for p in probs.values())
-        truth = "yes" if labels[i, label] else "no"
+        truth = "yes" if labels[i, label] == 1 else "no"
         findings = fill(", ".join(present), 40) or "no finding"
         axes.set_title(
             f"{titles[i]}  loss {examples.loss[i]:.2f}\n{findings}\n"
-            f"{names[label]}: {truth}, p = {of_models}",
+            f"{short(names[label])}: {truth}, p = {of_models}",
             fontsize=7.5,
         )
     title = f"Test images with the highest loss; predicted probability p: {', '.join(probs)}"
@@ -222,7 +223,7 @@ def _by_label(
     for axes, label in zip(panels, curves, strict=False):
         axes.set(xlim=(0, 1), ylim=(0, 1.02))
         n_positive = next(iter(tests.values()))["labels"][label]["n_positive"]
-        axes.set_title(f"{label} ({n_positive:,} positive)", fontsize=9)
+        axes.set_title(f"{short(label)} ({n_positive:,} positive)", fontsize=9)
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
         if not curves[label]:

@@ -16,6 +16,7 @@ DPI = 100
 # A palette for all types of colour vision (Okabe & Ito, 2008).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 GREY = "#777777"
+MOST_CHARACTERS = 22  # of a label's name, so that panels and axes keep their room
 
 
 def data_line(origin: Origin) -> str:
@@ -23,6 +24,11 @@ def data_line(origin: Origin) -> str:
     if origin.is_phantom:
         return f"PHANTOM: synthetic images, no patients ({origin.name})"
     return f"data: {origin.name}"
+
+
+def short(name: str) -> str:
+    """A label's name in a figure, cut off if it is long."""
+    return name if len(name) <= MOST_CHARACTERS else f"{name[: MOST_CHARACTERS - 1].rstrip()}…"
 
 
 def finish(figure: "Figure", title: str, origin: Origin, path: Path) -> None:

@@ -14,7 +14,7 @@ from cxr.arrays import Doubles, Labels
 from cxr.data.splits import Origin, Split
 from cxr.labels import UNKNOWN
 from cxr.params import Method
-from cxr.plots.figure import COLOURS, GREY
+from cxr.plots.figure import COLOURS, GREY, short
 from cxr.plots.sheet import PANEL, Bar, Panel, Rgb, Rows, Sheet
 
 Grey = npt.NDArray[np.uint8]  # (H, W)
@@ -61,7 +61,7 @@ class ImageCase:
     def findings(self) -> str:
         """The labels that the image has."""
         present = [name for name, y in zip(self.labels, self.truth, strict=True) if y == 1]
-        findings = ", ".join(present) or "no finding"
+        findings = ", ".join(map(short, present)) or "no finding"
         return textwrap.fill(findings, LINE, max_lines=2, placeholder=" …")
 
 
@@ -147,7 +147,7 @@ def side_by_side(
     """One image, one row per label: every model's map, each model on its own scale."""
     rows: Rows = []
     for label in labels:
-        caption = f"{case.labels[label]}\n{case.truth_of(label)}"
+        caption = f"{short(case.labels[label])}\n{case.truth_of(label)}"
         row: list[Panel | None] = [Panel(_enlarged(case.grey), caption, case.colour_of(label))]
         for output in outputs:
             caption = (
@@ -224,7 +224,8 @@ def _bars(output: ModelOutput) -> list[Bar]:
 
 
 def _pair(case: ImageCase, output: ModelOutput, label: int) -> list[Panel]:
-    attribution, name, colour = output.attribution[label], case.labels[label], case.colour_of(label)
+    attribution, colour = output.attribution[label], case.colour_of(label)
+    name = short(case.labels[label])
     return [
         Panel(
             overlay(case.grey, attribution, output.scale),

@@ -56,7 +56,7 @@ def preprocess(run: stage.Stage) -> None:
     )
     if (joined := extracted.joined) is not None:
         progress.say(
-            f"preprocess: companion table: "
+            "preprocess: companion table: "
             f"{count(sum(joined.images_without_row.values()), 'image')} without a row, "
             f"{count(joined.rows_without_image, 'row')} without an image"
         )

@@ -129,8 +129,10 @@ def start(run: stage.Stage, model: models.SavedModel, device: torch.device) -> N
 
 
 def initial_model(params: Params, project: Path, name: str) -> Path | None:
-    init = getattr(models.hyper_parameters(name, params.train.block(name)), "init", None)
-    return find_initial_model(init, f"train.{name}.init", project) if init else None
+    init = getattr(params.train.block(name), "init", None)  # checked with the model's other keys
+    return (
+        find_initial_model(init, f"train.{name}.init", project) if isinstance(init, str) else None
+    )
 
 
 def users_model(params: Params, project: Path, name: str) -> tuple[Path, ...]:

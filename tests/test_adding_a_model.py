@@ -9,7 +9,7 @@ import pytest
 from pipeline import ROOT, Pipeline
 
 PAGE = (ROOT / "docs" / "adding-a-model.md").read_text()
-VIT_BLOCK = "\n  vit:\n    lr:"  # in params.yaml; the new model's block is inserted before it
+VIT_BLOCK = "\n  vit:\n    init:"  # in params.yaml; the new model's block is inserted before it
 # In dvc.yaml; the new stages and the new output are inserted before them.
 EVALUATE_STAGE, GRADCAM_STAGE = "\n  evaluate:\n    cmd:", "\n  gradcam:\n    cmd:"
 METRICS_OUTPUT = "\n      - reports/metrics.json"

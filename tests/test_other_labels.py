@@ -41,7 +41,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
         rows += list(zip(*columns, labels[:, 2].tolist(), strict=True))
     np.savez(folder / "mine.npz", **arrays)
     with gzip.open(folder / "table.csv.gz", "wt") as file:
-        csv.writer(file, delimiter=";").writerows([["scan", "case", "sex", "age", "costs"], *rows])
+        csv.writer(file, delimiter=";").writerows([["scan", "case", "sex", "age", NAMES[2]], *rows])
     source = {
         "download.source": "file",
         "download.path": str(folder / "mine.npz"),
@@ -49,7 +49,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
         "download.companion.id": "scan",
         "download.companion.patient": "case",
         "download.companion.attributes": {"sex": "sex", "age": "age"},
-        "download.companion.labels": {NAMES[2]: "costs"},
+        "download.companion.labels": [NAMES[2]],
     }
     pipeline = create(folder / "p", TINY | source)
     pipeline.repro()

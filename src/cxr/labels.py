@@ -101,8 +101,7 @@ def in_order(names: Sequence[str]) -> list[int]:
 def path_names(names: Sequence[str]) -> tuple[str, ...]:
     """Each label's name in file paths and MLflow metrics: letters, digits, `_` and `-`."""
     safe = [UNSAFE.sub("_", name) for name in names]
-    counts = [[other.lower() for other in safe].count(name.lower()) for name in safe]
-    return tuple(
-        name if n == 1 else f"{name}_{i}"
-        for i, (name, n) in enumerate(zip(safe, counts, strict=True))
-    )
+    lower = [name.lower() for name in safe]
+    if len(set(lower)) == len(lower):
+        return tuple(safe)
+    return tuple(f"{i}_{name}" for i, name in enumerate(safe))

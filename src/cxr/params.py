@@ -51,7 +51,7 @@ class Companion(Section):
     id: str
     patient: str | None
     attributes: Annotated[dict[AttributeName, str], Field(max_length=20)]
-    labels: dict[str, str]
+    labels: tuple[str, ...] = Field(strict=False)
 
     @model_validator(mode="after")
     def _image_ids_belong_to_a_table(self) -> "Companion":
@@ -125,7 +125,7 @@ class ModelParams(Section):
 class WithInit(ModelParams):
     """Parameters of a model that can start from the weights of a trained one."""
 
-    init: Annotated[str, Field(min_length=1)] | None
+    init: Annotated[str, Field(min_length=1)] | None = None  # older models don't have it
 
 
 class ModelBlock(ModelParams):

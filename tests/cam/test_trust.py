@@ -55,6 +55,21 @@ def test_an_unknown_finding_has_no_mask(split: Split, known: ground_truth.Truth)
     assert len(fewer.image) == len(known.image) - 1
 
 
+def test_labels_that_the_phantom_does_not_draw_have_no_mask(
+    split: Split, known: ground_truth.Truth
+) -> None:
+    names = ("effusion", "costs", "hernia")
+    columns = [CHESTMNIST.index("effusion"), 0, CHESTMNIST.index("hernia")]
+    labels = split.labels[:, columns]
+    labels[:, 1] = 1
+    found = ground_truth.of_phantom(replace(split, labels=labels, names=names), "test", N, seed=3)
+    assert 1 not in found.label
+    effusions = known.select(known.label == CHESTMNIST.index("effusion"))
+    ours = found.select(found.label == 0)
+    np.testing.assert_array_equal(ours.image, effusions.image)
+    np.testing.assert_allclose(ours.cover((7, 7)), effusions.cover((7, 7)))
+
+
 def test_only_the_first_images_are_used(split: Split) -> None:
     first = ground_truth.of_phantom(split, "test", 20, seed=3)
     assert first.image.max() < 20

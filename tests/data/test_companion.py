@@ -34,7 +34,7 @@ COLUMNS: dict[str, Any] = {
     "id": "image",
     "patient": "patient",
     "attributes": {"sex": "sex", "age": "age"},
-    "labels": {"Lung Opacity": "opacity"},
+    "labels": ["opacity"],
 }
 
 
@@ -102,12 +102,12 @@ def test_rows_are_joined_by_id_in_the_order_of_the_images(tmp_path: Path) -> Non
 def test_no_value_is_cut_off_and_labels_stay_small(tmp_path: Path) -> None:
     """A week is 0.0191 years, which is longer than `001W`."""
     table = TABLE.replace("058Y", "001W").replace("150", "99").replace("F", "x")
-    extracted(tmp_path, table, labels={}, attributes={"age": "age"})
+    extracted(tmp_path, table, labels=[], attributes={"age": "age"})
     of = opened(tmp_path)
     assert of["test"].attributes["age"].tolist() == ["0.019165", "61"]
     assert of["train"].labels.dtype == np.int8
     (tmp_path / "b").mkdir()
-    extracted(tmp_path / "b", table, labels={"a": "opacity"}, attributes={})
+    extracted(tmp_path / "b", table, attributes={})
     of = opened(tmp_path / "b")
     assert of["train"].labels.dtype == np.int8
     assert of["train"].attributes == {}
@@ -115,7 +115,7 @@ def test_no_value_is_cut_off_and_labels_stay_small(tmp_path: Path) -> None:
 
 def test_further_labels_follow_those_of_the_data(tmp_path: Path) -> None:
     own = arrays()
-    assert extracted(tmp_path).dataset.labels == ("mass", "edema", "Lung Opacity")
+    assert extracted(tmp_path).dataset.labels == ("mass", "edema", "opacity")
     of = opened(tmp_path)
     for split in splits.SPLITS:
         np.testing.assert_array_equal(of[split].labels[:, :2], own[f"{split}_labels"][:, ::-1])
@@ -125,7 +125,8 @@ def test_further_labels_follow_those_of_the_data(tmp_path: Path) -> None:
 
 
 def test_a_finding_in_another_spelling_takes_its_usual_place(tmp_path: Path) -> None:
-    labels = extracted(tmp_path, labels={"Pleural Effusion": "opacity"}).dataset.labels
+    table = TABLE.replace("opacity", "Pleural Effusion")
+    labels = extracted(tmp_path, table, labels=["Pleural Effusion"]).dataset.labels
     assert labels == ("effusion", "mass", "edema")
 
 
@@ -205,8 +206,26 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "line 5: 'opacity' is '2'; expected 0 or 1, -1",
     ),
     "a label in words": ({"table": TABLE.replace("yes", "maybe")}, "line 6: 'opacity' is 'maybe'"),
-    "a label that exists": ({"labels": {"Oedema": "opacity"}}, "'edema' and 'Oedema' are the same"),
-    "a label without a name": ({"labels": {" ": "opacity"}}, "' ' can't be the name of a label"),
+    "a label that exists": (
+        {"table": TABLE.replace("opacity", "Oedema"), "labels": ["Oedema"]},
+        "'edema' and 'Oedema' are the same",
+    ),
+    "a label with a long name": (
+        {"table": TABLE.replace("opacity", "o" * 61), "labels": ["o" * 61]},
+        "can't be the name of a label",
+    ),
+    "no column of the label": ({"labels": ["Opacity"]}, "companion.labels: .* no column 'Opacity'"),
+    "an endless image id": (
+        {"data": without("_ids"), "image_ids": MEDMNIST.replace("a_1.png", "a" * 600)},
+        "line 6 has an image_id of 600 characters",
+    ),
+    "ids of other folders": (
+        {
+            "table": TABLE.replace("\n", "\nnih/").removesuffix("nih/"),
+            "data": arrays() | {f"{s}_ids": np.array([f"cxp/{i}" for i in IDS[s]]) for s in IDS},
+        },
+        "none match",
+    ),
     "images without ids": ({"data": without("_ids")}, "images of train, val, test have no ids"),
     "a split without ids": ({"data": without("val_ids")}, "images of val have no ids"),
     "ids twice given": ({"image_ids": MEDMNIST}, "the images have ids of their own"),
@@ -293,6 +312,8 @@ def test_attributes_can_also_be_arrays_of_the_raw_file(tmp_path: Path) -> None:
     ("change", "sentence"),
     [
         ({"val_attributes": None}, "has no `val_attributes`"),
+        ({"attribute_names": None}, "has no `attribute_names`"),
+        ({"attribute_names": np.array([["view", "age"]])}, "expected 1 to 20 different strings"),
         ({"attribute_names": np.array(["a", "a"])}, "expected 1 to 20 different strings"),
         ({"attribute_names": np.array(["a", "b/c"])}, "has 'b/c'; use up to 40 letters"),
         ({"train_attributes": np.zeros((3, 2))}, "expected strings of shape"),
@@ -317,7 +338,7 @@ NIH = COLUMNS | {
     "id": "Image Index",
     "patient": "Patient ID",
     "attributes": {"sex": "Patient Gender", "age": "Patient Age", "view": "View Position"},
-    "labels": {},
+    "labels": [],
 }
 
 

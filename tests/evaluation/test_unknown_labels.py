@@ -205,6 +205,12 @@ def test_an_unknown_label_adds_no_loss_to_a_hard_example() -> None:
     assert found.loss[2] == pytest.approx(-np.log(0.9))
 
 
+def test_an_image_without_known_labels_is_no_hard_example() -> None:
+    labels = np.array([[UNKNOWN, UNKNOWN], [0, UNKNOWN], [1, 1]], np.int8)
+    found = find_hard_examples(labels, [np.full((3, 2), 0.4)], 24)
+    assert found.index.tolist() == [2, 1]
+
+
 def test_a_temperature_is_fitted_to_the_known_labels_of_all_columns() -> None:
     rng = np.random.default_rng(4)
     y = (rng.random((500, 2)) < 0.3).astype(np.int8)

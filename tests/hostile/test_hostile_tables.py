@@ -29,7 +29,7 @@ CSVS: dict[str, tuple[bytes, str]] = {
         f"{HEADER}\n{'x' * 600}{ROW}\n".encode(),
         "'id' has 601 characters; ids may have at most 512"),
     "a thousand columns": (
-        f"{HEADER}{',a' * 1000}\n".encode(), "has 1,015 columns; the maximum is 200"),
+        f"{HEADER}{',a' * 1000}\n".encode(), "has 1,015 columns; the maximum is 300"),
     "half a quotation": (f'{HEADER}\n"{ROW}\n'.encode(), "cells"),
     "a cell that commands a terminal": (
         f"{HEADER}\n{ROW[:-3]}{ESCAPE}\n".encode(), r"is '\x1b[2J'; expected a number"),

@@ -37,6 +37,8 @@ def test_a_folder_is_relative_to_the_project(tmp_path: Path) -> None:
         ("~nobody-here/cnn", "~nobody-here/cnn/model.json does not exist"),
         ("models:/cxr-mine@champion", "the alias in models:/cxr-mine@champion can move"),
         ("models:/cxr-mine/1", "no MLflow store"),
+        ("models:/" + "x" * 300 + "/1", "no MLflow store"),
+        ("a\0b", "does not exist or is not a file"),
         ("runs:/0123/model", "no MLflow store"),
     ],
 )
@@ -61,3 +63,6 @@ def test_a_model_of_mlflow_is_kept_for_replays(
 
     monkeypatch.setattr(initial_model, "find", fails)
     assert find_initial_model("models:/cxr-mine/3", KEY, tmp_path) == kept
+    with pytest.raises(AssertionError, match="asked again"):  # not the same, though alike
+        find_initial_model("models:/cxr.mine/3", KEY, tmp_path)
+    assert [path.name for path in kept.parent.iterdir()] == [kept.name]  # nothing left over

@@ -38,8 +38,16 @@ def predictions_csv(folder: Path, names: tuple[str, ...] = NAMES) -> Path:
     return write(folder / "theirs.csv", header, [ids, order.tolist(), *columns])
 
 
-def scored(predictions: Path, labels: Path) -> scoring.Score:
-    return scoring.score(predictions, labels, "test", False, 200, 0, lambda done, total: None)
+def with_affix(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f"prob_{name}" for name in names)
+
+
+def scored(
+    predictions: Path, labels: Path, *also: str, project: Path | None = None
+) -> scoring.Score:
+    return scoring.score(
+        predictions, labels, "test", False, 200, 0, lambda done, of: None, project, also=also
+    )
 
 
 def check(done: scoring.Score, names: tuple[str, ...] = NAMES) -> None:
@@ -59,17 +67,17 @@ def check(done: scoring.Score, names: tuple[str, ...] = NAMES) -> None:
 
 
 @pytest.mark.parametrize("unknown", [-1, "-1.0", "", "nan"])
-def test_columns_that_both_files_have_are_scored_where_the_label_is_known(
+def test_labels_marked_by_an_affix_are_scored_where_they_are_known(
     tmp_path: Path, unknown: object
 ) -> None:
-    done = scored(predictions_csv(tmp_path), labels_csv(tmp_path, unknown))
+    done = scored(predictions_csv(tmp_path, with_affix(NAMES)), labels_csv(tmp_path, unknown))
     check(done)
     assert list(done.models[done.name]["labels"]) == ["edema", "Pleura/Erguß", "Herzgröße"]
 
 
 def test_known_findings_match_in_any_spelling(tmp_path: Path) -> None:
     names = ("Pleura/Erguß", "Pulmonary Oedema", "Herzgröße")
-    check(scored(predictions_csv(tmp_path, names), labels_csv(tmp_path)))
+    check(scored(predictions_csv(tmp_path, with_affix(names)), labels_csv(tmp_path)))
 
 
 def test_an_npz_names_its_labels(tmp_path: Path) -> None:
@@ -90,16 +98,49 @@ def test_predictions_and_labels_can_be_columns_of_one_file(tmp_path: Path) -> No
     check(scored(path, path))
 
 
+def test_an_unmarked_column_is_a_label_only_on_request(tmp_path: Path) -> None:
+    """Age and the others are in both files, and any of them could be a covariate."""
+    files = predictions_csv(tmp_path), labels_csv(tmp_path)
+    done = scored(*files)
+    assert list(done.models[done.name]["labels"]) == ["edema"]
+    assert done.notes[-1] == (
+        "columns of both files that were not scored: age, Pleura/Erguß, Herzgröße; "
+        "if one is a label, add --also NAME"
+    )
+    check(scored(*files, "Pleura/Erguß", "Herzgröße"))
+
+
+def test_an_affix_leaves_the_rest_of_the_name_as_it_is(tmp_path: Path) -> None:
+    np.savez(
+        tmp_path / "labels.npz",
+        test_labels=np.where(UNKNOWN, -1, Y)[:, :1],
+        label_names=np.array(["COVID-19"]),
+        test_ids=np.array(IDS),
+    )
+    path = predictions_csv(tmp_path, ("prob_covid-19", "a", "b"))
+    done = scored(path, tmp_path / "labels.npz")
+    assert list(done.models[done.name]["labels"]) == ["COVID-19"]
+
+
+def test_truth_and_prediction_of_one_label_in_one_file_are_refused(tmp_path: Path) -> None:
+    columns = [IDS, Y[:, 0].tolist(), P[:, 0].tolist(), P[:, 1].tolist()]
+    path = write(tmp_path / "p.csv", ["image", "Erguss", "prob_Erguss", "edema"], columns)
+    labels = labels_csv(tmp_path, names=("Erguss", "edema", "c"))
+    with pytest.raises(CxrError, match="two columns for Erguss, 'Erguss' and 'prob_Erguss'"):
+        scored(path, labels)
+
+
 def test_labels_of_one_file_alone_are_named_if_they_are_known_findings(tmp_path: Path) -> None:
     names = ("Pleura/Erguß", "edema", "mass")
-    done = scored(predictions_csv(tmp_path), labels_csv(tmp_path, names=names))
+    predictions = predictions_csv(tmp_path, with_affix(NAMES))
+    done = scored(predictions, labels_csv(tmp_path, names=names))
     assert list(done.models[done.name]["labels"]) == ["edema", "Pleura/Erguß"]
     path = tmp_path / "labels.csv"
     assert f"not scored, because only {path} has them: mass" in done.notes
 
 
 def test_files_without_a_common_label_are_refused(tmp_path: Path) -> None:
-    labels = labels_csv(tmp_path, names=("a", "b", "c"))
+    labels = labels_csv(tmp_path, names=("a", "b", "mass"))
     with pytest.raises(CxrError, match=r"no label is in both files: .*theirs.csv has edema, "):
         scored(predictions_csv(tmp_path), labels)
 

@@ -391,7 +391,7 @@ ROW = ",".join(["x", *["0.5"] * 14])
         ),
         (text(f"{HEADER}\n{ROW[:-3]}nan\n"), "hernia of image x is nan"),
         (text(f"{HEADER}\n{ROW[:-3]}1e9\n"), "hernia of image x is 1e+09"),
-        (text("id,view\nx,PA\n"), "has no column of a label; its columns are 'id', 'view'"),
+        (text("id,view\nx,PA\n"), "no column of a known finding; its columns are 'id', 'view'"),
         (text("1,0.5,0.5\n"), "has no header and 3 columns; add a header that names the labels"),
         (
             text("\n".join(f"{i}" + ",0.5" * 14 for i in (0, 2))),

@@ -219,6 +219,29 @@ def test_the_loss_is_the_mean_over_known_labels_and_the_others_have_no_gradient(
     assert torch.allclose(logits.grad[~is_unknown], residual[~is_unknown], rtol=1e-6)
 
 
+def test_micro_batches_have_the_gradient_of_the_whole_batch() -> None:
+    """Whatever the number of known labels in each of them."""
+    x = torch.linspace(-1, 1, 12).view(12, 1)
+    labels = torch.tensor([1, -1, -1, 0, 1, 0, -1, -1, -1, -1, 1, 1]).float().view(12, 1)
+
+    class Small(FeatureBatches):
+        micro_batch_size = 4
+
+    results = []
+    for kind in (FeatureBatches, Small):
+        net = nn.Linear(1, 1)
+        nn.init.constant_(net.weight, 0.7)
+        nn.init.zeros_(net.bias)
+        trainer = loop.Trainer(net, Examples(kind(x), labels), make_recipe(1, 12), HYPER, 0)
+        summed = trainer._step(torch.arange(12))
+        results.append((net.weight.grad.item(), net.bias.grad.item(), summed.item()))  # type: ignore[union-attr]
+    assert results[0] == pytest.approx(results[1], rel=1e-6)
+    known = labels.flatten() >= 0
+    p = torch.sigmoid(0.7 * x.flatten()[known])
+    by_hand = ((p - labels.flatten()[known]) * x.flatten()[known]).mean()
+    assert results[0][0] == pytest.approx(by_hand.item(), rel=1e-5)
+
+
 def test_a_batch_without_known_labels_has_no_loss_and_no_gradient() -> None:
     logits = torch.ones(3, 2, requires_grad=True)
     loss = loop.cross_entropy(logits, torch.full((3, 2), -1.0))
@@ -614,6 +637,7 @@ def test_steps_do_not_read_values_from_the_device(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.optim, "AdamW", torch.optim.SGD)  # AdamW reads its step count
     examples = Examples(FeatureBatches(torch.randn(12, 3)), torch.ones(12, 2))
     trainer = loop.Trainer(nn.Linear(3, 2), examples, make_recipe(1), HYPER, seed=0)
+    reads.clear()  # it counts the known labels once
     trainer.train_one_epoch(lambda done, total: None, NoCheckpoint())
     assert reads == ["__float__"]
 

@@ -13,6 +13,7 @@ from cxr.data.boxes import SIDE, Box
 from cxr.data.ids import stem
 from cxr.data.splits import Split
 from cxr.errors import CxrError
+from cxr.labels import CHESTMNIST
 
 Indices = npt.NDArray[np.int64]
 
@@ -47,11 +48,15 @@ def of_phantom(split: Split, name: str, n: int, seed: int) -> Truth:
     if (phantom.render(seed, name, 0, 1, size).images[0] != split.images[0]).any():
         raise CxrError(f"data/ was not generated from seed {seed}; run `dvc repro`")
     image, label = np.nonzero(split.labels[:n] == 1)
+    # The phantom does not draw the labels of a companion table.
+    is_drawn = np.isin(np.array(split.names)[label], CHESTMNIST)
+    image, label = image[is_drawn], label[is_drawn]
+    channel = np.array([CHESTMNIST.index(split.names[each]) for each in label], np.int64)
     masks = np.empty((len(image), size, size), np.bool_)
     for start in range(0, n, CHUNK):
         in_chunk = (image >= start) & (image < start + CHUNK)
         chunk = phantom.masks(seed, name, start, min(start + CHUNK, n), size)
-        masks[in_chunk] = chunk[image[in_chunk] - start, label[in_chunk]]
+        masks[in_chunk] = chunk[image[in_chunk] - start, channel[in_chunk]]
     return Truth("phantom", image, label, lambda grid: cover_of_masks(masks, grid))
 
 

@@ -148,6 +148,14 @@ def score(
     common: Annotated[
         bool, typer.Option("--common", help="Score only the images that are in both files.")
     ] = False,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--also",
+            metavar="NAME",
+            help="A column of both files that is a label; repeat for more.",
+        ),
+    ] = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Compare with the models of this clone.")
     ] = False,
@@ -160,7 +168,8 @@ def score(
     """Score any predictions with the metrics of the evaluate stage.
 
     Images are matched by id (the id column is found automatically), or by row order if neither
-    file has ids; the output says which. docs/evaluation.md lists the supported layouts.
+    file has ids; the output says which. Labels that both files have are scored. docs/evaluation.md
+    lists the supported layouts.
 
     Example: cxr score theirs.csv --labels labels.csv
 
@@ -183,6 +192,7 @@ def score(
             project() if compare else None,
             by_order,
             common,
+            also or (),
         )
     if as_json:
         print_json(done.as_json(compare))

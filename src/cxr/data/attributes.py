@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 AGE = "age"  # years; the only attribute with a meaning of its own
-OLDEST = 120  # years; NIH's tables have ages of 148 and 414
+OLDEST = 120  # years; older versions of NIH's table have ages above 400
 MOST_VALUES = 20  # of an attribute that the data report counts one by one
 MOST_ATTRIBUTES, MOST_CHARACTERS = 20, 64  # a DICOM UID, as a patient's number, has up to 64
 ATTRIBUTE_NAME = re.compile(r"[\w -]{1,40}")

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from cxr import labels
 from cxr.data.attributes import MOST_CHARACTERS
-from cxr.data.ids import Ids, Rows, pair
+from cxr.data.ids import Ids, Rows, pair, same_folders
 from cxr.data.sheet import Sheet, read_sheet
 from cxr.data.splits import SPLITS
 from cxr.errors import CxrError
@@ -20,7 +20,6 @@ from cxr.params import named_file
 
 KEY = "download.companion"
 IMAGE_IDS = ("split", "index", "image_id")  # columns of MedMNIST's CSV
-TRUTHS = {"": -1, "yes": 1, "true": 1, "no": 0, "false": 0}
 NUMBER = re.compile(r"0|[1-9]\d{0,17}")
 MOST_ID_CHARACTERS = 512  # in an array of ids each takes the memory of the longest
 
@@ -88,7 +87,7 @@ def read(settings: Settings, paths: Mapping[str, Path]) -> Companion | None:
         ids=np.array(_cells(sheet, "id", settings.id), str),
         patients=patients,
         attributes=used,
-        labels={name: _truths(sheet, name, c) for name, c in settings.labels.items()},
+        labels={column: _truths(sheet, column) for column in settings.labels},
         id_column=f"{settings.id!r} of {sheet.path}",
         image_ids=_image_ids(paths["image_ids"]) if "image_ids" in paths else None,
     )
@@ -111,14 +110,17 @@ def join(companion: Companion, ids: Mapping[str, Ids | None], n: Mapping[str, in
     everything = np.concatenate([own[split].astype(str) for split in SPLITS])
     distinct, inverse = np.unique(everything, return_inverse=True)
     pairs = pair(companion.ids, distinct)
-    if not len(pairs.a):
+    both = zip(companion.ids[pairs.a].tolist(), distinct[pairs.b].tolist(), strict=True)
+    fits = np.array([same_folders(a, b) for a, b in both], bool)
+    in_table, in_data = pairs.a[fits], pairs.b[fits]
+    if not len(in_table):
         raise CxrError(
             f"{KEY}: {companion.id_column} holds ids such as {str(companion.ids[0])!r}, and the "
             f"images have ids such as {str(everything[0])!r}: none match; set {KEY}.id to the "
             "column with the ids of images"
         )
     row_of = np.full(len(distinct), -1)
-    row_of[pairs.b] = pairs.a
+    row_of[in_data] = in_table
     ends = np.cumsum([len(own[split]) for split in SPLITS])
     rows = dict(zip(SPLITS, np.split(row_of[inverse], ends[:-1]), strict=True))
     return Joined(
@@ -129,7 +131,7 @@ def join(companion: Companion, ids: Mapping[str, Ids | None], n: Mapping[str, in
         attributes={s: _columns(companion.attributes, rows[s], "", str) for s in SPLITS},
         labels={s: _columns(companion.labels, rows[s], labels.UNKNOWN, np.int8) for s in SPLITS},
         images_without_row={s: int((rows[s] < 0).sum()) for s in SPLITS},
-        rows_without_image=len(companion.ids) - len(pairs.a),
+        rows_without_image=len(companion.ids) - len(in_table),
     )
 
 
@@ -161,9 +163,9 @@ def _distinct(sheet: Sheet, settings: Settings) -> Sheet:
     if not sheet.body:
         raise CxrError(f"{sheet.path} has no rows; expected a header and one row per image")
     named = {"id": settings.id} | ({"patient": settings.patient} if settings.patient else {})
-    for what in ("attributes", "labels"):
-        named |= {f"{what}.{name}": column for name, column in getattr(settings, what).items()}
+    named |= {f"attributes.{name}": column for name, column in settings.attributes.items()}
     used = [_index(sheet, key, column) for key, column in named.items()]
+    used += [_index(sheet, "labels", column) for column in settings.labels]
     first: dict[str, Any] = {}
     rows = []
     for row in sheet.body:
@@ -197,11 +199,10 @@ def _cells(sheet: Sheet, key: str, column: str) -> list[str]:
     return [row.cells[index] for row in sheet.body]
 
 
-def _truths(sheet: Sheet, label: str, column: str) -> npt.NDArray[np.int8]:
+def _truths(sheet: Sheet, column: str) -> npt.NDArray[np.int8]:
     values = []
-    for row, cell in zip(sheet.body, _cells(sheet, f"labels.{label}", column), strict=True):
-        value = sheet.number(cell)
-        value = TRUTHS.get(cell.lower()) if value is None else value
+    for row, cell in zip(sheet.body, _cells(sheet, "labels", column), strict=True):
+        value = sheet.truth(cell)
         if value not in (0, 1, labels.UNKNOWN):
             raise CxrError(
                 f"{sheet.path}: line {row.line}: {column!r} is {cell!r}; expected 0 or 1, -1 or "
@@ -221,8 +222,10 @@ def _image_ids(path: Path) -> dict[str, Ids]:
             raise CxrError(
                 f"{path}: line {row.line}: the split is {split!r}; expected {', '.join(SPLITS)}"
             )
-        if index in of_split[split] or not name:
-            problem = "no image_id" if not name else f"the index {index} of {split} again"
+        if index in of_split[split] or not 1 <= len(name) <= MOST_ID_CHARACTERS:
+            problem = f"the index {index} of {split} again"
+            if index not in of_split[split]:
+                problem = f"an image_id of {len(name):,} characters"
             raise CxrError(f"{path}: line {row.line} has {problem}; correct the file")
         of_split[split][index] = name
     for split, each in of_split.items():

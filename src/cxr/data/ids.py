@@ -16,6 +16,13 @@ FILE_TYPE = re.compile(
 )
 
 
+def same_folders(a: str, b: str) -> bool:
+    """Whether two paths may name one file: the folders of one end with those of the other."""
+    parts = [re.split(r"[/\\]+", text)[:-1] for text in (a, b)]
+    shorter = min(len(each) for each in parts)
+    return not shorter or parts[0][-shorter:] == parts[1][-shorter:]
+
+
 def stem(text: str) -> str:
     """An image's name without folder, URL query and file suffix: `x` for `a\\x.nii.gz`."""
     if "://" in text:

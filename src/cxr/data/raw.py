@@ -125,7 +125,8 @@ def _contents(reader: NpzReader, companion: Companion | None) -> _Contents:
                 f"{KEY}.attributes: the data have an attribute {min(twice)!r} already; remove it "
                 "there or rename it"
             )
-        if companion.patients is not None and f"{SPLITS[0]}_patients" in reader.keys:
+        has_patients = any(f"{split}_patients" in reader.keys for split in SPLITS)
+        if companion.patients is not None and has_patients:
             raise CxrError(f"{KEY}.patient: the data have patients already; set it to null")
         ids = {split: _column(reader, f"{split}_ids") for split in SPLITS}
         joined = join(companion, ids, n)
@@ -166,8 +167,9 @@ def _attribute_names(reader: NpzReader) -> tuple[str, ...]:
     if ATTRIBUTE_NAMES not in reader.keys:
         return ()
     shape, dtype = reader.header(ATTRIBUTE_NAMES)
-    names = _texts(reader, ATTRIBUTE_NAMES).tolist() if dtype.kind in "US" else []
-    if len(shape) != 1 or not 1 <= len(set(names)) == shape[0] <= MOST_ATTRIBUTES:
+    is_list = len(shape) == 1 and dtype.kind in "US"
+    names = _texts(reader, ATTRIBUTE_NAMES).tolist() if is_list else []
+    if not is_list or not 1 <= len(set(names)) == shape[0] <= MOST_ATTRIBUTES:
         raise CxrError(
             f"{reader.path}: {ATTRIBUTE_NAMES} has dtype {dtype} and shape {shape}; expected 1 to "
             f"{MOST_ATTRIBUTES} different strings"
@@ -224,8 +226,10 @@ def _check_other_headers(reader: NpzReader, split: str, n_labels: int) -> None:
                 f"{reader.path}: {split}_images has {n} rows and {key} has {shape[0]}; "
                 "expected one row per image"
             )
+    key = f"{split}_attributes"
+    if key in reader.keys:
+        reader.require((ATTRIBUTE_NAMES,), f"; name the columns of {key}, or remove it")
     if attributes := _attribute_names(reader):
-        key = f"{split}_attributes"
         reader.require((key,), f"; add it or remove {ATTRIBUTE_NAMES}")
         shape, dtype = reader.header(key)
         if shape != (n, len(attributes)) or dtype.kind not in "US":

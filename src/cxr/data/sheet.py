@@ -15,7 +15,8 @@ from cxr.errors import CxrError
 from cxr.labels import canonical
 
 MAX_CSV_BYTES = 2**27  # four times ChestMNIST's 112,120 images with 17 digits per number
-MAX_COLUMNS = 200  # room for labels under several prefixes and further columns
+MAX_COLUMNS = 300  # 100 labels under two prefixes, and further columns
+TRUTHS = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0, "": -1.0, "nan": -1.0}  # -1: unknown
 
 GZIP = b"\x1f\x8b"
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -48,6 +49,11 @@ class Sheet(NamedTuple):
         if self.delimiter != "," and DECIMAL_COMMA.fullmatch(cell):
             cell = cell.replace(",", ".")
         return number(cell)
+
+    def truth(self, cell: str) -> float | None:
+        """A cell of a label as a number, -1 if it is empty; None if it is neither."""
+        value = TRUTHS.get(cell.lower())
+        return self.number(cell) if value is None else value
 
 
 def number(cell: str) -> float | None:

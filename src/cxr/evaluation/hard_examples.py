@@ -32,7 +32,8 @@ def find_hard_examples(labels: Labels, probs: list[Floats], n: int) -> HardExamp
     """
     losses = np.mean([cross_entropy(labels, each) for each in probs], axis=0)
     of_image = losses.sum(axis=1)
-    index = np.argsort(-of_image, kind="stable")[:n]
+    order = np.argsort(-of_image, kind="stable")
+    index = order[(labels[order] >= 0).any(axis=1)][:n]
     return HardExamples(index, of_image[index], losses[index].argmax(axis=1))
 
 

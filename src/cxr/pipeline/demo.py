@@ -27,6 +27,8 @@ CHANGES: dict[str, Any] = {
     "download.phantom.val": 500,
     "download.phantom.test": 1000,
     "train.protocol.epochs": 6,
+    "train.cnn.init": None,
+    "train.vit.init": None,
     "train.squeezenet.weights": "none",
     "train.squeezenet.image_size": 112,
     "gradcam.indices": [5, 6, 8, 13],

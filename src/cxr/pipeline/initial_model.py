@@ -1,7 +1,10 @@
 """The model that a training starts from: `train.<model>.init` in params.yaml."""
 
-import re
+import hashlib
+import os
 import shutil
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from cxr.errors import CxrError
@@ -26,7 +29,7 @@ def find_initial_model(init: str, key: str, project: Path) -> Path:
         If there is no such model, or it may change under its name.
     """
     if not init.startswith(MLFLOW_SCHEMES):
-        if (project / init).resolve().parent == (project / MODELS).resolve():
+        if os.path.normpath(project / init / "..") == os.path.normpath(project / MODELS):
             raise CxrError(
                 f"{key}: {init} is an output of this pipeline, which DVC deletes before training; "
                 "name a registered model, such as models:/NAME/VERSION, or a copy of the folder"
@@ -39,13 +42,16 @@ def find_initial_model(init: str, key: str, project: Path) -> Path:
             f"{key}: the alias in {init} can move to another model; write models:/NAME/VERSION "
             "(`cxr ui` shows the versions)"
         )
-    kept = scratch.folder_of(project) / MODELS / re.sub(r"[^\w-]+", "-", init)
+    models = scratch.folder_of(project) / MODELS
+    kept = models / hashlib.sha256(init.encode()).hexdigest()[:16]
     if not kept.exists():
-        part = kept.with_name(f"{kept.name}.part")
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
         found = find(init, project)
-        for name in FILES:
-            shutil.copyfile(found / name, part / name)
-        part.rename(kept)
+        models.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=models) as temporary:
+            part = Path(temporary, "model")
+            part.mkdir()
+            for name in FILES:
+                shutil.copyfile(found / name, part / name)
+            with suppress(OSError):  # another training has just kept it
+                part.rename(kept)
     return kept

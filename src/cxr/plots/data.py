@@ -19,14 +19,15 @@ def label_counts(splits: dict[str, Any], origin: Origin, path: Path) -> None:
     axes = figure.subplots()
     positions = np.arange(len(labels))
     for i, (name, split) in enumerate(splits.items()):
-        shares = [100 * (split["prevalence"][label] or 0) for label in labels]
+        found = [split["prevalence"][label] for label in labels]
+        shares = [np.nan if share is None else 100 * share for share in found]
         axes.barh(
             positions + (1 - i) * 0.27, shares, 0.27, label=f"{name} (n = {split['n']:,})",
             color=COLOURS[i],
         )  # fmt: skip
     positives = splits["train"]["positives"]
     axes.set_yticks(positions, [f"{short(label)}  ({positives[label]:,})" for label in labels])
-    axes.set_xlabel("Prevalence (% of images); in parentheses: positive training images")
+    axes.set_xlabel("Prevalence (% of known labels); in parentheses: positive training images")
     axes.legend(frameon=False, loc="lower right")
     axes.spines[["top", "right"]].set_visible(False)
     finish(figure, "Prevalence of findings by split", origin, path)

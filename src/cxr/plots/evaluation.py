@@ -195,7 +195,8 @@ def hard_examples(
         present = [name for name, y in zip(names, labels[i], strict=True) if y == 1]
         of_models = ", ".join(f"{p[i, label]:.3f}" for p in probs.values())
         truth = "yes" if labels[i, label] == 1 else "no"
-        findings = fill(", ".join(present), 40) or "no finding"
+        none = "no finding" if (labels[i] == 0).all() else "no known finding"
+        findings = fill(", ".join(map(short, present)), 40, max_lines=2) or none
         axes.set_title(
             f"{titles[i]}  loss {examples.loss[i]:.2f}\n{findings}\n"
             f"{short(names[label])}: {truth}, p = {of_models}",

@@ -61,7 +61,8 @@ class ImageCase:
     def findings(self) -> str:
         """The labels that the image has."""
         present = [name for name, y in zip(self.labels, self.truth, strict=True) if y == 1]
-        findings = ", ".join(map(short, present)) or "no finding"
+        none = "no finding" if (self.truth == 0).all() else "no known finding"
+        findings = ", ".join(map(short, present)) or none
         return textwrap.fill(findings, LINE, max_lines=2, placeholder=" …")
 
 

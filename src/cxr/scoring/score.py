@@ -1,5 +1,6 @@
 """Score external predictions with the project's metrics, alone or next to the project's models."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from cxr.scoring.submissions import (
     Table,
     has_arrays,
     match,
+    other_labels,
     read_labels,
     read_predictions,
 )
@@ -76,6 +78,7 @@ def score(
     project: Path | None = None,
     by_order: bool = False,
     common: bool = False,
+    also: Sequence[str] = (),
 ) -> Score:
     """Score a file of predictions against a file of labels.
 
@@ -86,8 +89,10 @@ def score(
     project : the project whose models to add; on the same images they are compared in pairs.
     by_order : match by row order, ignoring ids.
     common : leave out images that only one file has, instead of raising an error.
+    also : columns of both files that are labels, besides those that are recognised.
     """
-    expected = _labels_of(project)
+    marked, unmarked = other_labels(predictions, labels)
+    expected = (*_labels_of(project), *also, *marked)
     matched, names, notes = _common(
         match(
             read_predictions(predictions, split, are_logits, expected),
@@ -96,6 +101,11 @@ def score(
             common,
         )
     )
+    if unknown := [name for name in unmarked if name not in expected]:
+        notes.append(
+            f"columns of both files that were not scored: {', '.join(unknown)}; if one is a label, "
+            "add --also NAME"
+        )
     y = matched.labels.values.astype(np.int8)
     name = predictions.stem
     if name in BASELINES:
@@ -129,13 +139,11 @@ def _common(matched: Matched) -> tuple[Matched, tuple[str, ...], list[str]]:
     """The labels that both files have, in the usual order, and notes on the others."""
     predictions, labels = matched.predictions, matched.labels
     names = tuple(name for name in labels.names if name in predictions.names)
-    if predictions.path == labels.path and predictions.columns and labels.columns:
-        columns = [dict(zip(t.names, t.columns, strict=True)) for t in (predictions, labels)]
-        names = tuple(name for name in names if columns[0][name] != columns[1][name])
     if not names:
         raise CxrError(
             f"no label is in both files: {predictions.path} has {', '.join(predictions.names)}, "
-            f"and {labels.path} has {', '.join(labels.names)}; use the same names in both"
+            f"and {labels.path} has {', '.join(labels.names)}; use the same names in both, or "
+            "add --also NAME for each column that is a label"
         )
     names = tuple(names[i] for i in in_order(names))
     notes = list(matched.notes)
@@ -211,7 +219,10 @@ def _project_models(project: Path, matched: Matched, split: str) -> dict[str, Pr
     models = {}
     for path in sorted((project / PREDICTIONS).glob("*.npz")):
         operating_point = decisions.read(project / DECISIONS / f"{path.stem}.json")
-        logits = read_predictions(path, split, False).values[order]
+        table = read_predictions(path, split, False)
+        if not table.names == operating_point.labels == data.names:
+            raise CxrError(f"{path} is not of the current data; run `dvc repro`")
+        logits = table.values[order]
         models[path.stem] = Predicted.from_logits(operating_point, logits).take(columns)
     return models
 

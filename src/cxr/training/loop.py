@@ -137,6 +137,7 @@ class Trainer:
         self._n_done = 0
         self._losses = torch.zeros(steps, device=device)
         self._seconds = 0.0
+        self._n_known = max(1.0, _n_known(train.labels).item())
 
     @property
     def has_ended(self) -> bool:
@@ -175,7 +176,7 @@ class Trainer:
             self._seconds = earlier_seconds + time.perf_counter() - started
             if is_asked_to_stop():
                 self.save(checkpoint)
-        return summed_loss / len(inputs)
+        return summed_loss / self._n_known
 
     def end_epoch(
         self,
@@ -252,15 +253,20 @@ class Trainer:
         }
 
     def _step(self, batch: Tensor) -> Tensor:
-        """One optimiser step on the images at `batch` (B,); returns their summed loss."""
+        """One optimiser step on the images at `batch` (B,); returns their summed loss.
+
+        The loss is the mean over the batch's known labels, whatever its micro-batches.
+        """
         inputs, labels = self._train.inputs, self._train.labels
+        n_known = _n_known(labels[batch])
         summed_loss = torch.zeros((), device=labels.device)
         self._optimizer.zero_grad(set_to_none=True)
         for index in batch.chunk(math.ceil(len(batch) / inputs.micro_batch_size)):
             x = inputs.batch(index, self._generator)  # at full precision
             loss = cross_entropy(self._network(x), labels[index])
-            (loss * (len(index) / len(batch))).backward()
-            summed_loss += loss.detach() * len(index)
+            n = _n_known(labels[index])
+            (loss * (n / n_known.clamp(min=1 / labels.shape[1]))).backward()
+            summed_loss += loss.detach() * n
         self._optimizer.step()
         return summed_loss
 
@@ -284,6 +290,11 @@ def set_prior_bias(head: nn.Linear, labels: Tensor) -> None:
     positives, negatives = ((labels == value).sum(dim=0).float() for value in (1, 0))
     with torch.no_grad():
         head.bias.copy_(torch.log((positives + 1) / (negatives + 1)))
+
+
+def _n_known(labels: Tensor) -> Tensor:
+    """The number of known labels (B, L), as that of images: the number of images if all are."""
+    return (labels >= 0).sum() / labels.shape[1]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

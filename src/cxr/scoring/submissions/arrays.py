@@ -60,8 +60,10 @@ def read_npz(path: Path, split: str, kind: Kind, exact: bool) -> Table:
             raise CxrError(f"{path} has no {names}; it contains {', '.join(sorted(reader.keys))}")
         labels = label_names(reader)
         shape, dtype = reader.header(key)
+        if len(shape) == len(labels) == 1:
+            shape = (*shape, 1)
         _check_values(f"{path}: {key}", shape, dtype, labels)
-        values = reader.read(key).astype(np.float64)
+        values = reader.read(key).reshape(-1, len(labels)).astype(np.float64)
         if kind == "labels":
             values[np.isnan(values)] = UNKNOWN
         split_keys = _split_keys(reader, split, exact)
@@ -102,6 +104,8 @@ def read_npy(path: Path, kind: Kind) -> Table:
             f"{path} is not an npy file of at most {MOST_WHOLE_BYTES:,} bytes; save it again"
         ) from None
     values = values.astype(np.float64)
+    if kind == "labels":
+        values[np.isnan(values)] = UNKNOWN
     return Table(path, kind, CHESTMNIST, values, None, None, source="the array")
 
 
@@ -146,7 +150,7 @@ def _columns(
                 raise
             unreadable.append(key)
             continue
-        if name in ("labelnames", "attributenames") or (
+        if name in ("labelnames", "attributenames", "attributes") or (
             shape == (len(CHESTMNIST),) != (n,) and name in ("name", "names")
         ):
             continue  # names of the labels

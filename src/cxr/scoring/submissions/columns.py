@@ -95,6 +95,16 @@ def label_of(column: str, kind: Kind, vocabulary: Vocabulary) -> str | None:
     return None if name is None else vocabulary.find(column) or vocabulary.find(name)
 
 
+def named_by_affix(column: str, kind: Kind) -> str | None:
+    """The label in a name such as `prob_LABEL`, as written; None without such an affix."""
+    affixes = "|".join(sorted(LABEL_AFFIXES if kind == "labels" else PREDICTION_AFFIXES))
+    between = r"[\s._-]+"
+    match = re.fullmatch(
+        f"(?:{affixes}){between}(.+)|(.+?){between}(?:{affixes})", column.strip(), re.IGNORECASE
+    )
+    return match and (match[1] or match[2])
+
+
 def without_affixes(column: str, kind: Kind) -> str | None:
     """A column's name without words such as `prob`; None if it belongs to the other kind."""
     affixes, other = PREDICTION_AFFIXES, LABEL_AFFIXES

@@ -2,9 +2,6 @@
 
 One column per label; all labels of an image in one cell, as in NIH's table; one row per image and
 label; and the two files that medmnist writes, without a header.
-
-Labels of the vocabulary are found by their names, and every value of theirs must be valid. Other
-columns count as labels if all their values are; those that both files have are scored.
 """
 
 import re
@@ -19,16 +16,12 @@ from cxr.data.sheet import Row, Sheet, read_sheet
 from cxr.errors import CxrError
 from cxr.labels import CHESTMNIST, UNKNOWN, bare
 from cxr.scoring.submissions.columns import (
-    ID_NAMES,
-    PATIENT_NAMES,
-    ROW_NUMBER_NAMES,
     Column,
     Vocabulary,
     as_ids,
     choose_ids,
     is_patient,
     label_of,
-    without_affixes,
     without_point_zero,
 )
 from cxr.scoring.submissions.table import Kind, Table, Texts
@@ -50,7 +43,6 @@ PREDICTION_OF_ROW = (
 )  # fmt: skip
 TRUTH_OF_ROW = ("target", "truth", "groundtruth", "present", "value")
 
-TRUTHS = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0, "": UNKNOWN, "nan": UNKNOWN}
 NO_FINDING = "nofinding"
 SAVED_NAME = re.compile(r"(train|val|test)(\d+)(?:_[01]){14}\.\w+")  # by medmnist's save()
 
@@ -87,35 +79,13 @@ def read_csv(path: Path, kind: Kind, split: str, vocabulary: Vocabulary) -> Tabl
         if list_column is not None:
             return _lists(sheet, kind, list_column, vocabulary)
     columns = {label: columns[label] for label in vocabulary.names if label in columns}
-    columns |= _other_labels(sheet, kind, columns)
     if columns:
         return _wide(sheet, kind, columns)
     shown = ", ".join(map(repr, sheet.header))[:300]
-    raise CxrError(f"{path} has no column of a label; its columns are {shown}; {EXPECTED}")
-
-
-def _other_labels(sheet: Sheet, kind: Kind, columns: dict[str, int]) -> dict[str, int]:
-    """Columns of labels outside the vocabulary: those whose every value is valid."""
-    others: dict[str, int] = {}
-    for i, header in enumerate(sheet.header):
-        name = without_affixes(header, kind)
-        if (
-            not name
-            or i in columns.values()
-            or bare(name) in (*ID_NAMES, *PATIENT_NAMES, *ROW_NUMBER_NAMES, NO_FINDING)
-        ):
-            continue
-        cells = {row.cells[i] for row in sheet.body}
-        values = {TRUTHS.get(cell.lower(), sheet.number(cell)) for cell in cells if cell}
-        if kind == "labels":
-            is_valid = values <= {0, 1, UNKNOWN}
-        elif kind == "probs":
-            is_valid = all(value is not None and 0 <= value <= 1 for value in values)
-        else:
-            is_valid = None not in values
-        if values and is_valid:
-            others.setdefault(name, i)
-    return others
+    raise CxrError(
+        f"{path} has no column of a known finding; its columns are {shown}; name columns of other "
+        "labels with --also"
+    )
 
 
 def _named(sheet: Sheet, names: tuple[str, ...]) -> int | None:
@@ -133,8 +103,7 @@ def _wide(sheet: Sheet, kind: Kind, labels: dict[str, int]) -> Table:
     skipped = {row.line for row in blank}
     body = [row for row in sheet.body if row.line not in skipped]
     values = np.array([[_value(sheet, row, i, kind) for i in columns] for row in body])
-    values = values.reshape(-1, len(labels))
-    table = replace(_table(sheet, kind, body, tuple(labels), values, columns), columns=tuple(names))
+    table = _table(sheet, kind, body, tuple(labels), values.reshape(-1, len(labels)), columns)
     if not blank:
         return table
     if table.id_column is None:
@@ -162,8 +131,8 @@ def _lists(sheet: Sheet, kind: Kind, column: int, vocabulary: Vocabulary) -> Tab
         values = np.array(numbers, dtype=np.float64).reshape(-1, len(CHESTMNIST))
         notes = [f"the numbers in {name!r} were read in ChestMNIST's label order"]
     elif kind == "labels" and any(None in each for each in numbers):
-        names = vocabulary.names
-        values, notes = _of_names(sheet, column, cells, vocabulary), []
+        names, values = _of_names(sheet, column, cells, vocabulary)
+        notes = []
     elif kind == "labels" and [] in numbers:
         values = _of_indices(sheet, column, numbers)
         notes = [
@@ -180,7 +149,8 @@ def _lists(sheet: Sheet, kind: Kind, column: int, vocabulary: Vocabulary) -> Tab
 
 def _of_names(
     sheet: Sheet, column: int, cells: list[str], vocabulary: Vocabulary
-) -> npt.NDArray[np.float64]:
+) -> tuple[tuple[str, ...], npt.NDArray[np.float64]]:
+    """Names and values of ChestMNIST's labels and of others, unless no cell names them."""
     values = np.zeros((len(cells), len(vocabulary.names)))
     for i, cell in enumerate(cells):
         for each in re.split(r"[,;|]", cell):
@@ -193,7 +163,10 @@ def _of_names(
                     f"{sheet.path}: line {sheet.body[i].line}: {name!r} in "
                     f"{sheet.header[column]!r} is not a known label: {', '.join(vocabulary.names)}"
                 )
-    return values
+    used = [
+        i for i, name in enumerate(vocabulary.names) if name in CHESTMNIST or values[:, i].any()
+    ]
+    return tuple(vocabulary.names[i] for i in used), values[:, used]
 
 
 def _of_indices(
@@ -377,9 +350,7 @@ def _ids(sheet: Sheet, body: list[Row], column: int) -> Texts:
 
 def _value(sheet: Sheet, row: Row, column: int, kind: Kind) -> float:
     cell = row.cells[column]
-    number = TRUTHS.get(cell.lower()) if kind == "labels" else None
-    if number is None:
-        number = sheet.number(cell)
+    number = sheet.truth(cell) if kind == "labels" else sheet.number(cell)
     if number is not None:
         return number
     where = f"{sheet.path}: line {row.line}: {sheet.header[column]!r}"

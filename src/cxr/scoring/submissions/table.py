@@ -28,7 +28,6 @@ class Table:
     id_column: str | None = None  # the CSV column or npz array of the ids
     unclear_ids: str | None = None  # why none was chosen, if the file may have ids
     source: str = ""  # columns or array of the values
-    columns: tuple[str, ...] = ()  # (L,), of a CSV with one column per label
     lines: Rows | None = None  # (N,), lines of a CSV where the rows end
     is_ordered: bool = False  # the file states each row's position in the split
     without_values: tuple[str, ...] = ()  # ids of rows without predictions
@@ -58,10 +57,8 @@ class Table:
 
     def of_labels(self, names: tuple[str, ...]) -> Self:
         """The table of these labels, in this order."""
-        indices = [self.names.index(name) for name in names]
-        columns = tuple(self.columns[i] for i in indices) if self.columns else ()
-        values = np.ascontiguousarray(self.values[:, indices])
-        return replace(self, names=names, values=values, columns=columns)
+        columns = [self.names.index(name) for name in names]
+        return replace(self, names=names, values=np.ascontiguousarray(self.values[:, columns]))
 
     def check_probabilities(self) -> None:
         """CxrError with a fix if a value is not finite or a probability is not in [0, 1]."""

@@ -1,4 +1,4 @@
-"""`train.<model>.init` names a model that can't change under its name."""
+"""`train.<model>.init` names a folder or one version of a registered model."""
 
 from pathlib import Path
 

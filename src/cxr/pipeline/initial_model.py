@@ -26,7 +26,7 @@ def find_initial_model(init: str, key: str, project: Path) -> Path:
     Raises
     ------
     CxrError
-        If there is no such model, or it may change under its name.
+        If there is no such model, or the name is an alias or an output of this pipeline.
     """
     if not init.startswith(MLFLOW_SCHEMES):
         if os.path.normpath(project / init / "..") == os.path.normpath(project / MODELS):

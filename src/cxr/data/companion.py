@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from cxr import labels
 from cxr.data.attributes import MOST_CHARACTERS
-from cxr.data.ids import Ids, Rows, pair, same_folders
+from cxr.data.ids import MOST_ID_CHARACTERS, Ids, Rows, pair, same_folders
 from cxr.data.sheet import Sheet, read_sheet
 from cxr.data.splits import SPLITS
 from cxr.errors import CxrError
@@ -21,7 +21,6 @@ from cxr.params import named_file
 KEY = "download.companion"
 IMAGE_IDS = ("split", "index", "image_id")  # columns of MedMNIST's CSV
 NUMBER = re.compile(r"0|[1-9]\d{0,17}")
-MOST_ID_CHARACTERS = 512  # in an array of ids each takes the memory of the longest
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+MOST_ID_CHARACTERS = 512  # of an id; in an array each takes the memory of the longest
+
 IdMethod = Literal["id", "stem", "number"]
 Ids = npt.NDArray[Any]  # strings, (N,)
 Rows = npt.NDArray[np.int64]

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from cxr.data.ids import MOST_ID_CHARACTERS
 from cxr.data.npz import MOST_WHOLE_BYTES, NpzReader, parse_header
 from cxr.data.raw import label_names
 from cxr.documents import read_within
 from cxr.errors import CxrError
 from cxr.labels import CHESTMNIST, UNKNOWN, bare
 from cxr.scoring.submissions.columns import ID_NAMES, PATIENT_NAMES, Column, as_ids, choose_ids
-from cxr.scoring.submissions.layouts import MAX_ID_LENGTH
 from cxr.scoring.submissions.table import Kind, Table, Texts
 
 # In order of preference. Names in UNSTATED don't say whether the values are logits, nor do CSVs.
@@ -165,11 +165,11 @@ def _texts(reader: NpzReader, key: str, n: int) -> Texts:
     if (
         shape not in ((n,), (n, 1))
         or dtype.kind not in "iuUS"
-        or (dtype.kind == "S" and dtype.itemsize > MAX_ID_LENGTH)
+        or (dtype.kind == "S" and dtype.itemsize > MOST_ID_CHARACTERS)
     ):
         raise CxrError(
             f"{reader.path}: {key} is {dtype} of shape {shape}; expected an integer or a string "
-            f"of at most {MAX_ID_LENGTH} characters per image ({n:,})"
+            f"of at most {MOST_ID_CHARACTERS} characters per image ({n:,})"
         )
     values = reader.read(key).reshape(n)
     try:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cxr.data.ids import MOST_ID_CHARACTERS
 from cxr.data.sheet import Row, Sheet, read_sheet
 from cxr.errors import CxrError
 from cxr.labels import CHESTMNIST, UNKNOWN, bare
@@ -26,7 +27,6 @@ from cxr.scoring.submissions.columns import (
 )
 from cxr.scoring.submissions.table import Kind, Table, Texts
 
-MAX_ID_LENGTH = 512  # characters; in an array of ids each takes the memory of the longest
 EXPECTED = "expected a column `image` and a column for each label"
 
 # Names of columns, without separators.
@@ -340,10 +340,10 @@ def _ids(sheet: Sheet, body: list[Row], column: int) -> Texts:
         n = len(row.cells[column])
         if not n:
             raise CxrError(f"{sheet.path}: line {row.line}: {name!r} is empty; add the id")
-        if n > MAX_ID_LENGTH:
+        if n > MOST_ID_CHARACTERS:
             raise CxrError(
                 f"{sheet.path}: line {row.line}: {name!r} has {n:,} characters; ids may have at "
-                f"most {MAX_ID_LENGTH}"
+                f"most {MOST_ID_CHARACTERS}"
             )
     return as_ids([row.cells[column] for row in body])
 

@@ -5,9 +5,9 @@ from typing import Literal
 
 import numpy as np
 
-from cxr.data.ids import IdMethod, pair, stem
+from cxr.data.ids import IdMethod, Rows, pair, stem
 from cxr.errors import CxrError
-from cxr.scoring.submissions.table import Rows, Table, Texts
+from cxr.scoring.submissions.table import Table, Texts
 
 MatchMethod = IdMethod | Literal["order"]
 

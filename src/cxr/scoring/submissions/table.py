@@ -7,12 +7,12 @@ from typing import Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
+from cxr.data.ids import Rows
 from cxr.errors import CxrError
 from cxr.labels import UNKNOWN
 
 Kind = Literal["logits", "probs", "labels"]
 Texts = npt.NDArray[np.str_]
-Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from bench import (
     gradcam,
     mapped,
     memory,
+    reading,
     repro,
     start,
     tracking,
@@ -66,6 +67,7 @@ def parts(settings: Params, quick: bool) -> dict[str, Callable[[], list[Row]]]:
     """The benchmarks by name."""
     return {
         "training": lambda: training.measure(settings, *((10, 2) if quick else (16, 3))),
+        "reading": lambda: reading.measure(settings, *((200, 1) if quick else (1000, 3))),
         "features": lambda: features.measure(settings, *((64, 1) if quick else (256, 3))),
         "mapped": lambda: mapped.measure(1 if quick else 5),
         "evaluation": lambda: bootstrap.measure(5 if quick else 50),

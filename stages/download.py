@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cxr import progress
-from cxr.data import companion, source, splits
+from cxr.data import source, splits
 from cxr.lineage.repository import Repository
 from cxr.params import Params
 from cxr.paths import RAW
@@ -16,8 +16,7 @@ def download(run: stage.Stage) -> None:
     title = f"download ({run.origin.source})"
     with progress.bar(title) as advance:
         source.get(
-            run.params.download,
-            run.params.seed,
+            run.params,
             raw / splits.RAW_FILE,
             run.work,
             run.project,
@@ -31,11 +30,7 @@ def download(run: stage.Stage) -> None:
 
 
 def users_files(params: Params, project: Path) -> tuple[Path, ...]:
-    download = params.download
-    tables = tuple(companion.files(download.companion, project).values())
-    if download.source != "file":
-        return tables
-    return (source.user_file(download.path or "", project), *tables)
+    return tuple(source.own_files(params.download, project))
 
 
 if __name__ == "__main__":

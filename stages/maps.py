@@ -38,12 +38,8 @@ SLIDERS = "maps"  # section of MLflow's charts with the image sliders
 def make_maps(run: stage.Stage, name: str) -> None:
     settings = run.params.gradcam
     split = splits.open_split(run.input(PROCESSED), settings.split)
-    out_of_range = [index for index in settings.indices if index >= len(split.labels)]
-    if out_of_range:
-        raise CxrError(
-            f"gradcam.indices: {out_of_range[0]} is out of range for {settings.split} with "
-            f"{len(split.labels)} images; use smaller indices"
-        )
+    if problem := settings.out_of_range({settings.split: len(split.labels)}):
+        raise CxrError(problem)
     truth = find_truth(run, split)
     model = models.load(run.input(f"{MODELS}/{name}"))
     run.log.params = flatten(model.params) | run.log.params  # the run's seed and threads win
@@ -72,7 +68,8 @@ def find_truth(run: stage.Stage, split: Split) -> Truth | None:
             split, boxes.read(boxes.find(settings.boxes, run.project), split.names)
         )
     if run.origin.is_phantom:
-        return ground_truth.of_phantom(split, settings.split, settings.max_images, run.params.seed)
+        seed = run.params.download.seed
+        return ground_truth.of_phantom(split, settings.split, settings.max_images, seed)
     return None
 
 

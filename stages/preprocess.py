@@ -4,9 +4,12 @@ from dataclasses import asdict
 
 from cxr import progress
 from cxr.data import companion, quality, raw, splits
+from cxr.data.table import manifest
+from cxr.errors import CxrError
 from cxr.formatting import count
 from cxr.hashing import md5_of_file
 from cxr.labels import path_names
+from cxr.params import GradCam
 from cxr.paths import DATA_REPORT, PROCESSED, RAW, SAMPLES, STATISTICS
 from cxr.pipeline import stage
 from cxr.plots.data import label_counts, sample_images
@@ -19,11 +22,14 @@ def preprocess(run: stage.Stage) -> None:
     with progress.bar(f"preprocess: {run.origin.name}"):
         settings = run.params.download.companion
         table = companion.read(settings, companion.copies(settings, run.input(RAW)))
-        extracted = raw.extract(raw_file, run.origin, folder, table)
+        extracted = raw.extract(raw_file, run.origin, folder, run.params.download.fit, table)
         dataset, statistics = extracted.dataset, extracted.statistics
         opened = {name: splits.open_split(folder, name) for name in splits.SPLITS}
-        report = quality.describe(opened, extracted.impossible_ages, extracted.joined)
+        is_table = run.origin.source == "table"
+        files = manifest.describe(manifest.read(run.input(RAW))) if is_table else None
+        report = quality.describe(opened, extracted.impossible_ages, extracted.joined, files)
 
+    check_indices(run.params.gradcam, dataset.n)
     run.write_json(STATISTICS, asdict(statistics))
     run.write_json(
         DATA_REPORT,
@@ -62,6 +68,12 @@ def preprocess(run: stage.Stage) -> None:
         )
     for problem in report["problems"]:
         progress.say(f"preprocess: note: {problem}")
+
+
+def check_indices(gradcam: GradCam, n: dict[str, int]) -> None:
+    """Refuse what would fail after all trainings."""
+    if problem := gradcam.out_of_range(n):
+        raise CxrError(problem)
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def new_model(
 ) -> models.SavedModel:
     dataset = splits.open_dataset(run.input(PROCESSED))
     statistics = splits.open_statistics(run.input(STATISTICS))
-    spec = models.input_spec(name, hyper, dataset.size, statistics)
+    spec = models.input_spec(name, hyper, dataset.size, statistics, dataset.fit)
     network = models.build(name, hyper, spec.image_size, spec.channels, len(dataset.labels))
     if store is not None:
         fill(network.get_submodule("features"), store.backbone(), str(store.folder))

@@ -124,7 +124,7 @@ def test_valid_arrays_are_extracted_as_numpy_reads_them(tmp_path: Path) -> None:
 
     good = arrays() | {f"{s}_patients": np.arange(6) for s in ("train", "val", "test")}
     np.savez_compressed(tmp_path / "good.npz", **good)
-    extracted = raw.extract(tmp_path / "good.npz", splits.Origin("good", "file"), tmp_path)
+    extracted = raw.extract(tmp_path / "good.npz", splits.Origin("good", "file"), tmp_path, "pad")
     dataset, statistics = extracted.dataset, extracted.statistics
     assert dataset.n == {"train": 6, "val": 6, "test": 6}
     train = good["train_images"] / 255

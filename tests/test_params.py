@@ -148,6 +148,13 @@ def test_an_unknown_key_like_no_other_should_be_removed(copy: Path) -> None:
 NAN, INF = float("nan"), float("inf")
 
 
+def test_mappings_of_other_texts_stay_values() -> None:
+    """Dots would be sections, and MLflow allows no brackets in names."""
+    labels = {"Eff. left": "a", "Erguss (li)": "b"}
+    flat = params.flatten({"table": {"labels": labels, "attributes": {"sex": "c"}}})
+    assert flat == {"table.labels": labels, "table.attributes.sex": "c"}
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -157,7 +164,7 @@ NAN, INF = float("nan"), float("inf")
         ("seed", 2**32),
         ("threads", 0),
         ("download.source", "kaggle"),
-        ("download.size", 32),
+        ("download.size", 27),
         ("download.phantom.train", 0),
         ("train.protocol.epochs", 0),
         ("train.protocol.batch_size", True),
@@ -231,7 +238,7 @@ def test_a_path_that_the_source_ignores_is_refused(copy: Path, source: str) -> N
     change(copy, {"download.source": source, "download.path": "mine.npz"})
     assert refusal(copy) == (
         f"params.yaml: download: path names mine.npz, but source is `{source}`, which does not "
-        "read it; set source: file, or path: null"
+        "read it; set source: file or table, or path: null"
     )
 
 
@@ -254,7 +261,7 @@ def test_a_warmup_longer_than_the_training_is_refused(
         ({"gradcam.method.resnet": "gradcam"},
          "gradcam.method.resnet is not a model; remove it"),
         ({"download.source": "phantom", "download.phantom.test": 388},
-         "gradcam.indices has 388, and download.phantom.test is 388; give indices below that"),
+         "gradcam.indices has 388, and test has 388 images; give indices below that"),
     ],
 )  # fmt: skip
 def test_invalid_gradcam_settings_are_refused_before_training(

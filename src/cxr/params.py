@@ -5,10 +5,19 @@ with the parser that DVC uses (YAML 1.2), so that `1e-3` and `no` mean the same 
 """
 
 import difflib
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 
@@ -16,6 +25,7 @@ from cxr.documents import check_is_no_lfs_pointer, read_yaml, restoring
 from cxr.errors import CxrError
 from cxr.paths import PARAMS_FILE
 
+NAME = re.compile(r"[\w -]+", re.ASCII)  # of a parameter; MLflow allows no other characters
 WHOLE_FILE = "the file"  # in messages
 
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -23,7 +33,12 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 LearningRate = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 AttributeName = Annotated[str, Field(pattern=r"^[\w -]{1,40}$")]
+Meaning = Literal["unknown", "positive", "negative"]  # of a cell
+SplitName = Literal["train", "val", "test"]
+OnBadImage = Literal["stop", "skip"]
+Fit = Literal["pad", "crop", "stretch"]  # how an image becomes square
 Method = Literal["gradcam", "gradcam++", "hirescam", "rollout"]  # of heat maps
 SHARED_BY_MODELS = {"inputs", "weights"}  # files in `cxr/models` that are not models
 
@@ -63,21 +78,86 @@ class Companion(Section):
         return self
 
 
+def _columns(value: Any) -> Any:
+    """A list of columns as a mapping of labels to columns."""
+    if isinstance(value, list | tuple):
+        value = {name: name for name in value} if len(set(map(str, value))) == len(value) else None
+    return _checked(value, "a column, a list of different columns, or {label: column}")
+
+
+def _pattern(value: Any) -> Any:
+    _checked(value, "a column, {regex: PATTERN} or null", keys=["regex"])
+    if isinstance(value, dict):
+        try:
+            groups = re.compile(value["regex"]).groups
+        except re.error as error:
+            raise ValueError(f"{value['regex']!r} is not a regular expression: {error}") from None
+        if groups > 1:
+            raise ValueError(f"{value['regex']!r} has {groups} groups; expected at most one")
+    return value
+
+
+def _lists(value: Any) -> Any:
+    return _checked(value, "a column, {train: FILE, test: FILE} or null", keys=get_args(SplitName))
+
+
+def _checked(value: Any, expected: str, keys: Sequence[str] = ()) -> Any:
+    """A text or a mapping of texts; pydantic would report one error per alternative."""
+    content = [*value.keys(), *value.values()] if isinstance(value, dict) else [value]
+    is_known = not keys or not isinstance(value, dict) or set(value) <= set(keys)
+    if not (content and is_known and all(isinstance(each, str) and each for each in content)):
+        raise ValueError(f"expected {expected}")
+    return value
+
+
+class Fractions(Section):
+    """Shares of the images; the rest is for training."""
+
+    val: Annotated[float, Field(gt=0, lt=1)]
+    test: Annotated[float, Field(gt=0, lt=1)]
+
+    @model_validator(mode="after")
+    def _leave_training_images(self) -> "Fractions":
+        if self.val + self.test >= 1:
+            raise ValueError("val and test leave no images for training; lower them")
+        return self
+
+
+class Table(Section):
+    """Where a table of the user's own images has their files, labels, patients and splits."""
+
+    image: str
+    folders: Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+    labels: Annotated[str | dict[str, str], BeforeValidator(_columns)]
+    separator: Annotated[str, Field(min_length=1)]
+    uncertain: Meaning
+    blank: Meaning
+    patient: Annotated[str | dict[str, str], BeforeValidator(_pattern)] | None
+    split: Annotated[str | dict[SplitName, str], BeforeValidator(_lists)] | None
+    fractions: Fractions
+    attributes: Annotated[dict[AttributeName, str], Field(max_length=20)]
+    on_bad_image: OnBadImage
+
+
 class Download(Section):
-    source: Literal["medmnist", "file", "phantom"]
-    size: Literal[28, 64, 128, 224]
+    source: Literal["medmnist", "file", "phantom", "table"]
+    seed: Seed
+    size: Annotated[int, Field(ge=28, le=1024)]
+    fit: Fit
     path: str | None
+    table: Table
     phantom: Phantom
     companion: Companion
 
     @model_validator(mode="after")
-    def _path_belongs_to_a_file(self) -> "Download":
-        if self.source == "file" and not self.path:
-            raise ValueError("source `file` needs `path`, an npz in ChestMNIST's layout")
-        if self.source != "file" and self.path:
+    def _path_fits_the_source(self) -> "Download":
+        reads = {"file": "an npz in ChestMNIST's layout", "table": "a CSV, TSV or Parquet file"}
+        if self.source in reads and not self.path:
+            raise ValueError(f"source `{self.source}` needs `path`, {reads[self.source]}")
+        if self.source not in reads and self.path:
             raise ValueError(
                 f"path names {self.path}, but source is `{self.source}`, which does not read it; "
-                "set source: file, or path: null"
+                "set source: file or table, or path: null"
             )
         return self
 
@@ -180,14 +260,32 @@ class GradCam(Section):
     max_images: Count
     max_findings: Count
 
+    def out_of_range(self, n: Mapping[str, int]) -> str | None:
+        """The problem if an index is not below the number of images in the split."""
+        if max(self.indices) < n[self.split]:
+            return None
+        return (
+            f"gradcam.indices has {max(self.indices)}, and {self.split} has {n[self.split]:,} "
+            "images; give indices below that"
+        )
+
 
 class Params(Section):
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    seed: Seed
     threads: Annotated[int, Field(ge=1, le=1024)]
     download: Download
     train: Train
     evaluate: Evaluate
     gradcam: GradCam
+
+    @model_validator(mode="after")
+    def _size_fits_the_source(self) -> "Params":
+        source, size = self.download.source, self.download.size
+        if source in ("medmnist", "phantom") and size not in (28, 64, 128, 224):
+            raise ValueError(
+                f"download.size is {size}; source `{source}` has images of 28, 64, 128 or 224 px"
+            )
+        return self
 
     @model_validator(mode="after")
     def _gradcam_fits_the_rest(self) -> "Params":
@@ -197,12 +295,9 @@ class Params(Section):
             raise ValueError(f"gradcam.method.{missing[0]} is missing; add the model")
         if unknown := sorted(explained - set(model_names())):
             raise ValueError(f"gradcam.method.{unknown[0]} is not a model; remove it")
-        n = getattr(self.download.phantom, self.gradcam.split)
-        if self.download.source == "phantom" and max(self.gradcam.indices) >= n:
-            raise ValueError(
-                f"gradcam.indices has {max(self.gradcam.indices)}, and download.phantom."
-                f"{self.gradcam.split} is {n}; give indices below that"
-            )
+        n = self.download.phantom.model_dump()
+        if self.download.source == "phantom" and (problem := self.gradcam.out_of_range(n)):
+            raise ValueError(problem)
         return self
 
 
@@ -266,11 +361,11 @@ def named_file(key: str, name: str, root: Path) -> Path:
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested mappings to dotted names; lists are kept as values."""
+    """Flatten nested mappings to dotted names; lists, and mappings of other texts, stay values."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{prefix}.{key}" if prefix else str(key)
-        if isinstance(value, dict):
+        if isinstance(value, dict) and all(map(NAME.fullmatch, map(str, value))):
             flat.update(flatten(value, name))
         else:
             flat[name] = value
@@ -297,7 +392,7 @@ def _message(error: ErrorDetails, schema: type[Section], prefix: tuple[str, ...]
 
 def _expectation(message: str) -> str:
     """Pydantic's message without its subject: `expected a number greater than 0`."""
-    expected = message.removeprefix("Input should be ")
+    expected = message.removeprefix("Input should be ").replace("valid tuple", "list")
     if expected == message:
         return f"{message[0].lower()}{message[1:]}"
     return f"expected {'a number ' * expected.startswith(('greater', 'less'))}{expected}"

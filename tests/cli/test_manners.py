@@ -27,6 +27,7 @@ WIDTH = 80
 COMMANDS = sorted(each.name or each.callback.__name__ for each in cli.app.registered_commands)
 WITH_JSON = (
     "audit", "diff", "doctor", "predict", "replay", "report", "repro", "score", "sweep", "sync",
+    "table",
 )  # fmt: skip
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 BOX = re.compile("[\u2500-\u257f]")
@@ -263,6 +264,11 @@ def made(kept: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     )  # fmt: skip
     images = np.load(pipeline.folder / "data" / "processed" / "test_images.npy")
     Image.fromarray(images[0]).resize((64, 64)).save(pipeline.folder / "a.png")
+    (pipeline.folder / "scans").mkdir()
+    for i in range(6):
+        Image.fromarray(images[i]).save(pipeline.folder / "scans" / f"{i}.png")
+    rows = "".join(f"{i}.png,{i % 2},{i}\n" for i in range(6))
+    (pipeline.folder / "labels.csv").write_text(f"file,edema,patient\n{rows}")
     return pipeline
 
 
@@ -273,6 +279,7 @@ def arguments_of(command: str, made: Pipeline) -> list[str]:
         "replay": [made.run_id("download")],
         "score": ["theirs.npz", "--resamples", "100"],
         "sweep": ["-S", "train.cnn.lr=1e-3", "--dry-run"],
+        "table": ["labels.csv", "--images", "scans"],
     }.get(command, [])
 
 

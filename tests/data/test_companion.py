@@ -67,7 +67,7 @@ def extracted(
     joined = companion.read(settings, companion.files(settings, folder))
     assert joined is not None
     raw.check_companion(folder / "mine.npz", joined)
-    return raw.extract(folder / "mine.npz", Origin("mine", "file"), folder, joined)
+    return raw.extract(folder / "mine.npz", Origin("mine", "file"), folder, "pad", joined)
 
 
 def opened(folder: Path) -> dict[str, splits.Split]:
@@ -299,7 +299,7 @@ def test_attributes_can_also_be_arrays_of_the_raw_file(tmp_path: Path) -> None:
         ]
     np.savez(tmp_path / "mine.npz", **data)
     raw.check(tmp_path / "mine.npz", tmp_path)
-    result = raw.extract(tmp_path / "mine.npz", Origin("mine", "file"), tmp_path)
+    result = raw.extract(tmp_path / "mine.npz", Origin("mine", "file"), tmp_path, "pad")
     assert result.impossible_ages == {"train": 1, "val": 0, "test": 1}
     train = splits.open_split(tmp_path, "train").attributes
     assert {name: values.tolist() for name, values in train.items()} == {
@@ -349,7 +349,7 @@ def test_nihs_own_table_gives_its_patients_and_attributes_back(tmp_path: Path) -
     np.savez(tmp_path / "mine.npz", **{k: v for k, v in content.items() if "patients" not in k})
     settings = Settings(**NIH)
     table = companion.read(settings, companion.files(settings, tmp_path))
-    result = raw.extract(tmp_path / "mine.npz", Origin("mine", "file"), tmp_path, table)
+    result = raw.extract(tmp_path / "mine.npz", Origin("mine", "file"), tmp_path, "pad", table)
     of = opened(tmp_path)
     report = quality.describe(of, result.impossible_ages, result.joined)
     theirs = pandas.read_csv(NIH_TABLE).set_index("Image Index")

@@ -142,7 +142,7 @@ def test_sampling_error_is_not_reported_as_a_shift() -> None:
 @pytest.mark.skipif(not (SHARED / "nih_real_28.npz").exists(), reason="no real X-rays here")
 def test_real_x_rays_have_no_leaks(tmp_path: Path) -> None:
     origin = splits.Origin("nih_real_28", "file")
-    dataset = raw.extract(SHARED / "nih_real_28.npz", origin, tmp_path).dataset
+    dataset = raw.extract(SHARED / "nih_real_28.npz", origin, tmp_path, "pad").dataset
     assert dataset.n == {"train": 1462, "val": 171, "test": 711}
     report = quality.describe({s: splits.open_split(tmp_path, s) for s in splits.SPLITS})
     assert all(pair["patients"]["n"] == 0 for pair in report["across"].values())

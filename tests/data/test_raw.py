@@ -48,7 +48,7 @@ def extracted(path: Path, folder: Path) -> dict[str, str]:
     folder.mkdir()
     raw.check(path, folder)
     assert not list(folder.iterdir())
-    raw.extract(path, Origin("mine", "file"), folder)
+    raw.extract(path, Origin("mine", "file"), folder, "pad")
     return {each.name: hashlib.md5(each.read_bytes()).hexdigest() for each in folder.iterdir()}
 
 
@@ -235,7 +235,7 @@ def test_memory_does_not_grow_with_the_data(tmp_path: Path, change: Change) -> N
     raw.check(tmp_path / "mine.npz", tmp_path / "out")
     of_check = tracemalloc.get_traced_memory()[1]
     tracemalloc.reset_peak()
-    raw.extract(tmp_path / "mine.npz", Origin("mine", "file"), tmp_path / "out")
+    raw.extract(tmp_path / "mine.npz", Origin("mine", "file"), tmp_path / "out", "pad")
     of_extract = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     # A chunk, its bytes and a copy; the histogram of a chunk takes 8 bytes per pixel.
@@ -262,7 +262,7 @@ def test_a_damaged_raw_file_in_the_project_gives_one_line(
     np.savez(path, **arrays())
     corrupt(path)
     with pytest.raises(CxrError) as caught:
-        raw.extract(path, Origin("mine", "file"), tmp_path)
+        raw.extract(path, Origin("mine", "file"), tmp_path, "pad")
     assert str(caught.value).startswith(f"{path} is damaged (it is not the file that")
 
 

@@ -18,7 +18,7 @@ from cxr.errors import CxrError
 from cxr.labels import CHESTMNIST
 from cxr.params import Download, Phantom
 
-DEFAULTS = params.load(Path(__file__).parents[2] / "params.yaml").download
+DEFAULTS = params.load(Path(__file__).parents[2] / "params.yaml")
 CONTENT = bytes(range(256)) * 4096
 MD5 = hashlib.md5(CONTENT).hexdigest()
 
@@ -95,9 +95,7 @@ def get(server: Server, folder: Path, cached: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(source.URLS, 28, f"http://127.0.0.1:{server.server_port}/chest.npz")
     monkeypatch.setitem(source.MD5S, 28, MD5)
     target, scratch = folder / "chest.npz", folder / "scratch"
-    source.get(
-        DEFAULTS, 0, target, scratch, folder, lambda md5: cached / md5, lambda done, of: None
-    )
+    source.get(DEFAULTS, target, scratch, folder, lambda md5: cached / md5, lambda done, of: None)
     return target
 
 
@@ -222,9 +220,10 @@ def test_the_same_seed_gives_the_same_file(tmp_path: Path) -> None:
         ("medmnist", None, "chestmnist-64"),
         ("phantom", None, "phantom-64"),
         ("file", "/x/nih_real_28.npz", "nih_real_28"),
+        ("table", "/x/Data_Entry_2017_v2020.csv.gz", "Data_Entry_2017_v2020"),
     ],
 )
 def test_data_is_named_by_its_source(kind: str, path: str | None, name: str) -> None:
     changes = {"source": kind, "size": 64, "path": path}
-    download = Download.model_validate(DEFAULTS.model_dump() | changes)
+    download = Download.model_validate(DEFAULTS.download.model_dump() | changes)
     assert source.origin(download) == Origin(name, kind)

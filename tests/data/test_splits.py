@@ -34,7 +34,7 @@ def arrays() -> Arrays:
 def extract(arrays: Arrays, folder: Path, save: Callable[..., None] = np.savez) -> raw.Extracted:
     save(folder / "mine.npz", **arrays)
     raw.check(folder / "mine.npz", folder)
-    return raw.extract(folder / "mine.npz", Origin("mine", "file"), folder)
+    return raw.extract(folder / "mine.npz", Origin("mine", "file"), folder, "pad")
 
 
 def refusal(arrays: Arrays, folder: Path) -> str:
@@ -103,7 +103,7 @@ def test_statistics_of_a_hand_computed_case(arrays: Arrays, tmp_path: Path) -> N
 
 def test_the_dataset_is_described_and_read_back(arrays: Arrays, tmp_path: Path) -> None:
     dataset = extract(arrays, tmp_path).dataset
-    assert dataset == splits.Dataset(Origin("mine", "file"), 10, COUNTS, CHESTMNIST, ())
+    assert dataset == splits.Dataset(Origin("mine", "file"), 10, COUNTS, CHESTMNIST, (), "pad")
     assert splits.open_dataset(tmp_path) == dataset
 
 
@@ -294,7 +294,7 @@ def test_training_images_of_one_grey_value_are_refused(arrays: Arrays, tmp_path:
 @pytest.mark.skipif(not REAL.exists(), reason=f"{REAL} does not exist")
 def test_real_x_rays_are_extracted_as_numpy_reads_them(tmp_path: Path) -> None:
     raw.check(REAL, tmp_path)
-    extracted = raw.extract(REAL, Origin("nih_real_28", "file"), tmp_path)
+    extracted = raw.extract(REAL, Origin("nih_real_28", "file"), tmp_path, "pad")
     dataset, statistics = extracted.dataset, extracted.statistics
     assert (dataset.size, dataset.n) == (28, {"train": 1462, "val": 171, "test": 711})
     theirs = np.load(REAL)

@@ -129,7 +129,7 @@ def read_npz(path: Path) -> None:
     refused = None
     for read in (
         lambda: raw.check(path, folder),
-        lambda: raw.extract(path, splits.Origin("fuzz", "file"), folder),
+        lambda: raw.extract(path, splits.Origin("fuzz", "file"), folder, "pad"),
         lambda: read_predictions(path, "test", False),
         lambda: read_labels(path, "test"),
     ):

@@ -261,7 +261,9 @@ def test_valid_files_are_accepted(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "good.npz", **arrays())
     with bounded():
         raw.check(tmp_path / "good.npz", tmp_path)
-        raw.extract(tmp_path / "good.npz", splits.Origin("a [b] `c` $d$ é", "file"), tmp_path)
+        raw.extract(
+            tmp_path / "good.npz", splits.Origin("a [b] `c` $d$ é", "file"), tmp_path, "pad"
+        )
     assert splits.open_dataset(tmp_path).n == {"train": 3, "val": 3, "test": 3}
     # Blank images compress to a thousandth, which is allowed for small files.
     np.savez_compressed(tmp_path / "blank.npz", x=np.zeros((1000, 28, 28), np.uint8))

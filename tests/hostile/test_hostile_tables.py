@@ -69,14 +69,14 @@ def test_a_table_has_a_size_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     path = tmp_path / "theirs.csv"
     path.write_text(f"{HEADER}\n{ROW}\n")
     assert len(read_predictions(path, "test", False).values) == 1
-    monkeypatch.setattr(sheet, "MAX_CSV_BYTES", path.stat().st_size - 1)
+    monkeypatch.setattr(sheet, "MOST_BYTES", path.stat().st_size - 1)
     assert "it has more than" in refusal(read_predictions, path, "test", False)
 
 
 def test_an_endless_table_is_read_up_to_the_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sheet, "MAX_CSV_BYTES", 2**20)
+    monkeypatch.setattr(sheet, "MOST_BYTES", 2**20)
     assert "more than 1,048,576" in refusal(read_predictions, Path("/dev/zero"), "test", False)
 
 

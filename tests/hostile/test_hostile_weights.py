@@ -225,6 +225,7 @@ MODELS: dict[str, tuple[tuple[Any, ...], Any]] = {
     "two means": (("input", "mean"), [0.5, 0.5]),
     "a standard deviation of 0": (("input", "std"), [0]),
     "a filter that is a path": (("input", "resampling"), "../x"),
+    "an unknown way to become square": (("input", "fit"), "zoom"),
     "one more input": (("input", "more"), 1),
     "no input": (("input",), None),
     "a name in a parent folder": (("name",), "../cnn"),

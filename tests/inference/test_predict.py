@@ -226,7 +226,7 @@ def test_invalid_arguments_are_refused_in_one_line(
 
 def test_images_that_are_not_square_keep_their_aspect_ratio() -> None:
     tall = Picture(Path("tall.png"), np.full((90, 30), 200, np.uint8))
-    assert tall.square(30, "bicubic")[:, 12:18].min() > 190
+    assert tall.square(30, "bicubic", "pad")[:, 12:18].min() > 190
 
 
 def test_maps_overwrite_neither_images_nor_each_other(

@@ -255,9 +255,17 @@ def test_model_json_contains_what_is_needed_to_use_the_model(tmp_path: Path) -> 
     assert description["labels"] == list(CHESTMNIST)
     assert description["input"] == {
         "data_size": 28, "resampling": "bicubic", "image_size": 28, "channels": 1,
-        "mean": [0.1], "std": [1 / 3],
+        "mean": [0.1], "std": [1 / 3], "fit": "pad",
     }  # fmt: skip
     assert description["params"]["train"]["cnn"]["channels"] == [32, 64, 128]
+
+
+def test_a_model_of_an_older_version_pads_images(tmp_path: Path) -> None:
+    models.save(saved_model("cnn"), tmp_path)
+    path = tmp_path / "model.json"
+    path.write_text(path.read_text().replace(',\n    "fit": "pad"', ""))
+    assert '"fit"' not in path.read_text()
+    assert models.load(tmp_path).input.fit == "pad"
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])

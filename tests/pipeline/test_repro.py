@@ -164,7 +164,8 @@ def test_the_summary_lists_stages_scores_and_next_steps(
     real = printed_summary(Summary(0, STAGES, "some-28", False, scores), tmp_path, capsys)
     assert "PHANTOM" not in "".join(real)
     of_demo = printed_summary(done, tmp_path, capsys, of_demo=True)
-    assert of_demo[-2].startswith("make ui DEMO=1 ")
+    assert of_demo[-3].startswith("make ui DEMO=1 ")
+    assert of_demo[-1].endswith("start with: cxr table FILE --images FOLDER")
 
 
 def test_a_failed_pipeline_lists_the_stages_that_finished(

@@ -68,11 +68,11 @@ def test_a_parameter_edited_while_the_stage_runs_is_refused(project: Pipeline) -
         "p.write_text(p.read_text().replace('seed: 0', 'seed: 1'))",
     )
     assert done.returncode == 2
-    assert "params.yaml: seed changed while the stage ran" in done.stderr
+    assert "params.yaml: download.seed changed while the stage ran" in done.stderr
     assert nothing_is_published(project)
     run = only_run(project)
     assert run.info.status == "FAILED"
-    assert "seed changed" in run.data.tags["cxr.failure"]
+    assert "download.seed changed" in run.data.tags["cxr.failure"]
 
 
 def test_code_edited_while_the_stage_runs_is_refused(project: Pipeline) -> None:

@@ -52,7 +52,12 @@ def project(tmp_path: Path) -> Path:
     labels, _ = images()
     splits.write_dataset(
         splits.Dataset(
-            splits.Origin("mine", "file"), 28, dict.fromkeys(splits.SPLITS, 120), CHESTMNIST, ()
+            splits.Origin("mine", "file"),
+            28,
+            dict.fromkeys(splits.SPLITS, 120),
+            CHESTMNIST,
+            (),
+            "pad",
         ),
         folder / "data/processed",
     )

@@ -114,7 +114,8 @@ def processed_folder(folder: Path, images: np.ndarray) -> Path:
     np.save(folder / "val_labels.npy", np.zeros((len(images), len(CHESTMNIST)), np.int8))
     n = dict.fromkeys(splits.SPLITS, len(images))
     splits.write_dataset(
-        splits.Dataset(splits.Origin("mine", "file"), images.shape[1], n, CHESTMNIST, ()), folder
+        splits.Dataset(splits.Origin("mine", "file"), images.shape[1], n, CHESTMNIST, (), "pad"),
+        folder,
     )
     return folder
 

@@ -2,11 +2,13 @@
 
 import shlex
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from cxr.audit.finding import SHOWN, Finding, Where, fails, holds, note, same, some
 from cxr.audit.project import Project
 from cxr.data import source, splits
+from cxr.data.table import manifest
 from cxr.errors import CxrError
 from cxr.formatting import count
 from cxr.hashing import files_below
@@ -83,7 +85,7 @@ def environment(found: Found) -> list[Finding]:
     ]
     if changed:
         return [note(Where.ENVIRONMENT, "made in a different environment: " + "; ".join(changed))]
-    packages = ", ".join(f"{name} {was['packages'][name]}" for name in RESULT_AFFECTING_PACKAGES)
+    packages = ", ".join(f"{n} {was['packages'].get(n)}" for n in RESULT_AFFECTING_PACKAGES)
     threads = count(was["threads"], "thread")
     says = f"Python {was['python']}, {packages}; {was['cpu']}, device {was['device']}, {threads}"
     return [holds(Where.ENVIRONMENT, says)]
@@ -198,8 +200,10 @@ def _raw(found: Found, project: Project) -> list[Finding]:
     name = params["download.source"]
     if name == "phantom":
         counts = ", ".join(f"{params[f'download.phantom.{k}']:,} {k}" for k in splits.SPLITS)
-        says = f"phantom images generated from seed {params['seed']}: {counts}"
+        says = f"phantom images generated from seed {params['download.seed']}: {counts}"
         return [holds(Where.SOURCE, says)]
+    if name == "table":
+        return _images(found, project) if found.current else []
     if name != "medmnist":
         return []
     size = params["download.size"]
@@ -211,6 +215,29 @@ def _raw(found: Found, project: Project) -> list[Finding]:
         says = f"{RAW} has md5 {md5}; the md5 published by MedMNIST is {source.MD5S[size]}"
         return [fails(Where.SOURCE, says, "dvc repro --force download")]
     return [holds(Where.SOURCE, f"{source.URLS[size]}, published md5 {md5}")]
+
+
+def _images(found: Found, project: Project) -> list[Finding]:
+    """Check the image files that the current raw file was read from."""
+    try:
+        entries = [each for each in manifest.read(project.root / RAW) if each.md5]
+    except CxrError:
+        return []  # the check of the outputs reports it
+    files = {each.file: project.root / Path(each.file).expanduser() for each in entries}
+    n_missing, changed = 0, []
+    for entry in entries:
+        if not files[entry.file].is_file():
+            n_missing += 1
+        elif project.memory.md5(files[entry.file], least=0) != entry.md5:
+            changed.append(entry.file)
+    if changed:
+        says = f"{count(len(changed), 'image file')} changed since: {some(changed)}"
+        return [fails(Where.SOURCE, says, f"dvc repro --force {found.record.stage}")]
+    if n_missing:
+        says = f"{n_missing:,} of {count(len(entries), 'image file')} are not on this machine"
+        return [note(Where.SOURCE, says)]
+    table = found.record.facts.params["download.path"]
+    return [holds(Where.SOURCE, f"{count(len(entries), 'image file')} of {table}, unchanged")]
 
 
 def _changed_inputs(found: Found, project: Project) -> list[Finding]:

@@ -11,6 +11,7 @@ from cxr.cli import completion
 from cxr.cli.app import Json, app, print_json, project
 from cxr.cli.completion import RUN
 from cxr.errors import CxrError
+from cxr.paths import PARAMS_FILE
 from cxr.pipeline import demo as demo_clone
 from cxr.signals import STOPPED
 
@@ -23,6 +24,51 @@ def demo() -> None:
     """
     folder = demo_clone.prepare(project())
     _reproduce(folder, [], of_demo=True)
+
+
+@app.command(rich_help_panel=RUN)
+def table(
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="FILE",
+            help="A CSV, TSV or Parquet file, a row per image (default: that of params.yaml).",
+        ),
+    ] = None,
+    images: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder with the images; repeat for more (default: the folder of FILE).",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check a table of your own images, and print the parameters to train on them.
+
+    The parameters are guessed from the names and values of the columns; check them. Without FILE,
+    check the table and parameters in params.yaml. Exit status 1 if the table has problems.
+
+    Example: cxr table labels.csv --images scans/
+    """
+    from cxr.cli import table_preview
+    from cxr.data import proposal
+    from cxr.params import load
+
+    root = project()
+    params = load(root / PARAMS_FILE)
+    settings, path = params.download.table, str(file or params.download.path)
+    if file is not None:
+        folders = [each.resolve() for each in images or [file.parent]]
+        settings, path = proposal.propose(file, folders, settings), str(file.resolve())
+    elif params.download.source != "table":
+        raise CxrError(f"{PARAMS_FILE} has no table; name one: cxr table FILE")
+    preview = proposal.preview(settings, path, root, params)
+    if as_json:
+        print_json(preview.as_json())
+    else:
+        table_preview.show(preview, path, is_proposal=file is not None)
+    raise typer.Exit(int(bool(preview.problems)))
 
 
 @app.command(rich_help_panel=RUN)

@@ -42,6 +42,8 @@ def summary(done: Summary, folder: Path, of_demo: bool = False) -> None:
     table.add_row("", f"make ui{' DEMO=1' * of_demo}", "all runs, curves and figures in MLflow")
     table.add_row("", f"{'cd .demo && ' * of_demo}cxr audit", "trace and verify all results")
     console.print(table)
+    if of_demo:
+        console.print("\nTo train on your own X-rays, start with:  cxr table FILE --images FOLDER")
 
 
 def _stages(stages: list[StageResult]) -> Table:

@@ -1,8 +1,8 @@
 """A table that adds patients, attributes and further labels to images, joined by their ids."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr import labels
-from cxr.data.attributes import MOST_CHARACTERS
+from cxr.data.columns import distinct, patients_or_images, refuse, too_long, truths
 from cxr.data.ids import MOST_ID_CHARACTERS, Ids, Rows, pair, same_folders
-from cxr.data.sheet import Sheet, read_sheet
+from cxr.data.sheet import read_sheet
 from cxr.data.splits import SPLITS
 from cxr.errors import CxrError
 from cxr.params import Companion as Settings
@@ -20,7 +20,6 @@ from cxr.params import named_file
 
 KEY = "download.companion"
 IMAGE_IDS = ("split", "index", "image_id")  # columns of MedMNIST's CSV
-NUMBER = re.compile(r"0|[1-9]\d{0,17}")
 
 
 @dataclass(frozen=True)
@@ -69,24 +68,21 @@ def read(settings: Settings, paths: Mapping[str, Path]) -> Companion | None:
     """
     if "path" not in paths:
         return None
-    sheet = _distinct(read_sheet(paths["path"]), settings)
-    used = {name: _cells(sheet, f"attributes.{name}", c) for name, c in settings.attributes.items()}
-    patients = _cells(sheet, "patient", settings.patient) if settings.patient else None
-    texts = {settings.attributes[name]: cells for name, cells in used.items()}
-    if patients is not None:
-        texts[settings.patient or ""] = patients
-    for column, cells in texts.items():
-        for row, cell in zip(sheet.body, cells, strict=True):
-            if len(cell) > MOST_CHARACTERS:
-                raise CxrError(
-                    f"{sheet.path}: line {row.line}: {column!r} has {len(cell)} characters; "
-                    f"expected at most {MOST_CHARACTERS}"
-                )
+    sheet = read_sheet(paths["path"])
+    named = {f"attributes.{name}": column for name, column in settings.attributes.items()}
+    named |= {"patient": settings.patient} if settings.patient else {}
+    for key, column in [*named.items(), *(("labels", each) for each in settings.labels)]:
+        sheet.column(column, f"{KEY}.{key}")
+    sheet = distinct(sheet, settings.id, f"{KEY}.id", [*named.values(), *settings.labels])
+    refuse(
+        chain.from_iterable(too_long(sheet, each, f"{KEY}.{key}") for key, each in named.items())
+    )
+    cells = {key: sheet.column(column, key).tolist() for key, column in named.items()}
     return Companion(
-        ids=np.array(_cells(sheet, "id", settings.id), str),
-        patients=patients,
-        attributes=used,
-        labels={column: _truths(sheet, column) for column in settings.labels},
+        ids=sheet.column(settings.id, KEY).to_numpy(str),
+        patients=cells.get("patient"),
+        attributes={name: cells[f"attributes.{name}"] for name in settings.attributes},
+        labels={column: truths(sheet, column, f"{KEY}.labels") for column in settings.labels},
         id_column=f"{settings.id!r} of {sheet.path}",
         image_ids=_image_ids(paths["image_ids"]) if "image_ids" in paths else None,
     )
@@ -157,75 +153,21 @@ def _own_ids(
     return own
 
 
-def _distinct(sheet: Sheet, settings: Settings) -> Sheet:
-    """The sheet with one row per id; CxrError if rows of one id differ in a used column."""
-    if not sheet.body:
-        raise CxrError(f"{sheet.path} has no rows; expected a header and one row per image")
-    named = {"id": settings.id} | ({"patient": settings.patient} if settings.patient else {})
-    named |= {f"attributes.{name}": column for name, column in settings.attributes.items()}
-    used = [_index(sheet, key, column) for key, column in named.items()]
-    used += [_index(sheet, "labels", column) for column in settings.labels]
-    first: dict[str, Any] = {}
-    rows = []
-    for row in sheet.body:
-        name = row.cells[used[0]]
-        if not 1 <= len(name) <= MOST_ID_CHARACTERS:
-            state = "is empty" if not name else f"has {len(name):,} characters"
-            raise CxrError(f"{sheet.path}: line {row.line}: {settings.id!r} {state}; correct it")
-        if name not in first:
-            first[name] = row
-            rows.append(row)
-        elif any(row.cells[i] != first[name].cells[i] for i in used):
-            raise CxrError(
-                f"{sheet.path}: lines {first[name].line} and {row.line} differ for id {name!r}; "
-                f"remove one, or set {KEY}.id to the column with the ids of images"
-            )
-    return sheet._replace(rows=[sheet.rows[0], *rows])
-
-
-def _index(sheet: Sheet, key: str, column: str) -> int:
-    if sheet.header.count(column) != 1:
-        problem = "two columns" if column in sheet.header else "no column"
-        shown = ", ".join(map(repr, sheet.header))[:300]
-        raise CxrError(
-            f"{KEY}.{key}: {sheet.path} has {problem} {column!r}; its columns are {shown}"
-        )
-    return sheet.header.index(column)
-
-
-def _cells(sheet: Sheet, key: str, column: str) -> list[str]:
-    index = _index(sheet, key, column)
-    return [row.cells[index] for row in sheet.body]
-
-
-def _truths(sheet: Sheet, column: str) -> npt.NDArray[np.int8]:
-    values = []
-    for row, cell in zip(sheet.body, _cells(sheet, "labels", column), strict=True):
-        value = sheet.truth(cell)
-        if value not in (0, 1, labels.UNKNOWN):
-            raise CxrError(
-                f"{sheet.path}: line {row.line}: {column!r} is {cell!r}; expected 0 or 1, -1 or "
-                "nothing if it is unknown, or yes or no"
-            )
-        values.append(value)
-    return np.array(values, np.int8)
-
-
 def _image_ids(path: Path) -> dict[str, Ids]:
     """The image ids in MedMNIST's CSV, by split in row order."""
     sheet = read_sheet(path)
-    cells = [_cells(sheet, "image_ids", column) for column in IMAGE_IDS]
+    cells = [sheet.column(column, f"{KEY}.image_ids") for column in IMAGE_IDS]
     of_split: dict[str, dict[str, str]] = {split: {} for split in SPLITS}
-    for row, split, index, name in zip(sheet.body, *cells, strict=True):
+    for line, split, index, name in zip(sheet.frame.index, *cells, strict=True):
         if split not in of_split:
             raise CxrError(
-                f"{path}: line {row.line}: the split is {split!r}; expected {', '.join(SPLITS)}"
+                f"{sheet.where(line)}: the split is {split!r}; expected {', '.join(SPLITS)}"
             )
         if index in of_split[split] or not 1 <= len(name) <= MOST_ID_CHARACTERS:
             problem = f"the index {index} of {split} again"
             if index not in of_split[split]:
                 problem = f"an image_id of {len(name):,} characters"
-            raise CxrError(f"{path}: line {row.line} has {problem}; correct the file")
+            raise CxrError(f"{sheet.where(line)} has {problem}; correct the file")
         of_split[split][index] = name
     for split, each in of_split.items():
         if missing := [i for i in range(len(each)) if str(i) not in each]:
@@ -247,7 +189,5 @@ def _columns(
 
 
 def _patients(patients: list[str], rows: Rows, ids: Ids) -> Ids:
-    known = np.array([*patients, ""])[rows]
-    named = np.where(known == "", np.char.add("image ", ids.astype(str)), known)
-    # Numbers as numbers: resamples depend on the order of the patients.
-    return named.astype(np.int64) if all(map(NUMBER.fullmatch, named.tolist())) else named
+    known = np.array([*patients, ""])[rows]  # row -1 is the last
+    return patients_or_images(known.tolist(), ids.astype(str).tolist())

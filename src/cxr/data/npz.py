@@ -13,7 +13,7 @@ import tempfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -288,6 +288,12 @@ def write_npz_member(
         writer = NpyWriter(member, shape, dtype)
         for rows in chunks:
             writer.append(rows)
+
+
+def write_npz_arrays(archive: zipfile.ZipFile, arrays: Mapping[str, Array]) -> None:
+    """Add small members to an open archive."""
+    for key, values in arrays.items():
+        write_npz_member(archive, key, values.shape, values.dtype, iter([values]))
 
 
 def _checked_path(path: Path) -> Path:

@@ -35,6 +35,7 @@ def describe(
     splits: dict[str, Split],
     impossible_ages: dict[str, int] | None = None,
     joined: Joined | None = None,
+    files: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Counts, prevalence, label pairs, constant images, duplicates, leaks, shifts and problems.
 
@@ -43,14 +44,16 @@ def describe(
     splits : the three splits by name.
     impossible_ages : their number in each split.
     joined : the companion table as joined to the images.
+    files : of images read from a table, see `manifest.describe`.
 
     Returns
     -------
     A mapping that can be written as JSON: `splits` (per split: n, no_finding, images with a
     known value, positives and prevalence by label, attributes, constant images, duplicates),
     `pairs` (training images with both labels, (L, L)), `across` (images, ids and patients shared by
-    two splits), `shift` (standardised differences to train), `problems` (one sentence each), and
-    with a companion table `companion` (images without a row, rows without an image).
+    two splits), `shift` (standardised differences to train), `problems` (one sentence each);
+    with a companion table `companion` (images without a row, rows without an image), and with a
+    table of images `files`.
     """
     images = {name: _image_statistics(split.images) for name, split in splits.items()}
     within = {name: _describe_split(splits[name], images[name]) for name in SPLITS}
@@ -70,8 +73,11 @@ def describe(
             *_problems_across(across),
             *_problems_of_shift(shift, within),
             *_problems_of_companion(without_row),
+            *_problems_of_files(files or {}),
         ],
     }
+    if files:
+        report["files"] = files
     if joined:
         report["companion"] = {
             "images_without_row": without_row,
@@ -191,6 +197,14 @@ def _problems_of_companion(without_row: dict[str, int]) -> Iterator[str]:
     for name, n in without_row.items():
         if n:
             yield f"{_counted(n, 'image')} of {name} without a row in the companion table"
+
+
+def _problems_of_files(files: dict[str, Any]) -> Iterator[str]:
+    if n := files.get("without_file"):
+        yield f"{_counted(n, 'row')} of the table without an image file"
+    if n := files.get("unreadable"):
+        first, problem = next(iter(files["left_out"].items()))
+        yield f"{_counted(n, 'unreadable image')} left out, the first {first}: {problem}"
 
 
 def _counted(n: int, noun: str) -> str:  # in data.json, so not by reporting-only code

@@ -28,6 +28,7 @@ from cxr.documents import damaged
 from cxr.errors import CxrError
 from cxr.formatting import count
 from cxr.labels import CHESTMNIST, MOST_LABELS, UNKNOWN, checked_names, in_order
+from cxr.params import Fit
 
 COLUMNS = ("ids", "patients")
 NAMES, ATTRIBUTE_NAMES = "label_names", "attribute_names"
@@ -83,7 +84,7 @@ class Extracted:
 
 
 def extract(
-    raw: Path, origin: Origin, folder: Path, companion: Companion | None = None
+    raw: Path, origin: Origin, folder: Path, fit: Fit, companion: Companion | None = None
 ) -> Extracted:
     """Write the splits of a valid raw file (see `check`) to `folder` as one array per file."""
     try:
@@ -94,7 +95,7 @@ def extract(
     except CxrError:
         raise damaged(raw, "it is not the file that the download stage wrote") from None
     dataset = Dataset(
-        origin, contents.size, contents.n, contents.label_names, contents.attribute_names
+        origin, contents.size, contents.n, contents.label_names, contents.attribute_names, fit
     )
     write_dataset(dataset, folder)
     ages = ages if AGE in contents.attribute_names else {}

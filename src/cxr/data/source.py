@@ -1,21 +1,23 @@
 """Sources of the raw file: a download, a user's own file, or the phantom."""
 
 import os
+import re
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import requests
 from urllib3.exceptions import ReadTimeoutError
 
 from cxr.data import companion, phantom, raw
-from cxr.data.npz import Array, write_npz_member
+from cxr.data.npz import Array, write_npz_arrays, write_npz_member
 from cxr.data.splits import SPLITS, Origin
 from cxr.errors import CxrError, one_line
 from cxr.hashing import md5_of_file
-from cxr.params import Download, Phantom, named_file
+from cxr.params import Download, Params, Phantom, named_file
 
 # A copy of medmnist.INFO["chestmnist"] (a test compares them): importing medmnist imports torch.
 URLS = {
@@ -36,6 +38,8 @@ ALTERNATIVES = (
     "download.path=FILE, or synthetic data with download.source=phantom"
 )
 
+TABLE_SUFFIX = re.compile(r"\.(csv|tsv|txt|parquet)(\.gz)?$", re.IGNORECASE)
+
 TIMEOUT_SECONDS = (10, 60)  # to connect, and between two chunks of data
 PIECE_BYTES = 2**16  # the most that an interrupted connection loses
 MOST_DOWNLOAD_BYTES = 2**33  # twice ChestMNIST at 224 px; guards against endless responses
@@ -51,13 +55,13 @@ def origin(download: Download) -> Origin:
         "medmnist": f"chestmnist-{download.size}",
         "phantom": f"phantom-{download.size}",
         "file": Path(download.path or "").stem,
+        "table": TABLE_SUFFIX.sub("", Path(download.path or "").name),
     }
     return Origin(names[download.source], download.source)
 
 
 def get(
-    download: Download,
-    seed: int,
+    params: Params,
     target: Path,
     scratch: Path,
     root: Path,
@@ -72,6 +76,7 @@ def get(
     root : folder that a relative `download.path` is relative to.
     cached : maps an MD5 to the path that the file has if it was downloaded before.
     """
+    download = params.download
     tables = companion.files(download.companion, root)
     table = companion.read(download.companion, tables)
     if download.source == "medmnist":
@@ -82,8 +87,11 @@ def get(
         path = user_file(download.path or "", root)
         raw.check(path, scratch)
         shutil.copyfile(path, target)
+    elif download.source == "table":
+        write_table(params, target, scratch, root, progress)
+        raw.check(target, scratch)
     else:
-        write_phantom(seed, download.phantom, download.size, target, progress)
+        write_phantom(download.seed, download.phantom, download.size, target, progress)
     if table is not None:
         raw.check_companion(target, table)
     for key, copy in companion.copies(download.companion, target.parent).items():
@@ -91,9 +99,34 @@ def get(
         shutil.copyfile(tables[key], copy)
 
 
+def own_files(download: Download, root: Path) -> list[Path]:
+    """The user's own files that the parameters name, without images; relative to `root`."""
+    files = [*companion.files(download.companion, root).values()]
+    if download.source == "file":
+        files.append(user_file(download.path or "", root))
+    elif download.source == "table":
+        from cxr.data.table import listing
+
+        files += listing.files(download.table, download.path or "", root).values()
+    return files
+
+
 def user_file(path: str, root: Path) -> Path:
     """The path of a user's own npz file; a relative path is relative to `root`."""
     return named_file("download.path", path, root)
+
+
+def write_table(
+    params: Params, target: Path, scratch: Path, root: Path, progress: Progress
+) -> None:
+    """Write the raw file of the images that a table lists."""
+    from cxr.data.table import listing, raw_file  # decoders take a second to import
+
+    settings = params.download.table
+    paths = listing.files(settings, params.download.path or "", root)
+    images = listing.read(settings, paths, root, params.download.seed)
+    pyarrow.default_memory_pool().release_unused()  # what pandas has freed
+    raw_file.write(images, params.download, target, scratch, params.threads, progress)
 
 
 def copy_if_valid(path: Path, md5: str, target: Path) -> bool:
@@ -159,16 +192,13 @@ def write_phantom(
                 np.concatenate(each) for each in zip(*parts, strict=True)
             )
             columns = {
-                "ids": np.array([f"phantom-{split}-{i:06}" for i in range(n)]),
-                "labels": labels,
-                "patients": patients,
-                "attributes": attributes,
+                f"{split}_ids": np.array([f"phantom-{split}-{i:06}" for i in range(n)]),
+                f"{split}_labels": labels,
+                f"{split}_patients": patients,
+                f"{split}_attributes": attributes,
             }
-            for name, values in columns.items():
-                shape = values.shape
-                write_npz_member(archive, f"{split}_{name}", shape, values.dtype, iter([values]))
-        names = np.array(phantom.ATTRIBUTES)
-        write_npz_member(archive, "attribute_names", names.shape, names.dtype, iter([names]))
+            write_npz_arrays(archive, columns)
+        write_npz_arrays(archive, {"attribute_names": np.array(phantom.ATTRIBUTES)})
 
 
 def _receive(url: str, part: Path, progress: Progress) -> None:

@@ -12,10 +12,11 @@ from cxr.arrays import Labels
 from cxr.data.npz import load_npy
 from cxr.documents import read_output
 from cxr.errors import CxrError
+from cxr.params import Fit
 
 SPLITS = ("train", "val", "test")
 RAW_FILE = "chest.npz"  # next to its origin.json
-SOURCES = ("medmnist", "file", "phantom")
+SOURCES = ("medmnist", "file", "phantom", "table")
 MOST_NAME = 200  # characters of a data set's name; MLflow allows 256
 
 Bytes = npt.NDArray[np.uint8]
@@ -25,8 +26,8 @@ Bytes = npt.NDArray[np.uint8]
 class Origin:
     """Where a raw file came from; travels with the data into every record, run and figure."""
 
-    name: str  # chestmnist-28, phantom-28, or the stem of a user's file
-    source: str  # medmnist, file or phantom
+    name: str  # chestmnist-28, phantom-28, or the name of a user's file without its suffixes
+    source: str  # one of SOURCES
 
     def __post_init__(self) -> None:
         """CxrError if the name is not a valid folder name: MLflow stores artifacts under it."""
@@ -55,6 +56,7 @@ class Dataset:
     n: dict[str, int]
     labels: tuple[str, ...]
     attributes: tuple[str, ...]
+    fit: Fit  # how other images become square
 
 
 @dataclass(frozen=True)
@@ -139,4 +141,5 @@ def _dataset(content: Any) -> Dataset:
         n={split: int(content["n"][split]) for split in SPLITS},
         labels=tuple(content["labels"]),
         attributes=tuple(content["attributes"]),
+        fit=content["fit"],
     )

@@ -82,7 +82,7 @@ def own_files(clone: Clone) -> Finding:
         value = clone.param(name, "")
         if not value or value in keywords:
             continue
-        if name == "download.path" and clone.param("download.source", "") != "file":
+        if name == "download.path" and clone.param("download.source", "") not in ("file", "table"):
             continue
         file = named_file(name, value, clone.root)
         if not os.access(file, os.R_OK):

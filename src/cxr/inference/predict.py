@@ -167,7 +167,7 @@ def predict_pictures(
     maps : the file for each picture's maps, by path; empty for none.
     """
     spec, network = model.saved.input, model.saved.network
-    small = np.stack([each.square(spec.data_size, spec.resampling) for each in pictures])
+    small = np.stack([each.square(spec.data_size, spec.resampling, spec.fit) for each in pictures])
     inputs = to_network_input(torch.from_numpy(small), spec)
     explained = cam.explain(network, inputs) if maps else None
     if explained is None:

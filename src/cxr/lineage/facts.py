@@ -32,7 +32,7 @@ RESULT_AFFECTING = frozenset({"cam", "data", "evaluation", "labels", "models", "
 
 PACKAGES = (
     "cxr-pipeline", "numpy", "torch", "torchvision", "scipy", "scikit-learn", "safetensors",
-    "matplotlib", "mlflow", "dvc",
+    "pillow", "pydicom", "imagecodecs", "matplotlib", "mlflow", "dvc",
 )  # fmt: skip
 # `git apply` must be able to read the patch, whatever the user's git configuration, and paths are
 # relative to the project, which may be a subfolder of a larger repository.
@@ -49,6 +49,9 @@ RESULT_AFFECTING_PACKAGES = (
     "scipy",
     "scikit-learn",
     "safetensors",
+    "pillow",
+    "pydicom",
+    "imagecodecs",
 )
 
 
@@ -110,7 +113,7 @@ class Facts:
             "environment": {
                 "python": environment["python"],
                 "packages": {
-                    name: environment["packages"][name] for name in RESULT_AFFECTING_PACKAGES
+                    name: environment["packages"].get(name) for name in RESULT_AFFECTING_PACKAGES
                 },
                 "machine": environment["machine"],
                 "cpu": environment["cpu"],

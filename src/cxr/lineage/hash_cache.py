@@ -23,10 +23,10 @@ class HashCache:
         self._known: dict[str, str] = known if isinstance(known, dict) else {}
         self._used: dict[str, str] = {}
 
-    def md5(self, path: Path) -> str:
-        """MD5 of a file."""
+    def md5(self, path: Path, least: int = BIG) -> str:
+        """MD5 of a file, remembered if it has at least that many bytes."""
         stat = path.stat()
-        if stat.st_size < BIG:
+        if stat.st_size < least:
             return md5_of_file(path)
         key = f"{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"
         md5 = self._used.get(key) or self._known.get(key) or md5_of_file(path)

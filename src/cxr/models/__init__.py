@@ -8,7 +8,7 @@ describes and knows nothing of paths, parameter files or devices.
 
 import importlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +21,7 @@ from cxr.documents import read_output, validated
 from cxr.errors import CxrError
 from cxr.models.inputs import InputSpec, _input_spec
 from cxr.models.weights import fill, load_weights, write_weights
-from cxr.params import ModelBlock, ModelParams, model_names, validate
+from cxr.params import Fit, ModelBlock, ModelParams, model_names, validate
 from cxr.paths import PARAMS_FILE
 
 MAX_PARAMETERS = 2**28  # per network; in float32 they fill the largest weights file allowed
@@ -99,10 +99,12 @@ def build(name: str, hyper: ModelParams, image_size: int, channels: int, n_label
     return cast(Network, module.build(hyper, image_size, channels, n_labels))
 
 
-def input_spec(name: str, hyper: ModelParams, data_size: int, statistics: Statistics) -> InputSpec:
-    """The model's input, given the size and statistics of the training images."""
-    spec = _module(name).input_spec(hyper, data_size, statistics)
-    return cast(InputSpec, spec)
+def input_spec(
+    name: str, hyper: ModelParams, data_size: int, statistics: Statistics, fit: Fit = "pad"
+) -> InputSpec:
+    """The model's input, given the size, statistics and fit of the training images."""
+    spec = cast(InputSpec, _module(name).input_spec(hyper, data_size, statistics))
+    return replace(spec, fit=fit)
 
 
 def save(model: SavedModel, folder: Path) -> None:

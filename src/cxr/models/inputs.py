@@ -1,11 +1,13 @@
 """Conversion of greyscale images to network inputs."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from cxr.params import Fit
 
 # Training keeps every layer's output: about 1 kB per pixel for the three models here.
 PIXELS_PER_MICRO_BATCH = 2**18
@@ -23,6 +25,7 @@ class InputSpec:
     channels: int  # the greyscale image is repeated
     mean: tuple[float, ...]  # per channel, on the scale 0..1
     std: tuple[float, ...]
+    fit: Fit = "pad"  # how external images become square; models of older versions don't state it
 
 
 def micro_batch_size(image_size: int) -> int:
@@ -39,12 +42,17 @@ def micro_batches(inputs: Tensor) -> tuple[Tensor, ...]:
 
 
 def _input_spec(
-    data_size: int, resampling: str, image_size: int, channels: int, mean: Any, std: Any
+    data_size: int,
+    resampling: str,
+    image_size: int,
+    channels: int,
+    mean: Any,
+    std: Any,
+    fit: Fit = "pad",
 ) -> InputSpec:
     """The input that `model.json` describes; ValueError if it is invalid."""
-    spec = InputSpec(
-        data_size, resampling, image_size, channels, tuple(map(float, mean)), tuple(map(float, std))
-    )
+    mean, std = (tuple(map(float, each)) for each in (mean, std))
+    spec = InputSpec(data_size, resampling, image_size, channels, mean, std, fit)
     sizes = (spec.data_size, spec.image_size)
     if any(type(size) is not int or size not in IMAGE_SIZES for size in sizes):
         raise ValueError("data_size and image_size must be integers from 1 to 1024")
@@ -52,6 +60,8 @@ def _input_spec(
         raise ValueError("channels must be 1 or 3, with one mean and one std per channel")
     if spec.resampling not in RESAMPLINGS or min(spec.std) <= 0:
         raise ValueError("resampling must be a known filter and every std > 0")
+    if spec.fit not in get_args(Fit):
+        raise ValueError(f"fit must be one of {', '.join(get_args(Fit))}")
     return spec
 
 

@@ -18,10 +18,10 @@ SHARED = Path(__file__).parents[3].parent / "shared" / "data"
 
 
 def test_an_image_is_padded_to_a_square() -> None:
-    square = Picture(Path("a"), gradient(60, 40)).square(60, "bicubic")
+    square = Picture(Path("a"), gradient(60, 40)).square(60, "bicubic", "pad")
     assert np.array_equal(square[:, 10:50], gradient(60, 40))
     assert not square[:, :10].any() and not square[:, 50:].any()
-    wide = Picture(Path("a"), gradient(40, 60)).square(30, "bicubic")
+    wide = Picture(Path("a"), gradient(40, 60)).square(30, "bicubic", "pad")
     assert wide.shape == (30, 30) and not wide[:4].any() and wide[15].any()
 
 
@@ -101,5 +101,5 @@ def test_real_originals_reproduce_the_rows_of_the_data_set() -> None:
         row = {str(name): i for i, name in enumerate(file["test_ids"])}
         rows = file["test_images"]
     for path in find([str(SHARED / "images")]).paths:
-        small = files.read(path).square(28, "bicubic")
+        small = files.read(path).square(28, "bicubic", "pad")
         assert np.array_equal(small, rows[row[path.stem]])

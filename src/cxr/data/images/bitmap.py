@@ -79,10 +79,10 @@ def decode(content: bytes, path: Path) -> Picture:
 def _picture(image: Image.Image, content: bytes, path: Path) -> Picture:
     _check_layout(image, content, path)
     notes = Notes()
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode[0] in "IF":
-        return Picture(path, _of_numbers(upright, image, content, notes), notes)
-    return Picture(path, _of_bytes(upright, notes), notes)
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode[0] in "IF":
+        return Picture(path, _of_numbers(image, content, notes), notes)
+    return Picture(path, _of_bytes(image, notes), notes)
 
 
 def _check_layout(image: Image.Image, content: bytes, path: Path) -> None:
@@ -112,12 +112,12 @@ def _has_second(content: bytes) -> bool:
         return True
 
 
-def _of_numbers(upright: Image.Image, image: Image.Image, content: bytes, notes: Notes) -> Grey:
+def _of_numbers(image: Image.Image, content: bytes, notes: Notes) -> Grey:
     """An image of more than 8 bits; few such files state which value is white."""
-    values = np.asarray(upright, np.float64)
+    values = np.asarray(image, np.float64)
     if _tiff_tag(image, BITSPERSAMPLE) == (32,) and _tiff_tag(image, SAMPLEFORMAT) != (SIGNED,):
         values = np.where(values < 0, values + 2**32, values)  # Pillow reads them as signed
-    transparent = values == upright.info.get("transparency")
+    transparent = values == image.info.get("transparency")
     if transparent.any():
         _note_transparency(float(transparent.mean()), notes)
     white = _stated_white(values, image, content)
@@ -140,6 +140,8 @@ def _of_numbers(upright: Image.Image, image: Image.Image, content: bytes, notes:
 
 
 def _of_bytes(image: Image.Image, notes: Notes) -> Grey:
+    if image.mode == "L" and not image.has_transparency_data:
+        return np.asarray(image)
     if image.mode not in ("1", "L", "LA"):
         colours = np.asarray(image.convert("RGB"), np.int16)
         if (colours.max(axis=2) - colours.min(axis=2)).mean() > COLOURFUL:

@@ -62,7 +62,7 @@ def find(arguments: list[str]) -> Found:
 
 
 def _search(folder: Path, found: Found) -> None:
-    for path in _files_below(folder):
+    for path in map(Path, files_below(folder)):
         if path.name.startswith("."):
             found.skipped[HIDDEN] += 1
         elif path.name.upper() == INDEX:  # the index of the DICOM files on a disc
@@ -74,10 +74,11 @@ def _search(folder: Path, found: Found) -> None:
             found.skipped[OTHER] += 1
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
+def files_below(folder: Path) -> Iterator[str]:
+    """Paths of the files in a folder and its subfolders, except hidden folders, in order."""
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(parent, name) for name in sorted(names))
+        yield from (f"{parent}/{name}" for name in sorted(names))
 
 
 def _kind(path: Path) -> str | None:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from cxr.errors import CxrError
+from cxr.params import Fit
 
 Grey = npt.NDArray[np.uint8]
 Doubles = npt.NDArray[np.float64]
@@ -47,19 +48,26 @@ class Picture:
     grey: Grey
     notes: Notes = field(default_factory=Notes)
 
-    def square(self, side: int, resampling: str) -> Grey:
-        """Resize to (side, side) after padding to a square with black, to keep the aspect ratio.
+    def square(self, side: int, resampling: str, fit: Fit) -> Grey:
+        """Make the image square and resize it to (side, side).
 
         Parameters
         ----------
         resampling : Pillow's name of the filter that the training images were resized with.
+        fit : pad with black or crop at the longer sides, which both keep the aspect ratio, or
+            stretch.
         """
         height, width = self.grey.shape
-        longer = max(height, width)
-        padded = np.zeros((longer, longer), np.uint8)
-        top, left = (longer - height) // 2, (longer - width) // 2
-        padded[top : top + height, left : left + width] = self.grey
-        image = Image.fromarray(padded)
+        grey = self.grey
+        if fit == "pad" and height != width:
+            grey = np.zeros((max(height, width),) * 2, np.uint8)
+            top, left = (len(grey) - height) // 2, (len(grey) - width) // 2
+            grey[top : top + height, left : left + width] = self.grey
+        elif fit == "crop":
+            shorter = min(height, width)
+            top, left = (height - shorter) // 2, (width - shorter) // 2
+            grey = grey[top : top + shorter, left : left + shorter]
+        image = Image.fromarray(grey)
         return np.asarray(image.resize((side, side), Image.Resampling[resampling.upper()]))
 
 
@@ -89,7 +97,3 @@ def to_grey(values: Doubles, low: float, high: float) -> Grey:
     """Scale values from `low`..`high` to grey levels 0..255; values outside are clipped."""
     share = (values - low) / (high - low) if high > low else np.zeros_like(values)
     return np.asarray(np.rint(np.nan_to_num(share).clip(0, 1) * 255), np.uint8)
-
-
-def n_grey_values(grey: Grey) -> int:
-    return int(np.count_nonzero(np.bincount(grey.ravel(), minlength=256)))

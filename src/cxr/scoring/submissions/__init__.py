@@ -7,19 +7,13 @@ and npy to table), `table` (their common result), `matching` (two tables).
 from collections.abc import Iterable
 from pathlib import Path
 
+from cxr.data.column_names import ID_NAMES, NO_FINDING, PATIENT_NAMES, ROW_NUMBER_NAMES
 from cxr.data.npz import NpzReader
 from cxr.data.raw import label_names
 from cxr.data.sheet import read_sheet
 from cxr.labels import bare
 from cxr.scoring.submissions.arrays import has_arrays, is_npz, read_npy, read_npz
-from cxr.scoring.submissions.columns import (
-    ID_NAMES,
-    PATIENT_NAMES,
-    ROW_NUMBER_NAMES,
-    Vocabulary,
-    named_by_affix,
-    without_affixes,
-)
+from cxr.scoring.submissions.columns import Vocabulary, named_by_affix, without_affixes
 from cxr.scoring.submissions.layouts import read_csv
 from cxr.scoring.submissions.matching import Matched, MatchMethod, match
 from cxr.scoring.submissions.table import Kind, Table
@@ -29,7 +23,7 @@ __all__ = [
     "read_labels", "read_predictions",
 ]  # fmt: skip
 
-NOT_LABELS = (*ID_NAMES, *PATIENT_NAMES, *ROW_NUMBER_NAMES, "nofinding")
+NOT_LABELS = (*ID_NAMES, *PATIENT_NAMES, *ROW_NUMBER_NAMES, *NO_FINDING)
 
 
 def other_labels(predictions: Path, labels: Path) -> tuple[list[str], list[str]]:

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
+from cxr.data.column_names import ID_NAMES, PATIENT_NAMES
 from cxr.data.ids import MOST_ID_CHARACTERS
 from cxr.data.npz import MOST_WHOLE_BYTES, NpzReader, parse_header
 from cxr.data.raw import label_names
 from cxr.documents import read_within
 from cxr.errors import CxrError
 from cxr.labels import CHESTMNIST, UNKNOWN, bare
-from cxr.scoring.submissions.columns import ID_NAMES, PATIENT_NAMES, Column, as_ids, choose_ids
+from cxr.scoring.submissions.columns import Column, as_ids, choose_ids
 from cxr.scoring.submissions.table import Kind, Table, Texts
 
 # In order of preference. Names in UNSTATED don't say whether the values are logits, nor do CSVs.

@@ -6,19 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cxr.data.column_names import ID_NAMES, PATIENT_NAMES, ROW_NUMBER_NAMES
 from cxr.data.sheet import number
 from cxr.labels import CHESTMNIST, SEPARATORS, bare, canonical
 from cxr.scoring.submissions.table import Kind, Texts
-
-# Names without separators, in order of preference.
-ID_NAMES = (
-    "imageindex", "imageid", "imageids", "image", "imagename", "imagenames", "imagefile",
-    "imagefilename", "imagepath", "imagepaths", "img", "imgid", "imgname", "imgpath", "dicomid",
-    "dicom", "sopinstanceuid", "filename", "filenames", "filepath", "file", "files", "path",
-    "paths", "ids", "id", "name", "names",
-)  # fmt: skip
-PATIENT_NAMES = ("patients", "patient", "patientid", "patientids", "subjectid", "subject")
-ROW_NUMBER_NAMES = ("", "unnamed:0", "index", "rowid", "row")  # the first two are pandas' index
 
 PREDICTION_AFFIXES = {
     "prob", "probs", "probability", "pred", "preds", "predicted", "prediction", "p", "score",

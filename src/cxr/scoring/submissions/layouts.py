@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cxr.data.column_names import LIST_OF_LABELS, NO_FINDING
 from cxr.data.ids import MOST_ID_CHARACTERS
 from cxr.data.sheet import Row, Sheet, read_sheet
 from cxr.errors import CxrError
@@ -34,16 +35,12 @@ LIST_OF_PREDICTIONS = (
     "predicted", "prediction", "predictions", "pred", "preds", "probs", "probabilities", "scores",
     "logits", "output", "outputs",
 )  # fmt: skip
-LIST_OF_LABELS = (
-    "findinglabels", "labels", "label", "targets", "target", "findings", "classes",
-)  # fmt: skip
 LABEL_OF_ROW = ("label", "labelname", "finding", "class", "classname", "disease", "pathology")
 PREDICTION_OF_ROW = (
     "prob", "probability", "score", "logit", "pred", "predicted", "prediction", "value",
 )  # fmt: skip
 TRUTH_OF_ROW = ("target", "truth", "groundtruth", "present", "value")
 
-NO_FINDING = "nofinding"
 SAVED_NAME = re.compile(r"(train|val|test)(\d+)(?:_[01]){14}\.\w+")  # by medmnist's save()
 
 
@@ -158,7 +155,7 @@ def _of_names(
             label = vocabulary.find(name)
             if label is not None:
                 values[i, vocabulary.names.index(label)] = 1
-            elif name and bare(name) != NO_FINDING:
+            elif name and bare(name) not in NO_FINDING:
                 raise CxrError(
                     f"{sheet.path}: line {sheet.body[i].line}: {name!r} in "
                     f"{sheet.header[column]!r} is not a known label: {', '.join(vocabulary.names)}"
@@ -243,16 +240,18 @@ def _evaluated_by_medmnist(sheet: Sheet, kind: Kind) -> Table:
             f"{path} has no header and {n_columns} columns; add a header that names the labels "
             f"(a file without one must hold medmnist's row number and {len(CHESTMNIST)} numbers)"
         )
-    sheet = sheet._replace(header=["row number", *CHESTMNIST])
-    values = np.array([[_value(sheet, r, i, kind) for i in range(n_columns)] for r in sheet.rows])
-    return _ordered(sheet, kind, sheet.rows, values[:, 0], values[:, 1:], None)
+    rows = sheet.rows
+    sheet = replace(sheet, header=["row number", *CHESTMNIST])
+    values = np.array([[_value(sheet, row, i, kind) for i in range(n_columns)] for row in rows])
+    return _ordered(sheet, kind, rows, values[:, 0], values[:, 1:], None)
 
 
 def _saved_by_medmnist(sheet: Sheet, kind: Kind, split: str) -> Table:
     """No header; the split, a file name with the row number in the split, then 14 labels."""
-    sheet = sheet._replace(header=["split", "file name", *CHESTMNIST])
+    rows = sheet.rows
+    sheet = replace(sheet, header=["split", "file name", *CHESTMNIST])
     body, numbers = [], []
-    for row in sheet.rows:
+    for row in rows:
         match = SAVED_NAME.fullmatch(row.cells[1])
         if match is None:
             raise CxrError(

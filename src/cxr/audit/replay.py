@@ -4,8 +4,8 @@ import os
 import shlex
 import subprocess
 import sys
-import tarfile
 import tempfile
+import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -125,15 +125,15 @@ def _restore_code(code: Code, project: Project, copy: Path) -> None:
         )
     if code["edited"] and not code["patch"]:
         raise MissingInput(f"the patch of {', '.join(code['edited'])} is not in the record")
-    tar = copy / "code.tar"
+    archive = copy / "code.zip"  # safe to extract before Python 3.11.4, too, unlike tar
     as_committed = ("-c", "core.autocrlf=false", "-c", "core.eol=lf")
-    git.run(project.root, *as_committed, "archive", "--format=tar", f"--output={tar}", commit)
+    git.run(project.root, *as_committed, "archive", "--format=zip", f"--output={archive}", commit)
     try:
-        with tarfile.open(tar) as archive:
-            archive.extractall(copy, filter="data")
-    except tarfile.TarError as error:
+        with zipfile.ZipFile(archive) as files:
+            files.extractall(copy)
+    except zipfile.BadZipFile as error:
         raise MissingInput(f"cannot extract the files of the commit: {error}") from None
-    tar.unlink()
+    archive.unlink()
     if code["patch"]:
         # So that git ignores any repository around the temporary folder.
         isolated = {"GIT_CEILING_DIRECTORIES": str(copy.parent)}

@@ -22,7 +22,7 @@ $(READY): requirements.lock pyproject.toml
 	@test -d .venv || $(PYTHON) -m venv .venv
 	@sed -n '/^uv==/,/^    # via/p' requirements.lock | .venv/bin/python -m pip install --quiet \
 	  --disable-pip-version-check --no-cache-dir --require-hashes -r /dev/stdin
-	@$(UV) pip install --python .venv --require-hashes -r requirements.lock
+	@$(UV) pip install --python .venv --require-hashes --compile-bytecode -r requirements.lock
 	@$(UV) pip install --python .venv --no-deps --no-build-isolation -e .
 	@touch $(READY)
 

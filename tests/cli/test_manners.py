@@ -267,8 +267,11 @@ def made(kept: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     (pipeline.folder / "scans").mkdir()
     for i in range(6):
         Image.fromarray(images[i]).save(pipeline.folder / "scans" / f"{i}.png")
-    rows = "".join(f"{i}.png,{i % 2},{i}\n" for i in range(6))
-    (pipeline.folder / "labels.csv").write_text(f"file,edema,patient\n{rows}")
+    rows = "".join(
+        f"{i}.png,{i % 2},{split}\n"
+        for i, split in enumerate(["train", "train", "val", "val", "test", "test"])
+    )
+    (pipeline.folder / "labels.csv").write_text(f"file,edema,split\n{rows}")
     return pipeline
 
 

@@ -65,10 +65,11 @@ def states(project: Pipeline) -> dict[str, str]:
 
 
 def wait_for_workers(project: Pipeline) -> None:
-    """Wait until all workers have exited, some seconds after their last task."""
+    """Wait until all workers have exited, which DVC's message to them may not reach at once."""
     deadline = time.monotonic() + 120
     while "Worker status: 0 active, 0 idle" not in project.dvc("queue", "status"):
         assert time.monotonic() < deadline
+        project.dvc("queue", "stop")
         time.sleep(1)
 
 

@@ -64,8 +64,8 @@ def states(project: Pipeline) -> dict[str, str]:
     return {row[1]: row[-1] for row in rows}
 
 
-def wait_for_workers(project: Pipeline) -> None:
-    """Wait until all workers have exited, which DVC's message to them may not reach at once."""
+def stop_workers(project: Pipeline) -> None:
+    """Stop all workers; the message with which an idle one stops itself can get lost."""
     deadline = time.monotonic() + 120
     while "Worker status: 0 active, 0 idle" not in project.dvc("queue", "status"):
         assert time.monotonic() < deadline
@@ -200,7 +200,7 @@ def test_a_second_call_runs_nothing_and_prints_the_same_table(
 def test_the_best_experiment_can_be_applied(
     project: Pipeline, first: subprocess.CompletedProcess[str], tmp_path: Path
 ) -> None:
-    wait_for_workers(project)  # their temporary files would disturb the copy
+    stop_workers(project)  # their temporary files would disturb the copy
     clone = project.copy(tmp_path / "p")
     best = clone.json("reports/sweeps/grid.json")["best"][0]
     applied = clone.run("dvc", "exp", "apply", best["experiment"])
@@ -219,7 +219,7 @@ def test_the_best_experiment_can_be_applied(
 def test_heat_maps_of_earlier_results_are_a_note_until_they_are_made_again(
     project: Pipeline, first: subprocess.CompletedProcess[str], tmp_path: Path
 ) -> None:
-    wait_for_workers(project)
+    stop_workers(project)
     clone = project.copy(tmp_path / "p")
     answer = clone.json("reports/sweeps/grid.json")
     best, second = answer["rows"]
@@ -249,7 +249,7 @@ def test_with_explain_every_experiment_has_heat_maps(
     assert THEN_MAPS not in done.stdout
     (name,) = (each for each in experiments(project) if each.startswith("explained-"))
     assert set(MAPS) <= stages_of(project, name)
-    wait_for_workers(project)
+    stop_workers(project)
     clone = project.copy(tmp_path / "p")
     clone.dvc("exp", "apply", name)
     clone.run("cxr", "sync")

@@ -265,11 +265,11 @@ def made(kept: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     images = np.load(pipeline.folder / "data" / "processed" / "test_images.npy")
     Image.fromarray(images[0]).resize((64, 64)).save(pipeline.folder / "a.png")
     (pipeline.folder / "scans").mkdir()
-    for i in range(6):
+    for i in range(8):
         Image.fromarray(images[i]).save(pipeline.folder / "scans" / f"{i}.png")
     rows = "".join(
         f"{i}.png,{i % 2},{split}\n"
-        for i, split in enumerate(["train", "train", "val", "val", "test", "test"])
+        for i, split in enumerate(2 * ["train"] + 2 * ["val"] + 4 * ["test"])
     )
     (pipeline.folder / "labels.csv").write_text(f"file,edema,split\n{rows}")
     return pipeline

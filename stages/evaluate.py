@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from cxr.pipeline import stage  # before torch, whose import may lack memory
@@ -14,19 +15,27 @@ import torch
 
 from cxr import models, paths, progress
 from cxr.arrays import Floats, Labels
-from cxr.data import splits
+from cxr.data import references, splits
 from cxr.data.ood import OodReference
 from cxr.data.splits import Split
-from cxr.evaluation import decisions
+from cxr.documents import read_output
+from cxr.evaluation import attributes_only, decisions, significance, subgroups
 from cxr.evaluation import evaluate as evaluation
+from cxr.evaluation import references as readers
 from cxr.evaluation.curves import Curve, precision_recall, roc
-from cxr.evaluation.description import BASELINES, Predicted
+from cxr.evaluation.description import (
+    ALL_NEGATIVE,
+    ATTRIBUTES_ONLY,
+    BASELINES,
+    PREVALENCE,
+    Predicted,
+)
 from cxr.evaluation.evaluate import Evaluation
 from cxr.evaluation.hard_examples import find_hard_examples
 from cxr.evaluation.metrics import has_both_classes, known
-from cxr.formatting import comparison, number, signed, with_interval
+from cxr.formatting import comparison, count, number, signed, widest_gap, with_interval
 from cxr.labels import path_names
-from cxr.params import flatten
+from cxr.params import Params, flatten
 from cxr.plots import evaluation as figures
 from cxr.plots.evaluation import Curves
 from cxr.training import feed
@@ -46,27 +55,38 @@ BINS = ("mean_prob", "share_positive", "n")
 
 def evaluate(run: stage.Stage) -> None:
     data = {name: splits.open_split(run.input(paths.PROCESSED), name) for name in splits.SPLITS}
-    ood = OodReference.of(data["train"].images, data["val"].images)
+    ood = read_output(run.input(paths.OOD), OodReference.from_json)
     predicted: dict[str, dict[str, Predicted]] = {split: {} for split in HELD_OUT}
     trained = {
         name: models.load(run.input(f"{paths.MODELS}/{name}"))
         for name in stage.trained_models(run.folder)
     }
-    for name, model in trained.items():
-        logits = predict(run, model)
+    logits = {name: predict(run, model) for name, model in trained.items()}
+    of_attributes = attributes_only.logits(
+        data["train"].labels,
+        data["train"].attributes,
+        {split: data[split].attributes for split in HELD_OUT},
+    )
+    if of_attributes is not None:
+        logits[ATTRIBUTES_ONLY] = of_attributes
+    for name, of_split in logits.items():
         options = run.params.evaluate
         operating_point = decisions.decide(
-            name, data["val"].labels, data["val"].names, logits["val"],
+            name, data["val"].labels, data["val"].names, of_split["val"],
             options.calibration, options.threshold_rule, options.sensitivity, ood,
         )  # fmt: skip
-        run.write_json(f"{paths.DECISIONS}/{name}.json", operating_point.as_json())
+        if name in trained:
+            run.write_json(f"{paths.DECISIONS}/{name}.json", operating_point.as_json())
         for split in HELD_OUT:
-            predicted[split][name] = Predicted.from_logits(operating_point, logits[split])
+            predicted[split][name] = Predicted.from_logits(operating_point, of_split[split])
     evaluated = {split: measure(run, split, data[split], predicted[split]) for split in HELD_OUT}
-    write_reports(run, evaluated, data)
-    draw(run, evaluated["test"], predicted["test"], data["test"])
-    log_models(run, evaluated, trained)
+    of_readers = compare_with_readers(run, data, predicted["test"])
+    write_reports(run, evaluated, of_readers, data)
+    shown = {name: predicted["test"][name] for name in trained}
+    draw(run, evaluated["test"], shown, data["test"])
+    log_models(run, evaluated, of_readers, trained)
     report_progress(evaluated["test"])
+    report_readers(of_readers)
 
 
 def predict(run: stage.Stage, model: models.SavedModel) -> dict[str, np.ndarray[Any, Any]]:
@@ -90,19 +110,26 @@ def predict(run: stage.Stage, model: models.SavedModel) -> dict[str, np.ndarray[
 def measure(
     run: stage.Stage, split: str, data: Split, predicted: dict[str, Predicted]
 ) -> Evaluation:
+    options = run.params.evaluate
+    has_groups = split == "test" and data.attributes
     with progress.bar(f"evaluate: resamples of {split}") as advance:
         return evaluation.evaluate(
-            data.labels, data.names, predicted, data.patients, run.params.evaluate.resamples,
-            run.params.seed, advance,
+            data.labels, data.names, predicted, data.patients, options.resamples, run.params.seed,
+            advance, subgroups.group(data.attributes, options.bands) if has_groups else None,
         )  # fmt: skip
 
 
 def log_models(
-    run: stage.Stage, evaluated: dict[str, Evaluation], trained: dict[str, models.SavedModel]
+    run: stage.Stage,
+    evaluated: dict[str, Evaluation],
+    of_readers: dict[str, Any],
+    trained: dict[str, models.SavedModel],
 ) -> None:
     """Log each model and baseline to a run of its own, and register the models."""
     for name in evaluated["test"].models:
         metrics = flat_metrics({split: evaluated[split].models[name] for split in HELD_OUT})
+        metrics |= subgroup_metrics(evaluated["test"].subgroups, name)
+        metrics |= reference_metrics(of_readers, name)
         if name not in trained:
             run.log_model(name, {}, metrics)
             continue
@@ -114,8 +141,23 @@ def log_models(
             run.register(log, f"{paths.MODELS}/{name}", f"{paths.DECISIONS}/{name}.json", score)
 
 
+def compare_with_readers(
+    run: stage.Stage, data: dict[str, Split], predicted: dict[str, Predicted]
+) -> dict[str, Any]:
+    """Labels of all splits, and models on the test split, against `evaluate.references`."""
+    options = run.params.evaluate
+    if not options.references:
+        return {}
+    files = references.files(options.references, run.project)
+    read = references.read(options.references, files, data)
+    return readers.describe(read, data, predicted, options.resamples, run.params.seed)
+
+
 def write_reports(
-    run: stage.Stage, evaluated: dict[str, Evaluation], data: dict[str, Split]
+    run: stage.Stage,
+    evaluated: dict[str, Evaluation],
+    of_readers: dict[str, Any],
+    data: dict[str, Split],
 ) -> None:
     data_info = {
         "name": run.origin.name,
@@ -128,7 +170,13 @@ def write_reports(
     metrics = {name: {s: evaluated[s].models[name] for s in HELD_OUT} for name in names}
     run.write_json(
         paths.METRICS,
-        {"data": data_info, "models": metrics, "comparisons": evaluated["test"].comparisons},
+        {
+            "data": data_info,
+            "models": metrics,
+            "comparisons": evaluated["test"].comparisons,
+            "subgroups": evaluated["test"].subgroups,
+            "references": of_readers,
+        },
     )
     summary: dict[str, Any] = {
         name: {
@@ -139,9 +187,11 @@ def write_reports(
         for name, each in metrics.items()
         if name not in BASELINES
     }
-    all_negative, prevalence = (metrics[name]["test"] for name in BASELINES)
-    summary["all_negative_accuracy"] = all_negative["accuracy"]
-    summary["prevalence_macro_ap"] = prevalence["macro_ap"]
+    summary["all_negative_accuracy"] = metrics[ALL_NEGATIVE]["test"]["accuracy"]
+    summary["prevalence_macro_ap"] = metrics[PREVALENCE]["test"]["macro_ap"]
+    if ATTRIBUTES_ONLY in metrics:
+        of_attributes = metrics[ATTRIBUTES_ONLY]["test"]["macro_auroc"]
+        summary["attributes_only_macro_auroc"] = of_attributes
     run.write_json(paths.SUMMARY, summary)
 
 
@@ -152,6 +202,9 @@ def draw(
     tests = {name: evaluated.models[name] for name in predicted}
     for metric in ("auroc", "ap"):
         figures.forest(tests, metric, run.origin, run.picture(f"{paths.EVALUATION}/{metric}.png"))
+    if evaluated.subgroups is not None and evaluated.subgroups["attributes"]:
+        path = run.picture(f"{paths.EVALUATION}/subgroups.png")
+        figures.subgroups(evaluated.subgroups, tests, run.origin, path)
     curves = {
         "roc": curves_of(roc, test, predicted),
         "precision_recall": curves_of(precision_recall, test, predicted),
@@ -208,7 +261,11 @@ def write_tables(
     run: stage.Stage, evaluated: Evaluation, tests: dict[str, Any], curves: dict[str, Curves]
 ) -> None:
     """Write the tables that `dvc plots` draws."""
-    aurocs = [["(macro)", name, *[evaluated.models[name]["macro_auroc"]] * 3] for name in BASELINES]
+    aurocs = [
+        ["(macro)", name, *[metrics["macro_auroc"]] * 3]
+        for name, metrics in evaluated.models.items()
+        if name in BASELINES
+    ]
     aurocs += [
         [label, name, each["auroc"], *each["auroc_ci"]]
         for name, test in tests.items()
@@ -262,6 +319,29 @@ def flat_metrics(of_split: dict[str, dict[str, Any]]) -> dict[str, float]:
     return {key: value for key, value in values.items() if value is not None}
 
 
+def subgroup_metrics(subgroups: dict[str, Any] | None, model: str) -> dict[str, float]:
+    """A model's macro metrics by group under their names in MLflow: a section per attribute."""
+    of_attribute = {} if subgroups is None else subgroups["attributes"]
+    values = {}
+    for attribute, report in of_attribute.items():
+        groups = report["models"].get(model, {})
+        for path, metrics in zip(path_names(tuple(groups)), groups.values(), strict=True):
+            for key in ("auroc", "ap", "sensitivity", "specificity", "calibration"):
+                values[f"test_by_{attribute}/{path}/macro_{key}"] = metrics[f"macro_{key}"]
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def reference_metrics(references: dict[str, Any], model: str) -> dict[str, float]:
+    """A model's AUROC by other readers and by the labels, under their names in MLflow."""
+    values = {}
+    for reference, readings in references.items():
+        for path, compared in zip(path_names(tuple(readings)), readings.values(), strict=True):
+            for key, value in compared["test"]["models"].get(model, {}).items():
+                if key in ("auroc", "auroc_labels"):
+                    values[f"test_{reference}/{path}/{key}"] = value
+    return {key: value for key, value in values.items() if value is not None}
+
+
 def report_progress(test: Evaluation) -> None:
     """Print the main test metrics, the comparisons and the note on intervals."""
     for name, metrics in test.models.items():
@@ -274,10 +354,43 @@ def report_progress(test: Evaluation) -> None:
     for each in test.comparisons:
         if each["metric"] == "macro_auroc" and each["p"] is not None:
             progress.say(f"evaluate: {each['a']} minus {each['b']}: macro AUROC {comparison(each)}")
+    image_models = [name for name in test.models if name not in BASELINES]
+    if ATTRIBUTES_ONLY in test.models:
+        for name in image_models:
+            if not significance.is_better(test.comparisons, name, ATTRIBUTES_ONLY):
+                progress.say(
+                    f"evaluate: note: {name} is not shown to be better than {ATTRIBUTES_ONLY}, "
+                    "which sees no pixel"
+                )
+    if test.subgroups is not None:
+        for name in image_models:
+            gap = significance.widest_gap(test.subgroups, name)
+            attributes = list(test.subgroups["attributes"])
+            progress.say(f"evaluate: {name}: {widest_gap(gap, attributes)}")
     interval_info = next(m["intervals"] for m in test.models.values() if "intervals" in m)
     if "note" in interval_info:
         progress.say(f"evaluate: note: {interval_info['note']}")
 
 
+def report_readers(references: dict[str, Any]) -> None:
+    """Print each model's AUROC by other readers, and by the labels on the same images."""
+    for reference, readings in references.items():
+        for reading, compared in readings.items():
+            test = compared["test"]
+            progress.say(
+                f"evaluate: {reference}, {reading}: {count(test['n'], 'test image')}, positive: "
+                f"{test['n_positive']:,} by readers, {test['n_positive_labels']:,} by labels"
+            )
+            for name, measured in test["models"].items():
+                progress.say(
+                    f"evaluate: {name:<12} AUROC {with_interval(measured, 'auroc')} by readers, "
+                    f"{with_interval(measured, 'auroc_labels')} by labels"
+                )
+
+
+def users_files(params: Params, project: Path) -> tuple[Path, ...]:
+    return tuple(references.files(params.evaluate.references, project).values())
+
+
 if __name__ == "__main__":
-    stage.run("evaluate", evaluate, prepare=set_up_device)
+    stage.run("evaluate", evaluate, prepare=set_up_device, external_files=users_files)

@@ -1,5 +1,6 @@
 """Stage gradcam: the heat maps of all models side by side."""
 
+from pathlib import Path
 from typing import Any
 
 from cxr.pipeline import stage
@@ -8,10 +9,11 @@ from cxr.pipeline import stage
 
 
 from cxr import progress
-from cxr.data import splits
+from cxr.data import agreement, boxes, splits
 from cxr.data.npz import NpzReader
 from cxr.documents import read_output
-from cxr.formatting import count
+from cxr.formatting import count, number, with_interval
+from cxr.params import Params
 from cxr.paths import ATTRIBUTIONS, MAPS_REPORT, PROCESSED, SIDE_BY_SIDE
 from cxr.plots import gradcam as figures
 
@@ -22,8 +24,11 @@ def gradcam(run: stage.Stage) -> None:
     report: dict[str, Any] = {
         name: read_output(run.input(f"{ATTRIBUTIONS}/{name}.json"), dict) for name in names
     }
-    run.write_json(MAPS_REPORT, {"split": settings.split, "models": report})
-    split = splits.open_split(run.input(PROCESSED), settings.split)
+    data = {name: splits.open_split(run.input(PROCESSED), name) for name in splits.SPLITS}
+    found = boxes.read(settings.boxes, boxes.files(settings.boxes, run.project), data)
+    experts = agreement.compare(found, run.params.seed)
+    run.write_json(MAPS_REPORT, {"split": settings.split, "models": report, "experts": experts})
+    split = data[settings.split]
     of_model = {name: read_maps(run, name) for name in names}
     with progress.steps("gradcam", len(settings.indices)) as step:
         for i, index in enumerate(settings.indices):
@@ -34,6 +39,24 @@ def gradcam(run: stage.Stage) -> None:
             figures.side_by_side(case, outputs, labels, run.origin).save(path)
             step()
     progress.say(f"gradcam: {count(len(settings.indices), 'sheet')} of {', '.join(names)}")
+    for pair in experts:
+        for what in ("any", "same"):
+            progress.say(f"gradcam: {agreement_line(pair, what)}")
+
+
+def agreement_line(pair: dict[str, Any], what: str) -> str:
+    """What two experts score against each other, for boxes of any or of the same finding."""
+    a, b, compared = pair["a"], pair["b"], pair[f"{what}_finding"]
+    if not compared["images"]:
+        return f"{a} and {b}: no image with boxes of both around {what} finding"
+    shares = (
+        f"{x} in {y} {with_interval(compared[key], 'share')} of {compared[key]['boxes']:,}"
+        for x, y, key in ((a, b, "a_in_b"), (b, a, "b_in_a"))
+    )
+    return (
+        f"{a} and {b}, {what} finding, {count(compared['images'], 'image')}: centres of boxes of "
+        f"{', of '.join(shares)}; median IoU {number(compared['median_iou'])}"
+    )
 
 
 def read_maps(run: stage.Stage, name: str) -> list[figures.ModelOutput]:
@@ -49,5 +72,9 @@ def read_maps(run: stage.Stage, name: str) -> list[figures.ModelOutput]:
     ]
 
 
+def users_files(params: Params, project: Path) -> tuple[Path, ...]:
+    return tuple(boxes.files(params.gradcam.boxes, project).values())
+
+
 if __name__ == "__main__":
-    stage.run("gradcam", gradcam)
+    stage.run("gradcam", gradcam, external_files=users_files)

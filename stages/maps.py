@@ -40,7 +40,7 @@ def make_maps(run: stage.Stage, name: str) -> None:
     split = splits.open_split(run.input(PROCESSED), settings.split)
     if problem := settings.out_of_range({settings.split: len(split.labels)}):
         raise CxrError(problem)
-    truth = find_truth(run, split)
+    truths = find_truths(run, split)
     model = models.load(run.input(f"{MODELS}/{name}"))
     run.log.params = flatten(model.params) | run.log.params  # the run's seed and threads win
     operating_point = decisions.read(run.input(f"{DECISIONS}/{name}.json"))
@@ -51,7 +51,7 @@ def make_maps(run: stage.Stage, name: str) -> None:
     with progress.steps(run.name, 1 + len(settings.indices) + len(split.names)) as step:
         maps = explain(run, name, target, operating_point)
         report = {"method": target.method, **describe(maps, settings.indices, split.names)}
-        report |= assess_maps(run, target, predicted_positive, split, truth)
+        report |= assess_maps(run, target, predicted_positive, split, truths)
         run.write_json(f"{ATTRIBUTIONS}/{name}.json", report)
         run.log.metrics |= flat_metrics(report, maps)
         step()
@@ -60,17 +60,18 @@ def make_maps(run: stage.Stage, name: str) -> None:
     print_summary(name, report, maps)
 
 
-def find_truth(run: stage.Stage, split: Split) -> Truth | None:
-    """The locations of findings, from a file of boxes or from the phantom."""
+def find_truths(run: stage.Stage, split: Split) -> dict[str, Truth]:
+    """The locations of findings by expert, from files of boxes or from the phantom."""
     settings = run.params.gradcam
-    if settings.boxes is not None:
-        return ground_truth.of_boxes(
-            split, boxes.read(boxes.find(settings.boxes, run.project), split.names)
-        )
+    if settings.boxes:
+        data = {name: splits.open_split(run.input(PROCESSED), name) for name in splits.SPLITS}
+        found = boxes.read(settings.boxes, boxes.files(settings.boxes, run.project), data)
+        return {expert: ground_truth.of_boxes(split, each) for expert, each in found.items()}
     if run.origin.is_phantom:
         seed = run.params.download.seed
-        return ground_truth.of_phantom(split, settings.split, settings.max_images, seed)
-    return None
+        truth = ground_truth.of_phantom(split, settings.split, settings.max_images, seed)
+        return {truth.source: truth}
+    return {}
 
 
 def target_of(run: stage.Stage, model: models.SavedModel, split: Split) -> CamTarget:
@@ -132,7 +133,7 @@ def assess_maps(
     target: CamTarget,
     predicted_positive: Flags,
     split: Split,
-    truth: Truth | None,
+    truths: dict[str, Truth],
 ) -> dict[str, Any]:
     """Measures of the maps' reliability on true positives; with boxes, localisation on all boxes.
 
@@ -142,16 +143,16 @@ def assess_maps(
     """
     settings, seed = run.params.gradcam, run.params.seed
     image, label = np.nonzero(predicted_positive & (split.labels[: len(predicted_positive)] == 1))
-    report: dict[str, Any] = {}
-    if truth is not None:
-        if run.origin.is_phantom:
+    report: dict[str, Any] = {"localisation": {}, "localisation_untrained": {}}
+    untrained = replace(target, network=sanity.untrained(target.network, seed))
+    for expert, truth in truths.items():
+        if truth.source == "phantom":
             true_positives = set(zip(image.tolist(), label.tolist(), strict=True))
             pairs = zip(truth.image.tolist(), truth.label.tolist(), strict=True)
             truth = truth.select(np.array([pair in true_positives for pair in pairs], np.bool_))
-        untrained = replace(target, network=sanity.untrained(target.network, seed))
         for key, assessed in (("localisation", target), ("localisation_untrained", untrained)):
             attribution = assessed.explain_pairs(truth.image, truth.label)
-            report[key] = trust.localisation(attribution, truth, split.names, seed)
+            report[key][expert] = trust.localisation(attribution, truth, split.names, seed)
     image, label = image[: settings.max_findings], label[: settings.max_findings]
     report["faithfulness"] = trust.faithfulness(target, image, label, seed)
     report["sanity"] = trust.sanity(target, image, label, seed)
@@ -164,12 +165,11 @@ def flat_metrics(report: dict[str, Any], maps: cam.Cam) -> dict[str, float]:
         "gradcam/maps": maps.logits.size,
         "gradcam/without_positive_attribution": report["empty"],
     }
-    if "localisation" in report:
-        pooled = report["localisation"]["pooled"]
+    for expert, localised in report["localisation"].items():
         for key in ("n", "pointing", "pointing_centre", "pointing_chance", "energy"):
-            values[f"gradcam/{key}"] = pooled[key]
-        untrained = report["localisation_untrained"]["pooled"]
-        values["gradcam/pointing_untrained"] = untrained["pointing"]
+            values[f"gradcam/{expert}/{key}"] = localised["pooled"][key]
+        untrained = report["localisation_untrained"][expert]["pooled"]
+        values[f"gradcam/{expert}/pointing_untrained"] = untrained["pointing"]
     for curve in ("deletion", "insertion"):
         for order, area in report["faithfulness"][curve].items():
             values[f"gradcam/{curve}_{order}"] = area["mean"]
@@ -256,20 +256,23 @@ def print_summary(name: str, report: dict[str, Any], maps: cam.Cam) -> None:
         f"maps-{name}: {n} images x {n_labels} labels on a grid of {height}x{width}, "
         f"{report['empty']} maps without positive attribution"
     )
-    pooled = report.get("localisation", {}).get("pooled")
-    if pooled and pooled["n"]:
+    for expert, localised in report["localisation"].items():
+        pooled = localised["pooled"]
+        if not pooled["n"]:
+            progress.say(f"maps-{name}: {expert}: no finding with a known location in this split")
+            continue
         low, high = pooled["pointing_ci"]
-        untrained = report["localisation_untrained"]["pooled"]["pointing"]
+        untrained = report["localisation_untrained"][expert]["pooled"]["pointing"]
         progress.say(
-            f"maps-{name}: pointing game {pooled['pointing']:.3f} [{low:.3f}, {high:.3f}], "
-            f"n = {pooled['n']}; baselines: centre {pooled['pointing_centre']:.3f}, random cell "
-            f"{pooled['pointing_chance']:.3f}, untrained network {untrained:.3f}"
+            f"maps-{name}: {expert}: pointing game {pooled['pointing']:.3f} "
+            f"[{low:.3f}, {high:.3f}], n = {pooled['n']}; baselines: centre "
+            f"{pooled['pointing_centre']:.3f}, random cell {pooled['pointing_chance']:.3f}, "
+            f"untrained network {untrained:.3f}"
         )
 
 
-def users_file(params: Params, project: Path) -> tuple[Path, ...]:
-    file = params.gradcam.boxes
-    return () if file is None else (boxes.find(file, project),)
+def users_files(params: Params, project: Path) -> tuple[Path, ...]:
+    return tuple(boxes.files(params.gradcam.boxes, project).values())
 
 
 def main() -> None:
@@ -281,7 +284,7 @@ def main() -> None:
         f"maps-{name}",
         partial(make_maps, name=name),
         prepare=set_up_device,
-        external_files=users_file,
+        external_files=users_files,
     )
 
 

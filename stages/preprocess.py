@@ -3,14 +3,14 @@
 from dataclasses import asdict
 
 from cxr import progress
-from cxr.data import companion, quality, raw, splits
+from cxr.data import boxes, companion, quality, raw, references, splits
+from cxr.data.ood import OodReference
 from cxr.data.table import manifest
 from cxr.errors import CxrError
 from cxr.formatting import count
 from cxr.hashing import md5_of_file
 from cxr.labels import path_names
-from cxr.params import GradCam
-from cxr.paths import DATA_REPORT, PROCESSED, RAW, SAMPLES, STATISTICS
+from cxr.paths import DATA_REPORT, OOD, PROCESSED, RAW, SAMPLES, STATISTICS
 from cxr.pipeline import stage
 from cxr.plots.data import label_counts, sample_images
 
@@ -29,8 +29,10 @@ def preprocess(run: stage.Stage) -> None:
         files = manifest.describe(manifest.read(run.input(RAW))) if is_table else None
         report = quality.describe(opened, extracted.impossible_ages, extracted.joined, files)
 
-    check_indices(run.params.gradcam, dataset.n)
+    check_other_stages(run, opened)
     run.write_json(STATISTICS, asdict(statistics))
+    reference = OodReference.of(opened["train"].images, opened["val"].images)
+    run.write_json(OOD, reference.as_json())
     run.write_json(
         DATA_REPORT,
         {
@@ -70,10 +72,14 @@ def preprocess(run: stage.Stage) -> None:
         progress.say(f"preprocess: note: {problem}")
 
 
-def check_indices(gradcam: GradCam, n: dict[str, int]) -> None:
+def check_other_stages(run: stage.Stage, data: dict[str, splits.Split]) -> None:
     """Refuse what would fail after all trainings."""
-    if problem := gradcam.out_of_range(n):
+    n = {name: len(split.labels) for name, split in data.items()}
+    if problem := run.params.gradcam.out_of_range(n):
         raise CxrError(problem)
+    tables, experts = run.params.evaluate.references, run.params.gradcam.boxes
+    references.read(tables, references.files(tables, run.project), data)
+    boxes.read(experts, boxes.files(experts, run.project), data)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from pipeline import ROOT, Pipeline
 
+from cxr.evaluation.description import BASELINES
+
 PAGE = (ROOT / "docs" / "adding-a-model.md").read_text()
 VIT_BLOCK = "\n  vit:\n    init:"  # in params.yaml; the new model's block is inserted before it
 # In dvc.yaml; the new stages and the new output are inserted before them.
@@ -50,7 +52,7 @@ def with_resnet(once: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipelin
 def test_the_added_model_is_in_every_result(with_resnet: Pipeline) -> None:
     reports = with_resnet.folder / "reports"
     metrics = json.loads((reports / "metrics.json").read_text())["models"]
-    assert list(metrics) == [*EXISTING_MODELS, "resnet", "all-negative", "prevalence"]
+    assert list(metrics) == [*EXISTING_MODELS, "resnet", *BASELINES]
     assert 0 < metrics["resnet"]["test"]["macro_auroc"] < 1
     maps = json.loads((reports / "gradcam.json").read_text())["models"]
     assert maps["resnet"]["grid"] == [7, 7]

@@ -66,7 +66,7 @@ def test_before_the_sync_a_moved_folder_is_a_note(kept: Path, tmp_path: Path) ->
     assert problems(cxr(moved, "audit")) == [
         "MLflow still has the artifact paths of this folder before it was moved"
     ]
-    assert cxr(moved, "sync")["n_moved"] == 21  # 16 runs, and 5 of `fast`
+    assert cxr(moved, "sync")["n_moved"] == 22  # 17 runs, and 5 of `fast`
     assert cxr(moved, "sync")["n_moved"] == 0
 
 
@@ -88,7 +88,7 @@ def test_results_of_exp_run_in_a_temporary_copy_hold(pipeline: Pipeline) -> None
     pipeline.dvc("exp", "run", "--temp", "-n", "aside", "-S", CHEAP)
     clean_audit(pipeline)
     runs = run_ids(pipeline, "aside")
-    assert len(runs) == 10
+    assert len(runs) == 11
     for run_id in runs:
         clean_audit(pipeline, run_id)
 
@@ -129,7 +129,7 @@ def test_a_fresh_clone_holds_after_pull_and_sync(kept: Path, tmp_path: Path) -> 
     ]
     done = cxr(clone, "sync")
     assert {run["how"] for run in done["runs"]} == {"rebuilt"}
-    assert len(done["runs"]) == 16
+    assert len(done["runs"]) == 17
     assert not any(run["lost"] for run in done["runs"])
     clean_audit(clone)
     for run in done["runs"][:2]:  # the recorded run id and the new one name the same run

@@ -42,13 +42,19 @@ def test_a_missing_external_file_is_named(tmp_path: Path, name: str) -> None:
         params.named_file("download.path", name, tmp_path)
 
 
-@pytest.mark.parametrize("key", ["download.path", "gradcam.boxes", "train.squeezenet.weights"])
+def boxes_file(name: str, root: Path) -> Path:
+    return boxes.files({"nih": params.Boxes(path=name)}, root)["nih"]
+
+
+@pytest.mark.parametrize(
+    "key", ["download.path", "gradcam.boxes.nih.path", "train.squeezenet.weights"]
+)
 def test_a_git_lfs_pointer_is_refused_with_the_fix(tmp_path: Path, key: str) -> None:
     path = tmp_path / "mine"
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 83000000\n")
     find = {
         "download.path": source.user_file,
-        "gradcam.boxes": boxes.find,
+        "gradcam.boxes.nih.path": boxes_file,
         "train.squeezenet.weights": squeezenet.weights_file,
     }[key]
     with pytest.raises(CxrError) as caught:
@@ -193,7 +199,8 @@ def test_mappings_of_other_texts_stay_values() -> None:
         ("evaluate.resamples", 99),
         ("gradcam.split", "dev"),
         ("gradcam.method.cnn", "saliency"),
-        ("gradcam.boxes", ""),
+        ("gradcam.boxes", None),
+        ("gradcam.boxes", "BBox_List_2017.csv"),
         ("gradcam.max_images", 0),
         ("gradcam.labels", "some"),
         ("gradcam.max_findings", 1.5),
@@ -211,6 +218,36 @@ def test_an_invalid_value_is_shown_with_its_key(copy: Path, key: str, value: Any
 def test_a_missing_key_is_named(copy: Path, key: str) -> None:
     remove(copy, key)
     assert refusal(copy) == f"params.yaml: {key} is missing; add it"
+
+
+@pytest.mark.parametrize(
+    ("entry", "problem"),
+    [
+        ("BBox_List_2017.csv", " is 'BBox_List_2017.csv'; expected a valid dictionary"),
+        ({"path": ""}, ".path is ''; "),
+        ({"labels": {}}, ".path is missing; add it"),
+        ({"path": "b.csv", "label": {}}, ".label is not a known key; remove it"),
+        ({"path": "b.csv", "labels": ["Mass"]}, ".labels is ['Mass']; expected a valid dictionary"),
+        ({"path": "b.csv", "labels": {"Lump": "Mass"}}, ".labels.Lump is 'Mass'; expected a list"),
+        ({"path": "b.csv", "labels": {"Lump": []}}, ".labels.Lump is []; "),
+    ],
+)
+def test_an_invalid_expert_is_refused(copy: Path, entry: Any, problem: str) -> None:
+    change(copy, {"gradcam.boxes": {"nih": entry}})
+    assert refusal(copy).startswith(f"params.yaml: gradcam.boxes.nih{problem}")
+
+
+def test_an_experts_name_is_part_of_metric_names(copy: Path) -> None:
+    change(copy, {"gradcam.boxes": {"nih/google": {"path": "b.csv"}}})
+    assert "nih/google" in refusal(copy)
+
+
+def test_an_expert_needs_no_labels(copy: Path) -> None:
+    lumps = {"path": "c.csv", "labels": {"Lung Opacity": ["Mass", "Nodule"]}}
+    change(copy, {"gradcam.boxes": {"nih": {"path": "b.csv"}, "rsna": lumps}})
+    loaded = params.load(copy).gradcam.boxes
+    assert loaded["nih"].labels == {}
+    assert loaded["rsna"].labels == {"Lung Opacity": ("Mass", "Nodule")}
 
 
 def test_a_missing_model_is_named(copy: Path) -> None:

@@ -129,12 +129,12 @@ def test_maps_of_true_positives_are_compared_with_the_phantoms_masks(pipeline: P
         logits = np.load(pipeline.folder / f"predictions/{model}.npz")["test_logits"]
         predicted_positive = operating_point.calibration.probs(logits) >= operating_point.thresholds
         true_positive = predicted_positive & (labels == 1)
-        trained = report[model]["localisation"]
+        trained = report[model]["localisation"]["phantom"]
         assert trained["truth"] == "phantom"
         for i, label in enumerate(CHESTMNIST):
             # A probability at the threshold may fall on either side.
             assert abs(trained["labels"][label]["n"] - true_positive[:, i].sum()) <= 1
-        untrained = report[model]["localisation_untrained"]["pooled"]
+        untrained = report[model]["localisation_untrained"]["phantom"]["pooled"]
         assert untrained["n"] == trained["pooled"]["n"]
         assert untrained["pointing_centre"] == trained["pooled"]["pointing_centre"]
         assert report[model]["faithfulness"]["n"] == min(4, true_positive.sum())
@@ -144,11 +144,13 @@ def test_maps_of_true_positives_are_compared_with_the_phantoms_masks(pipeline: P
 def test_wrong_boxes_or_methods_stop_the_stage_with_a_one_line_error(pipeline: Pipeline) -> None:
     before = (pipeline.folder / "params.yaml").read_text()
     cases = {
-        "gradcam.boxes=none.csv": "gradcam.boxes: ",
-        "gradcam.method.cnn=rollout": "rollout requires a network with attention, and Cnn has none",
+        "gradcam.boxes": ({"nih": {"path": "none.csv"}}, "gradcam.boxes.nih.path: "),
+        "gradcam.method.cnn": (
+            "rollout",
+            "rollout requires a network with attention, and Cnn has none",
+        ),
     }
-    for setting, sentence in cases.items():
-        key, value = setting.split("=")
+    for key, (value, sentence) in cases.items():
         pipeline.change(**{key: value})
         done = pipeline.run("dvc", "repro", "--single-item", "maps-cnn")
         (pipeline.folder / "params.yaml").write_text(before)
@@ -156,6 +158,60 @@ def test_wrong_boxes_or_methods_stop_the_stage_with_a_one_line_error(pipeline: P
         assert sentence in line and "Traceback" not in done.stderr
     pipeline.dvc("checkout")
     assert pipeline.repro() == []
+
+
+def test_experts_boxes_are_compared_with_the_maps_and_with_each_other(
+    once: Path, tmp_path: Path
+) -> None:
+    pipeline = Pipeline(once).copy(tmp_path / "clone")
+    names = {"one": "image_id,label,x,y,width,height\n", "two": "image_id,class,x,y,width,height\n"}
+    image, label = np.argwhere(np.load(pipeline.folder / "data/processed/test_labels.npy") == 1)[0]
+    finding, test_image = CHESTMNIST[label], f"phantom-test-{image:06}"
+    boxes = {
+        "one": f"{test_image},{finding},0,0,1024,1024\nelsewhere,mass,0,0,9,9\n",
+        "two": f"{test_image},Shadow,0,0,1024,512\nphantom-train-000000,Normal,,,,\n",
+    }
+    for expert, header in names.items():
+        (pipeline.folder / f"{expert}.csv").write_text(header + boxes[expert])
+    experts = {"one": {"path": "one.csv"}, "two": {"path": "two.csv"}}
+    pipeline.change(gradcam__boxes=experts)
+    refused = pipeline.run("dvc", "repro", "--force", "--single-item", "preprocess")
+    (line,) = [text for text in refused.stderr.splitlines() if text.startswith("preprocess: ")]
+    assert "gradcam.boxes.two: " in line and "line 2: 'Shadow' is not a label of the data" in line
+    pipeline.dvc("checkout")
+    pipeline.change(
+        gradcam__boxes=experts | {"two": {"path": "two.csv", "labels": {"Shadow": [finding]}}}
+    )
+    assert pipeline.repro() == ["maps-cnn", "maps-squeezenet", "maps-vit", "gradcam"]
+    report = pipeline.json("reports/gradcam.json")
+    for model in MODELS:
+        for key in ("localisation", "localisation_untrained"):
+            pooled = {
+                expert: each["pooled"] for expert, each in report["models"][model][key].items()
+            }
+            assert list(pooled) == ["one", "two"]
+            assert pooled["one"]["n"] == pooled["two"]["n"] == 1
+            assert pooled["one"]["energy_chance"] == 1 and pooled["one"]["pointing_chance"] == 1
+            assert pooled["two"]["energy_chance"] == pytest.approx(0.5)
+        metrics = pipeline.json(f"records/maps-{model}.json")["runs"][0]["metrics"]
+        trained = report["models"][model]["localisation"]
+        for expert in ("one", "two"):
+            found = metrics[f"gradcam/{expert}/pointing"]
+            assert found == trained[expert]["pooled"]["pointing"]
+    (pair,) = report["experts"]
+    assert (pair["a"], pair["b"]) == ("one", "two")
+    assert pair["any_finding"] == pair["same_finding"]
+    assert pair["any_finding"]["images"] == 1 and pair["any_finding"]["median_iou"] == 0.5
+    # The centre of the whole image is on the lower edge of its upper half.
+    assert pair["any_finding"]["a_in_b"]["share"] == 0
+    assert pair["any_finding"]["b_in_a"]["share"] == 1
+    for stage in ("maps-cnn", "gradcam"):
+        foreign = pipeline.json(f"records/{stage}.json")["facts"]["foreign"]
+        assert {Path(path).name for path in foreign} == {"one.csv", "two.csv"}
+    assert pipeline.run("cxr", "report").returncode == 0
+    page = (pipeline.folder / "reports/index.html").read_text()
+    assert "What one expert scores against another" in page
+    assert '<th scope="row">one</th><td>two</td><td>the same finding</td>' in page
 
 
 def test_every_stage_has_its_runs_in_mlflow(pipeline: Pipeline) -> None:

@@ -44,6 +44,14 @@ def p_value(value: float | None) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
+def widest_gap(gap: Mapping[str, Any] | None, attributes: Sequence[str]) -> str:
+    """`widest gap: AP minus PA (view), macro AUROC +0.0123 …`, or that none of these is shown."""
+    if gap is None:
+        return f"no gap in macro AUROC between groups of {', '.join(attributes)} is shown"
+    pair = f"{gap['a']} minus {gap['b']} ({gap['attribute']})"
+    return f"widest gap: {pair}, macro AUROC {comparison(gap)}"
+
+
 def comparison(compared: Mapping[str, Any]) -> str:
     """A difference with its interval and p-value, to print after `a minus b: `."""
     low, high = compared["ci"]

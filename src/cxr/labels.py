@@ -11,7 +11,7 @@ from cxr.errors import CxrError
 
 UNKNOWN = -1  # the value of a label that is neither 0 nor 1
 MOST_LABELS, MOST_CHARACTERS = 100, 60
-RESERVED = ("assumed", "macro")  # names of other columns next to those of labels
+RESERVED = ("assumed", "macro", "warnings")  # names of other columns next to those of labels
 
 CHESTMNIST: tuple[str, ...] = (
     "atelectasis",

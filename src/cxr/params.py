@@ -28,6 +28,8 @@ from cxr.paths import PARAMS_FILE
 NAME = re.compile(r"[\w -]+", re.ASCII)  # of a parameter; MLflow allows no other characters
 WHOLE_FILE = "the file"  # in messages
 
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Bands = Annotated[tuple[Finite, ...], Field(strict=False, min_length=1, max_length=19)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 # Above 1000 AdamW's arithmetic overflows.
 LearningRate = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
@@ -242,11 +244,53 @@ class Train(Section):
         return self.__pydantic_extra__[model]
 
 
+class Reading(Section):
+    """What other readers say of one finding, in a column of their table."""
+
+    labels: Annotated[tuple[str, ...], Field(strict=False, min_length=1)]  # it is any of these
+    column: str | None = None  # the name of the reading, if None
+    positive: tuple[str, ...] | None = Field(None, strict=False)  # cells; yes, true or 1 if None
+    negative: tuple[str, ...] | None = Field(None, strict=False)
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> "Reading":
+        if (self.positive is None) != (self.negative is None):
+            raise ValueError("set both positive and negative, or neither")
+        if self.positive and self.negative and (both := {*self.positive} & {*self.negative}):
+            raise ValueError(f"{sorted(both)[0]!r} is both positive and negative")
+        return self
+
+
+class Reference(Section):
+    """A table of other readers' labels by image id, and what it says of our labels."""
+
+    path: str
+    id: str
+    readings: Annotated[dict[str, Reading], Field(min_length=1)]
+
+
 class Evaluate(Section):
     threshold_rule: Literal["youden", "f1", "sensitivity"]
     sensitivity: Annotated[float, Field(gt=0, le=1)]
     calibration: Literal["none", "temperature", "platt"]
     resamples: Annotated[int, Field(ge=100, le=100_000)]
+    references: dict[AttributeName, Reference]
+    bands: dict[str, Bands]
+
+    @model_validator(mode="after")
+    def _bands_increase(self) -> "Evaluate":
+        for name, ends in self.bands.items():
+            if list(ends) != sorted(set(ends)):
+                raise ValueError(f"bands.{name} is {list(ends)}; expected increasing numbers")
+        return self
+
+
+class Boxes(Section):
+    """A file of one expert's boxes around findings, and what its names of findings mean."""
+
+    path: Annotated[str, Field(min_length=1)]
+    # Any of these, by the name in the file.
+    labels: dict[str, Annotated[tuple[str, ...], Field(strict=False, min_length=1)]] = {}
 
 
 class GradCam(Section):
@@ -256,7 +300,7 @@ class GradCam(Section):
         tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1, max_length=200)
     ]
     labels: Literal["all", "findings"]
-    boxes: Annotated[str, Field(min_length=1)] | None
+    boxes: dict[AttributeName, Boxes]  # by expert
     max_images: Count
     max_findings: Count
 

@@ -182,7 +182,8 @@ def test_a_run_is_found_by_the_md5_of_an_input_or_output(made: Pipeline) -> None
     assert {run.info.run_name for run in readers} == {
         "features", "train-cnn", "train-cnn (fast)", "train-squeezenet", "train-vit", "evaluate",
         "evaluate (fast)", "evaluate-cnn", "evaluate-squeezenet", "evaluate-vit",
-        "evaluate-all-negative", "evaluate-prevalence", "maps-cnn", "maps-cnn (fast)",
+        "evaluate-attributes-only", "evaluate-all-negative", "evaluate-prevalence", "maps-cnn",
+        "maps-cnn (fast)",
         "maps-squeezenet", "maps-vit", "gradcam", "gradcam (fast)",
     }  # fmt: skip
 

@@ -82,7 +82,7 @@ def test_a_phantom_of_another_seed_is_refused(split: Split) -> None:
 
 
 def box(image: str, label: str, *corners: float) -> Box:
-    return Box(image, label, np.array(corners))
+    return Box(image, (label,), np.array(corners))
 
 
 def test_boxes_are_matched_with_images_and_merged_per_finding(split: Split) -> None:
@@ -112,12 +112,37 @@ def test_folder_and_file_type_of_ids_are_ignored(split: Split, name: str) -> Non
     assert ground_truth.of_boxes(with_ids, [box("i7", "mass", 0, 0, 9, 9)]).image.tolist() == [7]
 
 
-def test_boxes_without_an_image_of_the_split_are_refused(split: Split) -> None:
+def test_a_box_of_any_of_several_labels_counts_for_those_that_are_positive(split: Split) -> None:
+    ids = np.array([f"i{row}" for row in range(N)])
+    labels = np.zeros_like(split.labels)
+    mass, nodule, edema = (CHESTMNIST.index(name) for name in ("mass", "nodule", "edema"))
+    labels[7, [mass, nodule]] = 1
+    labels[8, mass], labels[8, nodule] = -1, 1
+    known = Split(split.images, labels, CHESTMNIST, ids, None)
+    several = ("nodule", "mass", "edema", "not of the data")
+    corners = (np.array([0.0, 0, 512, 1024]), np.array([0.0, 0, 1024, 512]))
+    if_positive = [
+        Box(image, several, each, if_positive=True)
+        for image in ("i7", "i8", "i9")
+        for each in corners
+    ]
+    truth = ground_truth.of_boxes(known, if_positive)
+    assert list(zip(truth.image, truth.label, strict=True)) == [(7, mass), (7, nodule), (8, nodule)]
+    np.testing.assert_allclose(truth.cover((1, 1)), np.full((3, 1, 1), 0.75))  # of both boxes
+    always = [replace(each, if_positive=False) for each in if_positive]
+    assert len(ground_truth.of_boxes(known, always).image) == 9
+    assert edema in ground_truth.of_boxes(known, always).label
+
+
+def test_boxes_of_other_images_have_no_truth_and_no_scores(split: Split) -> None:
     with_ids = Split(
         split.images, split.labels, CHESTMNIST, np.array([f"i{row}" for row in range(N)]), None
     )
-    with pytest.raises(CxrError, match=r"none of its images \(such as j7\) is in this split"):
-        ground_truth.of_boxes(with_ids, [box("j7", "mass", 0, 0, 9, 9)])
+    truth = ground_truth.of_boxes(with_ids, [box("j7", "mass", 0, 0, 9, 9)])
+    assert truth.cover((7, 7)).shape == (0, 7, 7)
+    report = trust.localisation(np.empty((0, 7, 7), np.float32), truth, CHESTMNIST, seed=0)
+    assert report["truth"] == "boxes"
+    assert report["pooled"]["n"] == 0 and report["pooled"]["pointing"] is None
 
 
 def test_boxes_with_ambiguous_image_names_are_refused(split: Split) -> None:

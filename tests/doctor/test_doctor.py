@@ -283,6 +283,13 @@ def test_external_files_named_in_params_yaml_must_exist(clone: Clone, tmp_path: 
     change(clone, "params.yaml", "path: ~nosuchuser/x.npz ", f"path: {file} ")
     file.touch()
     assert str(file) in run_check(project.own_files, Clone(clone.root), OK).found
+    boxes = "{nih: {path: none.csv}, rsna: {path: none.csv}}"
+    change(clone, "params.yaml", "boxes: {} ", f"boxes: {boxes} ")
+    answer = finding_of(clone, "own files")
+    assert answer.found.startswith(f"gradcam.boxes.nih.path: {clone.root / 'none.csv'} does not")
+    (clone.root / "none.csv").touch()
+    found = run_check(project.own_files, Clone(clone.root), OK).found
+    assert "gradcam.boxes.nih.path is" in found and "gradcam.boxes.rsna.path is" in found
 
 
 def test_a_read_only_cache_or_damaged_configuration_is_a_problem(

@@ -19,7 +19,7 @@ from cxr.evaluation.metrics import sigmoid
 from cxr.labels import CHESTMNIST
 
 RULES = ("youden", "f1", "sensitivity")
-OOD = OodReference(np.arange(784.0).reshape(28, 28) / 3, 0.25)
+OOD = OodReference(np.arange(49.0) / 3, np.eye(49) / 7, 10.0, 60.0, 210.0, 20.0)
 
 
 def cases(n: int, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -200,8 +200,9 @@ def test_an_operating_point_is_read_back_from_its_file(tmp_path: Path) -> None:
     assert (again.model, again.rule, again.calibration.method) == ("vit", "f1", "platt")
     assert json.loads(path.read_text())["thresholds"]["hernia"] is None
     np.testing.assert_array_equal(again.thresholds, operating_point.thresholds)
-    np.testing.assert_array_equal(again.ood.mean_image, OOD.mean_image)
-    assert again.ood.threshold == 0.25
+    np.testing.assert_array_equal(again.ood.mean, OOD.mean)
+    np.testing.assert_array_equal(again.ood.whitening, OOD.whitening)
+    assert again.ood.as_json() == OOD.as_json()
     np.testing.assert_array_equal(
         again.calibration.probs(logits), operating_point.calibration.probs(logits)
     )

@@ -18,11 +18,11 @@ from cxr.data.ood import OodReference
 from cxr.evaluation import decisions
 from cxr.evaluation import evaluate as evaluation
 from cxr.evaluation.description import (
-    BASELINES,
     NO_DELONG,
     ONE_CLASS,
     PERFECT,
     TOO_NARROW,
+    TRIVIAL,
     Predicted,
     baselines,
 )
@@ -31,7 +31,7 @@ from cxr.evaluation.metrics import sigmoid
 from cxr.labels import CHESTMNIST
 
 CHESTXRAY14 = Path(__file__).parents[3] / "shared" / "data" / "chestxray14_labels.npz"
-OOD = OodReference(np.zeros((28, 28)), 0.0)
+OOD = OodReference(np.arange(49.0) / 3, np.eye(49) / 7, 10.0, 60.0, 210.0, 20.0)
 METRICS_AT_THRESHOLD = ("sensitivity", "specificity", "ppv", "npv")
 
 
@@ -273,7 +273,7 @@ def test_calibration_is_reported_before_and_after() -> None:
 
 def test_baselines_equal_constant_predictions() -> None:
     labels, _, thresholds = many_images()
-    for name, constant in zip(BASELINES, (np.zeros(14), labels.mean(axis=0)), strict=True):
+    for name, constant in zip(TRIVIAL, (np.zeros(14), labels.mean(axis=0)), strict=True):
         same = metrics_of(labels, np.broadcast_to(constant, labels.shape), thresholds)
         baseline = baselines(labels)[name]
         assert baseline == pytest.approx({key: same[key] for key in baseline})
@@ -296,7 +296,7 @@ def test_models_and_baselines_are_evaluated_together() -> None:
         name: Predicted(p, p, thresholds, "") for name, p in (("a", probs), ("b", probs[::-1]))
     }
     metrics = evaluate(labels, models)
-    assert list(metrics.models) == ["a", "b", *BASELINES]
+    assert list(metrics.models) == ["a", "b", *TRIVIAL]
     assert {(each["a"], each["b"]) for each in metrics.comparisons} == {("a", "b")}
 
 

@@ -20,7 +20,7 @@ from cxr.evaluation.hard_examples import find_hard_examples
 from cxr.labels import UNKNOWN
 
 N, NAMES, SEED, N_RESAMPLES = 400, ("a", "b", "c", "d", "nowhere"), 3, 40
-OOD = OodReference(np.zeros((28, 28)), 0.0)
+OOD = OodReference(np.arange(49.0) / 3, np.eye(49) / 7, 10.0, 60.0, 210.0, 20.0)
 
 
 def nothing(done: int, total: int) -> None:

@@ -28,7 +28,7 @@ class Outcome:
     def as_expected(self) -> bool:
         """Each experiment logged what depends on it, and shares the other models' evaluations."""
         own = ("train-squeezenet", "evaluate", "evaluate-squeezenet", "maps-squeezenet", "gradcam")
-        others = ("cnn", "vit", "all-negative", "prevalence")
+        others = ("cnn", "vit", "attributes-only", "all-negative", "prevalence")
         runs = dict.fromkeys(own, EXPERIMENTS)
         shared = {f"evaluate-{name}": 1 for name in others}
         memberships = dict.fromkeys((*runs, *shared), EXPERIMENTS)

@@ -2,8 +2,6 @@
 
 import os
 import threading
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +9,9 @@ import pytest
 from valid import refusal
 
 from cxr.data import boxes, sheet
+from cxr.data.splits import Split
 from cxr.labels import CHESTMNIST
+from cxr.params import Boxes
 from cxr.scoring.submissions import read_labels, read_predictions
 
 HEADER = "id," + ",".join(CHESTMNIST)
@@ -160,9 +160,8 @@ def test_invalid_ids_are_refused(tmp_path: Path, ids: np.ndarray, key: str) -> N
 
 BOX = "image_id,label,x,y,width,height\n"
 BOXES: dict[str, tuple[bytes, str]] = {
-    "Latin-1": (f"{BOX}\xe9,Mass,1,2,3,4\n".encode("latin-1"), "is not a CSV file"),
-    "a cell of a megabyte": (f"{BOX}{'x' * 2**20},Mass,1,2,3,4\n".encode(), "is not a CSV file"),
-    "seventeen megabytes": (BOX.encode() + b"\n" * 2**24, "has more than 16,777,216"),
+    "Latin-1": (f"{BOX}\xe9,Mass,1,2,3,4\n".encode("latin-1"), "is not valid UTF-8"),
+    "a cell of a megabyte": (f"{BOX}{'x' * 2**20},Mass,1,2,3,4\n".encode(), "line 2 has a cell of"),
     "an infinite number": (f"{BOX}a,Mass,1e999,2,3,4\n".encode(), "is not a box"),
     "an infinite size": (f"{BOX}a,Mass,1,2,inf,4\n".encode(), "is not a box"),
     "a negative size": (f"{BOX}a,Mass,1,2,-3,4\n".encode(), "is not a box"),
@@ -170,7 +169,7 @@ BOXES: dict[str, tuple[bytes, str]] = {
         f"{BOX}a,{ESCAPE},1,2,3,4\n".encode(),
         r"'\x1b[2J' is not a label of the data",
     ),
-    "a NUL byte": (f"{BOX}a,Mass,1\0,2,3,4\n".encode(), "height must be numbers"),
+    "a NUL byte": (f"{BOX}a,Mass,1\0,2,3,4\n".encode(), "expected four numbers"),
 }
 
 
@@ -178,5 +177,6 @@ BOXES: dict[str, tuple[bytes, str]] = {
 def test_invalid_boxes_are_refused(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "boxes.csv"
     path.write_bytes(content)
-    read: Callable[[Path], object] = partial(boxes.read, labels=CHESTMNIST)
-    assert words in refusal(read, path)
+    split = Split(np.zeros((1, 9, 9)), np.zeros((1, 14)), CHESTMNIST, np.array(["a"]), None)
+    settings = {"someone": Boxes(path=str(path))}
+    assert words in refusal(boxes.read, settings, {"someone": path}, {"train": split})

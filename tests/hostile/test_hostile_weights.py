@@ -275,10 +275,10 @@ OPERATING_POINTS: dict[str, tuple[tuple[str, ...], Any]] = {
     "a threshold of text": (("thresholds", "mass"), "high"),
     "a threshold that is a list": (("thresholds", "mass"), [1]),
     "no thresholds": (("thresholds",), {}),
-    "a mean image of one row": (("ood", "mean_image"), [[0] * 28]),
-    "a ragged mean image": (("ood", "mean_image"), [[0] * 28] * 27 + [[0]]),
-    "a mean image of text": (("ood", "mean_image"), [["a"] * 28] * 28),
-    "a similarity of null": (("ood", "threshold"), None),
+    "a mean of one cell": (("ood", "mean"), [0]),
+    "a ragged whitening": (("ood", "whitening"), [[0] * 49] * 48 + [[0]]),
+    "a mean of text": (("ood", "mean"), ["a"] * 49),
+    "a limit of null": (("ood", "max_shape"), None),
     "a number for ood": (("ood",), 5),
 }
 

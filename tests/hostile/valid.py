@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cxr.data.ood import OodReference
 from cxr.data.splits import Origin
 from cxr.errors import CxrError
 from cxr.hashing import Digest
@@ -124,7 +125,7 @@ def operating_point() -> dict[str, Any]:
         "calibration": {"method": "platt", "slope": per_label, "intercept": dict(per_label)},
         "rule": "youden",
         "thresholds": dict(per_label) | {"mass": None},
-        "ood": {"mean_image": np.zeros((28, 28)).tolist(), "threshold": 0.1},
+        "ood": OodReference(np.zeros(49), np.eye(49), 10.0, 60.0, 210.0, 20.0).as_json(),
     }
 
 

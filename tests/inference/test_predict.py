@@ -108,16 +108,16 @@ def test_a_bad_file_does_not_stop_the_others(project: Path, tmp_path: Path) -> N
     )
 
 
-def test_an_image_unlike_a_chest_xray_is_warned_of_with_its_similarity(
+def test_an_image_unlike_the_training_images_is_warned_of_with_its_distance(
     project: Path, tmp_path: Path
 ) -> None:
     Image.fromarray(255 - CHESTS[0]).save(tmp_path / "a.png")
     Image.fromarray(CHESTS[0]).save(tmp_path / "b.png")
     inverted, chest = predictions(project, [tmp_path / "a.png", tmp_path / "b.png"])
     (warning,) = inverted.warnings
-    assert "does not look like a chest X-ray" in warning
-    assert f"similarity {inverted.similarity:.2f}" in warning
-    assert chest.warnings == [] and chest.similarity > inverted.similarity
+    assert "unlike the training images" in warning
+    assert f"distance {inverted.ood.shape:.1f}" in warning
+    assert chest.warnings == [] and chest.ood.shape < inverted.ood.shape
 
 
 def test_a_model_is_found_by_name_or_folder(project: Path, tmp_path: Path) -> None:

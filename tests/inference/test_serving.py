@@ -111,7 +111,7 @@ def ask(port: int, content: Any, headers: dict[str, str | None] | None = None) -
 def answered(reply: Any) -> np.ndarray:
     assert reply.status_code == 200, reply.text
     rows = json.loads(reply.text)["predictions"]
-    assert all(tuple(row) == (*CHESTMNIST, "assumed") for row in rows)
+    assert all(tuple(row) == (*CHESTMNIST, "assumed", "warnings") for row in rows)
     return np.array([[row[label] for label in CHESTMNIST] for row in rows])
 
 
@@ -119,7 +119,9 @@ def test_probabilities_equal_the_pipelines(
     served: PyFuncModel, expected: np.ndarray, tmp_path: Path
 ) -> None:
     probs = served.predict(pd.DataFrame({"image": chests(tmp_path)}))
-    assert tuple(probs.columns) == (*CHESTMNIST, "assumed") and set(probs["assumed"]) == {""}
+    assert tuple(probs.columns) == (*CHESTMNIST, "assumed", "warnings") and set(
+        probs["assumed"]
+    ) == {""}
     np.testing.assert_allclose(probs[list(CHESTMNIST)], expected, atol=1e-6)
 
 
@@ -174,7 +176,7 @@ def test_the_model_has_a_signature_an_example_and_exact_requirements(
 ) -> None:
     signature = served.metadata.signature
     assert [(each.name, each.type.name) for each in signature.inputs] == [("image", "string")]
-    assert [each.name for each in signature.outputs] == [*CHESTMNIST, "assumed"]
+    assert [each.name for each in signature.outputs] == [*CHESTMNIST, "assumed", "warnings"]
     assert served.metadata.utc_time_created == "2026-01-02 00:00:00"
     probs = served.predict(served.input_example)[list(CHESTMNIST)].to_numpy()
     assert probs.shape == (1, 14) and probs.min() > 0 and probs.max() < 1
@@ -201,7 +203,8 @@ sys.path.append(sys.argv[1])
 assert importlib.util.find_spec("cxr") is None
 import mlflow.pyfunc
 model = mlflow.pyfunc.load_model(sys.argv[2])
-probs = model.predict(model.input_example).drop(columns="assumed").to_numpy()[0].tolist()
+answer = model.predict(model.input_example).drop(columns=["assumed", "warnings"])
+probs = answer.to_numpy()[0].tolist()
 files = [m.__file__ for name, m in sys.modules.items() if name.split(".")[0] == "cxr"]
 print(json.dumps({"probs": probs, "files": files}))
 """
@@ -253,7 +256,7 @@ def test_the_server_runs_no_code_from_the_model_folder(registered: Path, tmp_pat
     (tmp_path / "ran").unlink()
     sys.path.remove(str(folder / "code"))
     probs = server.load(folder).predict(mlmodel.example())
-    assert probs.shape == (1, 15)
+    assert probs.shape == (1, 16)
     assert not (tmp_path / "ran").exists() and str(folder / "code") not in sys.path
 
 
@@ -513,7 +516,7 @@ def test_it_prints_the_model_version_and_commands_that_work(
             ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True
         )
         (row,) = json.loads(done.stdout)["predictions"]
-        assert tuple(row) == (*CHESTMNIST, "assumed")
+        assert tuple(row) == (*CHESTMNIST, "assumed", "warnings")
     np.testing.assert_allclose([row[label] for label in CHESTMNIST], expected, atol=1e-5)
 
 

@@ -144,7 +144,7 @@ def test_the_summary_lists_stages_scores_and_next_steps(
 ) -> None:
     write_metrics(tmp_path)
     scores = {"cnn": Score(0.7, 0.68), "all-negative": Score(0.5, None)}
-    done = Summary(0, STAGES, "some-28", True, scores)
+    done = Summary(0, STAGES, "some-28", True, scores, [], {})
     lines = printed_summary(done, tmp_path, capsys)
     assert lines[:6] == [
         "download unchanged made 2024-05-01 10:05 UTC",
@@ -161,17 +161,48 @@ def test_the_summary_lists_stages_scores_and_next_steps(
         "make ui all runs, curves and figures in MLflow",
         "cxr audit trace and verify all results",
     ]
-    real = printed_summary(Summary(0, STAGES, "some-28", False, scores), tmp_path, capsys)
+    of_real = Summary(0, STAGES, "some-28", False, scores, [], {})
+    real = printed_summary(of_real, tmp_path, capsys)
     assert "PHANTOM" not in "".join(real)
     of_demo = printed_summary(done, tmp_path, capsys, of_demo=True)
     assert of_demo[-3].startswith("make ui DEMO=1 ")
     assert of_demo[-1].endswith("start with: cxr table FILE --images FOLDER")
 
 
+def test_the_summary_names_each_models_widest_gap_between_groups(
+    clone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def gap(model: str, a: str, b: str, difference: float, p: float) -> dict[str, Any]:
+        ci = [difference - 0.1, difference + 0.1]
+        who = {"model": model, "a": a, "b": b, "metric": "macro_auroc"}
+        return who | {"difference": difference, "ci": ci, "p": p, "p_holm": p}
+
+    write_metrics(clone)
+    path = clone / "reports" / "metrics.json"
+    metrics = json.loads(path.read_text())
+    of_age = [gap("cnn", "under 40", "40 and over", 0.3, 0.06)]
+    of_view = [gap("cnn", "AP", "PA", -0.2, 0.04)]
+    attributes = {
+        name: {"gaps": gaps, "models": {"cnn": {}}}
+        for name, gaps in (("age", of_age), ("view", of_view))
+    }
+    metrics["subgroups"] = {"attributes": attributes, "left_out": {}}
+    path.write_text(json.dumps(metrics))
+    done = reproduce(clone, monkeypatch)
+    assert done.attributes == ["age", "view"]
+    assert done.gaps == {"cnn": {"attribute": "view", **of_view[0]}}
+    says = "cnn: widest gap: AP minus PA (view), macro AUROC -0.2000 [-0.3000, -0.1000], p 0.040"
+    assert any(says in line for line in printed_summary(done, clone, capsys))
+    of_view[0]["p_holm"] = 0.05
+    path.write_text(json.dumps(metrics))
+    lines = printed_summary(reproduce(clone, monkeypatch), clone, capsys)
+    assert "cnn: no gap in macro AUROC between groups of age, view is shown" in lines
+
+
 def test_a_failed_pipeline_lists_the_stages_that_finished(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lines = printed_summary(Summary(255, STAGES, None, False, {}), tmp_path, capsys)
+    lines = printed_summary(Summary(255, STAGES, None, False, {}, [], {}), tmp_path, capsys)
     assert [line.split()[:2] for line in lines] == [
         ["preprocess", "restored"], ["train-cnn", "ran"],
     ]  # fmt: skip

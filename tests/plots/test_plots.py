@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from cxr.data.splits import Origin, Split
+from cxr.evaluation import intervals, subgroups
 from cxr.evaluation.curves import Curve, precision_recall, roc
 from cxr.evaluation.description import Predicted
 from cxr.evaluation.evaluate import evaluate
@@ -289,6 +290,34 @@ def test_forest_plot_shows_every_interval_and_hollow_points_for_few_cases(seen: 
     assert axes.get_xlabel() == (
         "AUROC (test)\n95% CI (200 images); too narrow without patient ids; hollow: too few cases"
     )
+
+
+def test_forest_plot_of_groups_shows_every_group_and_hollow_points_for_small_ones(
+    seen: Seen,
+) -> None:
+    labels, models, tests = evaluated()
+    sites = np.array(["a"] * 120 + ["b"] * 70 + ["c"] * 10)
+    grouped = subgroups.group({"site": sites}, {})
+    resamples = intervals.draw(200, None, 100, 0)
+    report = subgroups.describe(
+        labels.astype(np.int8), CHESTMNIST, models, grouped, resamples, lambda done, total: None
+    )
+    figures.subgroups(report, tests, REAL, Path("unused.png"))
+    assert seen.figure is not None
+    (axes,) = seen.figure.axes
+    ticks = [text.get_text() for text in axes.get_yticklabels()]
+    assert ticks == [
+        "all images", "site: a  (n = 120)", "site: b  (n = 70)", "site: c  (n = 10)",
+    ]  # fmt: skip
+    points = [line for line in axes.lines if line.get_marker() == "o" and len(line.get_xdata())]
+    drawn = {(round(-p.get_ydata()[0]), float(p.get_xdata()[0])) for p in points}
+    expected = {(0, test["macro_auroc"]) for test in tests.values()}
+    for of_groups in report["attributes"]["site"]["models"].values():
+        values = [each["macro_auroc"] for each in of_groups.values()]
+        expected |= {(row, value) for row, value in enumerate(values, 1) if value is not None}
+    assert drawn == expected
+    hollow = {round(-p.get_ydata()[0]) for p in points if p.get_markerfacecolor() == "white"}
+    assert hollow <= {3} and "hollow: too few patients" in axes.get_xlabel()
 
 
 def test_forest_plot_of_precision_shows_prevalence_as_chance(seen: Seen) -> None:

@@ -136,31 +136,74 @@ def page(text: str) -> Page:
 def test_the_models_table_has_the_numbers_of_metrics_json(reported: Pipeline, page: Page) -> None:
     models = reported.json("reports/metrics.json")["models"]
     for name in MODELS:
-        test, val = models[name]["test"], models[name]["val"]
+        test = models[name]["test"]
         train = reported.json(f"reports/{name}/train.json")
         low, high = test["macro_auroc_ci"]
         row = page.row(name)
         assert row[1] == f"{test['macro_auroc']:.3f} [{low:.3f}, {high:.3f}]"
-        assert row[3:6] == [
-            f"{100 * val['accuracy']:.2f}%",
-            f"{100 * test['accuracy']:.2f}%",
-            f"{100 * test['accuracy_gain']:+.2f}",
-        ]
-        assert row[6] == f"{train['seconds'] / train['epochs']:.2f}"
+        assert row[-2:] == [f"{100 * test['accuracy']:.2f}%", f"{100 * test['accuracy_gain']:+.2f}"]
+        trained = next(
+            each for each in page.rows if each[0] == name and each[-1] == train["device"]
+        )
+        assert trained[4] == f"{train['seconds'] / train['epochs']:.2f}"
         total = train["parameters"]["total"]
-        assert [int(cell.replace(",", "")) for cell in row[7:]] == [
+        assert [int(cell.replace(",", "")) for cell in trained[5:7]] == [
             train["parameters"]["trainable"],
             total - train["parameters"]["trainable"],
         ]
     of_no = models["all-negative"]["test"]["accuracy"]
-    assert page.row("all-negative")[4] == f"{100 * of_no:.2f}%"
+    assert page.row("all-negative")[-2] == f"{100 * of_no:.2f}%"
+
+
+@pytest.mark.slow
+def test_the_models_table_compares_with_the_attributes_and_between_groups(
+    reported: Pipeline, page: Page
+) -> None:
+    metrics = reported.json("reports/metrics.json")
+    low, high = metrics["models"]["attributes-only"]["test"]["macro_auroc_ci"]
+    assert f"[{low:.3f}, {high:.3f}]" in page.row("attributes-only")[1]
+    for name in MODELS:
+        (compared,) = (
+            each
+            for each in metrics["comparisons"]
+            if (each["a"], each["b"], each["metric"]) == (name, "attributes-only", "macro_auroc")
+        )
+        row = page.row(name)
+        assert row[3].startswith(f"{compared['difference']:+.3f} [")
+        gaps = [
+            gap
+            for attribute in metrics["subgroups"]["attributes"].values()
+            for gap in attribute["gaps"]
+            if gap["model"] == name and gap["metric"] == "macro_auroc"
+        ]
+        shown = [gap for gap in gaps if gap["p_holm"] is not None and gap["p_holm"] < 0.05]
+        widest = max(shown, key=lambda gap: abs(gap["difference"]), default=None)
+        expected = f"{widest['difference']:+.3f}" if widest else "none shown"
+        assert expected in row[4]
+
+
+@pytest.mark.slow
+def test_every_group_has_a_row_with_its_metrics(reported: Pipeline, page: Page) -> None:
+    subgroups = reported.json("reports/metrics.json")["subgroups"]["attributes"]
+    assert set(subgroups) == {"sex", "age", "view"}
+    for attribute in subgroups.values():
+        for group, counts in attribute["groups"].items():
+            rows = [row for row in page.rows if row and row[0].removesuffix(" (small)") == group]
+            for name in MODELS:
+                value = attribute["models"][name][group]["macro_auroc"]
+                shown = "-" if value is None else f"{value:.3f}"
+                assert any(
+                    row[1] == f"{counts['n']:,}" and row[3].split()[0] == shown for row in rows
+                )
 
 
 @pytest.mark.slow
 def test_every_finding_has_a_row_with_every_models_auroc(reported: Pipeline, page: Page) -> None:
-    models = reported.json("reports/metrics.json")["models"]
+    metrics = reported.json("reports/metrics.json")
+    models, attributes = metrics["models"], metrics["subgroups"]["attributes"].values()
+    n_groups = sum(len(each["groups"]) for each in attributes)  # which have the first rows
     for label in CHESTMNIST:
-        row = page.row(label)
+        row = page.row(label, n_groups)
         aurocs = [models[name]["test"]["labels"][label]["auroc"] for name in MODELS]
         expected = ["-" if auroc is None else f"{auroc:.3f}" for auroc in aurocs]
         assert [cell.split(" ")[0] for cell in row[3:]] == expected

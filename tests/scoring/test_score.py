@@ -12,13 +12,13 @@ from sklearn.metrics import roc_auc_score
 from cxr.data import splits
 from cxr.data.ood import OodReference
 from cxr.evaluation import decisions
-from cxr.evaluation.description import BASELINES, TOO_NARROW, Predicted
+from cxr.evaluation.description import TOO_NARROW, TRIVIAL, Predicted
 from cxr.evaluation.evaluate import evaluate
 from cxr.labels import CHESTMNIST
 from cxr.scoring import score as scoring
 
 PREDICTIONS = Path(__file__).parents[2].parent / "shared" / "data" / "predictions"
-OOD = OodReference(np.zeros((28, 28)), 0.0)
+OOD = OodReference(np.arange(49.0) / 3, np.eye(49) / 7, 10.0, 60.0, 210.0, 20.0)
 PUBLISHED = {"densenet121_seed0": 0.7025, "vit_small_seed0": 0.6755}
 
 
@@ -115,7 +115,7 @@ def test_external_predictions_are_matched_by_id_and_scored(project: Path, tmp_pa
         "ids are written differently in the two files: 'images/00000000_000.png' was matched "
         "with '00000000_000'"
     ]
-    assert list(done.models) == ["theirs", *BASELINES]
+    assert list(done.models) == ["theirs", *TRIVIAL]
     expected = roc_auc_score(labels, logits, average="macro")
     assert done.models["theirs"]["macro_auroc"] == pytest.approx(expected)
     for i, label in enumerate(CHESTMNIST):
@@ -139,7 +139,7 @@ def test_our_own_predictions_get_the_metrics_of_evaluate(project: Path, tmp_path
 
 def test_models_are_compared_in_pairs_on_the_projects_images(project: Path, tmp_path: Path) -> None:
     done = scored(write_predictions(tmp_path), write_labels(project, tmp_path), project)
-    assert list(done.models) == ["theirs", "cnn", "vit", *BASELINES]
+    assert list(done.models) == ["theirs", "cnn", "vit", *TRIVIAL]
     for name in ("cnn", "vit"):
         assert done.models[name]["labels"] == reported(project)[name]["test"]["labels"]
     macro = [each for each in done.comparisons if each["metric"] == "macro_auroc"]
@@ -178,7 +178,7 @@ def test_models_evaluated_on_other_images_are_shown_but_not_compared(
     labels, logits = images(90, seed=3)
     np.savez(tmp_path / "theirs.npz", test_logits=logits, test_labels=labels)
     done = scored(tmp_path / "theirs.npz", tmp_path / "theirs.npz", project)
-    assert list(done.models) == ["theirs", "cnn", "vit", *BASELINES]
+    assert list(done.models) == ["theirs", "cnn", "vit", *TRIVIAL]
     assert done.models["cnn"] == reported(project)["cnn"]["test"]
     assert done.comparisons == []
     assert "evaluated on other images" in done.notes[0]
@@ -200,7 +200,7 @@ def test_other_labels_or_other_ids_are_other_images(project: Path, tmp_path: Pat
 def test_a_projects_model_of_the_same_name_is_marked(project: Path, tmp_path: Path) -> None:
     predictions = write_predictions(tmp_path).rename(tmp_path / "cnn.npz")
     done = scored(predictions, write_labels(project, tmp_path), project)
-    assert list(done.models) == ["cnn", "cnn (here)", "vit", *BASELINES]
+    assert list(done.models) == ["cnn", "cnn (here)", "vit", *TRIVIAL]
 
 
 def test_a_projects_model_of_the_same_name_is_marked_if_images_differ(
@@ -209,14 +209,14 @@ def test_a_projects_model_of_the_same_name_is_marked_if_images_differ(
     labels, logits = images(90, seed=3)
     np.savez(tmp_path / "cnn.npz", test_logits=logits, test_labels=labels)
     done = scored(tmp_path / "cnn.npz", tmp_path / "cnn.npz", project)
-    assert list(done.models) == ["cnn", "cnn (here)", "vit", *BASELINES]
+    assert list(done.models) == ["cnn", "cnn (here)", "vit", *TRIVIAL]
     assert done.models["cnn"]["n"] == 90
 
 
 def test_a_file_named_like_a_baseline_is_marked(project: Path, tmp_path: Path) -> None:
     predictions = write_predictions(tmp_path).rename(tmp_path / "prevalence.npz")
     done = scored(predictions, write_labels(project, tmp_path))
-    assert list(done.models) == ["prevalence (given)", *BASELINES]
+    assert list(done.models) == ["prevalence (given)", *TRIVIAL]
     assert done.models[done.name]["labels"]
 
 
@@ -259,12 +259,12 @@ def test_the_command_prints_a_table_or_json(cxr: Cxr, project: Path, tmp_path: P
     assert shown.returncode == 0
     low, high = result["macro_auroc_ci"]
     assert f"{result['macro_auroc']:.4f} [{low:.4f}, {high:.4f}]" in shown.stdout
-    for row in (*BASELINES, *CHESTMNIST, "too narrow"):
+    for row in (*TRIVIAL, *CHESTMNIST, "too narrow"):
         assert row in shown.stdout
     compared = cxr(*call, "--compare", cwd=project)
     assert "theirs minus cnn: macro AUROC +" in compared.stdout
     together = json.loads(cxr(*call, "--compare", "--json", cwd=project).stdout)
-    assert list(together["models"]) == ["theirs", "cnn", "vit", *BASELINES]
+    assert list(together["models"]) == ["theirs", "cnn", "vit", *TRIVIAL]
 
 
 def test_the_output_says_how_images_were_matched(cxr: Cxr, project: Path, tmp_path: Path) -> None:

@@ -326,11 +326,14 @@ def test_a_table_of_cxr_predict_is_read_without_its_refused_images(tmp_path: Pat
         *(f"predicted_positive_{x}" for x in CHESTMNIST),
     ]
     rows = [
-        [f"scans/{i}.png", *p, *[1] * 7, *[0] * 6, "", 0.9, ""]
+        [f"scans/{i}.png", *p, *[1] * 7, *[0] * 6, "", 5.1, 120.0, 40.0, "", ""]
         for i, p in zip(IDS, P.tolist(), strict=True)
     ]
-    rows[0] = ["scans/b.png", *[""] * 29, "scans/b.png is not an image"]
-    path = write(tmp_path / "p.csv", [[*header, "similarity", "warnings"], *rows])
+    rows[0] = ["scans/b.png", *[""] * 32, "scans/b.png is not an image"]
+    path = write(
+        tmp_path / "p.csv",
+        [[*header, "shape", "brightness", "contrast", "assumed", "warnings"], *rows],
+    )
     done = matched(path, labels_of(tmp_path))
     assert list(done.labels.ids) == ["a", "c"] and done.n_left_out == (1, 1)
     assert np.array_equal(done.predictions.of_labels(CHESTMNIST).values, P[[2, 1]])

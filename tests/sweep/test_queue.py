@@ -177,7 +177,7 @@ def test_experiments_with_equal_results_of_a_model_share_one_run(
             members.setdefault(model, []).append(named)
     names = sorted(experiments(project))
     of_seed = [[name for name in names if name.endswith(f"-s{seed}")] for seed in range(SEEDS)]
-    others = ("cnn", "vit", "all-negative", "prevalence")
+    others = ("cnn", "vit", "attributes-only", "all-negative", "prevalence")
     expected = dict.fromkeys(others, of_seed) | {"squeezenet": [[name] for name in names]}
     assert {model: sorted(found) for model, found in members.items()} == {
         model: sorted(found) for model, found in expected.items()

@@ -9,8 +9,7 @@ import numpy.typing as npt
 from cxr.arrays import Doubles
 from cxr.cam.localisation import cover_of_boxes, cover_of_masks
 from cxr.data import phantom
-from cxr.data.boxes import SIDE, Box
-from cxr.data.ids import stem
+from cxr.data.boxes import SIDE, Box, rows_by_name
 from cxr.data.splits import Split
 from cxr.errors import CxrError
 from cxr.labels import CHESTMNIST
@@ -62,27 +61,14 @@ def of_phantom(split: Split, name: str, n: int, seed: int) -> Truth:
 
 def of_boxes(split: Split, boxes: list[Box]) -> Truth:
     """Boxes of the split's images; several boxes of one finding in an image form one region."""
-    if split.ids is None:
-        raise CxrError(
-            "gradcam.boxes: the data has no image ids to match boxes with; set it to null"
-        )
-    row_of: dict[str, int] = {}
-    for row, name in enumerate(split.ids):
-        if row_of.setdefault(stem(str(name)), row) != row:
-            raise CxrError(
-                f"gradcam.boxes: several image ids end in {stem(str(name))}, so its boxes cannot "
-                "be matched with one image; make the file names unique"
-            )
+    row_of = rows_by_name(split)
     pairs: dict[tuple[int, int], list[Doubles]] = {}
     for box in boxes:
-        if box.image in row_of and box.label in split.names:
-            pair = row_of[box.image], split.names.index(box.label)
-            pairs.setdefault(pair, []).append(box.corners)
-    if boxes and not pairs:
-        raise CxrError(
-            f"gradcam.boxes: none of its images (such as {boxes[0].image}) is in this split (with "
-            f"ids such as {split.ids[0]}); use boxes of this split's images, or null"
-        )
+        for label in set(box.labels).intersection(split.names):
+            image, column = row_of.get(box.image), split.names.index(label)
+            if image is None or (box.if_positive and split.labels[image, column] != 1):
+                continue
+            pairs.setdefault((image, column), []).append(box.corners)
     keys = np.array(sorted(pairs), np.int64).reshape(-1, 2)
 
     def cover(grid: tuple[int, int]) -> Doubles:

@@ -1,6 +1,7 @@
 """Commands that analyze results, predictions and images."""
 
 import sys
+from math import isfinite
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ from cxr import progress
 from cxr.cli import completion
 from cxr.cli.app import Json, app, nearest_project, print_json, project
 from cxr.cli.completion import ANALYZE
-from cxr.errors import shown
+from cxr.errors import CxrError, shown
 
 
 @app.command(rich_help_panel=ANALYZE)
@@ -156,6 +157,31 @@ def score(
             help="A column of both files that is a label; repeat for more.",
         ),
     ] = None,
+    companion: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A table of sex, age, view … by image id: adds metrics by group, and patients.",
+        ),
+    ] = None,
+    bands: Annotated[
+        str, typer.Option(metavar="AGES", help="Ages at which groups begin.")
+    ] = "40,65",
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A table of other readers' labels by image id, to compare with.",
+        ),
+    ] = None,
+    reading: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN=LABEL,LABEL",
+            help="What a column of --reference is any of, if it is not named like a label; repeat "
+            "for more.",
+        ),
+    ] = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Compare with the models of this clone.")
     ] = False,
@@ -176,9 +202,12 @@ def score(
     Example: cxr score theirs.npz --labels chestmnist.npz --by-order
 
     Example: cxr score theirs.npz --labels labels.csv --compare
+
+    Example: cxr score theirs.npz --companion Data_Entry_2017_v2020.csv
     """
     from cxr.cli import printing
     from cxr.scoring import score as scoring
+    from cxr.scoring.extra_tables import ExtraTables
 
     with progress.bar("score: resamples", progress.stderr_console) as advance:
         done = scoring.score(
@@ -193,11 +222,32 @@ def score(
             by_order,
             common,
             also or (),
+            ExtraTables(companion, _ages(bands), reference, _readings(reading or [])),
         )
     if as_json:
         print_json(done.as_json(compare))
     else:
         printing.score(done)
+
+
+def _ages(text: str) -> tuple[float, ...]:
+    try:
+        ages = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        ages = ()
+    if not ages or list(ages) != sorted(set(ages)) or not all(map(isfinite, ages)):
+        raise CxrError(f"--bands is {text!r}; expected increasing ages such as 40,65")
+    return ages
+
+
+def _readings(texts: list[str]) -> dict[str, tuple[str, ...]]:
+    readings = {}
+    for text in texts:
+        column, _, labels = text.partition("=")
+        readings[column] = tuple(label.strip() for label in labels.split(",") if label.strip())
+        if not readings[column]:
+            raise CxrError(f"--reading is {text!r}; expected COLUMN=LABEL or COLUMN=LABEL,LABEL")
+    return readings
 
 
 @app.command(rich_help_panel=ANALYZE)

@@ -13,7 +13,8 @@ from cxr.audit.replay import ABSOLUTE, RELATIVE, Replay
 from cxr.audit.sync import Sync
 from cxr.cli.terminal import console
 from cxr.errors import shown
-from cxr.formatting import comparison, count, number, signed, with_interval
+from cxr.evaluation import significance
+from cxr.formatting import comparison, count, number, signed, widest_gap, with_interval
 from cxr.lineage.records import SHORT_ID
 from cxr.lineage.repository import FETCH_PAST
 
@@ -32,6 +33,8 @@ NAMES = {
     "ppv": "PPV",
     "npv": "NPV",
 }
+
+AT_THRESHOLD = ("sensitivity", "specificity")
 
 SHARED = {"seed", "threads"}  # parameters of every stage
 
@@ -134,6 +137,14 @@ def score(done: "Score") -> None:
         if each["metric"].startswith("macro") and each["p"] is not None:
             line = f"{each['a']} minus {each['b']}: {NAMES[each['metric']]} {comparison(each)}"
             console.print(Text(line))
+    if done.subgroups is not None:
+        console.print(_groups(done.name, done.subgroups))
+        gap = significance.widest_gap(done.subgroups, done.name)
+        console.print(Text(shown(widest_gap(gap, list(done.subgroups["attributes"])))))
+    for reference, readings in done.references.items():
+        for reading, compared in readings.items():
+            for line in _reading(f"{reference}, {reading}", compared, done.name):
+                console.print(Text(shown(line)))
     intervals = scored["intervals"]
     console.print(
         f"{count(scored['n'], 'image')}; {intervals['level']:.0%} intervals from "
@@ -216,6 +227,36 @@ def _labels(name: str, labels: dict[str, dict[str, Any]]) -> Table:
             *(number(each[key]) for key in keys),
         )
     return table
+
+
+def _groups(name: str, subgroups: dict[str, Any]) -> Table:
+    """One model's macro metrics by group."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("group", "images", "patients", "AUROC", "AP", *map(NAMES.get, AT_THRESHOLD)):
+        table.add_column(column or "", justify="left" if column == "group" else "right")
+    for attribute, report in subgroups["attributes"].items():
+        for group, counts in report["groups"].items():
+            metrics = report["models"][name][group]
+            table.add_row(
+                Text(shown(f"{attribute}: {group}{' (small)' * counts['small']}")),
+                f"{counts['n']:,}",
+                f"{counts['n_units']:,}",
+                *(with_interval(metrics, f"macro_{key}") for key in ("auroc", "ap", *AT_THRESHOLD)),
+            )
+    return table
+
+
+def _reading(what: str, compared: dict[str, Any], name: str) -> list[str]:
+    """How far readers and labels agree on one reading, and a model's AUROC by both."""
+    agreement, measured = compared["agreement"], compared["test"]["models"][name]
+    parts = [f"{NAMES[key]} {with_interval(agreement, key)}" for key in ("sensitivity", "ppv")]
+    return [
+        f"{what}: {count(agreement['n'], 'image')}, positive: {agreement['n_positive']:,} by "
+        f"readers, {agreement['n_positive_labels']:,} by labels",
+        f"  labels against readers: {', '.join(parts)}, kappa {with_interval(agreement, 'kappa')}",
+        f"  AUROC {with_interval(measured, 'auroc')} by readers, "
+        f"{with_interval(measured, 'auroc_labels')} by labels",
+    ]
 
 
 def _undefined(scored: dict[str, Any]) -> list[str]:

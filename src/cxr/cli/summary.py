@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cxr.cli.terminal import console
-from cxr.formatting import number
+from cxr.formatting import number, widest_gap
 from cxr.paths import EVALUATION, METRICS, SAMPLES, SIDE_BY_SIDE
 from cxr.pipeline.repro import Outcome, StageResult, Summary
 
@@ -33,6 +33,8 @@ def summary(done: Summary, folder: Path, of_demo: bool = False) -> None:
     if done.scores:
         console.print()
         console.print(_scores(done))
+        for model, gap in done.gaps.items():
+            console.print(Text(f"{model}: {widest_gap(gap, done.attributes)}"))
     results = {path: text for path, text in RESULTS.items() if (folder / path).exists()}
     console.print(f"\nResults in {folder}:" if results else "", markup=False)
     table = Table.grid(padding=(0, 2))

@@ -2,7 +2,6 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -51,18 +50,29 @@ def describe(values: Texts) -> dict[str, Any]:
     `known`, and `quartiles` (minimum, quartiles and maximum) if all known values are numbers with
     more than MOST_VALUES different ones; else `values`, the count of each, the most frequent first.
     """
-    known = [value for value in values.tolist() if value]
-    counts = Counter(known).most_common()
-    if len(counts) > MOST_VALUES and (numbers := _numbers(known)) is not None:
-        quartiles = np.percentile(numbers, [0, 25, 50, 75, 100]).tolist()
+    known = values[values != ""]
+    if are_numbers(known):
+        quartiles = np.percentile(numbers(known), [0, 25, 50, 75, 100]).tolist()
         return {"known": len(known), "quartiles": quartiles}
+    counts = Counter(known.tolist()).most_common()
     report = {"known": len(known), "values": dict(counts[:MOST_VALUES])}
     return report | ({"n_values": len(counts)} if len(counts) > MOST_VALUES else {})
 
 
-def _numbers(values: Sequence[str]) -> npt.NDArray[np.float64] | None:
+def numbers(values: Texts) -> npt.NDArray[np.float64]:
+    """Values (N,) as numbers; NaN where they are unknown or no finite number."""
+    return np.array([_number(value) for value in values.tolist()], np.float64)
+
+
+def are_numbers(values: Texts) -> bool:
+    """Whether values are a quantity: all known ones are numbers, of more than MOST_VALUES."""
+    known = np.unique(values[values != ""])
+    return len(known) > MOST_VALUES and not np.isnan(numbers(known)).any()
+
+
+def _number(text: str) -> float:
     try:
-        numbers = np.array(values, np.float64)
+        value = float(text)
     except ValueError:
-        return None
-    return numbers if np.isfinite(numbers).all() else None
+        return np.nan
+    return value if np.isfinite(value) else np.nan

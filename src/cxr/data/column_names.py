@@ -1,5 +1,9 @@
 """How columns of ids, patients, attributes and labels are usually named: without separators."""
 
+from collections.abc import Sequence
+
+from cxr.labels import bare
+
 # In order of preference.
 ID_NAMES = (
     "imageindex", "imageid", "imageids", "image", "imagename", "imagenames", "imagefile",
@@ -22,3 +26,9 @@ LIST_OF_LABELS = (
     "findinglabels", "labels", "label", "targets", "target", "findings", "classes",
 )  # fmt: skip
 NO_FINDING = ("nofinding", "nofindings")
+
+
+def named(columns: Sequence[str], known: Sequence[str]) -> str | None:
+    """The column with the first of the known names."""
+    by_name = {bare(name): name for name in reversed(columns)}
+    return next((by_name[each] for each in known if each in by_name), None)

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr import labels
+from cxr.data.column_names import ATTRIBUTE_NAMES, ID_NAMES, PATIENT_NAMES, named
 from cxr.data.columns import distinct, patients_or_images, refuse, too_long, truths
-from cxr.data.ids import MOST_ID_CHARACTERS, Ids, Rows, pair, same_folders
+from cxr.data.ids import MOST_ID_CHARACTERS, Ids, Rows, rows_of
 from cxr.data.sheet import read_sheet
 from cxr.data.splits import SPLITS
 from cxr.errors import CxrError
@@ -88,13 +89,38 @@ def read(settings: Settings, paths: Mapping[str, Path]) -> Companion | None:
     )
 
 
+def guess(path: Path) -> Settings:
+    """Settings for a table whose columns of ids, patients and attributes have usual names.
+
+    Raises
+    ------
+    CxrError
+        If no column is named like ids, or none like attributes.
+    """
+    header = read_sheet(path).header
+    image = named(header, ID_NAMES)
+    attributes = {
+        key: column for key, names in ATTRIBUTE_NAMES.items() if (column := named(header, names))
+    }
+    if image is None or not attributes:
+        missing = "image ids" if image is None else f"{', '.join(ATTRIBUTE_NAMES)}"
+        raise CxrError(
+            f"{path}: no column is named like {missing}; its columns are "
+            f"{', '.join(map(repr, header))[:300]}; rename them"
+        )
+    return Settings(
+        path=str(path), image_ids=None, id=image, patient=named(header, PATIENT_NAMES),
+        attributes=attributes, labels=(),
+    )  # fmt: skip
+
+
 def join(companion: Companion, ids: Mapping[str, Ids | None], n: Mapping[str, int]) -> Joined:
     """Join a companion's rows to images.
 
     Parameters
     ----------
-    ids : of the images in each split, None if their file has no ids.
-    n : number of images in each split.
+    ids : of the images by split, None if their file has no ids.
+    n : number of images by split.
 
     Raises
     ------
@@ -102,38 +128,33 @@ def join(companion: Companion, ids: Mapping[str, Ids | None], n: Mapping[str, in
         If the images have no ids, or none of them has a row.
     """
     own = _own_ids(companion, ids, n)
-    everything = np.concatenate([own[split].astype(str) for split in SPLITS])
-    distinct, inverse = np.unique(everything, return_inverse=True)
-    pairs = pair(companion.ids, distinct)
-    both = zip(companion.ids[pairs.a].tolist(), distinct[pairs.b].tolist(), strict=True)
-    fits = np.array([same_folders(a, b) for a, b in both], bool)
-    in_table, in_data = pairs.a[fits], pairs.b[fits]
-    if not len(in_table):
+    everything = np.concatenate([own[split].astype(str) for split in n])
+    row_of = rows_of(companion.ids, everything)
+    n_used = len(np.unique(row_of[row_of >= 0]))
+    if not n_used:
         raise CxrError(
             f"{KEY}: {companion.id_column} holds ids such as {str(companion.ids[0])!r}, and the "
             f"images have ids such as {str(everything[0])!r}: none match; set {KEY}.id to the "
             "column with the ids of images"
         )
-    row_of = np.full(len(distinct), -1)
-    row_of[in_data] = in_table
-    ends = np.cumsum([len(own[split]) for split in SPLITS])
-    rows = dict(zip(SPLITS, np.split(row_of[inverse], ends[:-1]), strict=True))
+    ends = np.cumsum([len(own[split]) for split in n])
+    rows = dict(zip(n, np.split(row_of, ends[:-1]), strict=True))
     return Joined(
         ids=own,
         patients=None
         if companion.patients is None
-        else {s: _patients(companion.patients, rows[s], own[s]) for s in SPLITS},
-        attributes={s: _columns(companion.attributes, rows[s], "", str) for s in SPLITS},
-        labels={s: _columns(companion.labels, rows[s], labels.UNKNOWN, np.int8) for s in SPLITS},
-        images_without_row={s: int((rows[s] < 0).sum()) for s in SPLITS},
-        rows_without_image=len(companion.ids) - len(in_table),
+        else {s: _patients(companion.patients, rows[s], own[s]) for s in n},
+        attributes={s: _columns(companion.attributes, rows[s], "", str) for s in n},
+        labels={s: _columns(companion.labels, rows[s], labels.UNKNOWN, np.int8) for s in n},
+        images_without_row={s: int((rows[s] < 0).sum()) for s in n},
+        rows_without_image=len(companion.ids) - n_used,
     )
 
 
 def _own_ids(
     companion: Companion, ids: Mapping[str, Ids | None], n: Mapping[str, int]
 ) -> dict[str, Ids]:
-    own = {split: each for split in SPLITS if (each := ids[split]) is not None}
+    own = {split: each for split, each in ids.items() if each is not None}
     if companion.image_ids is not None:
         if own:
             raise CxrError(f"{KEY}.image_ids: the images have ids of their own; set it to null")
@@ -144,7 +165,7 @@ def _own_ids(
                     f"{n[split]:,} images; use the file of this data set"
                 )
         return companion.image_ids
-    if missing := [split for split in SPLITS if split not in own]:
+    if missing := [split for split in n if split not in own]:
         raise CxrError(
             f"{KEY}: the images of {', '.join(missing)} have no ids; save them as "
             f"`{{split}}_ids`, or for ChestMNIST set {KEY}.image_ids to MedMNIST's CSV with the "

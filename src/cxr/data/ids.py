@@ -56,6 +56,23 @@ def pair(a: Ids, b: Ids) -> Pairs:
     return by_stem if len(by_stem.a) > len(by_id.a) else by_id
 
 
+def rows_of(ids: Ids, images: Ids) -> Rows:
+    """The row of a table that belongs to each image, (N,); -1 for images without one.
+
+    Parameters
+    ----------
+    ids : (R,), of the table's rows, without repeats. Those with folders must have the image's.
+    images : (N,), the images' ids, which may repeat.
+    """
+    distinct, inverse = np.unique(images.astype(str), return_inverse=True)
+    pairs = pair(ids, distinct)
+    both = zip(ids[pairs.a].tolist(), distinct[pairs.b].tolist(), strict=True)
+    fits = np.array([same_folders(a, b) for a, b in both], bool)
+    row_of = np.full(len(distinct), -1)
+    row_of[pairs.b[fits]] = pairs.a[fits]
+    return np.asarray(row_of[inverse], np.int64)
+
+
 def _number(text: str) -> str:
     name = stem(text)
     return (name.lstrip("0") or "0") if name.isdecimal() else name

@@ -17,6 +17,7 @@ from cxr.data.column_names import (
     PATIENT_NAMES,
     ROW_NUMBER_NAMES,
     SPLIT_COLUMN_NAMES,
+    named,
 )
 from cxr.data.columns import MOST_PROBLEMS, InvalidTable
 from cxr.data.ids import stem
@@ -138,12 +139,12 @@ def propose(path: Path, folders: Sequence[Path], base: Settings) -> Settings:
         return name
 
     image = take(_image(sheet, unused, folders))
-    patient = take(_named(unused, PATIENT_NAMES))
+    patient = take(named(unused, PATIENT_NAMES))
     split = take(_split(sheet, unused))
     attributes = {
         key: column
         for key, names in ATTRIBUTE_NAMES.items()
-        if (column := take(_named(unused, names)))
+        if (column := take(named(unused, names)))
     }
     labels, separator = _labels(sheet, unused)
     lists = {key: str(path.parent / name) for key, name in LISTS.items()}
@@ -170,17 +171,11 @@ def _image(sheet: Sheet, names: Sequence[str], folders: Sequence[Path]) -> str |
         for name in names
     }
     best = max(n_found, key=lambda name: n_found[name], default=None)
-    return best if best is not None and n_found[best] else _named(names, ID_NAMES)
-
-
-def _named(names: Sequence[str], known: Sequence[str]) -> str | None:
-    """The column with the first of the known names."""
-    by_name = {bare(name): name for name in reversed(names)}
-    return next((by_name[each] for each in known if each in by_name), None)
+    return best if best is not None and n_found[best] else named(names, ID_NAMES)
 
 
 def _split(sheet: Sheet, names: Sequence[str]) -> str | None:
-    name = _named(names, SPLIT_COLUMN_NAMES)
+    name = named(names, SPLIT_COLUMN_NAMES)
     is_split = name is not None and set(sheet.column(name, "").str.lower()) <= set(SPLIT_NAMES)
     return name if is_split else None
 

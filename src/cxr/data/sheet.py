@@ -153,7 +153,7 @@ def _csv(path: Path, content: bytes) -> Sheet:
         raise CxrError(f"{path} has {width:,} columns; the maximum is {MAX_COLUMNS}")
     parts = []
     while part := list(islice(rows, ROWS_AT_ONCE)):
-        cells = [_fitted(path, row, width) for row in part]
+        cells = [_fitted(path, row, header.cells) for row in part]
         parts.append(pd.DataFrame(cells, [row.line for row in part], range(width), "str"))
     frame = pd.concat(parts) if parts else pd.DataFrame(columns=range(width), dtype="str")
     return Sheet(path, header.cells, header.line, frame, delimiter)
@@ -172,14 +172,19 @@ def _rows(path: Path, reader: Any, n_before: int) -> Iterator[Row]:
         ) from None
 
 
-def _fitted(path: Path, row: Row, width: int) -> list[str]:
-    """The cells without empty ones beyond the header; CxrError if they have another number."""
-    if len(row.cells) < width or any(row.cells[width:]):
+def _fitted(path: Path, row: Row, header: list[str]) -> list[str]:
+    """As many cells as the header; CxrError if one with a name is missing or others follow.
+
+    NIH's BBox_List_2017.csv has three empty cells at the end of its header, and none in its rows.
+    """
+    width = len(header)
+    missing = header[len(row.cells) :]
+    if any(missing) or any(row.cells[width:]):
         raise CxrError(
             f"{path}: line {row.line} has {len(row.cells)} cells and the first row has "
             f"{width}; every row needs the same number of cells"
         )
-    return row.cells[:width]
+    return row.cells[:width] + missing
 
 
 def _parquet(path: Path, content: bytes) -> Sheet:

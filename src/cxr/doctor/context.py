@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,6 +31,10 @@ class Clone:
             return flatten(read_yaml(self.root / PARAMS_FILE))
         except Exception:  # the check `params` reports it
             return {}
+
+    def params_like(self, pattern: str) -> list[str]:
+        """The dotted names of parameters that match a pattern with `*`."""
+        return [name for name in self._params if fnmatchcase(name, pattern)]
 
     def param(self, name: str, default: Any) -> Any:
         """A parameter by its dotted name; `default` if it is missing or of another type."""

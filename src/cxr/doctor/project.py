@@ -12,11 +12,12 @@ from cxr.doctor.finding import Finding, missing, note, ok, some
 
 QUEUED, FAILED = "refs/exps/celery/stash", "refs/exps/celery/failed"  # as DVC names them
 MOST_SHOWN = 60  # characters of a command line
-# Parameters that can name an external file, and their values that do not name a file.
+# Parameters that can name an external file, `*` for any name, and their values that name none.
 OWN_FILES = {
     "download.path": (),
     "train.squeezenet.weights": ("imagenet", "none"),
-    "gradcam.boxes": (),
+    "evaluate.references.*.path": (),
+    "gradcam.boxes.*.path": (),
 }
 
 
@@ -78,16 +79,20 @@ def own_files(clone: Clone) -> Finding:
     from cxr.params import named_file
 
     files = []
-    for name, keywords in OWN_FILES.items():
-        value = clone.param(name, "")
-        if not value or value in keywords:
-            continue
-        if name == "download.path" and clone.param("download.source", "") not in ("file", "table"):
-            continue
-        file = named_file(name, value, clone.root)
-        if not os.access(file, os.R_OK):
-            return missing(f"{name}: {file} can't be read", f"chmod u+r {shlex.quote(str(file))}")
-        files.append(f"{name} is {file}")
+    for pattern, keywords in OWN_FILES.items():
+        for name in clone.params_like(pattern):
+            value = clone.param(name, "")
+            if not value or value in keywords:
+                continue
+            reads_path = clone.param("download.source", "") in ("file", "table")
+            if name == "download.path" and not reads_path:
+                continue
+            file = named_file(name, value, clone.root)
+            if not os.access(file, os.R_OK):
+                return missing(
+                    f"{name}: {file} can't be read", f"chmod u+r {shlex.quote(str(file))}"
+                )
+            files.append(f"{name} is {file}")
     return ok("; ".join(files) or "params.yaml names no files of your own")
 
 

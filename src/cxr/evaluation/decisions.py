@@ -15,7 +15,7 @@ from scipy.special import expit
 from sklearn.metrics import roc_curve
 
 from cxr.arrays import Doubles, Floats, Labels
-from cxr.data.ood import SIDE, OodReference
+from cxr.data.ood import OodReference
 from cxr.documents import read_output
 from cxr.evaluation.metrics import has_both_classes, known, sigmoid
 
@@ -72,10 +72,7 @@ class OperatingPoint:
             },
             "rule": self.rule,
             "thresholds": self._named(self.thresholds),
-            "ood": {
-                "threshold": self.ood.threshold,
-                "mean_image": self.ood.mean_image.tolist(),
-            },
+            "ood": self.ood.as_json(),
         }
 
     def _named(self, values: Doubles) -> dict[str, float | None]:
@@ -201,14 +198,11 @@ def _at_every_cut(y: Labels, probs: Floats) -> tuple[Floats, Counts, Counts]:
 
 
 def _parse(content: Any) -> OperatingPoint:
-    calibration, ood = content["calibration"], content["ood"]
+    calibration = content["calibration"]
     if calibration["method"] not in get_args(Method) or content["rule"] not in get_args(Rule):
         raise ValueError("unknown calibration method or threshold rule")
-    mean_image = np.array(ood["mean_image"], np.float64)
     if not content["thresholds"]:
         raise ValueError("no labels")
-    if mean_image.shape != (SIDE, SIDE):
-        raise ValueError(f"the mean image is not {SIDE} x {SIDE}")
     labels = tuple(map(str, content["thresholds"]))
     return OperatingPoint(
         model=str(content["model"]),
@@ -220,7 +214,7 @@ def _parse(content: Any) -> OperatingPoint:
         ),
         rule=content["rule"],
         thresholds=_in_order(content["thresholds"], labels),
-        ood=OodReference(mean_image, float(ood["threshold"])),
+        ood=OodReference.from_json(content["ood"]),
     )
 
 

@@ -12,7 +12,9 @@ from cxr.evaluation.decisions import CHOSEN_ON, OperatingPoint
 from cxr.evaluation.intervals import LEVEL, Estimate, Resamples, delong, delong_interval, interval
 from cxr.evaluation.metrics import has_both_classes, known
 
-BASELINES = ALL_NEGATIVE, PREVALENCE = "all-negative", "prevalence"
+TRIVIAL = ALL_NEGATIVE, PREVALENCE = "all-negative", "prevalence"
+ATTRIBUTES_ONLY = "attributes-only"  # where the images have attributes
+BASELINES = (ATTRIBUTES_ONLY, *TRIVIAL)
 
 TOO_NARROW = (
     "the data has no patient ids, so images are treated as independent and intervals are too narrow"
@@ -275,23 +277,28 @@ def _reasons(label: str, numbers: dict[str, Any], no_threshold_reason: str) -> l
 
 def _interval_info(labels: Labels, names: tuple[str, ...], resamples: Resamples) -> dict[str, Any]:
     """How the intervals were made, and the labels with too few units for reliable ones."""
-    unsure = []
-    for y, name in zip(labels.T, names, strict=True):
-        n_units = [len(np.unique(resamples.unit_of_image[y == value])) for value in (0, 1)]
-        if 0 < min(n_units) < MIN_UNITS:
-            unsure.append(name)
     info: dict[str, Any] = {
         "level": LEVEL,
         "unit": resamples.unit,
         "n_units": resamples.n_units,
         "n_resamples": resamples.n,
-        "unsure": unsure,
+        "unsure": labels_with_few(labels, names, resamples),
     }
     if resamples.unit == "image":
         info["note"] = TOO_NARROW
     elif not resamples.independent:
         info["note"] = NO_DELONG
     return info
+
+
+def labels_with_few(labels: Labels, names: tuple[str, ...], resamples: Resamples) -> list[str]:
+    """The labels with too few units of a class for reliable intervals, but some of both."""
+    few = []
+    for y, name in zip(labels.T, names, strict=True):
+        n_units = [len(np.unique(resamples.unit_of_image[y == value])) for value in (0, 1)]
+        if 0 < min(n_units) < MIN_UNITS:
+            few.append(name)
+    return few
 
 
 def _ratio(part: float, whole: float) -> float:

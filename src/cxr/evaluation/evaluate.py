@@ -6,9 +6,10 @@ from typing import Any
 import numpy.typing as npt
 
 from cxr.arrays import Labels
-from cxr.evaluation import intervals
+from cxr.evaluation import intervals, subgroups
 from cxr.evaluation.comparisons import compare
-from cxr.evaluation.description import Predicted, baselines, describe
+from cxr.evaluation.description import BASELINES, Predicted, baselines, describe
+from cxr.evaluation.subgroups import Grouped
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class Evaluation:
 
     models: dict[str, dict[str, Any]]
     comparisons: list[dict[str, Any]]
+    subgroups: dict[str, Any] | None
 
 
 def evaluate(
@@ -27,6 +29,7 @@ def evaluate(
     n_resamples: int,
     seed: int,
     progress: intervals.Progress,
+    grouped: Grouped | None = None,
 ) -> Evaluation:
     """Evaluate models on the same images and the same resamples of them.
 
@@ -38,6 +41,7 @@ def evaluate(
     patients : (N,) the patient of each image; None if unknown.
     n_resamples : of the bootstrap.
     progress : called with the numbers of finished and of all resamples.
+    grouped : groups of the images; None for no subgroups.
 
     Returns
     -------
@@ -50,7 +54,9 @@ def evaluate(
         name: describe(labels, names, model, estimates[name], resamples)
         for name, model in models.items()
     }
-    return Evaluation(
-        described | baselines(labels),
-        compare(labels, names, scores, estimates, resamples.independent),
-    )
+    compared = compare(labels, names, scores, estimates, resamples.independent)
+    of_groups = None
+    if grouped is not None:
+        in_groups = {name: model for name, model in models.items() if name not in BASELINES}
+        of_groups = subgroups.describe(labels, names, in_groups, grouped, resamples, progress)
+    return Evaluation(described | baselines(labels), compared, of_groups)

@@ -5,7 +5,7 @@ patient are similar, otherwise images. All models and labels are evaluated on th
 so that differences are paired.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -22,7 +22,7 @@ LEVEL = 0.95
 QUANTILE = float(norm.ppf((1 + LEVEL) / 2))
 BLOCK = 256  # resamples per block, small enough for a processor's cache
 
-MEASURES = {"auroc": metrics.auroc, "ap": metrics.average_precision}
+MEASURES = ("auroc", "ap")
 
 Progress = Callable[[int, int], None]
 
@@ -94,7 +94,7 @@ def draw(
 
 
 def estimate(
-    labels: Labels, scores: dict[str, Floats], resamples: Resamples, progress: Progress
+    labels: Labels, scores: Mapping[str, Floats], resamples: Resamples, progress: Progress
 ) -> dict[str, dict[str, Estimate]]:
     """`auroc` and `ap` of every label of every model, on the images and on every resample.
 
@@ -109,33 +109,70 @@ def estimate(
     scores : by model, (N, L).
     progress : called with the numbers of finished and of all resamples.
     """
-    shape = (resamples.n, labels.shape[1])
     counters = {
         name: [_Counter.of(y, s) for y, s in zip(labels.T, model.T, strict=True)]
         for name, model in scores.items()
     }
+    is_positive, is_negative = ((labels == value).T.astype(np.float32) for value in (1, 0))
+
+    def measured(counts: Floats) -> dict[str, dict[str, Doubles]]:
+        """By model and measure, (B, L), for counts (N, B) of each image."""
+        positive, negative = is_positive @ counts, is_negative @ counts
+        found = {}
+        for name, of_label in counters.items():
+            both = np.full((2, counts.shape[1], len(of_label)), np.nan)
+            for label, counter in enumerate(of_label):
+                if counter is not None:
+                    both[:, :, label] = counter.measure(counts, positive[label], negative[label])
+            found[name] = dict(zip(MEASURES, both, strict=True))
+        return found
+
+    shape = (resamples.n, labels.shape[1])
+    of_images = measured(np.ones((len(labels), 1), np.float32))
     estimates = {
         name: {
-            measure: Estimate(of_images(labels, model), np.full(shape, np.nan))
-            for measure, of_images in MEASURES.items()
+            measure: Estimate(values[0], np.full(shape, np.nan))
+            for measure, values in by_measure.items()
         }
-        for name, model in scores.items()
+        for name, by_measure in of_images.items()
     }
     if resamples.n_units < 2:  # all resamples are the same
         return estimates
     done = 0
     for block in resamples.blocks():
-        counts = block.astype(np.float32)
-        rows = slice(done, done + counts.shape[1])
-        positive, negative = ((labels == value).T.astype(np.float32) @ counts for value in (1, 0))
-        for name, of_label in counters.items():
-            for label, counter in enumerate(of_label):
-                if counter is not None:
-                    aurocs, aps = counter.measure(counts, positive[label], negative[label])
-                    estimates[name]["auroc"].resampled[rows, label] = aurocs
-                    estimates[name]["ap"].resampled[rows, label] = aps
+        rows = slice(done, done + block.shape[1])
+        for name, by_measure in measured(block.astype(np.float32)).items():
+            for measure, values in by_measure.items():
+                estimates[name][measure].resampled[rows] = values
         done = rows.stop
         progress(done, resamples.n)
+    return estimates
+
+
+def estimate_shares(
+    shares: Mapping[str, tuple[Floats, Floats]], resamples: Resamples
+) -> dict[str, Estimate]:
+    """Means of columns over chosen images, on the images and on every resample.
+
+    Parameters
+    ----------
+    shares : by name, values (N, C), 0 for images that are not chosen, and the choice (N, C).
+    """
+    estimates, factors = {}, {}
+    with np.errstate(invalid="ignore"):  # a mean over no image is NaN
+        for name, (values, chosen) in shares.items():
+            of_images = values.sum(axis=0, dtype=np.float64) / chosen.sum(axis=0)
+            estimates[name] = Estimate(of_images, np.full((resamples.n, len(of_images)), np.nan))
+            factors[name] = values.astype(np.float32), chosen.astype(np.float32)
+        if resamples.n_units < 2:  # all resamples are the same
+            return estimates
+        done = 0
+        for block in resamples.blocks():
+            counts = block.T.astype(np.float32)
+            rows = slice(done, done + len(counts))
+            for name, (values, chosen) in factors.items():
+                estimates[name].resampled[rows] = (counts @ values) / (counts @ chosen)
+            done = rows.stop
     return estimates
 
 

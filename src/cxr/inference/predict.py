@@ -19,6 +19,7 @@ from cxr.data.ids import stem
 from cxr.data.images import files
 from cxr.data.images.find import Found
 from cxr.data.images.picture import Picture, Topic
+from cxr.data.ood import OodScores
 from cxr.documents import write_atomically
 from cxr.errors import CxrError
 from cxr.evaluation import decisions
@@ -30,6 +31,7 @@ from cxr.tracking.saved_models import find
 
 NOTICE = "Not a medical device: a research model's output, not a diagnosis."
 ANSWERS = {True: "predicted yes", False: "predicted no", None: "no prediction"}
+OOD_SCORES = ("shape", "brightness", "contrast")
 MAX_MAPS = 3  # per image
 
 BATCH = 8  # images; at 224 pixels a CPU's cache holds no more
@@ -52,7 +54,7 @@ class Prediction:
     labels: tuple[str, ...]  # (L,), their names
     probs: Doubles  # (L,)
     predicted_positive: tuple[bool | None, ...]  # (L,), None if the label has no threshold
-    similarity: float
+    ood: OodScores
     assumed: dict[Topic, str]  # what was assumed to read the file
     warnings: list[str]
 
@@ -63,7 +65,7 @@ class Prediction:
             "image": str(self.path),
             "width": width,
             "height": height,
-            "similarity": self.similarity,
+            **{key: getattr(self.ood, key) for key in OOD_SCORES},
             "assumed": self.assumed,
             "warnings": self.warnings,
             "labels": {
@@ -176,15 +178,8 @@ def predict_pictures(
     else:
         logits = explained.logits
     probs = model.operating_point.calibration.probs(logits)
-    ood = model.operating_point.ood
-    similarity = ood.similarity(small)
+    ood = model.operating_point.ood.check(small)
     for i, picture in enumerate(pictures):
-        warnings = [*picture.notes.warnings]
-        if similarity[i] < ood.threshold:
-            warnings.append(
-                f"does not look like a chest X-ray: similarity {similarity[i]:.2f} to the training "
-                f"images; 99% of the validation images have at least {ood.threshold:.2f}"
-            )
         height, width = picture.grey.shape
         prediction = Prediction(
             path=picture.path,
@@ -195,9 +190,9 @@ def predict_pictures(
                 None if np.isnan(threshold) else bool(p >= threshold)
                 for p, threshold in zip(probs[i], model.operating_point.thresholds, strict=True)
             ),
-            similarity=float(similarity[i]),
+            ood=ood[i],
             assumed=picture.notes.assumed,
-            warnings=warnings,
+            warnings=[*picture.notes.warnings, *ood[i].warnings],
         )
         if explained is not None:
             _draw(model, picture, prediction, explained.attribution[i], maps[picture.path])
@@ -229,7 +224,7 @@ def write_table(results: list[Prediction | Refused], labels: tuple[str, ...], pa
     columns = ["image", *(f"prob_{label}" for label in labels)]
     columns += [
         *(f"predicted_positive_{label}" for label in labels),
-        "similarity",
+        *OOD_SCORES,
         "assumed",
         "warnings",
     ]
@@ -243,8 +238,9 @@ def write_table(results: list[Prediction | Refused], labels: tuple[str, ...], pa
             ]
             rows.append(
                 [
-                    each.path, *each.probs, *predictions, each.similarity, each.assumed_as_text(),
-                    "; ".join(each.warnings),
+                    each.path, *each.probs, *predictions,
+                    *(getattr(each.ood, key) for key in OOD_SCORES),
+                    each.assumed_as_text(), "; ".join(each.warnings),
                 ]
             )  # fmt: skip
     text = io.StringIO()

@@ -21,7 +21,7 @@ from cxr.errors import CxrError
 from cxr.inference import predict
 from cxr.inference.predict import BATCH, Model, Prediction
 from cxr.tracking import saved_models
-from cxr.tracking.mlmodel import ASSUMED, COLUMN
+from cxr.tracking.mlmodel import ASSUMED, COLUMN, WARNINGS
 
 MAX_IMAGES = 256  # per request; SqueezeNet takes some seconds for them
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class ServedModel:
         self._lock = Lock()
 
     def predict(self, table: pd.DataFrame) -> pd.DataFrame:
-        """One row per image: the calibrated probability of each label, and what was assumed.
+        """One row per image: calibrated probabilities, what was assumed, and warnings.
 
         Parameters
         ----------
@@ -74,6 +74,7 @@ class ServedModel:
         probs = np.stack([each.probs for each in predictions])
         result = pd.DataFrame(probs, index=table.index, columns=list(self._model.saved.labels))
         result[ASSUMED] = [each.assumed_as_text() for each in predictions]
+        result[WARNINGS] = ["; ".join(each.warnings) for each in predictions]
         return result
 
     def _predictions(self, texts: list[object]) -> Iterator[Prediction]:

@@ -11,11 +11,12 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from cxr import progress
 from cxr.documents import read_output
 from cxr.errors import CxrError, check_user
+from cxr.evaluation.significance import widest_gap
 from cxr.hashing import md5_of_file
 from cxr.lineage import records
 from cxr.lineage.facts import declarations, with_dependencies
@@ -61,7 +62,9 @@ class Summary:
     stages: list[StageResult]
     data: str | None  # name of the evaluated data; None if nothing was evaluated
     is_phantom: bool
-    scores: dict[str, Score]  # by model, trivial baselines last
+    scores: dict[str, Score]  # by model, baselines last
+    attributes: list[str]  # with subgroups
+    gaps: dict[str, dict[str, Any] | None]  # by model, the widest one between subgroups that shows
 
     def as_json(self) -> dict[str, Any]:
         """The output of `cxr repro --json`."""
@@ -86,8 +89,8 @@ def repro(project: Path, stages: list[str], printed: IO[str], own_store: bool = 
     involved = with_dependencies(stages, known) if stages else list(known)
     results = [_result(stage, before, _records(project), project, start) for stage in involved]
     is_evaluated = status == 0 and EVALUATE in involved
-    name, is_phantom, scores = _scores(project) if is_evaluated else (None, False, {})
-    return Summary(status, results, name, is_phantom, scores)
+    evaluated = _evaluated(project) if is_evaluated else None
+    return Summary(status, results, *(evaluated or (None, False, {}, [], {})))
 
 
 def evaluated_data(project: Path) -> str | None:
@@ -95,7 +98,8 @@ def evaluated_data(project: Path) -> str | None:
 
     params.yaml can't tell: it names the data of the next run.
     """
-    return _scores(project)[0]
+    evaluated = _evaluated(project)
+    return evaluated and evaluated[0]
 
 
 def _dvc_repro(project: Path, stages: list[str], printed: IO[str], own_store: bool) -> int:
@@ -151,15 +155,32 @@ def _result(
     return StageResult(stage, Outcome.RAN, seconds, record.finished)
 
 
-def _scores(project: Path) -> tuple[str | None, bool, dict[str, Score]]:
-    """Name of the evaluated data, whether it is the phantom, and each model's macro AUROC."""
+class _Evaluated(NamedTuple):
+    """The last fields of `Summary`."""
 
-    def parse(report: Any) -> tuple[str, bool, dict[str, Score]]:
-        models = {
+    data: str
+    is_phantom: bool
+    scores: dict[str, Score]
+    attributes: list[str]
+    gaps: dict[str, dict[str, Any] | None]
+
+
+def _evaluated(project: Path) -> _Evaluated | None:
+    """What the report of the evaluation says; None if there is none."""
+
+    def parse(report: Any) -> _Evaluated:
+        scores = {
             str(name): Score(*(metrics[split]["macro_auroc"] for split in ("val", "test")))
             for name, metrics in report["models"].items()
         }
-        return str(report["data"]["name"]), report["data"]["source"] == "phantom", models
+        subgroups = report.get("subgroups") or {"attributes": {}}
+        measured = {model for each in subgroups["attributes"].values() for model in each["models"]}
+        gaps = {name: widest_gap(subgroups, name) for name in report["models"] if name in measured}
+        data = report["data"]
+        is_phantom = data["source"] == "phantom"
+        return _Evaluated(
+            str(data["name"]), is_phantom, scores, list(subgroups["attributes"]), gaps
+        )
 
     path = project / METRICS
-    return read_output(path, parse) if path.exists() else (None, False, {})
+    return read_output(path, parse) if path.exists() else None

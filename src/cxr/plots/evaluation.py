@@ -38,14 +38,8 @@ def forest(tests: dict[str, Any], metric: str, origin: Origin, path: Path) -> No
         offset = (i - (len(tests) - 1) / 2) * 0.2  # so that equal values do not hide each other
         macro = {key: test[f"macro_{key}"] for key in (metric, f"{metric}_ci")}
         for j, (name, row) in enumerate({"macro": macro, **test["labels"]}.items()):
-            if row[metric] is None:
-                continue
-            y, is_reliable = -j - offset, name not in interval_info["unsure"]
-            axes.plot(row[f"{metric}_ci"] or [row[metric]] * 2, [y, y], color=colour)
-            axes.plot(
-                row[metric], y, "o", color=colour, markersize=5,
-                markerfacecolor=colour if is_reliable else "white",
-            )  # fmt: skip
+            is_reliable = name not in interval_info["unsure"]
+            _point(axes, row[metric], row[f"{metric}_ci"], -j - offset, colour, is_reliable)
         axes.plot([], [], "o", color=colour, markersize=5, label=model)
     chance = {name: row["prevalence"] for name, row in labels.items() if row["ap"] is not None}
     chance["macro"] = float(np.mean(list(chance.values()) or [np.nan]))
@@ -70,6 +64,46 @@ def forest(tests: dict[str, Any], metric: str, origin: Origin, path: Path) -> No
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(tests) + 1)
     finish(figure, f"{title} by finding", origin, path)
+
+
+def subgroups(report: dict[str, Any], tests: dict[str, Any], origin: Origin, path: Path) -> None:
+    """Forest plot of each model's macro AUROC by group, with one block per attribute.
+
+    Parameters
+    ----------
+    report : `subgroups` in reports/metrics.json, with at least one attribute.
+    tests : by model, its `test` object there.
+    """
+    rows: list[tuple[str, dict[str, Any], bool]] = [("all images", tests, True)]
+    starts = []
+    for attribute, of_groups in report["attributes"].items():
+        starts.append(len(rows))
+        for name, group in of_groups["groups"].items():
+            measured = {model: each[name] for model, each in of_groups["models"].items()}
+            title = f"{short(f'{attribute}: {name}')}  (n = {group['n']:,})"
+            rows.append((title, measured, not group["small"]))
+    figure = Figure(figsize=(8.5, max(3.2, 0.48 * len(rows) + 1)), layout="constrained")
+    axes = figure.subplots()
+    for i, model in enumerate(tests):
+        colour = COLOURS[i % len(COLOURS)]
+        offset = (i - (len(tests) - 1) / 2) * 0.2
+        for j, (_, measured, is_reliable) in enumerate(rows):
+            value, ci = (measured[model][f"macro_auroc{end}"] for end in ("", "_ci"))
+            _point(axes, value, ci, -j - offset, colour, is_reliable)
+        axes.plot([], [], "o", color=colour, markersize=5, label=model)
+    axes.axvline(0.5, color=GREY, linestyle=":", label="Chance")
+    for start in starts:
+        axes.axhline(0.5 - start, color=GREY, linewidth=0.6)
+    axes.set_yticks([-j for j in range(len(rows))], [name for name, _, _ in rows])
+    axes.set_ylim(-len(rows) + 0.3, 0.7)
+    has_small = any(not is_reliable for _, _, is_reliable in rows)
+    interval_info = next(iter(tests.values()))["intervals"]
+    note = f"{interval_info['level']:.0%} CI{'; hollow: too few patients' if has_small else ''}"
+    axes.set_xlabel(f"Macro AUROC (test)\n{note}")
+    axes.grid(axis="x", linewidth=0.4)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(tests) + 1)
+    finish(figure, "Macro AUROC by group", origin, path)
 
 
 def roc(curves: Curves, tests: dict[str, Any], origin: Origin, path: Path) -> None:
@@ -113,6 +147,22 @@ def reliability(tests: dict[str, Any], origin: Origin, path: Path) -> None:
     axis_labels = ("Predicted probability", "Observed frequency")
     title = "Calibration (test): predicted versus observed"
     _by_label(curves, tests, "ece", diagonal, axis_labels, title, origin, path)
+
+
+def _point(
+    axes: Axes,
+    value: float | None,
+    ci: list[float] | None,
+    y: float,
+    colour: str,
+    is_reliable: bool,
+) -> None:
+    """One value of a forest plot with its interval; hollow if it is not reliable."""
+    if value is None:
+        return
+    axes.plot(ci or [value, value], [y, y], color=colour)
+    face = colour if is_reliable else "white"
+    axes.plot(value, y, "o", color=colour, markersize=5, markerfacecolor=face)
 
 
 def label_pairs(

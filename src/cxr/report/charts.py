@@ -10,17 +10,28 @@ from cxr.plots.training import curves_of_models
 
 
 def draw(
-    tests: dict[str, Any], histories: dict[str, list[dict[str, float]]], origin: Origin
+    tests: dict[str, Any],
+    subgroups: dict[str, Any] | None,
+    histories: dict[str, list[dict[str, float]]],
+    origin: Origin,
 ) -> dict[str, str]:
     """Draw all charts; returns SVG by name.
 
     Parameters
     ----------
     tests : the `test` object of each model in reports/metrics.json.
+    subgroups : its `subgroups`.
     histories : the rows of each model's history.csv.
     """
     see_table = "; the table below has the numbers"
-    return {
+    drawn = {}
+    if subgroups is not None and subgroups["attributes"]:
+        drawn["subgroups"] = inline(
+            partial(evaluation.subgroups, subgroups, tests, origin),
+            "subgroups",
+            f"Macro AUROC of each group with its confidence interval, all models{see_table}",
+        )
+    return drawn | {
         "auroc": inline(
             partial(evaluation.forest, tests, "auroc", origin),
             "auroc",

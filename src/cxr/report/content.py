@@ -12,7 +12,8 @@ from cxr.audit.finding import Verdict, Where
 from cxr.audit.inputs import makes_maps
 from cxr.data.splits import Origin
 from cxr.documents import read_output
-from cxr.evaluation.description import BASELINES
+from cxr.evaluation.description import ATTRIBUTES_ONLY, BASELINES
+from cxr.evaluation.significance import is_better, widest_gap
 from cxr.lineage.facts import Environment
 from cxr.paths import DATA_REPORT, MAPS_REPORT, METRICS, REPORTS
 from cxr.report import charts, sheets
@@ -49,6 +50,8 @@ class Report:
     metrics: dict[str, Any]  # reports/metrics.json
     models: tuple[str, ...]  # in the order of tables and colours
     baselines: tuple[str, ...]
+    gaps: dict[str, dict[str, Any] | None]  # by model, the widest one between groups that is shown
+    not_better: tuple[str, ...]  # models not shown to be better than the attributes alone
     trainings: dict[str, Training]
     labels: tuple[str, ...]
     findings: dict[str, str]
@@ -86,6 +89,7 @@ def gather(project: Path) -> Report:
         and set(trust["models"]) == set(models)
         and not any(_is_of_other_results(node) for node in audit.results)
     )
+    subgroups = metrics["subgroups"]
     tests = {name: metrics["models"][name]["test"] for name in models}
     return Report(
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -94,14 +98,23 @@ def gather(project: Path) -> Report:
         data=data,
         metrics=metrics,
         models=models,
-        baselines=BASELINES,
+        baselines=tuple(name for name in BASELINES if name in metrics["models"]),
+        gaps={name: widest_gap(subgroups, name) for name in models} if subgroups else {},
+        not_better=tuple(
+            name
+            for name in models
+            if ATTRIBUTES_ONLY in metrics["models"]
+            and not is_better(metrics["comparisons"], name, ATTRIBUTES_ONLY)
+        ),
         trainings=trainings,
         labels=tuple(tests[models[0]]["labels"]),
         findings=FINDINGS,
         reported=REPORTED,
         trust=trust,
         sheets=sheets.gather(project, models) if maps_match else None,
-        charts=charts.draw(tests, {name: t.history for name, t in trainings.items()}, origin),
+        charts=charts.draw(
+            tests, subgroups, {name: t.history for name, t in trainings.items()}, origin
+        ),
         pictures=sheets.pictures(project),
         audit=audit,
         environment=nodes[EVALUATE].record.facts.environment,

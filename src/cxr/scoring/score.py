@@ -18,8 +18,11 @@ from cxr.evaluation.decisions import CHOSEN_ON
 from cxr.evaluation.description import BASELINES, Predicted
 from cxr.evaluation.evaluate import evaluate
 from cxr.evaluation.intervals import Progress
+from cxr.evaluation.references import EVALUATED, describe
 from cxr.labels import CHESTMNIST, UNKNOWN, in_order
 from cxr.paths import DECISIONS, METRICS, PREDICTIONS, PROCESSED
+from cxr.scoring import extra_tables
+from cxr.scoring.extra_tables import ExtraTables
 from cxr.scoring.submissions import (
     Matched,
     MatchMethod,
@@ -32,6 +35,7 @@ from cxr.scoring.submissions import (
 )
 
 EVALUATED_SPLITS = ("val", "test")
+NO_TABLES = ExtraTables()
 NO_VALIDATION = f"no predictions and labels of the {CHOSEN_ON} split to choose thresholds on"
 
 
@@ -44,6 +48,8 @@ class Score:
     comparisons: list[dict[str, Any]]
     notes: list[str]
     matched: Matched
+    subgroups: dict[str, Any] | None  # as in reports/metrics.json, with a companion table
+    references: dict[str, Any]  # the same, with a table of other readers
 
     @property
     def matched_by(self) -> MatchMethod:
@@ -62,6 +68,10 @@ class Score:
             "n_left_out": dict(zip(files, self.matched.n_left_out, strict=True)),
             "notes": self.notes,
         }
+        if self.subgroups is not None:
+            matching_info["subgroups"] = self.subgroups
+        if self.references:
+            matching_info["references"] = self.references
         if not compared:
             return self.models[self.name] | matching_info
         return {"models": self.models, "comparisons": self.comparisons, **matching_info}
@@ -79,6 +89,7 @@ def score(
     by_order: bool = False,
     common: bool = False,
     also: Sequence[str] = (),
+    tables: ExtraTables = NO_TABLES,
 ) -> Score:
     """Score a file of predictions against a file of labels.
 
@@ -90,6 +101,7 @@ def score(
     by_order : match by row order, ignoring ids.
     common : leave out images that only one file has, instead of raising an error.
     also : columns of both files that are labels, besides those that are recognised.
+    tables : who the patients are, and what other readers say.
     """
     marked, unmarked = other_labels(predictions, labels)
     expected = (*_labels_of(project), *also, *marked)
@@ -122,10 +134,20 @@ def score(
                 "the models of this project were evaluated on other images; "
                 "their metrics are shown but not compared"
             )
-    evaluated = evaluate(y, names, models, matched.patients, n_resamples, seed, progress)
+    ids = matched.labels.ids if matched.predictions.ids is None else matched.predictions.ids
+    joined = extra_tables.join(tables, ids, names, len(y))
+    patients = joined.patients if matched.patients is None else matched.patients
+    evaluated = evaluate(y, names, models, patients, n_resamples, seed, progress, joined.grouped)
+    of_readers = {}
+    if joined.readings:
+        data = {EVALUATED: extra_tables.split_of(y, names, ids, patients)}
+        of_readers = describe(joined.readings, data, models, n_resamples, seed)
     scored = {each: evaluated.models[each] for each in models}
-    baselines = {each: evaluated.models[each] for each in BASELINES}
-    return Score(name, scored | reported | baselines, evaluated.comparisons, notes, matched)
+    baselines = {each: m for each, m in evaluated.models.items() if each in BASELINES}
+    return Score(
+        name, scored | reported | baselines, evaluated.comparisons, notes, matched,
+        evaluated.subgroups, of_readers,
+    )  # fmt: skip
 
 
 def _labels_of(project: Path | None) -> tuple[str, ...]:

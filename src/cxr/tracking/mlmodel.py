@@ -16,7 +16,7 @@ import cxr
 from cxr.data import phantom
 
 COLUMN = "image"  # of the input table
-ASSUMED = "assumed"  # column of the output table, after the labels
+ASSUMED, WARNINGS = "assumed", "warnings"  # columns of the output table, after the labels
 FILE = "MLmodel"  # its presence makes a folder an MLflow model
 LOADER = "cxr.inference.pyfunc"  # reads the same files as `cxr predict`; no pickle
 # The imports of that module and its dependencies; a test checks that the list is exact.
@@ -59,7 +59,10 @@ def signature(labels: tuple[str, ...]) -> ModelSignature:
     return ModelSignature(
         inputs=Schema([ColSpec("string", COLUMN)]),
         outputs=Schema(
-            [*(ColSpec("double", label) for label in labels), ColSpec("string", ASSUMED)]
+            [
+                *(ColSpec("double", label) for label in labels),
+                *(ColSpec("string", name) for name in (ASSUMED, WARNINGS)),
+            ]
         ),
     )
 

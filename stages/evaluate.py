@@ -31,10 +31,10 @@ from cxr.evaluation.description import (
     Predicted,
 )
 from cxr.evaluation.evaluate import Evaluation
+from cxr.evaluation.flat_metrics import flat_metrics
 from cxr.evaluation.hard_examples import find_hard_examples
 from cxr.evaluation.metrics import has_both_classes, known
 from cxr.formatting import comparison, count, number, signed, widest_gap, with_interval
-from cxr.labels import path_names
 from cxr.params import Params, flatten
 from cxr.plots import evaluation as figures
 from cxr.plots.evaluation import Curves
@@ -45,11 +45,6 @@ from cxr.training.feed import open_feed, open_store
 BATCH = 256
 HELD_OUT = ("val", "test")
 N_HARD_EXAMPLES = 24
-SUMMARY_METRICS = (
-    "macro_auroc", "macro_ap", "accuracy", "accuracy_all_negative", "accuracy_gain", "brier",
-    "brier_skill", "ece", "n_labels",
-)  # fmt: skip
-
 BINS = ("mean_prob", "share_positive", "n")
 
 
@@ -127,9 +122,8 @@ def log_models(
 ) -> None:
     """Log each model and baseline to a run of its own, and register the models."""
     for name in evaluated["test"].models:
-        metrics = flat_metrics({split: evaluated[split].models[name] for split in HELD_OUT})
-        metrics |= subgroup_metrics(evaluated["test"].subgroups, name)
-        metrics |= reference_metrics(of_readers, name)
+        of_split = {split: evaluated[split].models[name] for split in HELD_OUT}
+        metrics = flat_metrics(name, of_split, evaluated["test"].subgroups, of_readers)
         if name not in trained:
             run.log_model(name, {}, metrics)
             continue
@@ -303,43 +297,6 @@ def write_table(
 ) -> None:
     with open(run.output(f"{paths.CURVES}/{name}.csv"), "w", newline="") as file:
         csv.writer(file).writerows([["label", "model", *columns], *rows])
-
-
-def flat_metrics(of_split: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """One model's metrics under their names in MLflow, without undefined ones."""
-    values: dict[str, float | None] = {}
-    for split, metrics in of_split.items():
-        values |= {f"{split}/{key}": metrics[key] for key in SUMMARY_METRICS}
-        for key in ("macro_auroc", "macro_ap"):
-            low, high = metrics.get(f"{key}_ci") or (None, None)
-            values |= {f"{split}/{key}_low": low, f"{split}/{key}_high": high}
-    by_label = of_split["test"].get("labels", {})
-    for path, numbers in zip(path_names(tuple(by_label)), by_label.values(), strict=True):
-        values |= {f"test_{key}/{path}": numbers[key] for key in ("auroc", "ap")}
-    return {key: value for key, value in values.items() if value is not None}
-
-
-def subgroup_metrics(subgroups: dict[str, Any] | None, model: str) -> dict[str, float]:
-    """A model's macro metrics by group under their names in MLflow: a section per attribute."""
-    of_attribute = {} if subgroups is None else subgroups["attributes"]
-    values = {}
-    for attribute, report in of_attribute.items():
-        groups = report["models"].get(model, {})
-        for path, metrics in zip(path_names(tuple(groups)), groups.values(), strict=True):
-            for key in ("auroc", "ap", "sensitivity", "specificity", "calibration"):
-                values[f"test_by_{attribute}/{path}/macro_{key}"] = metrics[f"macro_{key}"]
-    return {key: value for key, value in values.items() if value is not None}
-
-
-def reference_metrics(references: dict[str, Any], model: str) -> dict[str, float]:
-    """A model's AUROC by other readers and by the labels, under their names in MLflow."""
-    values = {}
-    for reference, readings in references.items():
-        for path, compared in zip(path_names(tuple(readings)), readings.values(), strict=True):
-            for key, value in compared["test"]["models"].get(model, {}).items():
-                if key in ("auroc", "auroc_labels"):
-                    values[f"test_{reference}/{path}/{key}"] = value
-    return {key: value for key, value in values.items() if value is not None}
 
 
 def report_progress(test: Evaluation) -> None:

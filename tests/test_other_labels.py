@@ -129,3 +129,4 @@ def test_the_audit_passes_and_the_report_shows_every_label(made: Pipeline) -> No
     for name in ("effusion", "Öd/ém [x]", "costs $1 or $2 &lt;b&gt;"):
         assert f'<th scope="row">{name}</th>' in page
     assert "known" in page and "costs $1 or $2 <b>" not in page
+    assert "Published results" not in page  # they have ChestMNIST's labels

@@ -229,6 +229,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"readings": {"class": {"labels": ["mass"]}}},
         r"line 2: 'class' is 'Lung Opacity' \(2 rows\); expected 0 or 1",
     ),
+    "an empty file": ({"table": ""}, r"evaluate\.references\.readers: .*table\.csv is empty"),
     "no rows": ({"table": TABLE.splitlines()[0]}, "has no rows"),
     "an empty id": ({"table": TABLE.replace("x_9.png", "")}, "line 4: 'image' is empty"),
 }

@@ -6,15 +6,12 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from cxr.arrays import Doubles, Flags
 from cxr.data.boxes import Box
 
 RESAMPLES = 2000
 LIMITS = (0.025, 0.975)  # of a 95% interval
-
-Floats = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
 
 
 def compare(experts: Mapping[str, Sequence[Box]], seed: int) -> list[dict[str, Any]]:
@@ -34,7 +31,7 @@ def compare(experts: Mapping[str, Sequence[Box]], seed: int) -> list[dict[str, A
     ]
 
 
-def overlap(a: Floats, b: Floats) -> float:
+def overlap(a: Doubles, b: Doubles) -> float:
     """Intersection over union of the regions of boxes (A, 4) and of boxes (B, 4), in 0..1."""
     # The edges of all boxes cut the image into cells that a box covers entirely or not at all.
     x, y = (
@@ -79,13 +76,13 @@ def _by_image(boxes: Iterable[Box]) -> dict[str, list[Box]]:
     return by_image
 
 
-def _centres_inside(a: Floats, b: Floats) -> Flags:
+def _centres_inside(a: Doubles, b: Doubles) -> Flags:
     """Whether the centre of each box of a is inside each box of b: (A, 4), (B, 4) -> (A, B)."""
     x, y = (a[:, :2] + a[:, 2:] / 2).T
     return _inside(x, y, b)
 
 
-def _inside(x: Floats, y: Floats, boxes: Floats) -> Flags:
+def _inside(x: Doubles, y: Doubles, boxes: Doubles) -> Flags:
     """Whether each of P points is inside each box: (P,), (P,), (K, 4) -> (P, K)."""
     left, top, width, height = boxes.T
     x, y = x[:, None], y[:, None]
@@ -93,7 +90,7 @@ def _inside(x: Floats, y: Floats, boxes: Floats) -> Flags:
     return inside
 
 
-def _share(hits: Floats, boxes: Floats, seed: int) -> dict[str, Any]:
+def _share(hits: Doubles, boxes: Doubles, seed: int) -> dict[str, Any]:
     """The share of boxes that hit, with a 95% bootstrap percentile interval over images.
 
     Parameters

@@ -72,7 +72,10 @@ def _read(
     table: str, settings: Settings, path: Path, ids: Mapping[str, Ids], names: tuple[str, ...]
 ) -> Iterable[Reading]:
     key = f"{KEY}.{table}"
-    sheet = read_sheet(path)
+    try:
+        sheet = read_sheet(path)
+    except CxrError as error:
+        raise CxrError(f"{key}: {error}") from None
     columns = {name: each.column or name for name, each in settings.readings.items()}
     for name, column in columns.items():
         sheet.column(column, f"{key}.readings.{name}")

@@ -14,6 +14,7 @@ from cxr.data.splits import Origin
 from cxr.documents import read_output
 from cxr.evaluation.description import ATTRIBUTES_ONLY, BASELINES
 from cxr.evaluation.significance import is_better, widest_gap
+from cxr.labels import CHESTMNIST
 from cxr.lineage.facts import Environment
 from cxr.paths import DATA_REPORT, MAPS_REPORT, METRICS, REPORTS
 from cxr.report import charts, sheets
@@ -55,7 +56,7 @@ class Report:
     trainings: dict[str, Training]
     labels: tuple[str, ...]
     findings: dict[str, str]
-    reported: tuple[Reported, ...]
+    reported: tuple[Reported, ...]  # for ChestMNIST's labels
     trust: dict[str, Any] | None  # reports/gradcam.json; None if gradcam has not run yet
     sheets: Sheets | None  # also None if they are of other models than the metrics
     charts: dict[str, str]  # SVG
@@ -109,7 +110,7 @@ def gather(project: Path) -> Report:
         trainings=trainings,
         labels=tuple(tests[models[0]]["labels"]),
         findings=FINDINGS,
-        reported=REPORTED,
+        reported=REPORTED if set(tests[models[0]]["labels"]) == set(CHESTMNIST) else (),
         trust=trust,
         sheets=sheets.gather(project, models) if maps_match else None,
         charts=charts.draw(

@@ -209,10 +209,17 @@ def test_agreement_of_a_hand_computed_case() -> None:
     assert model["auroc_labels"] == pytest.approx(14 / 15)  # 0.7 is above 0.6
 
 
+def test_readings_with_fewer_than_20_images_of_a_class_are_marked() -> None:
+    for n_readers, n_labels, few in ((20, 20, False), (19, 20, True), (20, 19, True)):
+        read, labels = ([1] * n + [0] * (40 - n) for n in (n_readers, n_labels))
+        found = agreement_of(labels, read, list(np.linspace(0.1, 0.9, 40)))
+        assert found["agreement"]["unsure"] == found["test"]["unsure"] == few
+
+
 def test_readers_who_agree_on_all_images_or_know_none_have_what_is_defined() -> None:
     same = agreement_of([0] * 30, [0] * 30, [0.1] * 30)
     assert same["agreement"] == {
-        "n": 30, "n_positive": 0, "n_positive_labels": 0, "sensitivity": None,
+        "n": 30, "n_positive": 0, "n_positive_labels": 0, "unsure": False, "sensitivity": None,
         "sensitivity_ci": None, "ppv": None, "ppv_ci": None, "kappa": None, "kappa_ci": None,
     }  # fmt: skip
     assert set(same["test"]["models"]["cnn"].values()) == {None}

@@ -15,7 +15,7 @@ from cxr.data.references import Reading, any_of
 from cxr.data.splits import Split
 from cxr.evaluation import intervals
 from cxr.evaluation.comparisons import paired
-from cxr.evaluation.description import Predicted
+from cxr.evaluation.description import Predicted, labels_with_few
 from cxr.evaluation.intervals import Estimate, Resamples, interval
 from cxr.labels import UNKNOWN
 
@@ -85,16 +85,19 @@ class _Compared:
             np.where(is_known, by_readers, unknown),
         )
 
-    @property
-    def counts(self) -> list[dict[str, int]]:
-        """Images of each reading, and positives by readers and by labels."""
+    def counts(self, resamples: Resamples) -> list[dict[str, Any]]:
+        """Images of each reading, positives by readers and by labels, and whether these are few."""
+        names = tuple(f"{each.reference}: {each.name}" for each in self.readings)
+        few = labels_with_few(self.values, names, resamples)
+        few += labels_with_few(self.labels, names, resamples)
         return [
             {
                 "n": int((read != UNKNOWN).sum()),
                 "n_positive": int((read == 1).sum()),
                 "n_positive_labels": int((label == 1).sum()),
+                "unsure": name in few,
             }
-            for read, label in zip(self.values.T, self.labels.T, strict=True)
+            for name, read, label in zip(names, self.values.T, self.labels.T, strict=True)
         ]
 
 
@@ -119,7 +122,7 @@ def _agreement(compared: _Compared, resamples: Resamples) -> list[dict[str, Any]
         _kappa(*(each.values for each in parts)), _kappa(*(each.resampled for each in parts))
     )
     report = []
-    for i, counts in enumerate(compared.counts):
+    for i, counts in enumerate(compared.counts(resamples)):
         tested = paired(float(kappa.values[i]), kappa.resampled[:, i])
         report.append(
             counts
@@ -138,7 +141,9 @@ def _against_both(
     scores = {name: np.tile(_scores(compared.readings, each), 2) for name, each in models.items()}
     estimates = intervals.estimate(columns, scores, resamples, lambda done, total: None)
     n = len(compared.readings)
-    report: list[dict[str, Any]] = [counts | {"models": {}} for counts in compared.counts]
+    report: list[dict[str, Any]] = [
+        counts | {"models": {}} for counts in compared.counts(resamples)
+    ]
     for name, measured in estimates.items():
         auroc = measured["auroc"]
         for i in range(n):

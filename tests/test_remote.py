@@ -45,7 +45,7 @@ def check_that_results_hold_after_pull(clone: Pipeline, original: Pipeline) -> N
     synced = clone.run("cxr", "sync", "--json")
     assert synced.returncode == 0, synced.stderr
     # Each stage has a run, and each model and baseline of evaluate.
-    assert len(json.loads(synced.stdout)["runs"]) == 11 + (3 + 2)
+    assert len(json.loads(synced.stdout)["runs"]) == 11 + (3 + 3)
     audited = clone.run("cxr", "audit")
     assert audited.returncode == 0, audited.stdout
 

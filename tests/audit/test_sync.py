@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 # One of each stage; for the experiment also train-cnn, evaluate, maps-cnn and gradcam; and one of
 # each evaluated model and baseline, which both share, except the CNN.
-N_RUNS = 11 + 4 + 5 + 1
+N_RUNS = 11 + 4 + 6 + 1
 
 # What MLflow adds to the file name of each image of a slider.
 TIMED = re.compile(r"\+timestamp\+\d+\+[0-9a-f-]{36}")

@@ -1,7 +1,7 @@
 """Further tables of scored images: who the patients are, and what other readers say."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,8 @@ class ExtraTables:
     companion: Path | None = None
     bands: tuple[float, ...] = ()  # ages at which groups begin
     reference: Path | None = None
-    readings: Mapping[str, tuple[str, ...]] | None = None  # column of the reference: its labels
+    # Column of the reference -> its labels.
+    readings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def _readings(tables: ExtraTables, ids: Ids, names: tuple[str, ...]) -> list[Rea
             f"{tables.reference}: no column is named like image ids; its columns are "
             f"{', '.join(map(repr, header))[:300]}; rename one to `image`"
         )
-    given = tables.readings or {}
+    given = tables.readings
     same = {
         column: (column,)
         for column in header

@@ -11,6 +11,13 @@ def count(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3.5 h`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
 def number(value: float | None, digits: int = 4) -> str:
     """`0.7123`; a dash if the value is undefined."""
     return UNDEFINED if value is None else f"{value:,.{digits}f}"

@@ -15,6 +15,8 @@ from cxr.paths import PARAMS_FILE
 from cxr.pipeline import demo as demo_clone
 from cxr.signals import STOPPED
 
+LOCAL = "local"
+
 
 @app.command(rich_help_panel=RUN)
 def demo() -> None:
@@ -119,9 +121,42 @@ def sweep(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the random sampling.")] = 0,
     jobs: Annotated[
-        int,
-        typer.Option(min=1, max=64, metavar="N", help="Number of experiments to run in parallel."),
-    ] = 2,
+        int | None,
+        typer.Option(
+            min=1,
+            max=1000,
+            metavar="N",
+            help="Most experiments at a time (default: 2 here, all that fit on a cluster).",
+        ),
+    ] = None,
+    on: Annotated[
+        str,
+        typer.Option(
+            metavar="PLACE",
+            help="Where to run: local, HOST:PORT of a Ray cluster, or auto for the cluster that "
+            "this machine is part of.",
+        ),
+    ] = LOCAL,
+    cpus: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=1024,
+            metavar="N",
+            help="CPUs and threads per experiment (default: threads in params.yaml, or fewer if "
+            "experiments share this machine's cores).",
+        ),
+    ] = None,
+    gpus: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            metavar="X",
+            help="GPUs per experiment, such as 1 or 0.5; 0 for none (default: share what is "
+            "there; on a cluster with GPUs, 1).",
+        ),
+    ] = None,
     name: Annotated[
         str, typer.Option(metavar="NAME", help="Prefix of the experiments' names.")
     ] = "sweep",
@@ -140,6 +175,8 @@ def sweep(
     Example: cxr sweep -S train.cnn.lr=1e-3,2e-3 -S train.cnn.dropout=0.1,0.3 --seeds 3
 
     Example: cxr sweep -S train.cnn.lr=log:1e-4..1e-2 --random 8 --name rates
+
+    Example: cxr sweep -S train.vit.depth=2..8 --random 40 --seeds 5 --on 10.0.0.1:6379 --gpus 0.5
     """
     from cxr import sweep as sweeping
     from cxr.cli import sweep_table
@@ -147,7 +184,8 @@ def sweep(
     space = sweeping.parse(assignments or [])
     drawn = sweeping.grid(space) if random is None else sweeping.random(space, random, seed)
     root = project()
-    plan = sweeping.make(root, name, drawn, seeds, jobs, explain)
+    place = sweeping.Place(on, jobs, cpus, gpus)
+    plan = sweeping.make(root, name, drawn, seeds, place, explain)
     done = sweeping.done(plan, root)
     if dry_run and as_json:
         print_json(plan.as_json() | {"done": sorted(done)})
@@ -155,10 +193,9 @@ def sweep(
         sweep_table.plan(plan, done)
     if dry_run:
         return
-    say = progress.note if as_json else progress.say
-    say(f"sweep: {sweep_table.headline(plan, done)}")
-    with progress.bar("sweep", progress.stderr_console) as advance:
-        answer = sweeping.run(plan, root, say, advance)
+    with sweep_table.live(progress.note if as_json else progress.say) as (say, show):
+        say(f"sweep: {sweep_table.headline(plan, done)}")
+        answer = sweeping.run(plan, root, say, show)
     if as_json:
         print_json(answer.as_json())
     elif answer.failed or not progress.is_quiet():

@@ -1,17 +1,26 @@
 """Prints a sweep: what it will run, and its ranked configurations."""
 
-from collections.abc import Collection
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
+from rich.console import Group
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from cxr import progress
 from cxr.cli.terminal import console
 from cxr.evaluation.intervals import LEVEL
-from cxr.formatting import count, interval, number, signed
-from cxr.sweep import FOLDER, Answer
+from cxr.formatting import count, duration, interval, number, signed
+from cxr.sweep import FOLDER, Answer, State
 from cxr.sweep.plan import EXPLAINED, Plan
-from cxr.sweep.ranking import Best, Row
-from cxr.sweep.space import text
+from cxr.sweep.ranking import Best, Row, table
+from cxr.sweep.results import log_of
+from cxr.sweep.runner import Say, Show
+from cxr.sweep.space import shown, text
+
+MOST_LINES, MOST_FAILED = 20, 3  # of the live table
 
 COLUMNS = (
     "validation (mean ± sd)",
@@ -29,15 +38,14 @@ def headline(plan: Plan, done: Collection[str]) -> str:
     seeds = f"seed {first}" if len(plan.seeds) == 1 else f"seeds {first} to {last}"
     line = f"{configurations}, {seeds}: {experiments}, {len(done)} of them done"
     if plan.threads != plan.threads_of_params:
-        line += (
-            f"; threads is {plan.threads} instead of {plan.threads_of_params}, because {plan.jobs} "
-            "parallel experiments share the cores"
+        line += f"; threads is {plan.threads} instead of {plan.threads_of_params}, " + (
+            "as --cpus says" if plan.place.cpus else "because parallel experiments share cores"
         )
     return line
 
 
 def plan(plan: Plan, done: Collection[str]) -> None:
-    """Print the experiments that would be queued."""
+    """Print the experiments that would run."""
     table = Table(box=None, pad_edge=False)
     for column in (*plan.configurations[0], "seed", "experiment", ""):
         table.add_column(Text(column))
@@ -47,6 +55,43 @@ def plan(plan: Plan, done: Collection[str]) -> None:
         table.add_row(*values, str(each.seed), Text(each.name), state)
     console.print(table)
     console.print(Text(headline(plan, done)))
+
+
+@contextmanager
+def live(say: Say) -> Iterator[tuple[Say, Show]]:
+    """A table of the running sweep below its lines, if stderr is a terminal."""
+    screen = progress.stderr_console
+    if not screen.is_terminal or progress.is_quiet():
+        yield say, lambda state: None
+        return
+    with Live(console=screen, transient=True, auto_refresh=False) as display:
+
+        def print_above(line: str) -> None:
+            display.console.print(Text(line))
+
+        yield print_above, lambda state: display.update(progress_of(state), refresh=True)
+
+
+def progress_of(state: State) -> Group:
+    """What runs where, what failed and why, the time left and the best so far."""
+    running = Table(box=None, pad_edge=False)
+    for column in ("running", "configuration", "seed", "on", "for"):
+        running.add_column(column, overflow="ellipsis", no_wrap=True)
+    for each in state.running[:MOST_LINES]:
+        one, seconds = each.experiment, time.monotonic() - each.since
+        cells = (one.name, shown(one.configuration), str(one.seed), each.slot.place)
+        running.add_row(*map(Text, cells), duration(seconds))
+    line = f"{state.n_ended} of {len(state.plan.experiments)} ended, {len(state.failed)} failed"
+    if more := len(state.running) - MOST_LINES:
+        line += f", {more} more running" if more > 0 else ""
+    if state.seconds_left is not None:
+        line += f", about {duration(state.seconds_left)} left"
+    lines = [f"{name} failed: {why}" for name, why in list(state.failed.items())[-MOST_FAILED:]]
+    for best in table(state.plan, state.outcomes).best:
+        settings = ", ".join(f"{key}={text(value)}" for key, value in best.row.params.items())
+        lines.append(f"best {best.row.model} so far: {number(best.row.val.mean)}, {settings}")
+    rows = [Text(each, no_wrap=True, overflow="ellipsis") for each in (line, *lines)]
+    return Group(running, *rows)
 
 
 def answer(answer: Answer) -> None:
@@ -75,7 +120,7 @@ def answer(answer: Answer) -> None:
         failed = count(len(answer.failed), "experiment")
         console.print(Text(f"{failed} failed; repeat the command to retry:"))
     for name, reason in answer.failed.items():
-        console.print(Text(f"{name}: {reason}  → dvc queue logs {name}"))
+        console.print(Text(f"{name}: {reason}  → {log_of(answer.plan.name, name)}"))
     console.print(Text(f"saved to {FOLDER}/{answer.plan.name}.json and .csv"))
 
 

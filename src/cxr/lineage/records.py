@@ -18,6 +18,7 @@ from cxr.paths import RECORDS, ProjectPath
 
 SCHEMA = 3
 SHORT_ID = 8  # digits of a run id in messages
+JOB_VARIABLE = "CXR_JOB"  # environment variable with the id of a cluster's job
 WORKSPACE = "workspace"  # DVC's name for results outside of experiments
 
 STAGE_TAG, MODEL_TAG = "cxr.stage", "cxr.model"
@@ -52,6 +53,8 @@ class Record:
     host: str
     dvc_experiment: str | None
     dvc_baseline: str | None
+    job: str | None = None  # of Slurm or Ray
+    gpu: str | None = None  # its UUID; the facts have the model
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -5,6 +5,13 @@ import resource
 import time
 
 
+def gpu_uuid() -> str:
+    """The UUID of the GPU that torch uses, as nvidia-smi prints it."""
+    import torch  # by now the stage has imported it
+
+    return f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"
+
+
 class ResourceUsage:
     """Resources used since this object was created."""
 

@@ -29,7 +29,9 @@ from cxr.locks import Timeout
 from cxr.paths import LOCK_FILE
 
 FOLDER = ".scratch"
-FOLDER_VARIABLE = "CXR_SCRATCH"  # environment variable: another folder, to start from scratch
+# Environment variables: another folder, to start from scratch; the project whose scratch folder and
+# MLflow store a clone of it uses.
+FOLDER_VARIABLE, PROJECT_VARIABLE = "CXR_SCRATCH", "CXR_PROJECT"
 KEPT_SECONDS = 14 * 24 * 3600  # how long unfinished work is kept
 ATTEMPT = "attempt.json"
 
@@ -138,7 +140,7 @@ def claimed(
         _stage_lock(workspace, stage),
         _fingerprint_lock(folder_of(project), fingerprint, say) as folder,
     ):
-        _remove_stale(folder_of(project), fingerprint)
+        remove_stale(project, fingerprint)
         if _is_in_dvc_lock(folder):  # the result is to be made again, as with `dvc repro --force`
             shutil.rmtree(folder)
         yield Scratch(stage, folder, _attempt(folder, workspace, stage))
@@ -190,8 +192,9 @@ def _attempt(folder: Path, workspace: Path, stage: str) -> str:
     return attempt["attempt"]
 
 
-def _remove_stale(scratch: Path, own: str) -> None:
-    """Delete results that dvc.lock has, and abandoned work."""
+def remove_stale(project: Path, own: str = "") -> None:
+    """Delete results that dvc.lock has, and abandoned work, except those of one fingerprint."""
+    scratch = folder_of(project)
     for folder in scratch.iterdir():
         if folder.name != own and (folder / ATTEMPT).exists() and _is_stale(folder):
             lock = locks.file_lock(scratch / f"{folder.name}.lock")

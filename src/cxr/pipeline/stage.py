@@ -31,7 +31,7 @@ from cxr.lineage.records import Record
 from cxr.lineage.run_log import Registration, RunLog, Slide
 from cxr.params import Params, load
 from cxr.paths import MODELS, PARAMS_FILE, PROCESSED, RAW
-from cxr.pipeline import scratch
+from cxr.pipeline import resources, scratch
 from cxr.pipeline.resources import ResourceUsage
 from cxr.pipeline.scratch import Scratch
 from cxr.tracking.best_effort import BestEffort
@@ -60,7 +60,7 @@ class Stage:
 
     name: str
     folder: Path  # the working copy in which it runs
-    project: Path  # the project's root, which differs if an experiment runs in a temporary copy
+    project: Path  # the project's root, which differs if an experiment runs in a clone
     params: Params
     origin: Origin
     declared: Declaration
@@ -211,7 +211,8 @@ def _run_stage(
     external_files: ExternalFiles,
 ) -> None:
     folder = Path.cwd()
-    project = Path(os.environ.get("DVC_ROOT", folder)).resolve()
+    root = os.environ.get(scratch.PROJECT_VARIABLE) or os.environ.get("DVC_ROOT") or folder
+    project = Path(root).resolve()
     _check_own_code(folder)
     started = datetime.now(UTC)
     declared = declaration(name, folder)
@@ -422,6 +423,8 @@ def _write_record(stage: Stage, started: datetime) -> Record:
         started=started.isoformat(timespec="seconds"),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         host=socket.gethostname(),
+        job=os.environ.get(records.JOB_VARIABLE) or os.environ.get("SLURM_JOB_ID"),
+        gpu=resources.gpu_uuid() if stage.device == "cuda" else None,
         dvc_experiment=os.environ.get("DVC_EXP_NAME"),
         dvc_baseline=os.environ.get("DVC_EXP_BASELINE_REV"),
     )

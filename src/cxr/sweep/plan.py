@@ -32,6 +32,8 @@ from cxr.sweep.space import Configuration
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 ID_DIGITS = 8
+LOCAL = "local"
+LOCAL_JOBS = 2
 SHARED = "train.protocol."
 COMPARED = "train."
 RANKED, EXPLAINED = "evaluate", "gradcam"  # the stages after which an experiment is complete
@@ -48,6 +50,32 @@ class Experiment:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where the experiments run, and what each may use."""
+
+    on: str = LOCAL  # or the address of a Ray cluster
+    jobs: int | None = (
+        None  # most experiments at a time; None: LOCAL_JOBS, or all that fit a cluster
+    )
+    cpus: int | None = None  # per experiment; None: `threads` of params.yaml, or fewer if shared
+    gpus: float | None = None  # per experiment; None: shared if there are any
+
+    @property
+    def local_jobs(self) -> int:
+        """Number of experiments that run on this machine at a time."""
+        return self.jobs or LOCAL_JOBS
+
+    def threads(self, of_params: int) -> int:
+        """Threads of each experiment."""
+        if self.cpus:
+            return self.cpus
+        if self.on != LOCAL:
+            return of_params
+        # More threads than cores make all processes many times slower.
+        return min(of_params, max(1, len(os.sched_getaffinity(0)) // self.local_jobs))
+
+
+@dataclass(frozen=True)
 class Plan:
     """The configurations that a sweep compares, and their experiments."""
 
@@ -56,7 +84,7 @@ class Plan:
     seeds: list[int]
     threads: int
     threads_of_params: int  # as in params.yaml
-    jobs: int
+    place: Place
     target: str  # the last stage of an experiment
     experiments: list[Experiment]  # grouped by configuration
 
@@ -99,7 +127,7 @@ def make(
     name: str,
     configurations: list[Configuration],
     n_seeds: int,
-    jobs: int,
+    place: Place,
     explain: bool = False,
 ) -> Plan:
     """Check every configuration and name its experiments; CxrError for the first invalid one.
@@ -117,8 +145,7 @@ def make(
     _check_git(root)
     values = read_yaml(root / PARAMS_FILE)
     params = cast(Params, validate(Params, values, ()))
-    # More threads than cores make all processes many times slower.
-    threads = min(params.threads, max(1, len(os.sched_getaffinity(0)) // jobs))
+    threads = place.threads(params.threads)
     seeds = [params.seed + n for n in range(n_seeds)]
     target, known = EXPLAINED if explain else RANKED, declarations(root)
     stages = [known[stage] for stage in with_dependencies([target], known)]
@@ -140,7 +167,7 @@ def make(
             Experiment(f"{name}-{identity}-s{seed}", configuration, seed, shared | {"seed": seed})
             for seed in seeds
         ]
-    return Plan(name, configurations, seeds, threads, params.threads, jobs, target, experiments)
+    return Plan(name, configurations, seeds, threads, params.threads, place, target, experiments)
 
 
 def _code(root: Path, stages: list[Declaration]) -> dict[str, Any]:
@@ -153,7 +180,7 @@ def _code(root: Path, stages: list[Declaration]) -> dict[str, Any]:
 
 
 def _check_git(root: Path) -> None:
-    """Check what DVC's experiments need: a git repository with a commit and tracked files."""
+    """Check what DVC's experiments need: a git repository with a commit and all code."""
     if git.ask(root, "rev-parse", "--git-dir") is None:
         raise CxrError(
             f"{root} is not a git repository, but DVC's experiments are git commits; clone the "
@@ -164,12 +191,22 @@ def _check_git(root: Path) -> None:
             f"{root} has no commit yet, but DVC's experiments start from one; "
             "run `git add -A && git commit -m start`"
         )
-    tracked = git.run(root, "ls-files", "-z", "--", *CODE, PARAMS_FILE).split("\0")
-    untracked = sorted({*code_files(root), PARAMS_FILE}.difference(tracked))
-    if untracked:
+    listing = git.run(
+        root,
+        "ls-files",
+        "-z",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+        "--",
+        *CODE,
+        PARAMS_FILE,
+    )
+    ignored = sorted({*code_files(root), PARAMS_FILE}.difference(listing.split("\0")))
+    if ignored:
         raise CxrError(
-            f"git does not track {untracked[0]}, but a queued experiment runs on tracked files "
-            "only; `git add` it (with --force if a .gitignore excludes it) or move it elsewhere"
+            f"git ignores {ignored[0]}, so a clone of the project lacks it; "
+            f"run `git add --force {ignored[0]}`, or move it elsewhere"
         )
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,19 @@ def done(plan: Plan, root: Path) -> set[str]:
     return finished & {each.name for each in plan.experiments}
 
 
-def outcomes(plan: Plan, root: Path) -> dict[str, dict[str, Outcome]]:
-    """The outcome of each model of each finished experiment."""
+def log_of(name: str, experiment: str) -> str:
+    """Path of an experiment's log."""
+    return f"{FOLDER}/{name}/{experiment}.log"
+
+
+def outcomes(plan: Plan, names: Collection[str], root: Path) -> dict[str, dict[str, Outcome]]:
+    """The outcome of each model of each of these finished experiments."""
     repository = Repository(root)
     commits = dict(repository.experiments())
     return {
         each.name: _outcome(each, commits[each.name], plan, repository)
         for each in plan.experiments
-        if each.name in commits
+        if each.name in names
     }
 
 

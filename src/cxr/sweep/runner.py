@@ -1,192 +1,179 @@
-"""Run a sweep: queue its experiments, keep workers running and report what ends."""
+"""Runs a sweep's experiments in slots, of this machine or a cluster, until each has ended."""
 
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean
+from typing import Protocol
 
-from cxr.errors import CxrError
-from cxr.formatting import count
-from cxr.progress import Advance
+from cxr.errors import CxrError, one_line
+from cxr.formatting import duration
 from cxr.signals import suspended_together
+from cxr.sweep.experiment import Ended, Task, receive
 from cxr.sweep.plan import Experiment, Plan
-from cxr.sweep.queue import Queue, State, Task
-from cxr.sweep.results import done
+from cxr.sweep.ranking import Outcome
+from cxr.sweep.results import log_of, outcomes
 from cxr.sweep.space import shown
 
-POLL_SECONDS = 1.0
-POLL_COST_FACTOR = 10  # sleep at least this many times the duration of a poll
-RESTART_SECONDS = 15.0  # between starts of workers; one may exit just as a task is queued
-LOST_SECONDS = 60.0  # after which a running task without a live process counts as lost
-ACTIVE = (State.QUEUED, State.RUNNING)
-MAX_NAMES = 3
+POLL_SECONDS = 0.5
+MOST_LOSSES = 3  # of a slot, until an experiment counts as the cause
 
 Say = Callable[[str], None]
 
 
+class Lost(Exception):
+    """A slot's process or machine is gone; the experiment must run again."""
+
+
+class Slot(Protocol):
+    """Runs one experiment at a time, in a thread."""
+
+    place: str  # for messages
+
+    def run(self, task: Task, log: Path) -> Ended:
+        """Run an experiment; Stopped after `stop`, Lost if it must run again."""
+
+    def is_usable(self) -> bool:
+        """Whether the slot can run another experiment; asked after a loss."""
+
+    def send(self, signum: signal.Signals) -> None:
+        """Send a signal to the running experiment."""
+
+    def stop(self) -> None:
+        """Interrupt the running experiment."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """An experiment at work."""
+
+    experiment: Experiment
+    slot: Slot
+    since: float  # monotonic time
+
+
 @dataclass
-class SweepRunner:
-    """Runs the experiments of one plan and keeps track of their states."""
+class State:
+    """How far a sweep is."""
 
     plan: Plan
-    queue: Queue
-    say: Say
-    advance: Advance
-    done: set[str]
+    outcomes: dict[str, dict[str, Outcome]]  # of the finished experiments
     failed: dict[str, str] = field(default_factory=dict)  # experiment -> reason
-    _tasks: dict[str, Task] = field(default_factory=dict)
-    _requeued: set[str] = field(default_factory=set)  # lost once and queued again
-    _idle_since: dict[str, float] = field(default_factory=dict)  # without a live process
+    running: list[Running] = field(default_factory=list)
+    seconds_left: float | None = None
+
+    @property
+    def n_ended(self) -> int:
+        return len(self.outcomes) + len(self.failed)
+
+
+Show = Callable[[State], None]
+
+
+class SweepRunner:
+    """Runs the experiments of one plan.
+
+    Parameters
+    ----------
+    tasks : of the experiments to run.
+    """
+
+    def __init__(
+        self, state: State, tasks: Mapping[str, Task], slots: Sequence[Slot], root: Path,
+        say: Say, show: Show,
+    ) -> None:  # fmt: skip
+        self._state, self._tasks, self._root = state, tasks, root
+        self._say, self._show = say, show
+        self._waiting = deque(each for each in state.plan.experiments if each.name in tasks)
+        self._idle = deque(slots)
+        self._running: dict[Future[Ended], Running] = {}
+        self._losses = Counter[str]()
+        self._n_slots, self._durations = len(slots), list[float]()
 
     def run(self) -> None:
-        """Run the unfinished experiments.
+        """Run the experiments until each has ended.
 
         Raises
         ------
         CxrError
-            If the queue holds tasks from outside the sweep.
+            If every slot is lost.
         KeyboardInterrupt
             After the running experiments have stopped; their progress is kept.
         """
-        self._advance_bar()
-        if not self._unfinished():
-            return
-        self._tasks = self.queue.tasks()
-        self._refuse_external_tasks()
-        try:
-            self._queue_missing()
-            with suspended_together(self._send):
-                self._wait()
-        except (CxrError, KeyboardInterrupt):
-            self._stop()
-            raise
+        with ThreadPoolExecutor(len(self._idle)) as pool, suspended_together(self._send):
+            try:
+                while self._waiting or self._running:
+                    self._start(pool)
+                    self._state.running = list(self._running.values())
+                    self._show(self._state)
+                    for future in wait(self._running, POLL_SECONDS, FIRST_COMPLETED).done:
+                        self._handle(future, self._running.pop(future))
+            except (CxrError, KeyboardInterrupt):
+                self._stop()
+                raise
 
-    def _unfinished(self) -> list[Experiment]:
-        ended = self.done | self.failed.keys()
-        return [each for each in self.plan.experiments if each.name not in ended]
-
-    def _state(self, experiment: Experiment) -> State | None:
-        task = self._tasks.get(experiment.name)
-        return task.state if task else None
-
-    def _refuse_external_tasks(self) -> None:
-        ours = {each.name for each in self.plan.experiments}
-        external = [
-            task.name
-            for task in self._tasks.values()
-            if task.state in ACTIVE and task.name not in ours
-        ]
-        if external:
-            names = ", ".join(external[:MAX_NAMES]) + (", …" if len(external) > MAX_NAMES else "")
+    def _start(self, pool: ThreadPoolExecutor) -> None:
+        while self._waiting and self._idle:
+            each, slot = self._waiting.popleft(), self._idle.popleft()
+            log = self._root / log_of(self._state.plan.name, each.name)
+            future = pool.submit(slot.run, self._tasks[each.name], log)
+            self._running[future] = Running(each, slot, time.monotonic())
+        if not self._running:
             raise CxrError(
-                f"DVC's queue holds {count(len(external), 'task')} from outside this sweep "
-                f"({names}), and its workers run every task; finish the queue with "
-                "`dvc queue start` or empty it with `dvc queue remove --queued`, then run the "
-                "sweep again"
+                "every node of the cluster is lost; start it again, and run the same command to "
+                "resume"
             )
 
-    def _queue_missing(self) -> None:
-        """Queue what is neither queued nor running, including experiments that failed before."""
-        new = [each for each in self._unfinished() if self._state(each) not in ACTIVE]
-        self.queue.remove([each.name for each in new if self._state(each)])
-        for each in new:
-            self.queue.add(each, self.plan.target)
-
-    def _wait(self) -> None:
-        started, n_before = time.monotonic(), len(self.done)
-        last_start, poll_seconds = started - RESTART_SECONDS, 0.0
-        self._tasks = self.queue.tasks()
-        while self._unfinished():
-            states = [self._state(each) for each in self._unfinished()]
-            lacks_workers = states.count(State.RUNNING) < self.plan.jobs
-            now = time.monotonic()
-            if State.QUEUED in states and lacks_workers and now - last_start >= RESTART_SECONDS:
-                self.queue.start(self.plan.jobs)
-                last_start = now
-            time.sleep(max(POLL_SECONDS, POLL_COST_FACTOR * poll_seconds))
-            polled = time.monotonic()
-            self._tasks = self.queue.tasks()
-            poll_seconds = time.monotonic() - polled
-            for each in self._ended():
-                n_ended = len(self.done) + len(self.failed) - n_before
-                self._report(each, (polled - started) / n_ended * len(self._unfinished()))
-
-    def _ended(self) -> Iterator[Experiment]:
-        """Each experiment that is done or has failed since the previous poll."""
-        finished = done(self.plan, self.queue.root)
-        for each in self._unfinished():
-            task = self._tasks.get(each.name)
-            if each.name in finished and (task is None or task.state is not State.RUNNING):
-                self.done.add(each.name)
-            elif task and task.state is State.FAILED:
-                self.failed[each.name] = self.queue.why_failed(each.name)
-            elif task and (task.state is State.QUEUED or self.queue.is_alive(task)):
-                self._idle_since.pop(each.name, None)
+    def _handle(self, future: Future[Ended], running: Running) -> None:
+        each, slot = running.experiment, running.slot
+        try:
+            ended = future.result()
+            self._durations.append(time.monotonic() - running.since)
+            self._end(each, ended)
+        except Lost as lost:
+            self._losses[each.name] += 1
+            if self._losses[each.name] == MOST_LOSSES:
+                self._end(each, Ended(f"{MOST_LOSSES} processes that ran it were lost: {lost}"))
             else:
-                self._handle_idle(each, task, each.name in finished)
-            if each.name in self.done or each.name in self.failed:
-                yield each
+                self._waiting.appendleft(each)
+                self._say(f"sweep: {slot.place}: {lost}; {each.name} runs again")
+            if not slot.is_usable():
+                return
+        except OSError as error:
+            self._end(each, Ended(one_line(error)))
+        self._idle.append(slot)
 
-    def _handle_idle(self, experiment: Experiment, task: Task | None, is_done: bool) -> None:
-        """Queue a task again, once, if it has no live process for longer than a worker needs."""
-        now, name = time.monotonic(), experiment.name
-        if now - self._idle_since.setdefault(name, now) < LOST_SECONDS:
-            return
-        if task and not self.queue.drop(task):
-            return
-        del self._idle_since[name]
-        if is_done:
-            self.done.add(name)
-        elif name in self._requeued:
-            self.failed[name] = "its worker died twice without an error message"
+    def _end(self, experiment: Experiment, ended: Ended) -> None:
+        name, state = experiment.name, self._state
+        label = f"{name} ({shown(experiment.configuration)}, seed {experiment.seed})"
+        if ended.failed is not None:
+            state.failed[name] = ended.failed
         else:
-            self._requeued.add(name)
-            self.queue.add(experiment, self.plan.target)
+            receive(ended, self._root)
+            state.outcomes |= outcomes(state.plan, [name], self._root)
+        n_left = len(self._waiting) + len(self._running)
+        if self._durations:
+            state.seconds_left = mean(self._durations) * n_left / self._n_slots
+        if ended.failed is not None:
+            self._say(f"sweep: {label} failed: {ended.failed}")
+            return
+        left = f", about {duration(state.seconds_left)} left" if state.seconds_left else ""
+        self._say(
+            f"sweep: {len(state.outcomes)} of {len(state.plan.experiments)} done: {label}{left}"
+        )
 
     def _send(self, signum: signal.Signals) -> None:
-        """Send a signal to every running task, including those that began after the last poll."""
-        for each in self._unfinished():
-            if each.name in self._tasks:
-                self.queue.send(self._tasks[each.name], signum)
+        for each in self._running.values():
+            each.slot.send(signum)
 
     def _stop(self) -> None:
-        """Remove queued tasks, and interrupt running ones so that they can resume."""
-        self.say("sweep: stopping the running experiments; their progress is kept")
-        interrupted: set[str] = set()
-        until = time.monotonic() + LOST_SECONDS
-        while time.monotonic() < until:
-            self._tasks = self.queue.tasks()
-            active = [each for each in self._unfinished() if self._state(each) in ACTIVE]
-            if not active:
-                break
-            tasks = [self._tasks[each.name] for each in active]
-            alive = [each.name for each in tasks if self.queue.is_alive(each)]
-            if alive:
-                until = time.monotonic() + LOST_SECONDS
-            with suppress(CxrError):  # one may have begun since; the next poll shows it
-                self.queue.remove([each.name for each in tasks if each.state is State.QUEUED])
-            with suppress(CxrError):  # one may have ended since
-                new = [name for name in alive if name not in interrupted]
-                self.queue.interrupt(new)
-                interrupted.update(new)
-            time.sleep(POLL_SECONDS)
-        self.say("sweep: stopped; run the same command again to resume")
-
-    def _advance_bar(self) -> None:
-        self.advance(len(self.done) + len(self.failed), len(self.plan.experiments))
-
-    def _report(self, experiment: Experiment, seconds_left: float) -> None:
-        self._advance_bar()
-        label = f"{experiment.name} ({shown(experiment.configuration)}, seed {experiment.seed})"
-        if experiment.name in self.failed:
-            self.say(f"sweep: {label} failed: {self.failed[experiment.name]}")
-            return
-        left = f", about {_duration(seconds_left)} left" if self._unfinished() else ""
-        self.say(f"sweep: {len(self.done)} of {len(self.plan.experiments)} done: {label}{left}")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+        """Interrupt the running experiments so that they can resume."""
+        self._say("sweep: stopping the running experiments; their progress is kept")
+        for each in self._running.values():
+            each.slot.stop()
+        wait(self._running)
+        self._say("sweep: stopped; run the same command again to resume")

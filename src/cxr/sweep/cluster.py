@@ -1,0 +1,342 @@
+"""Slots on the nodes of a Ray cluster. The only file that imports Ray, which is an optional extra.
+
+The driver itself places each slot on a node, as an actor that keeps its CPUs and GPU until the
+sweep ends. So it always knows what runs where, and Ray's own queue stays empty.
+"""
+
+import hashlib
+import logging
+import math
+import os
+import platform
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from threading import Event, Lock
+from typing import Any
+
+from dvc.config import Config
+from dvc.repo import Repo
+
+from cxr import git
+from cxr.errors import CxrError, one_line
+from cxr.formatting import count
+from cxr.hashing import md5_of_file, md5_of_folder
+from cxr.lineage.facts import PACKAGES
+from cxr.lineage.records import JOB_VARIABLE
+from cxr.lineage.repository import Repository
+from cxr.sweep.experiment import (
+    RETRY_DELAYS,
+    Control,
+    Ended,
+    Site,
+    Stopped,
+    Task,
+    reason,
+    run_experiment,
+    unpack,
+)
+from cxr.sweep.local import VISIBLE_GPUS
+from cxr.sweep.plan import Place
+from cxr.sweep.runner import Lost, Say
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+try:
+    import ray
+    from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+except ImportError:
+    raise CxrError(
+        "--on needs Ray, which is not installed; run `make cluster` here and on every node"
+    ) from None
+
+NODE_FOLDER = "CXR_NODE_FOLDER"  # environment variable of a node: where its experiments run
+AUTO = "auto"
+PASSED = ("MLFLOW_TRACKING_", "AWS_")  # prefixes of environment variables that nodes need
+CONNECT_SECONDS = 5.0
+READY_SECONDS = 60.0  # to start a process on a node, which imports Ray and DVC
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What must be equal on all nodes."""
+
+    python: str
+    packages: dict[str, str]
+    code: str  # MD5 of the installed code that runs experiments
+
+    def difference(self, head: "Facts") -> str | None:
+        """The first difference from the head, in words; None if there is none."""
+        if self.python != head.python:
+            return f"its Python is {self.python}, not {head.python}"
+        for name, version in head.packages.items():
+            if self.packages[name] != version:
+                return f"its {name} is {self.packages[name]}, not {version}"
+        return "its code in src/cxr/sweep is another" if self.code != head.code else None
+
+
+def facts_here() -> Facts:
+    """The facts of this machine."""
+    versions = {}
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    packages = {name: versions.get(name, "missing") for name in PACKAGES}
+    files = {path.name: md5_of_file(path) for path in Path(__file__).parent.glob("*.py")}
+    return Facts(platform.python_version(), packages, md5_of_folder(files))
+
+
+class Worker:
+    """The process of a slot on its node."""
+
+    def __init__(self, project: str, slot: int, gpu: bool) -> None:
+        default = Path.home() / ".cache/cxr" / socket.gethostname()
+        self._project = Path(os.environ.get(NODE_FOLDER) or default) / project
+        self._slot, self._gpu = slot, gpu
+        self._control = Control()
+
+    def facts(self) -> Facts:
+        return facts_here()
+
+    def sees(self, file: Path) -> bool:
+        """Whether a file of the head exists here, too."""
+        return file.exists()
+
+    def run(
+        self, task: Task, cache: Path | None, env: dict[str, str]
+    ) -> tuple[Ended | None, bytes]:
+        """Run an experiment; None for the first if it was stopped. The second is its log.
+
+        Parameters
+        ----------
+        cache : the shared cache; None to use a cache of the node's own and the DVC remote.
+        """
+        self._project.mkdir(parents=True, exist_ok=True)
+        job = os.environ.get("SLURM_JOB_ID") or f"ray {ray.get_runtime_context().get_job_id()}"
+        own = env | {JOB_VARIABLE: job}
+        if not self._gpu:
+            own |= {VISIBLE_GPUS: ""}  # Ray leaves it unset, and all GPUs would be visible
+        os.environ.pop("OMP_NUM_THREADS", None)  # from Ray; a local experiment has none
+        site = Site(
+            folder=self._project / f"slot-{self._slot}",
+            project=self._project,
+            cache=cache or self._project / "cache",
+            uses_remote=cache is None,
+            env=own,
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            log = Path(folder, "log")
+            try:
+                ended = run_experiment(task, site, log, self._control)
+            except Stopped:
+                ended = None
+            except (CxrError, OSError) as error:  # such as a full disk
+                ended = Ended(f"{socket.gethostname()}: {one_line(error)}")
+            return ended, log.read_bytes() if log.exists() else b""
+
+    def stop(self) -> None:
+        self._control.stopping.set()
+
+
+class RaySlot:
+    """Runs experiments in a process on one node."""
+
+    def __init__(
+        self, node: dict[str, Any], number: int, cpus: int, gpus: float, head: "Head"
+    ) -> None:
+        self.host = node["NodeManagerHostname"]
+        self.place = f"{self.host} {number}"
+        self.node = node["NodeID"]
+        self.cache: Path | None = None
+        self._number, self._cpus, self._gpus, self._head = number, cpus, gpus, head
+        self._stopping = Event()
+        self.start()
+
+    def start(self) -> None:
+        """Start the process, which takes some seconds."""
+        worker = ray.remote(Worker).options(
+            num_cpus=self._cpus,
+            num_gpus=self._gpus,
+            max_concurrency=2,  # to run an experiment, and to stop it
+            scheduling_strategy=NodeAffinitySchedulingStrategy(self.node, soft=False),
+        )
+        self._worker = worker.remote(self._head.project, self._number, bool(self._gpus))
+        self.facts = self._worker.facts.remote()
+
+    def sees(self, file: Path) -> bool:
+        """Whether the node has a file of the head."""
+        return bool(ray.get(self._worker.sees.remote(file), timeout=READY_SECONDS))
+
+    def run(self, task: Task, log: Path) -> Ended:
+        """Run an experiment; Stopped after `stop`, Lost if its process has died."""
+        try:
+            answer = self._worker.run.remote(task, self.cache, self._head.env)
+            ended: Ended | None
+            ended, printed = ray.get(answer)
+        except RayTaskError:  # a bug
+            raise
+        except RayError as error:
+            raise Lost(f"its process has died ({one_line(error)})") from None
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_bytes(printed)
+        if ended is None:
+            raise Stopped
+        if ended.failed is None and self.cache is None:
+            why = self._head.fetch(ended, self._stopping)
+            ended = Ended(why) if why else ended
+        return ended
+
+    def is_usable(self) -> bool:
+        """Start a new process; False if the node does not answer."""
+        try:
+            self.start()
+            ray.get(self.facts, timeout=READY_SECONDS)
+        except RayError:
+            return False
+        return True
+
+    def send(self, signum: signal.Signals) -> None:
+        """Nothing: Ctrl-Z suspends only programs of this machine."""
+
+    def stop(self) -> None:
+        """Interrupt the running experiment."""
+        self._stopping.set()
+        self._worker.stop.remote()
+
+    def close(self) -> None:
+        """End the process, and free its CPUs and GPU."""
+        ray.kill(self._worker)
+
+
+class Head:
+    """The machine on which the sweep was started: what its nodes need from it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.project = f"{root.name}-{hashlib.sha256(str(root).encode()).hexdigest()[:8]}"
+        self.env = {k: v for k, v in os.environ.items() if k.startswith(PASSED)}
+        who = git.run(root, "var", "GIT_COMMITTER_IDENT").rpartition(">")[0].split(" <")
+        for role in ("AUTHOR", "COMMITTER"):  # DVC refuses to commit without
+            self.env |= {f"GIT_{role}_NAME": who[0], f"GIT_{role}_EMAIL": who[1]}
+        self._lock = Lock()
+
+    def fetch(self, ended: Ended, stopping: Event) -> str | None:
+        """Fetch an experiment's files from the DVC remote; why it failed, or None."""
+        unpack(ended, self.root)
+        for delay in RETRY_DELAYS:
+            try:
+                with self._lock:
+                    Repo(str(self.root)).fetch(revs=[ended.commit])
+                return None
+            except Exception as error:  # of whatever library reads this remote
+                why = one_line(error)
+            if stopping.wait(delay):
+                raise Stopped
+        return f"its files can't be fetched from the DVC remote: {why}"
+
+    def share_cache(self, slots: list[RaySlot], say: Say) -> None:
+        """Find out which nodes have this machine's cache; push it for the others."""
+        cache = Repository(self.root).cache
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=cache, prefix="sweep-") as marker:
+            for each in slots:
+                each.cache = cache if each.sees(Path(marker.name)) else None
+        if others := {each.host for each in slots if each.cache is None}:
+            if not Config(str(self.root / ".dvc"))["core"].get("remote"):
+                raise CxrError(
+                    f"{', '.join(sorted(others))} can't see DVC's cache {cache}; share that folder "
+                    "(dvc cache dir FOLDER), or set a DVC remote (dvc remote add --default)"
+                )
+            say(f"sweep: pushing the cache for {', '.join(sorted(others))}")
+            done = subprocess.run(
+                [sys.executable, "-m", "dvc", "push", "--run-cache"], cwd=self.root,
+                stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            if done.returncode != 0:
+                raise CxrError(f"`dvc push --run-cache` failed: {reason(done.stderr)}")
+
+
+@contextmanager
+def slots(root: Path, place: Place, threads: int, say: Say) -> Iterator[list[RaySlot]]:
+    """Slots on all nodes that are like this machine; CxrError if there are none."""
+    _connect(place.on)
+    try:
+        head = Head(root)
+        usable = _like_here(_start(place, threads, head), say)
+        head.share_cache(usable, say)
+        yield usable
+    finally:
+        ray.shutdown()
+
+
+def _connect(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if address != AUTO:
+        if not host or not port.isdecimal():
+            raise CxrError(f"--on {address} is none of local, auto and HOST:PORT of a Ray cluster")
+        try:
+            socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+        except (OSError, OverflowError) as error:
+            raise CxrError(
+                f"--on {address}: no Ray cluster answers ({error}); start one with "
+                "`ray start --head` (docs/cluster.md)"
+            ) from None
+    try:
+        ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL)
+    except Exception as error:  # Ray raises many: another version, a wrong token, no node here
+        raise CxrError(f"--on {address}: {one_line(error)}") from None
+
+
+def _start(place: Place, threads: int, head: Head) -> list[RaySlot]:
+    """Start as many slots as fit, at most `--jobs`, spread over the nodes."""
+    nodes = [each for each in ray.nodes() if each["Alive"]]
+    has_gpus = any(each["Resources"].get("GPU") for each in nodes)
+    gpus = float(has_gpus) if place.gpus is None else place.gpus
+    places = []
+    for n, node in enumerate(nodes):
+        has = node["Resources"]
+        fit = min(has.get("CPU", 0) // threads, has.get("GPU", 0) // gpus if gpus else math.inf)
+        places += [(number, n) for number in range(1, int(fit) + 1)]
+    places.sort()  # the first slot of each node, then the second of each, …
+    if not places:
+        have = "; ".join(_resources(each) for each in nodes)
+        raise CxrError(
+            f"no node has {count(threads, 'CPU')} and {gpus:g} GPUs for an experiment; "
+            f"the cluster has {have}; lower --cpus or --gpus"
+        )
+    return [RaySlot(nodes[n], number, threads, gpus, head) for number, n in places[: place.jobs]]
+
+
+def _resources(node: dict[str, Any]) -> str:
+    cpus, gpus = (int(node["Resources"].get(kind, 0)) for kind in ("CPU", "GPU"))
+    return f"{node['NodeManagerHostname']}: {count(cpus, 'CPU')}, {count(gpus, 'GPU')}"
+
+
+def _like_here(started: list[RaySlot], say: Say) -> list[RaySlot]:
+    """The slots whose node has this machine's Python, packages and code; others are named."""
+    ray.wait([each.facts for each in started], num_returns=len(started), timeout=READY_SECONDS)
+    here, usable, refused = facts_here(), [], dict[str, str]()
+    for each in started:
+        try:
+            why = ray.get(each.facts, timeout=0).difference(here)
+        except GetTimeoutError:
+            why = f"its process did not start in {READY_SECONDS:.0f} s; is it busy?"
+        except RayError as error:
+            why = str(error).strip().splitlines()[-1].strip()
+        if why is None:
+            usable.append(each)
+        else:
+            each.close()
+            refused[each.node] = f"{each.host} is not used: {why}"
+    for line in refused.values():
+        say(f"sweep: {line}")
+    if not usable:
+        raise CxrError(f"no node can run experiments; {next(iter(refused.values()))}")
+    return usable

@@ -7,9 +7,10 @@ READY := .venv/.ready
 # Two test files at a time, in the order of tests/conftest.py.
 PYTEST := python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 UV := .venv/bin/python tools/run_uv.py
+COMPILE := $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor demo test test-slow test-all repro ui report serve faults bench lint \
+.PHONY: help setup cluster doctor demo test test-slow test-all repro ui report serve faults bench lint \
 	audit-deps plots-page format lock clean
 
 help: ## list all targets
@@ -25,6 +26,9 @@ $(READY): requirements.lock pyproject.toml
 	@$(UV) pip install --python .venv --require-hashes --compile-bytecode -r requirements.lock
 	@$(UV) pip install --python .venv --no-deps --no-build-isolation -e .
 	@touch $(READY)
+
+cluster: $(READY) ## add Ray to .venv, for sweeps on many machines (about 250 MB)
+	@$(UV) pip install --python .venv --require-hashes -r requirements-cluster.lock
 
 doctor: ## check this machine and say how to fix problems; works before setup
 	PYTHONPATH=src $(firstword $(wildcard .venv/bin/python) $(PYTHON)) -m cxr.doctor
@@ -74,9 +78,10 @@ format: $(READY) ## format the code
 	ruff check --fix .
 	ruff format .
 
-lock: $(READY) ## resolve pyproject.toml into requirements.lock (needs a network)
-	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --all-extras --no-header \
-	  pyproject.toml -o requirements.lock
+lock: $(READY) ## resolve pyproject.toml into the lock files (needs a network)
+	$(COMPILE) --extra s3 --extra dev pyproject.toml -o requirements.lock
+	@sed -n '/^cluster = /,/^]/s/^ *"\(.*\)".*/\1/p' pyproject.toml | \
+	  $(COMPILE) --constraint requirements.lock - -o requirements-cluster.lock
 
 clean: ## remove .venv and the demo; keep results
 	rm -rf .venv .demo

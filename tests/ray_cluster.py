@@ -5,12 +5,12 @@ namespace that has the loopback interface alone.
 """
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,6 +37,8 @@ class Cluster:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._temporary = tempfile.TemporaryDirectory(prefix="ray-")  # paths of sockets are short
+        self.env: dict[str, str] = {}  # of programs that use the cluster
         self._namespace = subprocess.Popen(["unshare", "-n", "sleep", "86400"])
         self._nodes: list[subprocess.Popen[bytes]] = []
         deadline = time.monotonic() + 10
@@ -51,30 +53,38 @@ class Cluster:
         """A command that runs another in the cluster's network."""
         return ["nsenter", f"--net=/proc/{self._namespace.pid}/ns/net"]
 
-    def add_node(self, cpus: int = 1, env: dict[str, str] | None = None) -> "Node":
-        """Start a node, the head first; its experiments run in `node.folder`."""
+    def add_node(
+        self, cpus: int = 1, env: dict[str, str] | None = None, inside: Sequence[str] = ()
+    ) -> "Node":
+        """Start a node, the head first; its experiments run in `node.folder`.
+
+        Parameters
+        ----------
+        inside : a command that runs the node.
+        """
         number = len(self._nodes) + 1
         folder = self.folder / f"node-{number}"
-        where = ["--head", "--port=6379"] if number == 1 else [f"--address={ADDRESS}"]
+        own_only = ["--include-dashboard=false", f"--temp-dir={self._temporary.name}"]
+        where = ["--head", "--port=6379", *own_only] if number == 1 else [f"--address={ADDRESS}"]
         command = [
-            *self.inside, sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *where,
+            *self.inside, *inside, sys.executable, "-m", "ray.scripts.scripts", "start",
+            "--block", *where,
             f"--node-ip-address=127.0.0.{number}", f"--num-cpus={cpus}", "--num-gpus=0",
-            "--include-dashboard=false", "--disable-usage-stats",
-            "--object-store-memory=100000000", f"--temp-dir={self.folder}/ray",
+            "--disable-usage-stats", "--object-store-memory=100000000",
         ]  # fmt: skip
         own = os.environ | SETTINGS | {"CXR_NODE_FOLDER": str(folder)} | (env or {})
         self.folder.mkdir(parents=True, exist_ok=True)
-        log = open(self.folder / f"node-{number}.log", "wb")  # noqa: SIM115
-        process = subprocess.Popen(
-            command, env=own, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )  # fmt: skip
-        log.close()
+        log = self.folder / f"node-{number}.log"
+        with open(log, "wb") as output:
+            process = subprocess.Popen(
+                command, env=own, stdin=subprocess.DEVNULL, stdout=output,
+                stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
         self._nodes.append(process)
         node = Node(folder, process)
         deadline = time.monotonic() + SECONDS
-        while b"Ray runtime started" not in (self.folder / f"node-{number}.log").read_bytes():
-            assert time.monotonic() < deadline and process.poll() is None, node
+        while b"Ray runtime started" not in log.read_bytes():
+            assert time.monotonic() < deadline and process.poll() is None, log.read_text()
             time.sleep(0.1)
         return node
 
@@ -90,7 +100,7 @@ class Cluster:
                     os.kill(int(process.name), signal.SIGKILL)
         for each in (*self._nodes, self._namespace):
             each.wait()
-        shutil.rmtree(self.folder / "ray", ignore_errors=True)
+        self._temporary.cleanup()
 
 
 class Node:
@@ -112,7 +122,7 @@ def workers(folder: Path) -> list[int]:
     found = []
     for pid in _with_folder(folder):
         with suppress(OSError):
-            if b"ray::" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if b"ray::Worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 found.append(pid)
     return found
 

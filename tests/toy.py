@@ -1,17 +1,23 @@
-"""A project whose only stage takes moments, to test sweeps without training."""
+"""A project whose only stage takes moments, to test sweeps without training.
+
+`python -m toy FOLDER ON JOBS SECONDS SEEDS RATE …` runs a sweep in it as `cxr sweep` would.
+"""
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pipeline import ROOT, Pipeline
 
+from cxr import sweep
+from cxr.errors import CxrError
 from cxr.sweep import Place, Plan
 from cxr.sweep.plan import Experiment
 
 # Its result depends on the parameters alone. It fails for a negative rate, and counts its starts.
-STAGE = '''
+STAGE = """
 import json, os, pathlib, signal, sys, time
 import yaml
 params = yaml.safe_load(pathlib.Path("params.yaml").read_text())
@@ -39,7 +45,7 @@ pathlib.Path("reports/metrics.json").write_text(json.dumps(
 pathlib.Path("reports/seen.json").write_text(json.dumps(
     {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "CXR_JOB")}))
 note("done")
-'''
+"""
 PIPELINE = {
     "stages": {
         "evaluate": {
@@ -69,9 +75,7 @@ def create(folder: Path) -> Pipeline:
     return project
 
 
-def plan(
-    *rates: float, seconds: float = 0, n_seeds: int = 1, place: Place = Place(jobs=2)
-) -> Plan:
+def plan(*rates: float, place: Place, seconds: float = 0, n_seeds: int = 1) -> Plan:
     """A sweep of rates, each of which takes some seconds."""
     configurations = [{"train.cnn.lr": rate} for rate in rates]
     experiments = []
@@ -80,9 +84,18 @@ def plan(
             params: dict[str, Any] = configuration | {"train.cnn.seconds": seconds, "seed": seed}
             name = f"toy-{configuration['train.cnn.lr']}-s{seed}".replace(".", "_")
             experiments.append(Experiment(name, configuration, seed, params))
-    return Plan(
-        "toy", configurations, list(range(n_seeds)), 1, 1, place, "evaluate", experiments
-    )
+    threads, seeds = place.threads(1), list(range(n_seeds))
+    return Plan("toy", configurations, seeds, threads, 1, place, "evaluate", experiments)
+
+
+def command(project: Pipeline, *arguments: str) -> list[str]:
+    """The command that runs a sweep in the project: where, jobs, seconds, seeds, rates."""
+    return [sys.executable, "-m", "toy", str(project.folder), *arguments]
+
+
+def environment(project: Pipeline) -> dict[str, str]:
+    """Environment variables of that command."""
+    return project.environment() | {"PYTHONPATH": str(Path(__file__).parent)}
 
 
 def notes(folder: Path) -> dict[str, list[str]]:
@@ -91,3 +104,27 @@ def notes(folder: Path) -> dict[str, list[str]]:
     for path in sorted(folder.rglob("notes/*")):
         found.setdefault(path.name, []).extend(path.read_text().splitlines())
     return found
+
+
+def main() -> None:
+    folder, where, jobs, seconds, n_seeds, *rates = sys.argv[1:]
+    on, *needs = where.split()  # such as "127.0.0.1:6379 cpus=3"
+    cpus, gpus = (next((n[5:] for n in needs if n.startswith(k)), None) for k in ("cpus", "gpus"))
+    place = Place(on, int(jobs) or None, cpus and int(cpus), gpus and float(gpus))
+    planned = plan(*map(float, rates), place=place, seconds=float(seconds), n_seeds=int(n_seeds))
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    try:
+        answer = sweep.run(planned, Path(folder), say, lambda state: None)
+    except CxrError as error:
+        print(f"cxr: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(bool(answer.failed))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,309 +1,151 @@
-"""SweepRunner with a fake queue and a fake clock."""
+"""How a sweep uses its slots, with slots that only pretend to run."""
 
-import os
-import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from threading import Event
 from typing import Any
 
 import pytest
+import toy
 
 from cxr.errors import CxrError
-from cxr.sweep import runner
-from cxr.sweep.plan import Experiment, Plan
-from cxr.sweep.queue import Queue, State, Task
-from cxr.sweep.runner import SweepRunner
+from cxr.sweep import Place, runner
+from cxr.sweep.experiment import Ended, Stopped
+from cxr.sweep.runner import Lost, State, SweepRunner
+
+Behaviour = Callable[["FakeSlot", str], Ended]
 
 
-class FakeQueue:
-    """A queue whose tasks change state at each poll, as given by a script per experiment.
+class FakeSlot:
+    """Behaves as a function says; can be lost for good."""
 
-    A script lists a task's states poll by poll: one of DVC's, `idle` (running without a live
-    process), `done` or `gone`. After `|` follow the states once it is queued again. An interrupted
-    task becomes `Failed`.
-    """
+    def __init__(self, place: str, behave: Behaviour) -> None:
+        self.place, self.behave = place, behave
+        self.ran: list[str] = []
+        self.stopped = Event()
 
-    def __init__(self, **scripts: str) -> None:
-        self.root = Path()
-        self.scripts = {name: text.split() for name, text in scripts.items()}
-        self.finished: set[str] = set()
-        self.steps: dict[str, Iterator[str]] = {}
-        self.now: dict[str, str] = {}
-        self.calls: list[tuple[str, Any]] = []
+    def run(self, task: Any, log: Path) -> Ended:
+        self.ran.append(task)
+        return self.behave(self, task)
 
-    def add(self, experiment: Experiment, target: str) -> None:
-        assert target == "evaluate"
-        self.calls.append(("add", experiment.name))
-        self.now[experiment.name] = "Queued"
-        script = self.scripts[experiment.name]
-        cut = script.index("|") if "|" in script else len(script)
-        self.steps[experiment.name] = iter(script[:cut])
-        self.scripts[experiment.name] = script[cut + 1 :] or script  # when it is queued again
+    def send(self, signum: int) -> None: ...
 
-    def tasks(self) -> dict[str, Task]:
-        for name, steps in self.steps.items():
-            self.now[name] = next(steps, self.now[name])
-            if self.now[name] == "done":
-                self.finished.add(name)
-        states = {"idle": "Running", "done": "Success"}
-        return {
-            name: Task(name, State(states.get(state, state)), name)
-            for name, state in self.now.items()
-            if state != "gone"
-        }
-
-    def is_alive(self, task: Task) -> bool:
-        return self.now[task.name] == "Running"
-
-    def send(self, task: Task, signum: signal.Signals) -> None:
-        self.calls.append(("send", (task.name, signum)))
-
-    def start(self, jobs: int) -> None:
-        self.calls.append(("start", jobs))
-
-    def remove(self, names: list[str]) -> None:
-        for name in names:
-            self.calls.append(("remove", name))
-            self.now.pop(name)
-            self.steps.pop(name, None)
-
-    def interrupt(self, names: list[str]) -> None:
-        for name in names:
-            self.calls.append(("interrupt", name))
-            self.now[name] = "Failed"
-            self.steps.pop(name)
-
-    def drop(self, task: Task) -> bool:
-        self.remove([task.name])
-        return True
-
-    def why_failed(self, name: str) -> str:
-        return f"{name} diverged"
+    def stop(self) -> None:
+        self.stopped.set()
 
 
-@pytest.fixture(autouse=True)
-def fake_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only sleep moves the clock."""
-    now = [0.0]
-    monkeypatch.setattr(runner.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(runner.time, "sleep", lambda s: now.__setitem__(0, now[0] + s))
+def succeed(slot: FakeSlot, name: str) -> Ended:
+    return Ended(None)
 
 
-def sweep(
-    queue: FakeQueue, monkeypatch: pytest.MonkeyPatch, finished: tuple[str, ...] = ()
-) -> tuple[SweepRunner, list[str]]:
-    experiments = [Experiment(name, {"k": 1}, 0, {}) for name in ("a", "b", "c")]
-    plan = Plan("s", [{"k": 1}], [0], 1, 1, 2, "evaluate", experiments)
-    monkeypatch.setattr(runner, "done", lambda plan, root: queue.finished)
-    lines: list[str] = []
-    queue.finished |= set(finished)
-    done = set(queue.finished)
-    return SweepRunner(plan, queue, lines.append, lambda done, total: None, done), lines  # type: ignore[arg-type]
+def lose(slot: FakeSlot, name: str) -> Ended:
+    raise Lost("out of memory")
 
 
-def calls(queue: FakeQueue, method: str) -> list[Any]:
-    return [argument for name, argument in queue.calls if name == method]
+def lose_for_good(slot: FakeSlot, name: str) -> Ended:
+    raise Lost("its node is lost", for_good=True)
 
 
-def run_until_ctrl_c(queue: FakeQueue, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Press Ctrl-C when the first of three experiments is done; returns the printed lines."""
-    sweep_runner, lines = sweep(queue, monkeypatch)
+@pytest.fixture
+def state(monkeypatch: pytest.MonkeyPatch) -> State:
+    """Of a sweep of six experiments, none of which is done."""
+    monkeypatch.setattr(runner, "receive", lambda ended, root: None)
+    monkeypatch.setattr(runner, "outcomes", lambda plan, names, root: {n: {} for n in names})
+    return State(toy.plan(*range(6), place=Place()), {})
 
-    def say(line: str) -> None:
-        lines.append(line)
-        if "1 of 3 done" in line:
-            raise KeyboardInterrupt
 
-    sweep_runner.say = say
+def run(state: State, *slots: FakeSlot, show: Callable[[State], None] = lambda state: None) -> Any:
+    """Run all experiments that are not done; returns the lines said."""
+    said: list[str] = []
+    tasks: Any = {e.name: e.name for e in state.plan.experiments if e.name not in state.outcomes}
+    SweepRunner(state, tasks, slots, Path(), said.append, show).run()
+    return said
+
+
+def test_every_experiment_runs_once_and_all_slots_are_used(state: State) -> None:
+    def slowly(slot: FakeSlot, name: str) -> Ended:
+        time.sleep(0.02)
+        return Ended(None)
+
+    a, b = FakeSlot("a", slowly), FakeSlot("b", slowly)
+    run(state, a, b)
+    assert sorted(a.ran + b.ran) == sorted(each.name for each in state.plan.experiments)
+    assert a.ran and b.ran
+    assert len(state.outcomes) == 6
+
+
+def test_only_experiments_that_are_not_done_run(state: State) -> None:
+    first, *others = (each.name for each in state.plan.experiments)
+    state.outcomes[first] = {}
+    slot = FakeSlot("a", succeed)
+    said = run(state, slot)
+    assert slot.ran == others
+    assert said[0].startswith(f"sweep: 2 of 6 done: {others[0]} (train.cnn.lr=1, seed 0), about ")
+    assert said[-1].endswith("done: toy-5-s0 (train.cnn.lr=5, seed 0)")
+
+
+def test_a_failure_stops_no_other(state: State) -> None:
+    def fail_third(slot: FakeSlot, name: str) -> Ended:
+        return Ended("the loss is NaN" if name == "toy-2-s0" else None)
+
+    said = run(state, FakeSlot("a", fail_third))
+    assert state.failed == {"toy-2-s0": "the loss is NaN"}
+    assert len(state.outcomes) == 5
+    assert "sweep: toy-2-s0 (train.cnn.lr=2, seed 0) failed: the loss is NaN" in said
+
+
+def test_a_full_disk_is_the_failure_of_one_experiment(state: State) -> None:
+    def fill(slot: FakeSlot, name: str) -> Ended:
+        if name == "toy-0-s0":
+            raise OSError(28, "No space left on device")
+        return Ended(None)
+
+    run(state, FakeSlot("a", fill))
+    assert state.failed == {"toy-0-s0": "[Errno 28] No space left on device"}
+    assert len(state.outcomes) == 5
+
+
+def test_a_lost_experiment_runs_again_elsewhere(state: State) -> None:
+    bad, good = FakeSlot("bad", lose_for_good), FakeSlot("good", succeed)
+    said = run(state, bad, good)
+    assert (len(bad.ran), len(good.ran)) == (1, 6)
+    assert len(state.outcomes) == 6
+    assert f"sweep: bad is lost (its node is lost); {bad.ran[0]} runs again" in said
+
+
+def test_an_experiment_that_kills_every_process_fails(state: State) -> None:
+    def lose_one(slot: FakeSlot, name: str) -> Ended:
+        return lose(slot, name) if name == "toy-1-s0" else Ended(None)
+
+    slot = FakeSlot("a", lose_one)
+    run(state, slot)
+    assert slot.ran.count("toy-1-s0") == runner.MOST_LOSSES
+    expected = "its process died 3 times: out of memory"
+    assert state.failed == {"toy-1-s0": expected}
+    assert len(state.outcomes) == 5
+
+
+def test_without_slots_the_sweep_ends_with_what_to_do(state: State) -> None:
+    with pytest.raises(CxrError, match="every node of the cluster is lost; start it again, and"):
+        run(state, FakeSlot("a", lose_for_good), FakeSlot("b", lose_for_good))
+    assert not state.failed
+
+
+def test_an_interrupt_stops_every_slot_and_waits_for_them(state: State) -> None:
+    ended: list[str] = []
+
+    def wait_for_stop(slot: FakeSlot, name: str) -> Ended:
+        assert slot.stopped.wait(10)
+        time.sleep(0.05)
+        ended.append(name)
+        raise Stopped
+
+    def interrupt(state: State) -> None:
+        assert len(state.running) == 2
+        raise KeyboardInterrupt
+
     with pytest.raises(KeyboardInterrupt):
-        sweep_runner.run()
-    return lines
-
-
-def test_a_sweep_queues_each_experiment_once_and_waits_for_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    queue = FakeQueue(
-        a="Queued Running done", b="Queued Queued Running done", c="Running Running done"
-    )
-    sweep_runner, lines = sweep(queue, monkeypatch)
-    sweep_runner.run()
-    assert sweep_runner.done == {"a", "b", "c"}
-    assert sweep_runner.failed == {}
-    assert calls(queue, "add") == ["a", "b", "c"]
-    assert calls(queue, "start") == [2]
-    assert [line.split(":")[1] for line in lines] == [f" {n} of 3 done" for n in (1, 2, 3)]
-    assert lines[0].endswith("about 4 s left")
-    assert "left" not in lines[-1]
-
-
-def test_a_finished_sweep_does_not_touch_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
-    queue = FakeQueue()
-    queue.now = {"other": "Queued"}
-    sweep_runner, _ = sweep(queue, monkeypatch, ("a", "b", "c"))
-    sweep_runner.run()
-    assert queue.calls == []
-
-
-@pytest.mark.parametrize("state", ["Queued", "Running"])
-def test_active_tasks_from_outside_the_sweep_are_refused(
-    monkeypatch: pytest.MonkeyPatch, state: str
-) -> None:
-    queue = FakeQueue(b="done", c="done")
-    queue.now = {"other": state}
-    sweep_runner, _ = sweep(queue, monkeypatch, ("a",))
-    with pytest.raises(CxrError, match=r"holds 1 task from outside this sweep \(other\)"):
-        sweep_runner.run()
-    assert queue.calls == []
-
-
-def test_finished_tasks_from_outside_the_sweep_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
-    queue = FakeQueue(b="done", c="done")
-    queue.now = {"other": "Failed", "old": "Success"}
-    sweep_runner, _ = sweep(queue, monkeypatch, ("a",))
-    sweep_runner.run()
-    assert sweep_runner.done == {"a", "b", "c"}
-
-
-def test_ctrl_c_also_stops_a_task_that_a_worker_has_just_taken(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    class RacyQueue(FakeQueue):
-        """A queued task starts between the poll and its removal."""
-
-        def remove(self, names: list[str]) -> None:
-            if "c" in names and "c" not in self.started:
-                self.started.add("c")
-                self.now["c"] = "Running"
-                raise CxrError("`dvc queue remove` failed: c is not queued")
-            super().remove(names)
-
-        def tasks(self) -> dict[str, Task]:
-            self.polls += 1
-            assert self.polls < 100, "it waits for a task that it has not interrupted"
-            return super().tasks()
-
-    queue = RacyQueue(a="Running", b="Running done", c="Queued")
-    queue.started, queue.polls = set(), 0
-    run_until_ctrl_c(queue, monkeypatch)
-    assert calls(queue, "interrupt") == ["a", "c"]
-
-
-def test_a_task_that_a_worker_takes_during_a_poll_is_not_missed(tmp_path: Path) -> None:
-    """DVC's own list, running before queued tasks, misses it; Ctrl-C would leave it running."""
-    task = SimpleNamespace(name="a", stash_rev="1" * 40)
-
-    class Celery:
-        taken = False
-
-        def listed(self, now: bool) -> list[SimpleNamespace]:
-            self.taken = True  # by a worker, right after whichever listing comes first
-            return [task] if now else []
-
-        def iter_queued(self) -> list[SimpleNamespace]:
-            return self.listed(not self.taken)
-
-        def iter_active(self) -> list[SimpleNamespace]:
-            return self.listed(self.taken)
-
-        def iter_failed(self) -> list[SimpleNamespace]:
-            return []
-
-        iter_success = iter_failed
-
-    queue = Queue(tmp_path)
-    queue.__dict__["_celery"] = Celery()
-    assert queue.tasks() == {"a": Task("a", State.RUNNING, task.stash_rev)}
-
-
-def test_a_failure_is_reported_and_the_others_continue(monkeypatch: pytest.MonkeyPatch) -> None:
-    queue = FakeQueue(a="Running Failed", b="Running done", c="Queued Running Running done")
-    sweep_runner, lines = sweep(queue, monkeypatch)
-    sweep_runner.run()
-    assert sweep_runner.failed == {"a": "a diverged"}
-    assert sweep_runner.done == {"b", "c"}
-    assert any("a (k=1, seed 0) failed: a diverged" in line for line in lines)
-
-
-def test_a_sweep_adopts_active_tasks_and_queues_failed_ones_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    queue = FakeQueue(a="Running done", b="", c="")
-    queue.now = {"a": "Failed", "b": "Running", "c": "Queued"}
-    queue.steps = {"b": iter(["Running"] * 3 + ["done"]), "c": iter(["Queued"] * 3 + ["done"])}
-    sweep_runner, _ = sweep(queue, monkeypatch)
-    sweep_runner.run()
-    assert calls(queue, "remove") == ["a"]
-    assert calls(queue, "add") == ["a"]
-    assert sweep_runner.done == {"a", "b", "c"}
-
-
-@pytest.mark.parametrize("lost", ["idle", "gone", "Success"])
-def test_a_lost_experiment_is_queued_again_once(monkeypatch: pytest.MonkeyPatch, lost: str) -> None:
-    queue = FakeQueue(a=f"Running {lost} | Running done", b="done", c="done")
-    sweep_runner, _ = sweep(queue, monkeypatch)
-    sweep_runner.run()
-    assert sweep_runner.done == {"a", "b", "c"}
-    assert calls(queue, "add").count("a") == 2
-    assert runner.time.monotonic() >= runner.LOST_SECONDS
-
-    queue = FakeQueue(a=f"Running {lost} | Running {lost}", b="done", c="done")
-    sweep_runner, _ = sweep(queue, monkeypatch)
-    sweep_runner.run()
-    assert sweep_runner.failed == {"a": "its worker died twice without an error message"}
-
-
-def test_a_task_is_not_lost_while_its_worker_starts_or_collects(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """DVC creates a working copy before the process starts and collects results after its end."""
-    idle = " ".join(["idle"] * 30)
-    queue = FakeQueue(a=f"{idle} Running {idle} Running {idle} done", b="done", c="done")
-    sweep_runner, _ = sweep(queue, monkeypatch)
-    sweep_runner.run()
-    assert sweep_runner.done == {"a", "b", "c"}
-    assert calls(queue, "add").count("a") == 1
-
-
-def test_workers_that_have_exited_are_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    waits = " ".join(["Queued"] * 40)
-    queue = FakeQueue(a="done", b=f"{waits} Running done", c="done")
-    sweep_runner, _ = sweep(queue, monkeypatch)
-    sweep_runner.run()
-    assert 2 <= len(calls(queue, "start")) <= 4
-
-
-def test_ctrl_z_suspends_the_running_tasks_and_fg_resumes_them(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """This process itself is not stopped: os.kill is replaced."""
-    queue = FakeQueue(a="Running Running done", b="Queued", c="done")
-    sweep_runner, _ = sweep(queue, monkeypatch)
-    monkeypatch.setattr(os, "kill", lambda pid, signum: None)
-    first_signals = iter([signal.SIGTSTP, signal.SIGCONT])
-
-    def sleep(seconds: float) -> None:
-        if signum := next(first_signals, None):
-            signal.raise_signal(signum)
-        else:
-            raise KeyboardInterrupt
-
-    sweep_runner._tasks = queue.tasks()
-    monkeypatch.setattr(runner.time, "sleep", sleep)
-    with pytest.raises(KeyboardInterrupt):
-        sweep_runner.run()
-    sent = [call[1] for call in queue.calls if call[0] == "send"]
-    assert [each for each in sent if each[0] == "a"] == [
-        ("a", signal.SIGSTOP), ("a", signal.SIGCONT)
-    ]  # fmt: skip
-
-
-def test_ctrl_c_removes_the_queued_tasks_and_interrupts_the_running_ones(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    queue = FakeQueue(a="Running", b="Running done", c="Queued")
-    lines = run_until_ctrl_c(queue, monkeypatch)
-    assert calls(queue, "remove") == ["c"]
-    assert calls(queue, "interrupt") == ["a"]
-    assert lines[-1] == "sweep: stopped; run the same command again to resume"
+        run(state, FakeSlot("a", wait_for_stop), FakeSlot("b", wait_for_stop), show=interrupt)
+    assert len(ended) == 2
+    assert (state.outcomes, state.failed) == ({}, {})

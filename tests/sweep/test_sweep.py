@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cxr.sweep.queue import override, reason
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from pipeline import Pipeline, create
 from scipy import stats
@@ -19,7 +20,6 @@ from cxr import sweep
 from cxr.cli import main
 from cxr.errors import CxrError
 from cxr.sweep.plan import Experiment, Plan
-from cxr.sweep.queue import override, reason
 from cxr.sweep.ranking import Outcome, over_seeds, table
 from cxr.sweep.space import Range, grid, parse, random
 

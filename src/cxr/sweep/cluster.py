@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from threading import Event, Lock
-from typing import Any
+from typing import IO, Any
 
 from dvc.config import Config
 from dvc.repo import Repo
@@ -157,6 +157,7 @@ class RaySlot:
         self.cache: Path | None = None
         self._number, self._cpus, self._gpus, self._head = number, cpus, gpus, head
         self._stopping = Event()
+        self._worker: Any = None  # its process; None if that has died
         self.start()
 
     def start(self) -> None:
@@ -176,14 +177,16 @@ class RaySlot:
 
     def run(self, task: Task, log: Path) -> Ended:
         """Run an experiment; Stopped after `stop`, Lost if its process has died."""
+        if self._worker is None:
+            self._start_again()
         try:
-            answer = self._worker.run.remote(task, self.cache, self._head.env)
             ended: Ended | None
-            ended, printed = ray.get(answer)
+            ended, printed = ray.get(self._worker.run.remote(task, self.cache, self._head.env))
         except RayTaskError:  # a bug
             raise
         except RayError as error:
-            raise Lost(f"its process has died ({one_line(error)})") from None
+            self._worker = None
+            raise Lost(one_line(error)) from None
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_bytes(printed)
         if ended is None:
@@ -193,14 +196,21 @@ class RaySlot:
             ended = Ended(why) if why else ended
         return ended
 
-    def is_usable(self) -> bool:
-        """Start a new process; False if the node does not answer."""
+    def _start_again(self) -> None:
+        """Start a new process on the node; Lost for good if the node or the head is gone."""
         try:
+            if not self._head.is_alive():
+                raise Lost("the head is gone", for_good=True)
             self.start()
-            ray.get(self.facts, timeout=READY_SECONDS)
-        except RayError:
-            return False
-        return True
+            for _ in range(int(READY_SECONDS)):
+                if self._stopping.is_set():
+                    raise Stopped
+                if ray.wait([self.facts], timeout=1)[0]:
+                    ray.get(self.facts)
+                    return
+            raise Lost("the node does not answer", for_good=True)
+        except RayError as error:
+            raise Lost(one_line(error), for_good=True) from None
 
     def send(self, signum: signal.Signals) -> None:
         """Nothing: Ctrl-Z suspends only programs of this machine."""
@@ -208,7 +218,8 @@ class RaySlot:
     def stop(self) -> None:
         """Interrupt the running experiment."""
         self._stopping.set()
-        self._worker.stop.remote()
+        if self._worker is not None:
+            self._worker.stop.remote()
 
     def close(self) -> None:
         """End the process, and free its CPUs and GPU."""
@@ -220,12 +231,21 @@ class Head:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._address = ray.get_runtime_context().gcs_address
         self.project = f"{root.name}-{hashlib.sha256(str(root).encode()).hexdigest()[:8]}"
         self.env = {k: v for k, v in os.environ.items() if k.startswith(PASSED)}
         who = git.run(root, "var", "GIT_COMMITTER_IDENT").rpartition(">")[0].split(" <")
         for role in ("AUTHOR", "COMMITTER"):  # DVC refuses to commit without
             self.env |= {f"GIT_{role}_NAME": who[0], f"GIT_{role}_EMAIL": who[1]}
         self._lock = Lock()
+
+    def is_alive(self) -> bool:
+        """Whether the head of the cluster answers; Ray itself would ask for a minute."""
+        try:
+            _reach(self._address)
+        except OSError:
+            return False
+        return True
 
     def fetch(self, ended: Ended, stopping: Event) -> str | None:
         """Fetch an experiment's files from the DVC remote; why it failed, or None."""
@@ -282,16 +302,43 @@ def _connect(address: str) -> None:
         if not host or not port.isdecimal():
             raise CxrError(f"--on {address} is none of local, auto and HOST:PORT of a Ray cluster")
         try:
-            socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+            _reach(address)
         except (OSError, OverflowError) as error:
             raise CxrError(
                 f"--on {address}: no Ray cluster answers ({error}); start one with "
                 "`ray start --head` (docs/cluster.md)"
             ) from None
-    try:
-        ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL)
-    except Exception as error:  # Ray raises many: another version, a wrong token, no node here
-        raise CxrError(f"--on {address}: {one_line(error)}") from None
+    with _captured_stderr() as printed:
+        try:
+            ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL)
+        except Exception as error:  # Ray raises many: another version, a wrong token, no node here
+            printed.seek(0)
+            if b"AuthToken" in printed.read():
+                raise CxrError(
+                    f"--on {address}: the cluster refuses the token; set RAY_AUTH_MODE=token and "
+                    "RAY_AUTH_TOKEN_PATH as on its nodes"
+                ) from None
+            raise CxrError(f"--on {address}: {one_line(error)}") from None
+
+
+def _reach(address: str) -> None:
+    """OSError if nothing listens at `HOST:PORT`."""
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+
+
+@contextmanager
+def _captured_stderr() -> Iterator[IO[bytes]]:
+    """A file that receives what Ray's C++ code prints while it connects."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield file
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def _start(place: Place, threads: int, head: Head) -> list[RaySlot]:

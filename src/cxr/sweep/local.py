@@ -31,10 +31,6 @@ class LocalSlot:
         """Run an experiment; Stopped after `stop`."""
         return run_experiment(task, self._site, log, self._control)
 
-    def is_usable(self) -> bool:
-        """True: this process runs, and so does the slot."""
-        return True
-
     def send(self, signum: signal.Signals) -> None:
         """Send a signal to the running experiment."""
         self._control.send(signum)

@@ -26,7 +26,11 @@ Say = Callable[[str], None]
 
 
 class Lost(Exception):
-    """A slot's process or machine is gone; the experiment must run again."""
+    """A slot's process is gone, with its machine if `for_good`; the experiment must run again."""
+
+    def __init__(self, reason: str, *, for_good: bool = False) -> None:
+        super().__init__(reason)
+        self.for_good = for_good
 
 
 class Slot(Protocol):
@@ -36,9 +40,6 @@ class Slot(Protocol):
 
     def run(self, task: Task, log: Path) -> Ended:
         """Run an experiment; Stopped after `stop`, Lost if it must run again."""
-
-    def is_usable(self) -> bool:
-        """Whether the slot can run another experiment; asked after a loss."""
 
     def send(self, signum: signal.Signals) -> None:
         """Send a signal to the running experiment."""
@@ -135,13 +136,13 @@ class SweepRunner:
             self._durations.append(time.monotonic() - running.since)
             self._end(each, ended)
         except Lost as lost:
-            self._losses[each.name] += 1
+            self._losses[each.name] += not lost.for_good
             if self._losses[each.name] == MOST_LOSSES:
-                self._end(each, Ended(f"{MOST_LOSSES} processes that ran it were lost: {lost}"))
+                self._end(each, Ended(f"its process died {MOST_LOSSES} times: {lost}"))
             else:
                 self._waiting.appendleft(each)
-                self._say(f"sweep: {slot.place}: {lost}; {each.name} runs again")
-            if not slot.is_usable():
+                self._say(f"sweep: {slot.place} is lost ({lost}); {each.name} runs again")
+            if lost.for_good:
                 return
         except OSError as error:
             self._end(each, Ended(one_line(error)))

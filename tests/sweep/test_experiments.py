@@ -9,13 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
+from cxr.sweep.queue import Queue, State
 from mlflow import MlflowClient
 from pipeline import TINY, Pipeline, create
 
 from cxr import sweep
 from cxr.documents import parse_yaml, read_yaml
 from cxr.sweep import runner
-from cxr.sweep.queue import Queue, State
 
 pytestmark = pytest.mark.slow
 

@@ -118,7 +118,7 @@ def test_a_sweep_is_refused_without_file_locks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_locks(monkeypatch, errno.ENOLCK)
-    with pytest.raises(CxrError, match="no file locks, which DVC's queue needs"):
+    with pytest.raises(CxrError, match="no file locks, which a sweep needs"):
         sweep.run(None, tmp_path, print, print)  # type: ignore[arg-type]
 
 

@@ -11,15 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cxr.sweep.queue import override, reason
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from pipeline import Pipeline, create
 from scipy import stats
 
 from cxr import sweep
 from cxr.cli import main
 from cxr.errors import CxrError
-from cxr.sweep.plan import Experiment, Plan
+from cxr.sweep.experiment import reason
+from cxr.sweep.plan import Experiment, Place, Plan
 from cxr.sweep.ranking import Outcome, over_seeds, table
 from cxr.sweep.space import Range, grid, parse, random
 
@@ -166,7 +165,7 @@ def run_cxr(project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int
 
 
 def plan_of(root: Path, *assignments: str, n_seeds: int = 2, jobs: int = 1) -> Plan:
-    return sweep.make(root, "s", grid(parse(list(assignments))), n_seeds, jobs)
+    return sweep.make(root, "s", grid(parse(list(assignments))), n_seeds, Place(jobs=jobs))
 
 
 def names(plan: Plan) -> list[str]:
@@ -208,16 +207,27 @@ def test_names_change_only_with_what_affects_the_result(project: Path, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("cores", "jobs", "threads"), [(2, 2, 1), (2, 1, 2), (16, 2, 2), (2, 8, 1), (1, 2, 1)]
+    ("cores", "place", "threads"),
+    [
+        (2, Place(jobs=2), 1),
+        (2, Place(jobs=1), 2),
+        (2, Place(), 1),
+        (16, Place(jobs=2), 2),
+        (2, Place(jobs=8), 1),
+        (1, Place(jobs=2), 1),
+        (16, Place(cpus=4), 4),
+        (1, Place(on="10.0.0.1:6379"), 2),
+        (1, Place(on="auto", cpus=8), 8),
+    ],
 )
-def test_jobs_share_the_cores_but_use_at_most_the_threads_of_params_yaml(
-    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int, jobs: int,
+def test_experiments_have_the_threads_of_params_yaml_unless_they_share_cores_or_cpus_says(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int, place: Place,
     threads: int,
 ) -> None:  # fmt: skip
     clone = Pipeline(project).copy(tmp_path / "p")
     clone.change(threads=2)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
-    plan = plan_of(clone.folder, "train.cnn.lr=1e-3", jobs=jobs)
+    plan = sweep.make(clone.folder, "s", grid(parse(["train.cnn.lr=1e-3"])), 1, place)
     assert plan.threads == threads
     assert {each.params["threads"] for each in plan.experiments} == {threads}
 
@@ -267,15 +277,17 @@ def test_an_invalid_configuration_is_refused(project: Path, assignment: str, err
 @pytest.mark.parametrize("name", ["", "a b", "-a", "a/b", "a" * 41, "ä", "a\n"])
 def test_a_name_that_git_or_a_shell_cannot_handle_is_refused(project: Path, name: str) -> None:
     with pytest.raises(CxrError, match="--name"):
-        sweep.make(project, name, grid(parse(["train.cnn.lr=1e-3"])), 1, 1)
+        sweep.make(project, name, grid(parse(["train.cnn.lr=1e-3"])), 1, Place())
 
 
-def test_a_missing_repository_or_commit_and_untracked_code_are_reported(
+def test_a_missing_repository_or_commit_and_ignored_code_are_reported(
     project: Path, tmp_path: Path
 ) -> None:
     clone = Pipeline(project).copy(tmp_path / "p")
     (clone.folder / "src/cxr/models/resnet.py").write_text("x = 1\n")
-    with pytest.raises(CxrError, match=r"git does not track src/cxr/models/resnet\.py"):
+    plan_of(clone.folder, "train.cnn.lr=1e-3")  # a clone has untracked files, too
+    (clone.folder / ".git/info/exclude").write_text("resnet.py\n")
+    with pytest.raises(CxrError, match=r"git ignores src/cxr/models/resnet\.py"):
         plan_of(clone.folder, "train.cnn.lr=1e-3")
     clone.git("update-ref", "-d", "HEAD")
     with pytest.raises(CxrError, match="has no commit yet"):
@@ -285,7 +297,7 @@ def test_a_missing_repository_or_commit_and_untracked_code_are_reported(
         plan_of(clone.folder, "train.cnn.lr=1e-3")
 
 
-def test_the_command_reports_an_error_in_one_line_and_queues_nothing(
+def test_the_command_reports_an_error_in_one_line_and_runs_nothing(
     project: Path, run_cxr: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_cxr("sweep", "-S", "train.cnn.lr=1e-3,-1") == 2
@@ -296,7 +308,7 @@ def test_the_command_reports_an_error_in_one_line_and_queues_nothing(
     assert not (project / ".dvc/tmp").exists()
 
 
-def test_a_dry_run_shows_what_would_run_and_queues_nothing(
+def test_a_dry_run_shows_what_would_run_and_runs_nothing(
     project: Path, run_cxr: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     call = ["sweep", "-S", "train.cnn.lr=1e-3,2e-3", "--dry-run"]
@@ -314,21 +326,7 @@ def test_a_dry_run_shows_what_would_run_and_queues_nothing(
     assert not (project / ".dvc/tmp").exists()
 
 
-# The queue
-
-
-@pytest.mark.parametrize(
-    "value",
-    [1, -2.5, 1e-05, 0.0001234, True, None, "none", "imagenet", "1", "null", "a,b", "it's", "a=b",
-     "/tmp/with blank/ä.pt", "x[1]", "a\\b", "${x}", "end\\", "a\\'b",
-     "choice(1,2)", [16, 32], [[1], ["x y"]], ""],
-)  # fmt: skip
-def test_dvc_parses_an_override_back_to_the_same_value(value: Any) -> None:
-    """With the parser that DVC uses for `--set-param`."""
-    (parsed,) = OverridesParser.create().parse_overrides([f"k={override(value)}"])
-    assert not parsed.is_sweep_override()
-    assert parsed.value() == value
-    assert type(parsed.value()) is type(value)
+# A log
 
 
 LOG = """Reproducing experiment 's-1'
@@ -365,7 +363,7 @@ def plan_with(configurations: list[dict[str, Any]], n_seeds: int) -> Plan:
         for i, configuration in enumerate(configurations)
         for seed in range(n_seeds)
     ]
-    return Plan("s", configurations, list(range(n_seeds)), 1, 1, 1, "evaluate", experiments)
+    return Plan("s", configurations, list(range(n_seeds)), 1, 1, Place(), "evaluate", experiments)
 
 
 def outcomes_of(vals: list[list[float | None]], model: str = "cnn") -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Commands that run the pipeline and check what it needs."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -196,6 +197,8 @@ def sweep(
     with sweep_table.live(progress.note if as_json else progress.say) as (say, show):
         say(f"sweep: {sweep_table.headline(plan, done)}")
         answer = sweeping.run(plan, root, say, show)
+        if on != LOCAL and len(done) < len(plan.experiments):
+            _log_to_own_store(root, say)
     if as_json:
         print_json(answer.as_json())
     elif answer.failed or not progress.is_quiet():
@@ -238,3 +241,13 @@ def _reproduce(
         raise typer.Exit(STOPPED)
     if done.status != 0:
         raise CxrError(f"the pipeline failed in {project}; see the output above")
+
+
+def _log_to_own_store(root: Path, say: Callable[[str], None]) -> None:
+    """Rebuild the runs of a cluster's nodes, which reach a server but not the project's store."""
+    from cxr.audit import sync
+    from cxr.tracking import database
+
+    if database.uses_own_store():
+        say("sweep: adding the runs of the nodes to MLflow")
+        sync.sync(root, lambda done, total: None)

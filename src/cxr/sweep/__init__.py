@@ -71,10 +71,10 @@ def run(plan: Plan, root: Path, say: Say, show: Show) -> Answer:
     KeyboardInterrupt
         After the running experiments have stopped; their progress is kept.
     """
-    finished = done(plan, root)
-    state = State(plan, results.outcomes(plan, finished, root))
-    missing = [each for each in plan.experiments if each.name not in finished]
     with _exclusive(root):
+        finished = done(plan, root)
+        state = State(plan, results.outcomes(plan, finished, root))
+        missing = [each for each in plan.experiments if each.name not in finished]
         if missing:
             tasks = _tasks(plan, missing, root)
             with _slots(plan, root, say) as slots, signals.handled():

@@ -15,11 +15,13 @@ from cxr import cli
 # Files that take minutes, the longest first. Those before test_clean_results.py do not need `kept`,
 # so one worker runs them while another builds it.
 SLOWEST_FIRST = (
-    "sweep/test_queue.py",
+    "sweep/test_cluster.py",
+    "sweep/test_local.py",
     "faults/test_faults.py",
     "hostile/test_fuzz.py",
     "evaluation/test_coverage.py",
     "test_clean_results.py",
+    "sweep/test_experiments.py",
     "test_pipeline.py",
     "test_readme_commands.py",
     "audit/test_replay.py",

@@ -136,12 +136,10 @@ def test_the_audit_passes_and_experiments_with_equal_results_of_a_model_share_it
             named.setdefault(run.info.run_name.partition(" (")[0], []).append(members)
     apart = sorted([name] for name in names)
     own = ("train-squeezenet", "evaluate", "evaluate-squeezenet")
-    shared = [
-        f"evaluate-{n}" for n in ("cnn", "vit", "attributes-only", "all-negative", "prevalence")
-    ]
-    assert {name: sorted(map(sorted, members)) for name, members in named.items()} == (
-        dict.fromkeys(own, apart) | dict.fromkeys(shared, [sorted(names)])
-    )
+    others = ("cnn", "vit", "attributes-only", "all-negative", "prevalence")
+    expected = {name: apart for name in own}
+    expected |= {f"evaluate-{name}": [sorted(names)] for name in others}
+    assert {name: sorted(map(sorted, members)) for name, members in named.items()} == expected
 
 
 def test_a_second_call_runs_nothing_and_prints_the_same_table(
@@ -202,8 +200,6 @@ def test_an_interrupted_experiment_resumes_from_its_checkpoint(
 ) -> None:
     call = ["sweep", "-S", "train.protocol.epochs=2000", "-S", "train.protocol.patience=2000"]
     call += ["--seeds", "1", "--name", "stopped", "--jobs", "1"]
-    log = next(iter(project.folder.glob("reports/sweeps/stopped/*.log")), None)
-    assert log is None
     for wanted in ("epoch  3", "resuming"):
         with subprocess.Popen(
             [CXR, *call], cwd=project.folder, env=project.environment(), text=True,

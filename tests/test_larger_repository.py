@@ -175,7 +175,7 @@ def test_files_of_a_commit_are_read_from_the_projects_own_folder(project: Path) 
     assert repo.lock_at("HEAD") == repo.lock()
     assert repo.text_at("HEAD", "params.yaml") == (project / "params.yaml").read_text()
     assert repo.text_at("HEAD", "beside.txt" if top != project else "none.txt") is None
-    assert repo.past_outputs("records") == {"0123456789abcdef0123456789abcdef"}
+    assert list(repo.past_outputs("records")) == ["0123456789abcdef0123456789abcdef"]
 
 
 def test_changed_lines_are_counted_even_with_gits_diff_relative_set(nested: Path) -> None:
@@ -276,14 +276,14 @@ def test_the_error_about_an_untrusted_repository_names_its_top_folder(
 
 def plan(project: Path) -> sweep.Plan:
     space = sweep.parse(["train.cnn.lr=1e-3"])
-    return sweep.make(project, "s", sweep.grid(space), 1, 1)
+    return sweep.make(project, "s", sweep.grid(space), 1, sweep.Place())
 
 
 def test_a_sweep_refuses_code_that_the_larger_repository_ignores(nested: Path) -> None:
     assert plan(nested)
     (nested.parents[1] / ".gitignore").write_text("data/\n")
     run(nested, "rm", "-q", "--cached", "src/cxr/data/b.py")
-    with pytest.raises(CxrError, match=r"git does not track src/cxr/data/b\.py.*with --force"):
+    with pytest.raises(CxrError, match=r"git ignores src/cxr/data/b\.py.*git add --force"):
         plan(nested)
 
 

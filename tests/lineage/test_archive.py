@@ -16,7 +16,7 @@ def test_earlier_records_are_searched_only_if_the_working_copy_has_no_such_run(
 ) -> None:
     now, before = found_record("12aa", "34bb"), found_record("12cc", "34bb")
     archive = Archive(Repository(tmp_path))
-    vars(archive).update(current={"evaluate": now}, past=[before])
+    vars(archive).update(current={"evaluate": now}, _past_with=lambda text: [before])
     assert archive.find("12") == {"12aa": now}
     assert archive.find("12c") == {"12cc": before}
     assert archive.find("34bb") == {"34bb": now}

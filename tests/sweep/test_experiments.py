@@ -137,7 +137,7 @@ def test_the_audit_passes_and_experiments_with_equal_results_of_a_model_share_it
     apart = sorted([name] for name in names)
     own = ("train-squeezenet", "evaluate", "evaluate-squeezenet")
     others = ("cnn", "vit", "attributes-only", "all-negative", "prevalence")
-    expected = {name: apart for name in own}
+    expected = dict.fromkeys(own, apart)
     expected |= {f"evaluate-{name}": [sorted(names)] for name in others}
     assert {name: sorted(map(sorted, members)) for name, members in named.items()} == expected
 

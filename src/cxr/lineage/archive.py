@@ -1,6 +1,6 @@
 """Find the record of an output or run among all records that this clone can read."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -60,16 +60,9 @@ class Archive:
 
         Earlier records are searched only if the working copy has no match.
         """
-        for candidates in (self.current.values(), self.past):
-            found = {
-                run_id: each
-                for each in reversed(list(candidates))  # the first record with a run wins
-                for run_id in each.record.run_ids
-                if run_id.startswith(prefix)
-            }
-            if found:
-                return found
-        return {}
+        return _with_runs(self.current.values(), prefix) or _with_runs(
+            self._past_with(prefix), prefix
+        )
 
     def lost(self, lock: Lock) -> dict[str, str]:
         """Records that a lock file names but are missing or damaged in the cache: stage -> MD5."""
@@ -95,14 +88,37 @@ class Archive:
         current = next(filter(made, self.current.values()), None)
         if current is not None and of.current:
             return current
-        makers = [*filter(made, self.past), *([current] if current else [])]
+        past = self._past_with(md5, maker_of=path)
+        makers = [*filter(made, past), *([current] if current else [])]
         in_time = [each for each in makers if each.record.finished <= of.record.started]
         return max(in_time or makers, key=lambda each: each.record.finished, default=None)
 
     @cached_property
     def past(self) -> list[Found]:
         """The records of all commits and experiments, and of DVC's run cache."""
-        found = map(self.of_md5, sorted(self._repository.past_outputs(RECORDS)))
+        found = map(self.of_md5, sorted(self._past_paths))
+        return [one for one in found if one is not None]
+
+    @cached_property
+    def _past_paths(self) -> dict[str, str]:
+        """Path of each of these records by MD5."""
+        return self._repository.past_outputs(RECORDS)
+
+    def _past_with(self, text: str, maker_of: str | None = None) -> list[Found]:
+        """Those of `past` whose file contains a text; to parse thousands would take a minute.
+
+        Parameters
+        ----------
+        maker_of : an output; only records of the stage that makes it.
+        """
+        declared = declarations(self._repository.root)
+        makers = [each for each in declared if maker_of in declared[each].outputs]
+        paths = [records.path_of(stage) for stage in makers] or set(self._past_paths.values())
+        found = []
+        for md5, path in sorted(self._past_paths.items()):
+            file = self._repository.object(md5)
+            if path in paths and file.exists() and text.encode() in file.read_bytes():
+                found.append(self.of_md5(md5))
         return [one for one in found if one is not None]
 
     def _named(self, lock: Lock) -> Iterator[Found]:
@@ -144,3 +160,13 @@ class Archive:
             except CxrError:  # not a record, or of an unsupported schema
                 self._read[md5] = None
         return self._read[md5]
+
+
+def _with_runs(candidates: Iterable[Found], prefix: str) -> dict[str, Found]:
+    """Records by run id, for run ids that start with `prefix`."""
+    return {
+        run_id: each
+        for each in reversed(list(candidates))  # the first record with a run wins
+        for run_id in each.record.run_ids
+        if run_id.startswith(prefix)
+    }

@@ -147,8 +147,8 @@ class Repository:
             return None
         return {f"{path}/{each['relpath']}": each["md5"] for each in entries}
 
-    def past_outputs(self, folder: str) -> set[str]:
-        """MD5 of every file below a folder that was ever an output.
+    def past_outputs(self, folder: str) -> dict[str, str]:
+        """Path of every file below a folder that was ever an output, by MD5.
 
         They are listed in each dvc.lock in a commit, branch or experiment, and in DVC's run cache,
         which also has results that were never committed.
@@ -162,8 +162,8 @@ class Repository:
             if file.is_file() and file.stat().st_size <= MOST_YAML_BYTES:
                 texts.append(file.read_text(errors="replace"))
         # Parsing a hundred lock files as YAML would take seconds.
-        entry = re.compile(rf"path: {folder}/\S+\n\s+hash: md5\n\s+md5: ([0-9a-f]{{32}})\s")
-        return {md5 for text in texts for md5 in entry.findall(text)}
+        entry = re.compile(rf"path: ({folder}/\S+)\n\s+hash: md5\n\s+md5: ([0-9a-f]{{32}})\s")
+        return {md5: path for text in texts for path, md5 in entry.findall(text)}
 
 
 class _Item(BaseModel):

@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import ray_cluster
 from pipeline import create
 
-from faults import crowd, disks, kills, queues, stores
+from faults import crowd, disks, kills, stores, sweeps
 
 
 def main() -> None:
@@ -18,7 +19,7 @@ def main() -> None:
         "stores": run_stores,
         "disks": run_disks,
         "crowd": run_crowd,
-        "queue": run_queue,
+        "sweeps": run_sweeps,
     }
     parser = argparse.ArgumentParser(
         prog="make faults",
@@ -31,6 +32,9 @@ def main() -> None:
     )
     parser.add_argument(
         "--rounds", type=int, default=20, help="rounds of eight processes (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--times", type=int, default=3, help="sweeps with each fault (default: %(default)s)"
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the kills' times (default: %(default)s)"
@@ -114,14 +118,25 @@ def run_crowd(args: argparse.Namespace, folder: Path) -> bool:
     return passed == args.rounds
 
 
-def run_queue(args: argparse.Namespace, folder: Path) -> bool:
-    outcome = queues.run_experiments(folder / "p")
+def run_sweeps(args: argparse.Namespace, folder: Path) -> bool:
+    if reason := ray_cluster.why_not():
+        print(f"sweeps: skipped: {reason}")
+        return True
+    outcomes = []
+    for fault in sweeps.FAULTS:
+        for n in range(args.times):
+            outcome = sweeps.run_with_fault(fault, args.seed + n, folder / f"{len(outcomes)}")
+            outcomes.append(outcome)
+            result = "as expected" if outcome.as_expected else f"UNEXPECTED {outcome}"
+            print(f"     {fault:<24} calls: {outcome.calls}  {result}", flush=True)
+    passed = sum(outcome.as_expected for outcome in outcomes)
+    lost = sum(len(sweeps.RATES) - outcome.results for outcome in outcomes)
+    repeated = sum(outcome.repeated for outcome in outcomes)
     print(
-        f"queue: {outcome.succeeded} of {queues.EXPERIMENTS} experiments succeeded, "
-        f"{queues.WORKERS} at a time and with a reader: "
-        + ("each run logged once, the audit holds" if outcome.as_expected else str(outcome))
+        f"sweeps: {passed} of {len(outcomes)} as expected: {lost} results lost, {repeated} "
+        f"finished experiments repeated, of {len(outcomes) * len(sweeps.RATES)}"
     )
-    return outcome.as_expected
+    return passed == len(outcomes)
 
 
 if __name__ == "__main__":

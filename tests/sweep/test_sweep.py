@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -324,6 +325,29 @@ def test_a_dry_run_shows_what_would_run_and_runs_nothing(
         assert line.split() == [*expected, "to", "run"]
     assert "2 configurations, seeds 0 to 1: 4 experiments, 0 of them done" in shown[5]
     assert not (project / ".dvc/tmp").exists()
+
+
+def test_without_the_extra_a_cluster_is_refused_with_how_to_install_it(
+    project: Path, run_cxr: Callable[..., int], capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setitem(sys.modules, "ray", None)  # an import then fails
+    monkeypatch.delitem(sys.modules, "cxr.sweep.cluster", raising=False)
+    assert run_cxr("sweep", "-S", "train.cnn.lr=1e-3", "--on", "10.0.0.1:6379") == 2
+    printed = capsys.readouterr().err.splitlines()
+    assert printed[-1] == (
+        "cxr: --on needs Ray, which is not installed; run `make cluster` here and on every node"
+    )
+    assert len(printed) == 1
+
+
+def test_a_sweep_on_this_machine_imports_no_ray(project: Path) -> None:
+    call = "sweep -S train.cnn.lr=1e-3 --dry-run".split()
+    code = f"import sys; sys.argv = ['cxr', *{call}]\nfrom cxr.cli import main\ntry:\n    main()\n"
+    code += "except SystemExit:\n    print('ray' in sys.modules, 'torch' in sys.modules)"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1].startswith("False")
 
 
 # A log

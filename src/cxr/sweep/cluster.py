@@ -4,6 +4,7 @@ The driver itself places each slot on a node, as an actor that keeps its CPUs an
 sweep ends. So it always knows what runs where, and Ray's own queue stays empty.
 """
 
+import errno
 import hashlib
 import logging
 import math
@@ -60,6 +61,7 @@ except ImportError:
 NODE_FOLDER = "CXR_NODE_FOLDER"  # environment variable of a node: where its experiments run
 AUTO = "auto"
 PASSED = ("MLFLOW_TRACKING_", "AWS_")  # prefixes of environment variables that nodes need
+FULL = os.strerror(errno.ENOSPC)
 CONNECT_SECONDS = 5.0
 READY_SECONDS = 60.0  # to start a process on a node, which imports Ray and DVC
 
@@ -191,6 +193,11 @@ class RaySlot:
         log.write_bytes(printed)
         if ended is None:
             raise Stopped
+        if (
+            ended.failed is not None
+            and FULL in f"{ended.failed}\n{printed.decode(errors='replace')}"
+        ):
+            raise Lost(FULL.lower(), for_good=True)
         if ended.failed is None and self.cache is None:
             why = self._head.fetch(ended, self._stopping)
             ended = Ended(why) if why else ended

@@ -60,7 +60,7 @@ faults: $(READY) ## kill stages, break stores and disks, and print what is lost;
 	PYTHONPATH=src:tests python -m faults $(ARGS)
 
 bench: $(READY) ## measure speed as ratios to straightforward code; QUICK=1 for two minutes
-	python -m bench $(if $(QUICK),--quick)
+	PYTHONPATH=tests python -m bench $(if $(QUICK),--quick)
 
 plots-page: $(READY) ## rebuild .dvc/plots/page.html with the locked version of Vega
 	python .dvc/plots/page.py

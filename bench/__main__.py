@@ -26,6 +26,7 @@ from bench import (
     reading,
     repro,
     start,
+    sweeping,
     tracking,
     training,
     turnaround,
@@ -76,7 +77,7 @@ def parts(settings: Params, quick: bool) -> dict[str, Callable[[], list[Row]]]:
         "tracking": lambda: tracking.measure(settings, *((2000, 1) if quick else (78_468, 3))),
         "repro": lambda: repro.measure(1 if quick else 5),
         "turnaround": lambda: turnaround.measure(settings, *((1, False) if quick else (11, True))),
-        **({} if quick else {"memory": memory.measure}),
+        **({} if quick else {"sweep": lambda: sweeping.measure(5), "memory": memory.measure}),
         **(
             {"gpu": lambda: gpu.measure(settings)}
             if torch.cuda.is_available() and not quick

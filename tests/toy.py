@@ -22,7 +22,8 @@ import json, os, pathlib, signal, sys, time
 import yaml
 params = yaml.safe_load(pathlib.Path("params.yaml").read_text())
 lr, seconds = params["train"]["cnn"]["lr"], params["train"]["cnn"]["seconds"]
-notes = pathlib.Path(os.environ["CXR_PROJECT"], "notes", os.environ["DVC_EXP_NAME"])
+project, name = os.environ.get("CXR_PROJECT", "."), os.environ["DVC_EXP_NAME"]
+notes = pathlib.Path(project, "notes", name)
 notes.parent.mkdir(exist_ok=True)
 def note(text):
     with open(notes, "a") as file:

@@ -342,7 +342,7 @@ def test_without_the_extra_a_cluster_is_refused_with_how_to_install_it(
 
 
 def test_a_sweep_on_this_machine_imports_no_ray(project: Path) -> None:
-    call = "sweep -S train.cnn.lr=1e-3 --dry-run".split()
+    call = ["sweep", "-S", "train.cnn.lr=1e-3", "--dry-run"]
     code = f"import sys; sys.argv = ['cxr', *{call}]\nfrom cxr.cli import main\ntry:\n    main()\n"
     code += "except SystemExit:\n    print('ray' in sys.modules, 'torch' in sys.modules)"
     command = [sys.executable, "-c", code]

@@ -125,8 +125,14 @@ def run_experiment(task: Task, site: Site, log: Path, control: Control) -> Ended
             return control.run([sys.executable, "-m", "dvc", *arguments], folder, env, output, lock)
 
         pull = ["--pull"] if site.uses_remote else []
-        if dvc("exp", "run", task.target, "--name", task.name, *pull) != 0:
-            return Ended(reason(_tail(log)))
+        delays = iter(RETRY_DELAYS if site.uses_remote else ())
+        while dvc("exp", "run", task.target, "--name", task.name, *pull) != 0:
+            # A stage that fails would fail again; a remote may come back.
+            delay = None if FAILED_STAGE.search(_tail(log)) else next(delays, None)
+            if delay is None:
+                return Ended(reason(_tail(log)))
+            if control.stopping.wait(delay):
+                raise Stopped
         scratch.remove_stale(site.project)
         if site.uses_remote:
             for delay in RETRY_DELAYS:

@@ -23,6 +23,7 @@ URI_COLUMNS = (
     ("model_versions", "source"),
     ("model_versions", "storage_location"),
 )
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 # Database errors are reported once, as TrackingError, so MLflow's own log of them is disabled.
 LOG_LEVELS = {
     "alembic": logging.WARNING,

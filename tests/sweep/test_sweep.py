@@ -1,26 +1,31 @@
 """Configurations of a sweep: how they are generated, checked, named and ranked."""
 
+import io
 import itertools
 import json
 import math
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from pipeline import Pipeline, create
+from rich.console import Console
 from scipy import stats
 
 from cxr import sweep
-from cxr.cli import main
+from cxr.cli import main, sweep_table
 from cxr.errors import CxrError
 from cxr.sweep.experiment import reason
 from cxr.sweep.plan import Experiment, Place, Plan
 from cxr.sweep.ranking import Outcome, over_seeds, table
+from cxr.sweep.runner import Running, State
 from cxr.sweep.space import Range, grid, parse, random
 
 LOG_RANGE = ["train.cnn.lr=log:1e-4..1e-2"]
@@ -141,6 +146,23 @@ def test_a_grid_refuses_ranges_duplicates_and_too_many_configurations() -> None:
 def test_more_samples_than_configurations_are_refused() -> None:
     with pytest.raises(CxrError, match=r"--random is 7, but .* have only about 6 different"):
         random(parse(["a=1..3", "b=x,y"]), 7, seed=0)
+
+
+def test_the_live_table_shows_what_runs_where_what_failed_and_the_best_so_far() -> None:
+    plan = plan_with(lrs(3), 2)
+    *_, running_one, failed_one = plan.experiments
+    done = outcomes_of([[0.7, 0.71], [0.8, 0.81]])
+    running = Running(running_one, SimpleNamespace(place="server-1 2"), time.monotonic() - 75)  # type: ignore[arg-type]
+    failed = {failed_one.name: "the loss\x1b[2J is NaN"}
+    screen = Console(width=80, record=True, file=io.StringIO())
+    screen.print(sweep_table.progress_of(State(plan, done, failed, [running], 600.0)))
+    lines = screen.export_text().splitlines()
+    assert lines[1].split() == ["s-2-s0", "train.cnn.lr=0.003", "0", "server-1", "2", "75", "s"]
+    assert lines[2:] == [
+        "5 of 6 ended, 1 failed, about 10 min left",
+        "s-2-s1 failed: the loss\\x1b[2J is NaN",
+        "best cnn so far: 0.8050, train.cnn.lr=0.002",
+    ]
 
 
 # The plan

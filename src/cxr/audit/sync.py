@@ -113,7 +113,7 @@ def _sync(
 
 def _lacks(log: RunLog, experiment: str, stored: StoredRun, store: Store) -> bool:
     """Whether a figure, a model, a parameter, a tag or a point of a curve is missing."""
-    folder = stored.artifacts
+    folder, run_id = stored.artifacts, stored.run_id
     artifacts = folder is None or all((folder / artifact_place(p)).exists() for p in log.artifacts)
     slides = not log.slides or {(s.key, s.step) for s in log.slides} <= store.slides(stored.run_id)
     labelled = (
@@ -122,7 +122,11 @@ def _lacks(log: RunLog, experiment: str, stored: StoredRun, store: Store) -> boo
         and (not log.shared or experiment in experiments(stored.tags))
     )
     points = all(
-        {step for step, _ in points} <= {step for step, _ in store.history(stored.run_id, name)}
+        name in stored.metrics
+        and (
+            len(points) == 1
+            or {step for step, _ in points} <= {step for step, _ in store.history(run_id, name)}
+        )
         for name, points in shown_metrics(log).items()
     )
     registered = log.registration is None or store.registers(log.registration, stored)

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from cxr import progress
 from cxr.cli.terminal import console
+from cxr.errors import shown as printable
 from cxr.evaluation.intervals import LEVEL
 from cxr.formatting import count, duration, interval, number, signed
 from cxr.sweep import FOLDER, Answer, State
@@ -67,7 +68,7 @@ def live(say: Say) -> Iterator[tuple[Say, Show]]:
     with Live(console=screen, transient=True, auto_refresh=False) as display:
 
         def print_above(line: str) -> None:
-            display.console.print(Text(line))
+            display.console.print(Text(printable(line)))
 
         yield print_above, lambda state: display.update(progress_of(state), refresh=True)
 
@@ -90,7 +91,7 @@ def progress_of(state: State) -> Group:
     for best in table(state.plan, state.outcomes).best:
         settings = ", ".join(f"{key}={text(value)}" for key, value in best.row.params.items())
         lines.append(f"best {best.row.model} so far: {number(best.row.val.mean)}, {settings}")
-    rows = [Text(each, no_wrap=True, overflow="ellipsis") for each in (line, *lines)]
+    rows = [Text(printable(each), no_wrap=True, overflow="ellipsis") for each in (line, *lines)]
     return Group(running, *rows)
 
 

@@ -28,7 +28,10 @@ def show(preview: Preview, path: str, is_proposal: bool) -> None:
     for note in preview.notes:
         console.print(Text(f"! {note}"))
     if is_proposal:
-        console.print("\nTo train on these images, set in params.yaml, and then run `cxr table`:\n")
+        console.print(
+            "\nTo train on these images, replace these keys of download in params.yaml, then run "
+            "`cxr table`:\n"
+        )
         console.print(Text(block(preview, path)))
     elif not preview.problems:
         console.print("params.yaml fits the table; run `make repro`")

@@ -95,14 +95,19 @@ def test_a_failure_stops_no_other(state: State) -> None:
     assert "sweep: toy-2-s0 (train.cnn.lr=2, seed 0) failed: the loss is NaN" in said
 
 
-def test_a_full_disk_is_the_failure_of_one_experiment(state: State) -> None:
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), CxrError("git read-tree failed")]
+)
+def test_an_error_of_disk_or_git_is_the_failure_of_one_experiment(
+    state: State, error: Exception
+) -> None:
     def fill(slot: FakeSlot, name: str) -> Ended:
         if name == "toy-0-s0":
-            raise OSError(28, "No space left on device")
+            raise error
         return Ended(None)
 
     run(state, FakeSlot("a", fill))
-    assert state.failed == {"toy-0-s0": "[Errno 28] No space left on device"}
+    assert state.failed == {"toy-0-s0": str(error)}
     assert len(state.outcomes) == 5
 
 

@@ -111,6 +111,7 @@ def card(record: Record, run_id: str) -> str:
                 f"{facts.environment['device']}, {facts.environment['threads']} threads"
             ),
         ),
+        ("machine", _text(", ".join(filter(None, (record.host, record.job, record.gpu))))),
         *(
             (f"output {_code(path)}", f"md5 `{digest.md5}`")
             for path, digest in record.outputs.items()

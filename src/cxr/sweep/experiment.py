@@ -201,9 +201,7 @@ def _configure_dvc(folder: Path, task: Task, site: Site) -> None:
 
 
 def _environment(site: Site) -> dict[str, str]:
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("DVC_")}
-    for name in git.HOOK_VARIABLES:
-        inherited.pop(name, None)
+    inherited = {k: v for k, v in os.environ.items() if k not in git.HOOK_VARIABLES}
     # Stages look up `python` on PATH.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     project = {"PATH": path, scratch.PROJECT_VARIABLE: str(site.project)}

@@ -134,19 +134,21 @@ class SweepRunner:
         try:
             ended = future.result()
             self._durations.append(time.monotonic() - running.since)
-            self._end(each, ended)
         except Lost as lost:
             self._losses[each.name] += not lost.for_good
-            if self._losses[each.name] == MOST_LOSSES:
-                self._end(each, Ended(f"its process died {MOST_LOSSES} times: {lost}"))
-            else:
+            if not lost.for_good:
+                self._idle.append(slot)
+            if self._losses[each.name] < MOST_LOSSES:
                 self._waiting.appendleft(each)
                 self._say(f"sweep: {slot.place} is lost ({lost}); {each.name} runs again")
-            if lost.for_good:
                 return
-        except OSError as error:
-            self._end(each, Ended(one_line(error)))
-        self._idle.append(slot)
+            ended = Ended(f"its process died {MOST_LOSSES} times: {lost}")
+        except (CxrError, OSError) as error:  # git or the disk
+            ended = Ended(one_line(error))
+            self._idle.append(slot)
+        else:
+            self._idle.append(slot)
+        self._end(each, ended)
 
     def _end(self, experiment: Experiment, ended: Ended) -> None:
         name, state = experiment.name, self._state

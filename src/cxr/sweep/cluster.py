@@ -325,7 +325,7 @@ def _connect(address: str) -> None:
                     f"--on {address}: the cluster refuses the token; set RAY_AUTH_MODE=token and "
                     "RAY_AUTH_TOKEN_PATH as on its nodes"
                 ) from None
-            raise CxrError(f"--on {address}: {one_line(error)}") from None
+            raise CxrError(f"--on {address}: {' '.join(str(error).split())}") from None
 
 
 def _reach(address: str) -> None:

@@ -13,6 +13,7 @@ from cxr.data.columns import InvalidTable
 from cxr.data.table import divide, listing
 from cxr.data.table.listing import Listing
 from cxr.errors import CxrError
+from cxr.labels import CHESTMNIST
 from cxr.params import Table as Settings
 
 DATA = Path(__file__).parents[4] / "shared/data"
@@ -383,6 +384,17 @@ def test_all_problems_of_a_kind_are_found_at_once(tmp_path: Path) -> None:
     ]
 
 
+def read_nih(folder: Path) -> Listing:
+    """Read NIH's own table next to image files, most of which are not there."""
+    nih = {
+        "image": "Image Index", "folders": [str(folder)], "labels": "Finding Labels",
+        "patient": "Patient ID", "split": None, "on_bad_image": "skip",
+        "attributes": {"sex": "Patient Gender", "age": "Patient Age"},
+    }  # fmt: skip
+    settings = Settings.model_validate(SETTINGS | nih)
+    return listing.read(settings, {"path": NIH_TABLE}, folder, 0)
+
+
 @needs_nih
 def test_nihs_table_gives_the_right_labels_to_the_images_that_exist(tmp_path: Path) -> None:
     """Against pandas; 112,120 rows, and 3 images."""
@@ -390,15 +402,7 @@ def test_nihs_table_gives_the_right_labels_to_the_images_that_exist(tmp_path: Pa
     names = ["00000001_000.png", "00000013_005.png", "00030801_001.png"]
     for name in names:
         (tmp_path / name).touch()
-    settings = Settings.model_validate(
-        SETTINGS
-        | {
-            "image": "Image Index", "folders": [str(tmp_path)], "labels": "Finding Labels",
-            "patient": "Patient ID", "split": None, "on_bad_image": "skip",
-            "attributes": {"sex": "Patient Gender", "age": "Patient Age"},
-        }
-    )  # fmt: skip
-    got = listing.read(settings, {"path": NIH_TABLE}, tmp_path, 0)
+    got = read_nih(tmp_path)
     assert len(got.label_names) == 14
     assert len(got.missing) == 112_117
     for i, name in enumerate(names):
@@ -412,3 +416,24 @@ def test_nihs_table_gives_the_right_labels_to_the_images_that_exist(tmp_path: Pa
         }
         assert got.attributes["age"][i] == str(row["Patient Age"])
         assert got.patients is not None and got.patients[i] == row["Patient ID"]
+
+
+@pytest.mark.slow
+@needs_nih
+def test_nihs_table_differs_from_chestmnist_in_26_cells(tmp_path: Path) -> None:
+    """NIH corrected labels since: 25 pneumonias and an effusion, all absent before."""
+    theirs: dict[str, dict[str, int]] = {}
+    with np.load(DATA / "nih_real_64.npz") as real:
+        for split in ("train", "val", "test"):
+            for name, labels in zip(real[f"{split}_ids"], real[f"{split}_labels"], strict=True):
+                theirs[str(name)] = dict(zip(CHESTMNIST, labels.tolist(), strict=True))
+                (tmp_path / f"{name}.png").touch()
+    got = read_nih(tmp_path)
+    different = [
+        (label, theirs[name][label], int(value))
+        for name, values in zip(got.ids, got.labels, strict=True)
+        for label, value in zip(got.label_names, values, strict=True)
+        if theirs[name][label] != value
+    ]
+    assert len(got.ids) == len(theirs) == 2344
+    assert sorted(different) == [("effusion", 0, 1), *[("pneumonia", 0, 1)] * 25]

@@ -48,6 +48,7 @@ def run_with_fault(fault: str, seed: int, folder: Path) -> Outcome:
     project = toy.create(folder / "p")
     cache = Repository(project.folder).cache
     cache.mkdir(parents=True)
+    (folder / "remote").mkdir()
     project.dvc("remote", "add", "--local", "--default", "store", str(folder / "remote"))
     hidden = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(cache)]
     with (

@@ -7,7 +7,7 @@ import time
 
 def gpu_uuid() -> str:
     """The UUID of the GPU that torch uses, as nvidia-smi prints it."""
-    import torch  # by now the stage has imported it
+    import torch  # slow, and only stages with a GPU need it
 
     return f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"
 

@@ -193,12 +193,10 @@ class RaySlot:
         log.write_bytes(printed)
         if ended is None:
             raise Stopped
-        if (
-            ended.failed is not None
-            and FULL in f"{ended.failed}\n{printed.decode(errors='replace')}"
-        ):
-            raise Lost(FULL.lower(), for_good=True)
-        if ended.failed is None and self.cache is None:
+        if ended.failed is not None:
+            if FULL in ended.failed or FULL.encode() in printed:
+                raise Lost(FULL.lower(), for_good=True)
+        elif self.cache is None:
             why = self._head.fetch(ended, self._stopping)
             ended = Ended(why) if why else ended
         return ended

@@ -137,7 +137,7 @@ class SweepRunner:
         except Lost as lost:
             self._losses[each.name] += not lost.for_good
             if not lost.for_good:
-                self._idle.append(slot)
+                self._idle.append(slot)  # which starts a new process
             if self._losses[each.name] < MOST_LOSSES:
                 self._waiting.appendleft(each)
                 self._say(f"sweep: {slot.place} is lost ({lost}); {each.name} runs again")

@@ -16,8 +16,6 @@ from cxr.paths import PARAMS_FILE
 from cxr.pipeline import demo as demo_clone
 from cxr.signals import STOPPED
 
-LOCAL = "local"
-
 
 @app.command(rich_help_panel=RUN)
 def demo() -> None:
@@ -137,7 +135,7 @@ def sweep(
             help="Where to run: local, HOST:PORT of a Ray cluster, or auto for the cluster that "
             "this machine is part of.",
         ),
-    ] = LOCAL,
+    ] = "local",
     cpus: Annotated[
         int | None,
         typer.Option(
@@ -197,7 +195,7 @@ def sweep(
     with sweep_table.live(progress.note if as_json else progress.say) as (say, show):
         say(f"sweep: {sweep_table.headline(plan, done)}")
         answer = sweeping.run(plan, root, say, show)
-        if on != LOCAL and len(done) < len(plan.experiments):
+        if on != sweeping.LOCAL and len(done) < len(plan.experiments):
             _log_to_own_store(root, say)
     if as_json:
         print_json(answer.as_json())

@@ -25,6 +25,7 @@ from cxr.sweep.space import grid, parse, random
 
 __all__ = [
     "FOLDER",
+    "LOCAL",
     "Answer",
     "Place",
     "Plan",

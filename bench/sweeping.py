@@ -30,7 +30,8 @@ def measure(n: int) -> list[Row]:
         if ray_cluster.why_not() is None:
             with ray_cluster.cluster(folder / "cluster") as cluster:
                 cluster.add_node()
-                there = _per_experiment(folder / "ray", n, ray_cluster.ADDRESS, cluster.inside)
+                inside = [*cluster.inside, "env", *(f"{k}={v}" for k, v in cluster.env.items())]
+                there = _per_experiment(folder / "ray", n, ray_cluster.ADDRESS, inside)
             rows.append(Row.with_limit("the same on Ray", there - alone, MOST_ON_RAY))
         one, two = (
             _seconds(folder / f"jobs-{jobs}", 2 * n, "local", [], jobs, STAGE_SECONDS)

@@ -38,7 +38,11 @@ class Cluster:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._temporary = tempfile.TemporaryDirectory(prefix="ray-")  # paths of sockets are short
-        self.env: dict[str, str] = {}  # of programs that use the cluster
+        folder.mkdir(parents=True, exist_ok=True)
+        token = folder / "token"
+        token.write_text("the-token-of-this-cluster-has-at-least-32-characters")
+        # Environment variables of nodes, and of programs that use the cluster.
+        self.env = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
         self._namespace = subprocess.Popen(["unshare", "-n", "sleep", "86400"])
         self._nodes: list[subprocess.Popen[bytes]] = []
         deadline = time.monotonic() + 10
@@ -72,8 +76,7 @@ class Cluster:
             f"--node-ip-address=127.0.0.{number}", f"--num-cpus={cpus}", "--num-gpus=0",
             "--disable-usage-stats", "--object-store-memory=100000000",
         ]  # fmt: skip
-        own = os.environ | SETTINGS | {"CXR_NODE_FOLDER": str(folder)} | (env or {})
-        self.folder.mkdir(parents=True, exist_ok=True)
+        own = os.environ | SETTINGS | self.env | {"CXR_NODE_FOLDER": str(folder)} | (env or {})
         log = self.folder / f"node-{number}.log"
         with open(log, "wb") as output:
             process = subprocess.Popen(
@@ -116,15 +119,12 @@ class Node:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
-
-def workers(folder: Path) -> list[int]:
-    """Process ids of the Ray workers of nodes whose experiments run below a folder."""
-    found = []
-    for pid in _with_folder(folder):
-        with suppress(OSError):
-            if b"ray::Worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.append(pid)
-    return found
+    def kill_worker(self) -> None:
+        """Kill the Ray workers that run experiments on the node."""
+        for pid in _with_folder(self.folder):
+            with suppress(OSError):
+                if b"ray::Worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    os.kill(pid, signal.SIGKILL)
 
 
 def _with_folder(folder: Path) -> list[int]:

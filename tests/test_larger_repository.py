@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 from pipeline import COMMITTER, Pipeline
 
-from cxr import git, params, sweep
+from cxr import git, params
 from cxr.audit import inputs, replay
 from cxr.audit.finding import Verdict
 from cxr.audit.project import Project
@@ -23,7 +23,9 @@ from cxr.errors import CxrError
 from cxr.lineage.archive import Found
 from cxr.lineage.facts import Code, code_files, declaration, take_facts
 from cxr.lineage.repository import Repository
+from cxr.lineage.snapshot import check_out, take
 from cxr.pipeline import demo
+from cxr.sweep.plan import Place, make
 
 ROOT = Path(__file__).parents[1]
 LAYOUTS = ("alone", "in a sub-folder", "as a submodule", "in a linked worktree")
@@ -274,17 +276,15 @@ def test_the_error_about_an_untrusted_repository_names_its_top_folder(
         git.ask(nested, "rev-parse", "HEAD")
 
 
-def plan(project: Path) -> sweep.Plan:
-    space = sweep.parse(["train.cnn.lr=1e-3"])
-    return sweep.make(project, "s", sweep.grid(space), 1, sweep.Place())
-
-
-def test_a_sweep_refuses_code_that_the_larger_repository_ignores(nested: Path) -> None:
-    assert plan(nested)
+def test_a_snapshot_has_code_that_the_larger_repository_ignores(
+    nested: Path, tmp_path: Path
+) -> None:
     (nested.parents[1] / ".gitignore").write_text("data/\n")
     run(nested, "rm", "-q", "--cached", "src/cxr/data/b.py")
-    with pytest.raises(CxrError, match=r"git ignores src/cxr/data/b\.py.*git add --force"):
-        plan(nested)
+    (nested / ".dvc").mkdir()
+    (nested / ".dvc/config").touch()
+    clone = check_out(take(nested), tmp_path / "clone")
+    assert (clone / "src/cxr/data/b.py").read_bytes() == (nested / "src/cxr/data/b.py").read_bytes()
 
 
 def test_two_projects_in_one_repository_name_their_experiments_differently(nested: Path) -> None:
@@ -292,8 +292,9 @@ def test_two_projects_in_one_repository_name_their_experiments_differently(neste
     twin = nested.with_name("twin")
     shutil.copytree(nested, twin)
     commit(nested.parents[1])
-    (first,), (second,) = plan(nested).experiments, plan(twin).experiments
-    assert first.name != second.name
+    plans = [make(folder, "s", [{"train.cnn.lr": 1e-3}], 1, Place()) for folder in (nested, twin)]
+    first, second = (plan.experiments[0].name for plan in plans)
+    assert first != second
 
 
 def test_the_doctor_reports_a_project_folder_that_is_not_committed(nested: Path) -> None:

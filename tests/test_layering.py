@@ -10,8 +10,8 @@ SRC = ROOT / "src" / "cxr"
 
 # Packages and top-level modules of cxr, the lowest layer first.
 LAYERS = (
-    {"arrays", "errors", "formatting", "locks", "paths", "signals"},
-    {"documents", "git", "labels", "progress"},
+    {"arrays", "errors", "formatting", "paths", "signals"},
+    {"documents", "git", "labels", "locks", "progress"},
     {"hashing", "params"},
     {"data"},
     {"evaluation", "lineage", "models"},

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 from filelock import SoftFileLock
 
-from cxr import locks, sweep
+from cxr import locks
 from cxr.errors import CxrError
 from cxr.locks import Timeout
 from cxr.pipeline import scratch
+from cxr.sweep import run
 
 # Errors of flock(2) on NFS without a lock daemon, Lustre without `-o flock`, and others.
 ERRNOS = [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP]
@@ -63,13 +64,16 @@ def test_a_second_process_waits_and_names_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     without_locks(monkeypatch, number)
-    lock = locks.file_lock(tmp_path / "stage.lock")
+    lock_path = tmp_path / "stage.lock"
+    lock = locks.file_lock(lock_path)
     assert isinstance(lock, SoftFileLock) == bool(number)
-    with held(tmp_path / "stage.lock", number) as first:
+    with held(lock_path, number) as first:
         with pytest.raises(Timeout):
             locks.acquire(lock)
         assert locks.holder(lock) == f"process {first.pid}"
-        assert locks.how_to_end(lock).endswith(f"`kill {first.pid}`")
+        message = f"process {first.pid} is already at it; wait for it, or stop it with `kill"
+        with pytest.raises(CxrError, match=message), locks.exclusive(lock_path, "at it"):
+            pass
 
 
 @pytest.mark.parametrize("number", [0, *ERRNOS])
@@ -119,7 +123,7 @@ def test_a_sweep_is_refused_without_file_locks(
 ) -> None:
     without_locks(monkeypatch, errno.ENOLCK)
     with pytest.raises(CxrError, match="no file locks, which a sweep needs"):
-        sweep.run(None, tmp_path, print, print)  # type: ignore[arg-type]
+        run.run(None, tmp_path, print, print)  # type: ignore[arg-type]
 
 
 def test_filelock_writes_the_host_name_of_this_machine(tmp_path: Path) -> None:

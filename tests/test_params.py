@@ -223,11 +223,14 @@ def test_a_missing_key_is_named(copy: Path, key: str) -> None:
 @pytest.mark.parametrize(
     ("entry", "problem"),
     [
-        ("BBox_List_2017.csv", " is 'BBox_List_2017.csv'; expected a valid dictionary"),
+        ("BBox_List_2017.csv", " is 'BBox_List_2017.csv'; expected a section"),
         ({"path": ""}, ".path is ''; "),
         ({"labels": {}}, ".path is missing; add it"),
         ({"path": "b.csv", "label": {}}, ".label is not a known key; remove it"),
-        ({"path": "b.csv", "labels": ["Mass"]}, ".labels is ['Mass']; expected a valid dictionary"),
+        (
+            {"path": "b.csv", "labels": ["Mass"]},
+            ".labels is ['Mass']; expected a section",
+        ),
         ({"path": "b.csv", "labels": {"Lump": "Mass"}}, ".labels.Lump is 'Mass'; expected a list"),
         ({"path": "b.csv", "labels": {"Lump": []}}, ".labels.Lump is []; "),
     ],

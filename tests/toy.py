@@ -11,10 +11,9 @@ from typing import Any
 import yaml
 from pipeline import ROOT, Pipeline
 
-from cxr import sweep
 from cxr.errors import CxrError
-from cxr.sweep import Place, Plan
-from cxr.sweep.plan import Experiment
+from cxr.sweep import run
+from cxr.sweep.plan import Experiment, Place, Plan
 
 # Its result depends on the parameters alone. It fails for a negative rate, and counts its starts.
 STAGE = """
@@ -84,9 +83,9 @@ def plan(*rates: float, place: Place, seconds: float = 0, n_seeds: int = 1) -> P
         for seed in range(n_seeds):
             params: dict[str, Any] = configuration | {"train.cnn.seconds": seconds, "seed": seed}
             name = f"toy-{configuration['train.cnn.lr']}-s{seed}".replace(".", "_")
-            experiments.append(Experiment(name, configuration, seed, params))
+            experiments.append(Experiment(name, configuration, seed, params, "evaluate"))
     threads, seeds = place.threads(1), list(range(n_seeds))
-    return Plan("toy", configurations, seeds, threads, 1, place, "evaluate", experiments)
+    return Plan("toy", configurations, seeds, threads, 1, place, experiments)
 
 
 def command(project: Pipeline, *arguments: str) -> list[str]:
@@ -118,7 +117,7 @@ def main() -> None:
         print(line, flush=True)
 
     try:
-        answer = sweep.run(planned, Path(folder), say, lambda state: None)
+        answer = run.run(planned, Path(folder), say, lambda state: None)
     except CxrError as error:
         print(f"cxr: {error}", file=sys.stderr)
         sys.exit(2)

@@ -2,14 +2,22 @@
 
 import fcntl
 import os
+import signal
 import socket
 import tempfile
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
-__all__ = ["BaseFileLock", "Timeout", "acquire", "file_lock", "has_locks", "holder", "how_to_end"]
+from cxr.errors import CxrError
+
+__all__ = [
+    "BaseFileLock", "Timeout", "acquire", "exclusive", "file_lock", "has_locks", "holder",
+    "taken_over",
+]  # fmt: skip
 
 POLL_SECONDS = 0.5
 SOFT = ".soft"  # suffix of a lock file whose existence is the lock
@@ -47,12 +55,47 @@ def holder(lock: BaseFileLock) -> str:
     return f"process {pid}" if host == socket.gethostname() else f"process {pid} on {host}"
 
 
-def how_to_end(lock: BaseFileLock) -> str:
-    """What the user can do about a lock that another process holds."""
-    pid, host = _holder(lock)
-    if host == socket.gethostname():
-        return f"wait for it, or stop it with `kill {pid}`"
-    return f"wait for it, or delete {lock.lock_file} if it is no longer running"
+@contextmanager
+def exclusive(path: Path, doing: str) -> Iterator[None]:
+    """Hold a lock on a file; CxrError if another process does, which is `doing` the same."""
+    lock = file_lock(path)
+    try:
+        acquire(lock)
+    except Timeout:
+        pid, host = _holder(lock)
+        fix = f"stop it with `kill {pid}`"
+        if host != socket.gethostname():
+            fix = f"delete {lock.lock_file} if it is no longer running"
+        raise CxrError(f"{holder(lock)} is already {doing}; wait for it, or {fix}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def taken_over(path: Path, patience: float) -> Iterator[int]:
+    """Lock a file whose lock may be held by programs that outlived the process that started them.
+
+    They are interrupted, and killed after `patience` seconds. Yields a descriptor of the file: a
+    program that inherits it holds the lock, too. Write the program's group to it.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+    try:
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                is_late = time.monotonic() > deadline
+                with suppress(ValueError, ProcessLookupError):
+                    group = int(os.pread(descriptor, 20, 0))
+                    os.killpg(group, signal.SIGKILL if is_late else signal.SIGINT)
+                time.sleep(1)
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _holder(lock: BaseFileLock) -> tuple[str, str]:

@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 
-from cxr.documents import check_is_no_lfs_pointer, read_yaml, restoring
+from cxr.documents import check_is_no_lfs_pointer, read_yaml
 from cxr.errors import CxrError
 from cxr.paths import PARAMS_FILE
 
@@ -372,15 +372,20 @@ def change(path: Path, changes: dict[str, Any]) -> None:
     yaml = YAML()
     yaml.width = 4096
     content = yaml.load(path)
+    assign(content, changes)
+    yaml.dump(content, path)
+
+
+def assign(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Set dotted keys; CxrError if a section does not exist."""
     for key, value in changes.items():
         *parents, last = key.split(".")
-        section = content
+        section: Any = values
         for parent in parents:
             section = section.get(parent) if isinstance(section, dict) else None
         if not isinstance(section, dict):
-            raise CxrError(f"{path} has no section for {key}; {restoring(path)}")
+            raise CxrError(f"{PARAMS_FILE}: {key} has no section {'.'.join(parents)}")
         section[last] = value
-    yaml.dump(content, path)
 
 
 def named_file(key: str, name: str, root: Path) -> Path:
@@ -436,6 +441,8 @@ def _message(error: ErrorDetails, schema: type[Section], prefix: tuple[str, ...]
 
 def _expectation(message: str) -> str:
     """Pydantic's message without its subject: `expected a number greater than 0`."""
+    if "valid dictionary" in message:
+        return "expected a section"
     expected = message.removeprefix("Input should be ").replace("valid tuple", "list")
     if expected == message:
         return f"{message[0].lower()}{message[1:]}"

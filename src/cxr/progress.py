@@ -38,6 +38,8 @@ stderr_console = _PipeTolerantConsole(
 )  # for commands that print results to stdout
 log = logging.getLogger("cxr")
 
+Say = Callable[[str], None]  # prints a line
+
 
 class Advance(Protocol):
     """Updates a progress bar."""

@@ -128,13 +128,14 @@ def run_sweeps(args: argparse.Namespace, folder: Path) -> bool:
             outcome = sweeps.run_with_fault(fault, args.seed + n, folder / f"{len(outcomes)}")
             outcomes.append(outcome)
             result = "as expected" if outcome.as_expected else f"UNEXPECTED {outcome}"
-            print(f"     {fault:<24} calls: {outcome.calls}  {result}", flush=True)
+            print(f"     {fault:<28} calls: {outcome.calls}  {result}", flush=True)
     passed = sum(outcome.as_expected for outcome in outcomes)
-    lost = sum(len(sweeps.RATES) - outcome.results for outcome in outcomes)
+    n = sum(outcome.n for outcome in outcomes)
+    lost = n - sum(outcome.results for outcome in outcomes)
     repeated = sum(outcome.repeated for outcome in outcomes)
     print(
         f"sweeps: {passed} of {len(outcomes)} as expected: {lost} results lost, {repeated} "
-        f"finished experiments repeated, of {len(outcomes) * len(sweeps.RATES)}"
+        f"finished experiments repeated, of {n}"
     )
     return passed == len(outcomes)
 

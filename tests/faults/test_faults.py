@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import pytest
-import ray_cluster
 from pipeline import create
 
-from faults import crowd, disks, kills, stores, sweeps
+from faults import crowd, disks, kills, stores
 
 
 @pytest.fixture(scope="module")
@@ -73,15 +72,3 @@ def test_a_full_disk_gives_a_one_line_error_and_no_partial_output(
         pytest.skip(str(reason))
     assert [outcome for outcome in outcomes if not outcome.as_expected] == []
     assert any(outcome.status == 2 for outcome in outcomes)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(ray_cluster.why_not() is not None, reason=str(ray_cluster.why_not()))
-@pytest.mark.parametrize("fault", ["no DVC remote for 20 s", "a full disk on a node"])
-def test_a_sweep_survives_what_its_nodes_lose(
-    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The other faults are in sweep/test_cluster.py."""
-    monkeypatch.setattr(sweeps, "OUTAGE", 5.0)
-    outcome = sweeps.run_with_fault(fault, 0, tmp_path)
-    assert outcome.as_expected, outcome

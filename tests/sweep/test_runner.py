@@ -10,11 +10,15 @@ import pytest
 import toy
 
 from cxr.errors import CxrError
-from cxr.sweep import Place, runner
-from cxr.sweep.experiment import Ended, Stopped
-from cxr.sweep.runner import Lost, State, SweepRunner
+from cxr.lineage.snapshot import Packed, Snapshot
+from cxr.sweep import runner
+from cxr.sweep.experiment import Lost, Stopped
+from cxr.sweep.plan import Experiment, Place
+from cxr.sweep.runner import State, SweepRunner
 
-Behaviour = Callable[["FakeSlot", str], Ended]
+SNAPSHOT = Snapshot("", "", "", "", b"")
+PACKED = Packed("", "", "")
+Behaviour = Callable[["FakeSlot", str], Packed]
 
 
 class FakeSlot:
@@ -25,9 +29,9 @@ class FakeSlot:
         self.ran: list[str] = []
         self.stopped = Event()
 
-    def run(self, task: Any, log: Path) -> Ended:
-        self.ran.append(task)
-        return self.behave(self, task)
+    def run(self, snapshot: Any, experiment: Experiment, log: Path) -> Packed:
+        self.ran.append(experiment.name)
+        return self.behave(self, experiment.name)
 
     def send(self, signum: int) -> None: ...
 
@@ -35,15 +39,15 @@ class FakeSlot:
         self.stopped.set()
 
 
-def succeed(slot: FakeSlot, name: str) -> Ended:
-    return Ended(None)
+def succeed(slot: FakeSlot, name: str) -> Packed:
+    return PACKED
 
 
-def lose(slot: FakeSlot, name: str) -> Ended:
+def lose(slot: FakeSlot, name: str) -> Packed:
     raise Lost("out of memory")
 
 
-def lose_for_good(slot: FakeSlot, name: str) -> Ended:
+def lose_for_good(slot: FakeSlot, name: str) -> Packed:
     raise Lost("its node is lost", for_good=True)
 
 
@@ -51,6 +55,7 @@ def lose_for_good(slot: FakeSlot, name: str) -> Ended:
 def state(monkeypatch: pytest.MonkeyPatch) -> State:
     """Of a sweep of six experiments, none of which is done."""
     monkeypatch.setattr(runner, "receive", lambda ended, root: None)
+    monkeypatch.setattr(runner, "notes", lambda log: {"train-cnn: note: no MLflow"})
     monkeypatch.setattr(runner, "outcomes", lambda plan, names, root: {n: {} for n in names})
     return State(toy.plan(*range(6), place=Place()), {})
 
@@ -58,15 +63,14 @@ def state(monkeypatch: pytest.MonkeyPatch) -> State:
 def run(state: State, *slots: FakeSlot, show: Callable[[State], None] = lambda state: None) -> Any:
     """Run all experiments that are not done; returns the lines said."""
     said: list[str] = []
-    tasks: Any = {e.name: e.name for e in state.plan.experiments if e.name not in state.outcomes}
-    SweepRunner(state, tasks, slots, Path(), said.append, show).run()
+    SweepRunner(state, SNAPSHOT, slots, Path(), said.append, show).run()
     return said
 
 
 def test_every_experiment_runs_once_and_all_slots_are_used(state: State) -> None:
-    def slowly(slot: FakeSlot, name: str) -> Ended:
+    def slowly(slot: FakeSlot, name: str) -> Packed:
         time.sleep(0.02)
-        return Ended(None)
+        return PACKED
 
     a, b = FakeSlot("a", slowly), FakeSlot("b", slowly)
     run(state, a, b)
@@ -81,13 +85,17 @@ def test_only_experiments_that_are_not_done_run(state: State) -> None:
     slot = FakeSlot("a", succeed)
     said = run(state, slot)
     assert slot.ran == others
-    assert said[0].startswith(f"sweep: 2 of 6 done: {others[0]} (train.cnn.lr=1, seed 0), about ")
+    assert said[0] == f"sweep: {others[0]}: train-cnn: note: no MLflow"
+    assert said[1].startswith(f"sweep: 2 of 6 done: {others[0]} (train.cnn.lr=1, seed 0), about ")
+    assert sum("no MLflow" in line for line in said) == 1  # the others noted the same
     assert said[-1].endswith("done: toy-5-s0 (train.cnn.lr=5, seed 0)")
 
 
 def test_a_failure_stops_no_other(state: State) -> None:
-    def fail_third(slot: FakeSlot, name: str) -> Ended:
-        return Ended("the loss is NaN" if name == "toy-2-s0" else None)
+    def fail_third(slot: FakeSlot, name: str) -> Packed:
+        if name == "toy-2-s0":
+            raise CxrError("the loss is NaN")
+        return PACKED
 
     said = run(state, FakeSlot("a", fail_third))
     assert state.failed == {"toy-2-s0": "the loss is NaN"}
@@ -101,10 +109,10 @@ def test_a_failure_stops_no_other(state: State) -> None:
 def test_an_error_of_disk_or_git_is_the_failure_of_one_experiment(
     state: State, error: Exception
 ) -> None:
-    def fill(slot: FakeSlot, name: str) -> Ended:
+    def fill(slot: FakeSlot, name: str) -> Packed:
         if name == "toy-0-s0":
             raise error
-        return Ended(None)
+        return PACKED
 
     run(state, FakeSlot("a", fill))
     assert state.failed == {"toy-0-s0": str(error)}
@@ -120,8 +128,8 @@ def test_a_lost_experiment_runs_again_elsewhere(state: State) -> None:
 
 
 def test_an_experiment_that_kills_every_process_fails(state: State) -> None:
-    def lose_one(slot: FakeSlot, name: str) -> Ended:
-        return lose(slot, name) if name == "toy-1-s0" else Ended(None)
+    def lose_one(slot: FakeSlot, name: str) -> Packed:
+        return lose(slot, name) if name == "toy-1-s0" else PACKED
 
     slot = FakeSlot("a", lose_one)
     run(state, slot)
@@ -140,7 +148,7 @@ def test_without_slots_the_sweep_ends_with_what_to_do(state: State) -> None:
 def test_an_interrupt_stops_every_slot_and_waits_for_them(state: State) -> None:
     ended: list[str] = []
 
-    def wait_for_stop(slot: FakeSlot, name: str) -> Ended:
+    def wait_for_stop(slot: FakeSlot, name: str) -> Packed:
         assert slot.stopped.wait(10)
         time.sleep(0.05)
         ended.append(name)

@@ -247,7 +247,8 @@ def find_run(text: str, project: Project) -> tuple[Found, str]:
         )
     archive, store = project.archive, project.store
     stored = {run.original_id: run for run in (store.starting_with(text) if store else [])}
-    known = archive.find(text)
+    tagged = [run.tags.get(records.RECORD_TAG, "") for run in stored.values()]
+    known = archive.find(text, tagged)
     ids = known.keys() | stored.keys()
     if not ids:
         raise CxrError(
@@ -257,9 +258,7 @@ def find_run(text: str, project: Project) -> tuple[Found, str]:
         raise CxrError(f"{text} matches {len(ids)} run ids; give more digits")
     run_id = ids.pop()
     run = stored.get(run_id)
-    found = known.get(run_id) or archive.find(run_id).get(run_id)
-    if found is None and run and (named := archive.of_md5(run.tags.get(records.RECORD_TAG, ""))):
-        found = named if run_id in named.record.run_ids else None
+    found = known.get(run_id) or archive.find(run_id, tagged).get(run_id)
     if found is None:
         if run and run.status != FINISHED:
             why = run.tags.get("cxr.failure", "it did not finish")

@@ -177,15 +177,16 @@ def sweep(
 
     Example: cxr sweep -S train.vit.depth=2..8 --random 40 --seeds 5 --on 10.0.0.1:6379 --gpus 0.5
     """
-    from cxr import sweep as sweeping
     from cxr.cli import sweep_table
+    from cxr.sweep import results, space
+    from cxr.sweep import run as sweeping
+    from cxr.sweep.plan import LOCAL, Place, make
 
-    space = sweeping.parse(assignments or [])
-    drawn = sweeping.grid(space) if random is None else sweeping.random(space, random, seed)
+    parsed = space.parse(assignments or [])
+    drawn = space.grid(parsed) if random is None else space.random(parsed, random, seed)
     root = project()
-    place = sweeping.Place(on, jobs, cpus, gpus)
-    plan = sweeping.make(root, name, drawn, seeds, place, explain)
-    done = sweeping.done(plan, root)
+    plan = make(root, name, drawn, seeds, Place(on, jobs, cpus, gpus), explain)
+    done = results.done(plan, root)
     if dry_run and as_json:
         print_json(plan.as_json() | {"done": sorted(done)})
     elif dry_run:
@@ -195,7 +196,7 @@ def sweep(
     with sweep_table.live(progress.note if as_json else progress.say) as (say, show):
         say(f"sweep: {sweep_table.headline(plan, done)}")
         answer = sweeping.run(plan, root, say, show)
-        if on != sweeping.LOCAL and len(done) < len(plan.experiments):
+        if on != LOCAL and len(done) < len(plan.experiments):
             _log_to_own_store(root, say)
     if as_json:
         print_json(answer.as_json())

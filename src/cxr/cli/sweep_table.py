@@ -14,11 +14,12 @@ from cxr.cli.terminal import console
 from cxr.errors import shown as printable
 from cxr.evaluation.intervals import LEVEL
 from cxr.formatting import count, duration, interval, number, signed
-from cxr.sweep import FOLDER, Answer, State
+from cxr.progress import Say
 from cxr.sweep.plan import EXPLAINED, Plan
 from cxr.sweep.ranking import Best, Row, table
-from cxr.sweep.results import log_of
-from cxr.sweep.runner import Say, Show
+from cxr.sweep.results import FOLDER, log_of
+from cxr.sweep.run import Answer
+from cxr.sweep.runner import Show, State
 from cxr.sweep.space import shown, text
 
 MOST_LINES, MOST_FAILED = 20, 3  # of the live table
@@ -78,11 +79,12 @@ def progress_of(state: State) -> Group:
     running = Table(box=None, pad_edge=False)
     for column in ("running", "configuration", "seed", "on", "for"):
         running.add_column(column, overflow="ellipsis", no_wrap=True)
-    for each in state.running[:MOST_LINES]:
+    for each in list(state.running.values())[:MOST_LINES]:
         one, seconds = each.experiment, time.monotonic() - each.since
         cells = (one.name, shown(one.configuration), str(one.seed), each.slot.place)
         running.add_row(*map(Text, cells), duration(seconds))
-    line = f"{state.n_ended} of {len(state.plan.experiments)} ended, {len(state.failed)} failed"
+    n_ended = len(state.outcomes) + len(state.failed)
+    line = f"{n_ended} of {len(state.plan.experiments)} ended, {len(state.failed)} failed"
     if more := len(state.running) - MOST_LINES:
         line += f", {more} more running" if more > 0 else ""
     if state.seconds_left is not None:
@@ -115,7 +117,7 @@ def answer(answer: Answer) -> None:
         f"macro AUROC over {count(n_seeds, 'seed')}; the best is chosen on validation only"
     )
     for each in answer.table.best:
-        for line in _verdict(each, has_maps=answer.plan.target == EXPLAINED):
+        for line in _verdict(each, has_maps=answer.plan.experiments[0].target == EXPLAINED):
             console.print(Text(line))
     if answer.failed:
         failed = count(len(answer.failed), "experiment")

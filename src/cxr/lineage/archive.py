@@ -21,9 +21,14 @@ class Found:
 
     record: Record
     digest: Digest  # of the record's file
-    locked: LockedStage | None  # the lock file's entry that names the record
+    lock: Lock | None  # the lock file that names the record
     current: bool  # its outputs are in the working copy
     trusted: bool = True  # False if dvc.lock names another record and the cache has neither
+
+    @property
+    def locked(self) -> LockedStage | None:
+        """The lock file's entry of the stage."""
+        return self.lock.get(self.record.stage) if self.lock else None
 
     @property
     def outputs(self) -> dict[str, Digest]:
@@ -55,13 +60,16 @@ class Archive:
         record = self._cached(md5)
         return Found(record, self._digest(md5), None, current=False) if record else None
 
-    def find(self, prefix: str) -> dict[str, Found]:
+    def find(self, prefix: str, md5s: Iterable[str] = ()) -> dict[str, Found]:
         """Records by run id, for run ids that start with `prefix`.
 
-        Earlier records are searched only if the working copy has no match.
+        Earlier records are searched only if the working copy has no match: first those with one of
+        `md5s`, since to search thousands takes seconds.
         """
-        return _with_runs(self.current.values(), prefix) or _with_runs(
-            self._past_with(prefix), prefix
+        return (
+            _with_runs(self.current.values(), prefix)
+            or _with_runs(filter(None, map(self.of_md5, md5s)), prefix)
+            or _with_runs(self._past_with(prefix), prefix)
         )
 
     def lost(self, lock: Lock) -> dict[str, str]:
@@ -76,9 +84,9 @@ class Archive:
     def maker(self, path: str, md5: str, of: Found) -> Found | None:
         """The record of the stage that made an input of another result.
 
-        For a result in the working copy, this is the working copy's own record. For an earlier
-        result it is the last record finished before that result started, since the same content may
-        have been made again later.
+        For a result in the working copy, this is the working copy's own record, and for one of an
+        experiment it is that in the experiment's lock file. Otherwise it is the last record
+        finished before the result started, since the same content may have been made again later.
         """
 
         def made(found: Found) -> bool:
@@ -88,10 +96,19 @@ class Archive:
         current = next(filter(made, self.current.values()), None)
         if current is not None and of.current:
             return current
+        if beside := next(filter(made, self._beside(of)), None):
+            return beside
         past = self._past_with(md5, maker_of=path)
         makers = [*filter(made, past), *([current] if current else [])]
         in_time = [each for each in makers if each.record.finished <= of.record.started]
         return max(in_time or makers, key=lambda each: each.record.finished, default=None)
+
+    def _beside(self, found: Found) -> Iterable[Found]:
+        """The records in the lock file of the experiment that made a result."""
+        if found.lock:
+            return self._named(found.lock)
+        commit = dict(self._repository.experiments()).get(records.experiment(found.record))
+        return self._named(self._repository.lock_at(commit)) if commit else ()
 
     @cached_property
     def past(self) -> list[Found]:
@@ -127,7 +144,7 @@ class Archive:
                 if path.startswith(f"{RECORDS}/"):
                     record = self._cached(digest.md5)
                     if record is not None:
-                        yield Found(record, self._digest(digest.md5), stage, current=False)
+                        yield Found(record, self._digest(digest.md5), lock, current=False)
 
     def _current(self, stage: str, lock: Lock) -> Found | None:
         """The record on disk, or the one that dvc.lock names if it differs and is in the cache."""
@@ -137,16 +154,16 @@ class Archive:
         cached = self._cached(named.md5) if named else None
         if not path.is_file():
             if named and cached:
-                return Found(cached, self._digest(named.md5), entry, current=True)
+                return Found(cached, self._digest(named.md5), lock, current=True)
             return None
         on_disk, digest = records.read(path), hashing.digest(path)
         if named and named.md5 != digest.md5 and cached:
-            return Found(cached, self._digest(named.md5), entry, current=True)
+            return Found(cached, self._digest(named.md5), lock, current=True)
         if on_disk.stage != stage:
             raise damaged(path, f"it is the record of {on_disk.stage}")
         if named and named.md5 != digest.md5 and self._cached(digest.md5) is None:
-            return Found(on_disk, digest, entry, current=True, trusted=False)
-        return Found(on_disk, digest, entry, current=True)
+            return Found(on_disk, digest, lock, current=True, trusted=False)
+        return Found(on_disk, digest, lock, current=True)
 
     def _digest(self, md5: str) -> Digest:
         return hashing.digest(self._repository.object(md5))

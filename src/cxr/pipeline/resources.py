@@ -1,8 +1,23 @@
-"""Resources used by a stage, logged to MLflow as system metrics."""
+"""The GPUs of this machine, and the resources that a stage used, as MLflow's system metrics."""
 
 import os
 import resource
+import subprocess
 import time
+from contextlib import suppress
+
+VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs as CUDA_VISIBLE_DEVICES names them; asking torch would take a second."""
+    visible = os.environ.get(VISIBLE_GPUS)
+    if visible is not None:
+        return [each for each in visible.split(",") if each]
+    with suppress(OSError, subprocess.CalledProcessError):
+        listing = subprocess.run(["nvidia-smi", "-L"], check=True, capture_output=True, text=True)
+        return [str(n) for n in range(listing.stdout.count("GPU "))]
+    return []
 
 
 def gpu_uuid() -> str:

@@ -14,7 +14,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from cxr.lineage import records
 from cxr.lineage.records import Record
 from cxr.locks import Timeout
 from cxr.paths import LOCK_FILE
+from cxr.progress import Say
 
 FOLDER = ".scratch"
 # Environment variables: another folder, to start from scratch; the project whose scratch folder and
@@ -34,8 +35,6 @@ FOLDER = ".scratch"
 FOLDER_VARIABLE, PROJECT_VARIABLE = "CXR_SCRATCH", "CXR_PROJECT"
 KEPT_SECONDS = 14 * 24 * 3600  # how long unfinished work is kept
 ATTEMPT = "attempt.json"
-
-Say = Callable[[str], None]  # prints a line
 
 
 @dataclass(frozen=True)
@@ -137,29 +136,15 @@ def claimed(
         If another process is running this stage in this working copy.
     """
     with (
-        _stage_lock(workspace, stage),
+        locks.exclusive(
+            folder_of(workspace) / f"{stage}.lock", "running this stage in this working copy"
+        ),
         _fingerprint_lock(folder_of(project), fingerprint, say) as folder,
     ):
         remove_stale(project, fingerprint)
         if _is_in_dvc_lock(folder):  # the result is to be made again, as with `dvc repro --force`
             shutil.rmtree(folder)
         yield Scratch(stage, folder, _attempt(folder, workspace, stage))
-
-
-@contextmanager
-def _stage_lock(workspace: Path, stage: str) -> Iterator[None]:
-    lock = locks.file_lock(folder_of(workspace) / f"{stage}.lock")
-    try:
-        locks.acquire(lock)
-    except Timeout:
-        raise CxrError(
-            f"{locks.holder(lock)} is already running this stage in this working copy; "
-            f"{locks.how_to_end(lock)}"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextmanager

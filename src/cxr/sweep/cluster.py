@@ -33,22 +33,21 @@ from cxr.hashing import md5_of_file, md5_of_folder
 from cxr.lineage.facts import PACKAGES
 from cxr.lineage.records import JOB_VARIABLE
 from cxr.lineage.repository import Repository
+from cxr.lineage.snapshot import Packed, Snapshot, unpack
+from cxr.pipeline.resources import VISIBLE_GPUS
+from cxr.progress import Say
 from cxr.sweep.experiment import (
-    RETRY_DELAYS,
-    Control,
-    Ended,
+    Lost,
     Site,
     Stopped,
-    Task,
     reason,
-    run_experiment,
-    unpack,
+    tries,
 )
-from cxr.sweep.local import VISIBLE_GPUS
-from cxr.sweep.plan import Place
-from cxr.sweep.runner import Lost, Say
+from cxr.sweep.plan import Experiment, Place
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Tries to connect, a second each; with a wrong token all of them are made.
+os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "3")
 try:
     import ray
     from ray.exceptions import GetTimeoutError, RayError, RayTaskError
@@ -96,13 +95,22 @@ def facts_here() -> Facts:
 
 
 class Worker:
-    """The process of a slot on its node."""
+    """The process of a slot on its node.
 
-    def __init__(self, project: str, slot: int, gpu: bool) -> None:
+    Parameters
+    ----------
+    gpu : whether it has a share of a GPU.
+    env : environment variables of the head.
+    """
+
+    def __init__(self, project: str, slot: int, gpu: bool, env: dict[str, str]) -> None:
         default = Path.home() / ".cache/cxr" / socket.gethostname()
-        self._project = Path(os.environ.get(NODE_FOLDER) or default) / project
-        self._slot, self._gpu = slot, gpu
-        self._control = Control()
+        folder = Path(os.environ.get(NODE_FOLDER) or default) / project
+        job = os.environ.get("SLURM_JOB_ID") or f"ray {ray.get_runtime_context().get_job_id()}"
+        # Without a GPU, Ray leaves the variable unset, and all GPUs would be visible.
+        own = env | {JOB_VARIABLE: job} | ({} if gpu else {VISIBLE_GPUS: ""})
+        os.environ.pop("OMP_NUM_THREADS", None)  # from Ray; a local experiment has none
+        self._site = Site("", folder / f"slot-{slot}", folder, None, own)
 
     def facts(self) -> Facts:
         return facts_here()
@@ -112,39 +120,27 @@ class Worker:
         return file.exists()
 
     def run(
-        self, task: Task, cache: Path | None, env: dict[str, str]
-    ) -> tuple[Ended | None, bytes]:
-        """Run an experiment; None for the first if it was stopped. The second is its log.
+        self, snapshot: Snapshot, experiment: Experiment, cache: Path | None
+    ) -> tuple[Packed | str | None, bytes]:
+        """Run an experiment: its commit, why it failed, or None if it was stopped; and its log.
 
         Parameters
         ----------
         cache : the shared cache; None to use a cache of the node's own and the DVC remote.
         """
-        self._project.mkdir(parents=True, exist_ok=True)
-        job = os.environ.get("SLURM_JOB_ID") or f"ray {ray.get_runtime_context().get_job_id()}"
-        own = env | {JOB_VARIABLE: job}
-        if not self._gpu:
-            own |= {VISIBLE_GPUS: ""}  # Ray leaves it unset, and all GPUs would be visible
-        os.environ.pop("OMP_NUM_THREADS", None)  # from Ray; a local experiment has none
-        site = Site(
-            folder=self._project / f"slot-{self._slot}",
-            project=self._project,
-            cache=cache or self._project / "cache",
-            uses_remote=cache is None,
-            env=own,
-        )
+        self._site.cache = cache
         with tempfile.TemporaryDirectory() as folder:
             log = Path(folder, "log")
-            try:
-                ended = run_experiment(task, site, log, self._control)
-            except Stopped:
-                ended = None
-            except (CxrError, OSError) as error:  # such as a full disk
-                ended = Ended(f"{socket.gethostname()}: {one_line(error)}")
+            ended: Packed | str | None = None
+            with suppress(Stopped):
+                try:
+                    ended = self._site.run(snapshot, experiment, log)
+                except (CxrError, OSError) as error:  # of a stage, git or the disk
+                    ended = one_line(error)
             return ended, log.read_bytes() if log.exists() else b""
 
     def stop(self) -> None:
-        self._control.stopping.set()
+        self._site.stop()
 
 
 class RaySlot:
@@ -170,20 +166,22 @@ class RaySlot:
             max_concurrency=2,  # to run an experiment, and to stop it
             scheduling_strategy=NodeAffinitySchedulingStrategy(self.node, soft=False),
         )
-        self._worker = worker.remote(self._head.project, self._number, bool(self._gpus))
+        self._worker = worker.remote(
+            self._head.project, self._number, bool(self._gpus), self._head.env
+        )
         self.facts = self._worker.facts.remote()
 
     def sees(self, file: Path) -> bool:
         """Whether the node has a file of the head."""
         return bool(ray.get(self._worker.sees.remote(file), timeout=READY_SECONDS))
 
-    def run(self, task: Task, log: Path) -> Ended:
+    def run(self, snapshot: Snapshot, experiment: Experiment, log: Path) -> Packed:
         """Run an experiment; Stopped after `stop`, Lost if its process has died."""
         if self._worker is None:
             self._start_again()
+        ended: Packed | str | None
         try:
-            ended: Ended | None
-            ended, printed = ray.get(self._worker.run.remote(task, self.cache, self._head.env))
+            ended, printed = ray.get(self._worker.run.remote(snapshot, experiment, self.cache))
         except RayTaskError:  # a bug
             raise
         except RayError as error:
@@ -193,12 +191,12 @@ class RaySlot:
         log.write_bytes(printed)
         if ended is None:
             raise Stopped
-        if ended.failed is not None:
-            if FULL in ended.failed or FULL.encode() in printed:
+        if isinstance(ended, str):
+            if FULL in ended or FULL.encode() in printed:
                 raise Lost(FULL.lower(), for_good=True)
-        elif self.cache is None:
-            why = self._head.fetch(ended, self._stopping)
-            ended = Ended(why) if why else ended
+            raise CxrError(ended)
+        if self.cache is None:
+            self._head.fetch(ended, self._stopping)
         return ended
 
     def _start_again(self) -> None:
@@ -252,19 +250,17 @@ class Head:
             return False
         return True
 
-    def fetch(self, ended: Ended, stopping: Event) -> str | None:
-        """Fetch an experiment's files from the DVC remote; why it failed, or None."""
-        unpack(ended, self.root)
-        for delay in RETRY_DELAYS:
+    def fetch(self, packed: Packed, stopping: Event) -> None:
+        """Fetch an experiment's files from the DVC remote; CxrError if it does not answer."""
+        unpack(packed, self.root)
+        for _ in tries(stopping):
             try:
                 with self._lock:
-                    Repo(str(self.root)).fetch(revs=[ended.commit])
-                return None
+                    Repo(str(self.root)).fetch(revs=[packed.commit])
+                return
             except Exception as error:  # of whatever library reads this remote
                 why = one_line(error)
-            if stopping.wait(delay):
-                raise Stopped
-        return f"its files can't be fetched from the DVC remote: {why}"
+        raise CxrError(f"its files can't be fetched from the DVC remote: {why}")
 
     def share_cache(self, slots: list[RaySlot], say: Say) -> None:
         """Find out which nodes have this machine's cache; push it for the others."""

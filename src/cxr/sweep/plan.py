@@ -13,22 +13,24 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from cxr import git, models
+from cxr import git
+from cxr.doctor.context import Clone
+from cxr.doctor.finding import MISSING
+from cxr.doctor.project import git_history
 from cxr.documents import read_yaml
 from cxr.errors import CxrError, check_user
 from cxr.hashing import digest
 from cxr.lineage.facts import (
     CODE,
     Declaration,
-    code_files,
     declarations,
     inside,
     select,
     with_dependencies,
 )
-from cxr.params import Params, model_names, validate
+from cxr.params import Params, assign, model_names, validate
 from cxr.paths import PARAMS_FILE
-from cxr.sweep.space import Configuration
+from cxr.sweep.space import Configuration, shown
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 ID_DIGITS = 8
@@ -47,6 +49,12 @@ class Experiment:
     configuration: Configuration
     seed: int
     params: dict[str, Any]  # dotted names; everything that is set for this experiment
+    target: str  # the last stage
+
+    @property
+    def label(self) -> str:
+        """Name, configuration and seed, for messages."""
+        return f"{self.name} ({shown(self.configuration)}, seed {self.seed})"
 
 
 @dataclass(frozen=True)
@@ -54,9 +62,7 @@ class Place:
     """Where the experiments run, and what each may use."""
 
     on: str = LOCAL  # or the address of a Ray cluster
-    jobs: int | None = (
-        None  # most experiments at a time; None: LOCAL_JOBS, or all that fit a cluster
-    )
+    jobs: int | None = None  # at most; None: LOCAL_JOBS, or all that fit on a cluster
     cpus: int | None = None  # per experiment; None: `threads` of params.yaml, or fewer if shared
     gpus: float | None = None  # per experiment; None: shared if there are any
 
@@ -85,7 +91,6 @@ class Plan:
     threads: int
     threads_of_params: int  # as in params.yaml
     place: Place
-    target: str  # the last stage of an experiment
     experiments: list[Experiment]  # grouped by configuration
 
     def of(self, configuration: Configuration) -> list[Experiment]:
@@ -107,9 +112,7 @@ class Plan:
     def keys(self) -> list[str]:
         """The parameters that differ between configurations; if none differ, all of them."""
         first = self.configurations[0]
-        varied = [
-            key for key in first if any(each[key] != first[key] for each in self.configurations)
-        ]
+        varied = [k for k in first if any(each[k] != first[k] for each in self.configurations)]
         return varied or list(first)
 
     @property
@@ -123,13 +126,9 @@ class Plan:
 
 
 def make(
-    root: Path,
-    name: str,
-    configurations: list[Configuration],
-    n_seeds: int,
-    place: Place,
+    root: Path, name: str, configurations: list[Configuration], n_seeds: int, place: Place,
     explain: bool = False,
-) -> Plan:
+) -> Plan:  # fmt: skip
     """Check every configuration and name its experiments; CxrError for the first invalid one.
 
     Parameters
@@ -142,7 +141,9 @@ def make(
             "letter or digit"
         )
     check_user()
-    _check_git(root)
+    repository = git_history(Clone(root))
+    if repository.verdict == MISSING:
+        raise CxrError(f"{repository.found}; {repository.fix}")
     values = read_yaml(root / PARAMS_FILE)
     params = cast(Params, validate(Params, values, ()))
     threads = place.threads(params.threads)
@@ -154,8 +155,11 @@ def make(
     if folder := git.run(root, "rev-parse", "--show-prefix").strip():
         code["folder"] = folder
     experiments = []
-    for key in configurations[0]:
-        _check_key(key)
+    if other := [key for key in configurations[0] if not key.startswith(COMPARED)]:
+        raise CxrError(
+            f"-S {other[0]}: a sweep chooses by validation AUROC, so it compares only parameters "
+            f"below `{COMPARED}`; change {other[0]} in {PARAMS_FILE}; --seeds N sets the seeds"
+        )
     for configuration in configurations:
         shared = configuration | {"threads": threads}
         effective = _checked(values, shared | {"seed": seeds[-1]})
@@ -164,10 +168,12 @@ def make(
         canonical = json.dumps(identity_facts, sort_keys=True, separators=(",", ":"))
         identity = hashlib.sha256(canonical.encode()).hexdigest()[:ID_DIGITS]
         experiments += [
-            Experiment(f"{name}-{identity}-s{seed}", configuration, seed, shared | {"seed": seed})
+            Experiment(
+                f"{name}-{identity}-s{seed}", configuration, seed, shared | {"seed": seed}, target
+            )
             for seed in seeds
         ]
-    return Plan(name, configurations, seeds, threads, params.threads, place, target, experiments)
+    return Plan(name, configurations, seeds, threads, params.threads, place, experiments)
 
 
 def _code(root: Path, stages: list[Declaration]) -> dict[str, Any]:
@@ -179,70 +185,16 @@ def _code(root: Path, stages: list[Declaration]) -> dict[str, Any]:
     }
 
 
-def _check_git(root: Path) -> None:
-    """Check what DVC's experiments need: a git repository with a commit and all code."""
-    if git.ask(root, "rev-parse", "--git-dir") is None:
-        raise CxrError(
-            f"{root} is not a git repository, but DVC's experiments are git commits; clone the "
-            "project with git, or run `git init && git add -A && git commit -m start`"
-        )
-    if git.ask(root, "rev-parse", "--verify", "HEAD^{commit}") is None:
-        raise CxrError(
-            f"{root} has no commit yet, but DVC's experiments start from one; "
-            "run `git add -A && git commit -m start`"
-        )
-    listing = git.run(
-        root,
-        "ls-files",
-        "-z",
-        "--cached",
-        "--others",
-        "--exclude-standard",
-        "--",
-        *CODE,
-        PARAMS_FILE,
-    )
-    ignored = sorted({*code_files(root), PARAMS_FILE}.difference(listing.split("\0")))
-    if ignored:
-        raise CxrError(
-            f"git ignores {ignored[0]}, so a clone of the project lacks it; "
-            f"run `git add --force {ignored[0]}`, or move it elsewhere"
-        )
-
-
 def _checked(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """params.yaml with some values changed; CxrError if its or a model's schema forbids them."""
+    from cxr import models  # imports torch, which takes seconds and nodes do not need here
+
     effective = copy.deepcopy(values)
-    for key, value in changes.items():
-        _set(effective, key, value)
     try:
+        assign(effective, changes)
         params = cast(Params, validate(Params, effective, ()))
         for name in model_names():
             models.hyper_parameters(name, params.train.block(name))
     except CxrError as error:
         raise CxrError(f"-S {str(error).removeprefix(f'{PARAMS_FILE}: ')}") from None
     return effective
-
-
-def _check_key(key: str) -> None:
-    if key == "seed":
-        raise CxrError(
-            "-S seed: all configurations use the same seeds; set their number with --seeds N"
-        )
-    if not key.startswith(COMPARED):
-        raise CxrError(
-            f"-S {key}: a sweep chooses by validation AUROC, which can compare only parameters "
-            f"below `train`; change {key} in {PARAMS_FILE}"
-        )
-
-
-def _set(values: dict[str, Any], key: str, value: Any) -> None:
-    *parents, last = key.split(".")
-    section: Any = values
-    for parent in parents:
-        section = section.get(parent) if isinstance(section, dict) else None
-    if not isinstance(section, dict):
-        raise CxrError(f"-S {key}: {PARAMS_FILE} has no section {'.'.join(parents)}")
-    if isinstance(section.get(last), dict):
-        raise CxrError(f"-S {key} is a section of {PARAMS_FILE}; name one of its keys")
-    section[last] = value

@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from cxr.arrays import Doubles
 from cxr.evaluation.intervals import LEVEL
 from cxr.sweep.plan import Plan
-from cxr.sweep.space import Configuration
+from cxr.sweep.space import Configuration, shown
+
+Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,10 @@ class Outcome:
 
     val: float | None  # macro AUROC, which also chose the epoch
     test: float | None
-    test_ci: tuple[float, float] | None  # over patients or images, of this one training
+    test_ci: Interval | None  # over patients or images, of this one training
+
+
+Outcomes = Mapping[str, Mapping[str, Outcome]]  # by experiment and model
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class OverSeeds:
     n: int
     mean: float | None
     sd: float | None  # None with fewer than two seeds
-    ci: tuple[float, float] | None  # confidence interval of the mean over all possible seeds
+    ci: Interval | None  # confidence interval of the mean over all possible seeds
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Row:
     done: int  # number of finished experiments
     val: OverSeeds
     test: float | None  # mean over seeds
-    test_ci: tuple[float, float] | None  # mean of the seeds' own intervals
+    test_ci: Interval | None  # mean of the seeds' own intervals
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ class Best:
     experiment: str  # of the first seed, not of the best one
     second: Row | None
     difference: float | None  # of the means
-    ci: tuple[float, float] | None  # of the difference, paired by seed
+    ci: Interval | None  # of the difference, paired by seed
     spread: float | None  # pooled standard deviation over seeds
 
     @property
@@ -81,20 +86,15 @@ class Table:
     best: list[Best]  # one per model that has a configuration with all its seeds
 
 
-def table(plan: Plan, outcomes: Mapping[str, Mapping[str, Outcome]]) -> Table:
-    """Rank the configurations of each model.
-
-    Parameters
-    ----------
-    outcomes : of each finished experiment, by model.
-    """
+def table(plan: Plan, outcomes: Outcomes) -> Table:
+    """Rank the configurations of each model."""
     rows: list[Row] = []
     best: list[Best] = []
     for model in plan.models:
         of_model = [_row(model, plan, config, outcomes) for config in _settings(model, plan)]
         # A configuration that lacks a seed may look too good, so it is not chosen.
         complete = [row for row in of_model if row.done == len(plan.seeds) == row.val.n]
-        complete.sort(key=_descending)
+        complete.sort(key=lambda row: row.val.mean or 0.0, reverse=True)
         rows += [*complete, *(row for row in of_model if row not in complete)]
         if complete:
             best.append(_best(complete, outcomes))
@@ -109,31 +109,34 @@ def over_seeds(values: list[float]) -> OverSeeds:
     """
     if not values:
         return OverSeeds(0, None, None, None)
-    mean, sd, half = _student(np.array(values))
-    ci = None if half is None else (max(0.0, mean - half), min(1.0, mean + half))
-    return OverSeeds(len(values), mean, sd, ci)
+    mean, sd, ci = _student(np.array(values))
+    return OverSeeds(len(values), mean, sd, (max(0.0, ci[0]), min(1.0, ci[1])) if ci else None)
+
+
+def _student(values: Doubles) -> tuple[float, float | None, Interval | None]:
+    """Mean, standard deviation and confidence interval of the mean."""
+    n, mean = len(values), float(np.mean(values))
+    if n < 2:
+        return mean, None, None
+    sd = float(np.std(values, ddof=1))
+    half = float(special.stdtrit(n - 1, (1 + LEVEL) / 2)) * sd / math.sqrt(n)
+    return mean, sd, (mean - half, mean + half)
 
 
 def _settings(model: str, plan: Plan) -> list[Configuration]:
     """One configuration for each setting of the parameters that affect this model."""
-    distinct: list[Configuration] = []
-    keys = plan.keys_of(model)
+    distinct: dict[str, Configuration] = {}
     for each in plan.configurations:
-        if not any(all(each[key] == other[key] for key in keys) for other in distinct):
-            distinct.append(each)
-    return distinct
+        distinct.setdefault(shown({key: each[key] for key in plan.keys_of(model)}), each)
+    return list(distinct.values())
 
 
-def _row(
-    model: str,
-    plan: Plan,
-    configuration: Configuration,
-    outcomes: Mapping[str, Mapping[str, Outcome]],
-) -> Row:
+def _row(model: str, plan: Plan, configuration: Configuration, outcomes: Outcomes) -> Row:
     experiments = plan.of(configuration)
     done = [outcomes[each.name][model] for each in experiments if each.name in outcomes]
     tests = [each.test for each in done if each.test is not None]
     cis = [each.test_ci for each in done if each.test_ci is not None]
+    low, high = np.mean(cis, axis=0) if cis else (0.0, 0.0)
     return Row(
         model=model,
         params={key: configuration[key] for key in plan.keys_of(model)},
@@ -141,11 +144,12 @@ def _row(
         done=len(done),
         val=over_seeds([each.val for each in done if each.val is not None]),
         test=float(np.mean(tests)) if tests else None,
-        test_ci=_mean_interval(cis) if cis and len(cis) == len(done) else None,
+        # At least as wide as the interval of the mean over patients.
+        test_ci=(float(low), float(high)) if cis and len(cis) == len(done) else None,
     )
 
 
-def _best(complete: list[Row], outcomes: Mapping[str, Mapping[str, Outcome]]) -> Best:
+def _best(complete: list[Row], outcomes: Outcomes) -> Best:
     first, second = complete[0], complete[1] if len(complete) > 1 else None
     if second is None:
         return Best(first, first.experiments[0], None, None, None, None)
@@ -154,28 +158,7 @@ def _best(complete: list[Row], outcomes: Mapping[str, Mapping[str, Outcome]]) ->
         for row in (first, second)
     )
     # Paired: the same seed gives both the same initial weights and order of images.
-    difference, _, half = _student(a - b)
-    ci = None if half is None else (difference - half, difference + half)
-    spread = None
-    if first.val.sd is not None and second.val.sd is not None:
-        spread = math.sqrt((first.val.sd**2 + second.val.sd**2) / 2)
+    difference, _, ci = _student(a - b)
+    sds = [row.val.sd for row in (first, second) if row.val.sd is not None]
+    spread = math.sqrt(np.mean(np.square(sds))) if sds else None
     return Best(first, first.experiments[0], second, difference, ci, spread)
-
-
-def _student(values: Doubles) -> tuple[float, float | None, float | None]:
-    """Mean, standard deviation and the half width of the mean's confidence interval."""
-    n, mean = len(values), float(np.mean(values))
-    if n < 2:
-        return mean, None, None
-    sd = float(np.std(values, ddof=1))
-    return mean, sd, float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * sd / math.sqrt(n)
-
-
-def _mean_interval(cis: list[tuple[float, float]]) -> tuple[float, float]:
-    """The average of the seeds' intervals; at least as wide as that of the mean over patients."""
-    low, high = np.mean(cis, axis=0)
-    return float(low), float(high)
-
-
-def _descending(row: Row) -> float:
-    return math.inf if row.val.mean is None else -row.val.mean

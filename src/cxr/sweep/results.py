@@ -7,15 +7,15 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from cxr.documents import parse_yaml, read_json, write_atomically
+from cxr.documents import read_json, write_atomically
 from cxr.errors import CxrError, one_line
 from cxr.lineage.repository import Repository
-from cxr.params import flatten
-from cxr.paths import METRICS, PARAMS_FILE, REPORTS
-from cxr.sweep.plan import Experiment, Plan
+from cxr.paths import METRICS, REPORTS
+from cxr.sweep.plan import RANKED, Plan
 from cxr.sweep.ranking import Outcome
 
 FOLDER = f"{REPORTS}/sweeps"
+NOTE = ": note: "
 
 
 def done(plan: Plan, root: Path) -> set[str]:
@@ -29,12 +29,17 @@ def log_of(name: str, experiment: str) -> str:
     return f"{FOLDER}/{name}/{experiment}.log"
 
 
+def notes(log: Path) -> set[str]:
+    """What the stages of an experiment noted, such as an MLflow server that does not answer."""
+    return {line for line in log.read_text(errors="replace").splitlines() if NOTE in line}
+
+
 def outcomes(plan: Plan, names: Collection[str], root: Path) -> dict[str, dict[str, Outcome]]:
     """The outcome of each model of each of these finished experiments."""
     repository = Repository(root)
     commits = dict(repository.experiments())
     return {
-        each.name: _outcome(each, commits[each.name], plan, repository)
+        each.name: _outcome(each.name, commits[each.name], plan, repository)
         for each in plan.experiments
         if each.name in names
     }
@@ -42,48 +47,24 @@ def outcomes(plan: Plan, names: Collection[str], root: Path) -> dict[str, dict[s
 
 def write(
     plan: Plan, document: dict[str, Any], outcomes: dict[str, dict[str, Outcome]], root: Path
-) -> Path:
+) -> None:
     """Write the result as JSON, and as a CSV with one row per model and experiment."""
     folder = root / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(document, indent=2, allow_nan=False, default=str) + "\n"
-    path = folder / f"{plan.name}.json"
-    write_atomically(path, text.encode())
+    write_atomically(folder / f"{plan.name}.json", text.encode())
     write_atomically(folder / f"{plan.name}.csv", _as_csv(plan, outcomes).encode())
-    return path
 
 
-def _outcome(
-    experiment: Experiment, commit: str, plan: Plan, repository: Repository
-) -> dict[str, Outcome]:
-    name = experiment.name
-    fix = f"run `dvc exp remove {name}`, then the sweep again"
-    text = repository.text_at(commit, PARAMS_FILE)
-    if text is None:
-        raise CxrError(f"experiment {name} has no {PARAMS_FILE}; {fix}")
-    ran = flatten(parse_yaml(text))
-    for key, value in experiment.params.items():
-        if ran.get(key) != value:
-            raise CxrError(
-                f"experiment {name} ran with {key} {ran.get(key)!r} instead of {value!r}; {fix}"
-            )
-    outputs = {
-        path: digest
-        for stage in repository.lock_at(commit).values()
-        for path, digest in stage.outputs.items()
-    }
-    if METRICS not in outputs:
-        raise CxrError(f"experiment {name} has no {METRICS}; {fix}")
+def _outcome(name: str, commit: str, plan: Plan, repository: Repository) -> dict[str, Outcome]:
+    outputs = repository.lock_at(commit)[RANKED].outputs
     try:
         metrics = read_json(repository.object(outputs[METRICS].md5))["models"]
         return {model: _of_model(metrics[model]) for model in plan.models}
-    except FileNotFoundError:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CxrError(
-            f"{METRICS} of experiment {name} is missing from DVC's cache; {fix}"
-        ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise CxrError(
-            f"{METRICS} of experiment {name} is damaged ({one_line(error)}); {fix}"
+            f"{METRICS} of experiment {name} is missing from DVC's cache or damaged "
+            f"({one_line(error)}); run `dvc exp remove {name}`, then the sweep again"
         ) from None
 
 
@@ -97,9 +78,8 @@ def _of_model(metrics: dict[str, Any]) -> Outcome:
 
 
 def _as_csv(plan: Plan, outcomes: dict[str, dict[str, Outcome]]) -> str:
-    text = io.StringIO()
+    text, keys = io.StringIO(), plan.keys
     writer = csv.writer(text, lineterminator="\n")
-    keys = plan.keys
     columns = ("val_macro_auroc", "test_macro_auroc", "test_low", "test_high")
     writer.writerow(["experiment", "seed", *keys, "model", *columns])
     for each in plan.experiments:

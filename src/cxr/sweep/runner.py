@@ -3,7 +3,7 @@
 import signal
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,25 +12,16 @@ from typing import Protocol
 
 from cxr.errors import CxrError, one_line
 from cxr.formatting import duration
+from cxr.lineage.snapshot import Packed, Snapshot, receive
+from cxr.progress import Say
 from cxr.signals import suspended_together
-from cxr.sweep.experiment import Ended, Task, receive
+from cxr.sweep.experiment import Lost
 from cxr.sweep.plan import Experiment, Plan
 from cxr.sweep.ranking import Outcome
-from cxr.sweep.results import log_of, outcomes
-from cxr.sweep.space import shown
+from cxr.sweep.results import log_of, notes, outcomes
 
 POLL_SECONDS = 0.5
 MOST_LOSSES = 3  # of a slot, until an experiment counts as the cause
-
-Say = Callable[[str], None]
-
-
-class Lost(Exception):
-    """A slot's process is gone, with its machine if `for_good`; the experiment must run again."""
-
-    def __init__(self, reason: str, *, for_good: bool = False) -> None:
-        super().__init__(reason)
-        self.for_good = for_good
 
 
 class Slot(Protocol):
@@ -38,8 +29,8 @@ class Slot(Protocol):
 
     place: str  # for messages
 
-    def run(self, task: Task, log: Path) -> Ended:
-        """Run an experiment; Stopped after `stop`, Lost if it must run again."""
+    def run(self, snapshot: Snapshot, experiment: Experiment, log: Path) -> Packed:
+        """Run an experiment; CxrError if it fails, Stopped after `stop`, Lost if it must rerun."""
 
     def send(self, signum: signal.Signals) -> None:
         """Send a signal to the running experiment."""
@@ -64,36 +55,32 @@ class State:
     plan: Plan
     outcomes: dict[str, dict[str, Outcome]]  # of the finished experiments
     failed: dict[str, str] = field(default_factory=dict)  # experiment -> reason
-    running: list[Running] = field(default_factory=list)
+    running: dict[Future[Packed], Running] = field(default_factory=dict)
     seconds_left: float | None = None
 
     @property
-    def n_ended(self) -> int:
-        return len(self.outcomes) + len(self.failed)
+    def waiting(self) -> list[Experiment]:
+        """The experiments that have not started, or must run again."""
+        running = {each.experiment.name for each in self.running.values()}
+        known = self.outcomes.keys() | self.failed.keys() | running
+        return [each for each in self.plan.experiments if each.name not in known]
 
 
 Show = Callable[[State], None]
 
 
 class SweepRunner:
-    """Runs the experiments of one plan.
-
-    Parameters
-    ----------
-    tasks : of the experiments to run.
-    """
+    """Runs the unfinished experiments of one sweep."""
 
     def __init__(
-        self, state: State, tasks: Mapping[str, Task], slots: Sequence[Slot], root: Path,
+        self, state: State, snapshot: Snapshot, slots: Sequence[Slot], root: Path,
         say: Say, show: Show,
     ) -> None:  # fmt: skip
-        self._state, self._tasks, self._root = state, tasks, root
+        self._state, self._snapshot, self._root = state, snapshot, root
         self._say, self._show = say, show
-        self._waiting = deque(each for each in state.plan.experiments if each.name in tasks)
-        self._idle = deque(slots)
-        self._running: dict[Future[Ended], Running] = {}
-        self._losses = Counter[str]()
-        self._n_slots, self._durations = len(slots), list[float]()
+        self._idle, self._n_slots = deque(slots), len(slots)
+        self._losses, self._durations = Counter[str](), list[float]()
+        self._noted = set[str]()
 
     def run(self) -> None:
         """Run the experiments until each has ended.
@@ -105,78 +92,75 @@ class SweepRunner:
         KeyboardInterrupt
             After the running experiments have stopped; their progress is kept.
         """
-        with ThreadPoolExecutor(len(self._idle)) as pool, suspended_together(self._send):
+        state = self._state
+        with ThreadPoolExecutor(self._n_slots) as pool, suspended_together(self._send):
             try:
-                while self._waiting or self._running:
+                while state.waiting or state.running:
                     self._start(pool)
-                    self._state.running = list(self._running.values())
-                    self._show(self._state)
-                    for future in wait(self._running, POLL_SECONDS, FIRST_COMPLETED).done:
-                        self._handle(future, self._running.pop(future))
+                    self._show(state)
+                    for future in wait(state.running, POLL_SECONDS, FIRST_COMPLETED).done:
+                        self._handle(future, state.running.pop(future))
             except (CxrError, KeyboardInterrupt):
                 self._stop()
                 raise
 
     def _start(self, pool: ThreadPoolExecutor) -> None:
-        while self._waiting and self._idle:
-            each, slot = self._waiting.popleft(), self._idle.popleft()
-            log = self._root / log_of(self._state.plan.name, each.name)
-            future = pool.submit(slot.run, self._tasks[each.name], log)
-            self._running[future] = Running(each, slot, time.monotonic())
-        if not self._running:
+        state = self._state
+        for experiment in state.waiting[: len(self._idle)]:
+            slot = self._idle.popleft()
+            log = self._root / log_of(state.plan.name, experiment.name)
+            future = pool.submit(slot.run, self._snapshot, experiment, log)
+            state.running[future] = Running(experiment, slot, time.monotonic())
+        if not state.running:
             raise CxrError(
                 "every node of the cluster is lost; start it again, and run the same command to "
                 "resume"
             )
 
-    def _handle(self, future: Future[Ended], running: Running) -> None:
-        each, slot = running.experiment, running.slot
+    def _handle(self, future: Future[Packed], running: Running) -> None:
+        name, slot, is_usable = running.experiment.name, running.slot, True
         try:
-            ended = future.result()
-            self._durations.append(time.monotonic() - running.since)
+            packed = future.result()
         except Lost as lost:
-            self._losses[each.name] += not lost.for_good
-            if not lost.for_good:
-                self._idle.append(slot)  # which starts a new process
-            if self._losses[each.name] < MOST_LOSSES:
-                self._waiting.appendleft(each)
-                self._say(f"sweep: {slot.place} is lost ({lost}); {each.name} runs again")
-                return
-            ended = Ended(f"its process died {MOST_LOSSES} times: {lost}")
-        except (CxrError, OSError) as error:  # git or the disk
-            ended = Ended(one_line(error))
-            self._idle.append(slot)
+            is_usable = not lost.for_good  # it starts a new process
+            self._losses[name] += is_usable
+            if self._losses[name] < MOST_LOSSES:
+                self._say(f"sweep: {slot.place} is lost ({lost}); {name} runs again")
+            else:
+                self._fail(running, f"its process died {MOST_LOSSES} times: {lost}")
+        except (CxrError, OSError) as error:  # of a stage, git or the disk
+            self._fail(running, one_line(error))
         else:
+            self._finish(running, packed)
+        if is_usable:
             self._idle.append(slot)
-        self._end(each, ended)
 
-    def _end(self, experiment: Experiment, ended: Ended) -> None:
-        name, state = experiment.name, self._state
-        label = f"{name} ({shown(experiment.configuration)}, seed {experiment.seed})"
-        if ended.failed is not None:
-            state.failed[name] = ended.failed
-        else:
-            receive(ended, self._root)
-            state.outcomes |= outcomes(state.plan, [name], self._root)
-        n_left = len(self._waiting) + len(self._running)
-        if self._durations:
-            state.seconds_left = mean(self._durations) * n_left / self._n_slots
-        if ended.failed is not None:
-            self._say(f"sweep: {label} failed: {ended.failed}")
-            return
-        left = f", about {duration(state.seconds_left)} left" if state.seconds_left else ""
-        self._say(
-            f"sweep: {len(state.outcomes)} of {len(state.plan.experiments)} done: {label}{left}"
-        )
+    def _fail(self, running: Running, reason: str) -> None:
+        self._state.failed[running.experiment.name] = reason
+        self._say(f"sweep: {running.experiment.label} failed: {reason}")
+
+    def _finish(self, running: Running, packed: Packed) -> None:
+        state, experiment = self._state, running.experiment
+        receive(packed, self._root)
+        for note in notes(self._root / log_of(state.plan.name, experiment.name)) - self._noted:
+            self._noted.add(note)
+            self._say(f"sweep: {experiment.name}: {note}")
+        state.outcomes |= outcomes(state.plan, [experiment.name], self._root)
+        self._durations.append(time.monotonic() - running.since)
+        n_left = len(state.waiting) + len(state.running)
+        state.seconds_left = mean(self._durations) * n_left / self._n_slots
+        left = f", about {duration(state.seconds_left)} left" if n_left else ""
+        n_done, n = len(state.outcomes), len(state.plan.experiments)
+        self._say(f"sweep: {n_done} of {n} done: {experiment.label}{left}")
 
     def _send(self, signum: signal.Signals) -> None:
-        for each in self._running.values():
+        for each in self._state.running.values():
             each.slot.send(signum)
 
     def _stop(self) -> None:
         """Interrupt the running experiments so that they can resume."""
         self._say("sweep: stopping the running experiments; their progress is kept")
-        for each in self._running.values():
+        for each in self._state.running.values():
             each.slot.stop()
-        wait(self._running)
+        wait(self._state.running)
         self._say("sweep: stopped; run the same command again to resume")

@@ -29,17 +29,6 @@ TRIES = 1000  # samples to draw for each new configuration before giving up
 
 
 @dataclass(frozen=True)
-class Choices:
-    """A list of values."""
-
-    values: tuple[Any, ...]
-
-    def draw(self, rng: np.random.Generator) -> Any:
-        """Sample one value uniformly."""
-        return self.values[int(rng.integers(len(self.values)))]
-
-
-@dataclass(frozen=True)
 class Range:
     """Numbers from `low` to `high`, both included; integers if both ends are integers."""
 
@@ -59,7 +48,7 @@ class Range:
         return min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)
 
 
-Space = dict[str, Choices | Range]
+Space = dict[str, list[Any] | Range]  # choices, or a range, for each parameter
 
 
 def parse(assignments: list[str]) -> Space:
@@ -82,26 +71,20 @@ def parse(assignments: list[str]) -> Space:
 
 
 def grid(space: Space) -> list[Configuration]:
-    """Every combination, the last parameter changing fastest."""
+    """Every combination once, the last parameter changing fastest."""
+    choices = []
     for key, values in space.items():
         if isinstance(values, Range):
             raise CxrError(
                 f"-S {key} is a range, but a grid needs choices; sample from ranges with --random N"
             )
-    choices = [values.values for values in space.values() if isinstance(values, Choices)]
+        choices.append(values)
     if (n := math.prod(map(len, choices))) > MOST_CONFIGURATIONS:
         raise CxrError(
             f"the grid has {n:,} configurations; at most {MOST_CONFIGURATIONS:,} are allowed"
         )
-    configurations = [
-        dict(zip(space, values, strict=True)) for values in itertools.product(*choices)
-    ]
-    seen: set[str] = set()
-    for each in configurations:
-        if _canonical(each) in seen:
-            raise CxrError(f"-S: configuration {shown(each)} is given twice")
-        seen.add(_canonical(each))
-    return configurations
+    combinations = (dict(zip(space, each, strict=True)) for each in itertools.product(*choices))
+    return list({_canonical(each): each for each in combinations}.values())
 
 
 def random(space: Space, n: int, seed: int) -> list[Configuration]:
@@ -113,7 +96,12 @@ def random(space: Space, n: int, seed: int) -> list[Configuration]:
     for _ in range(n * TRIES):
         if len(samples) == n:
             break
-        sample = {key: values.draw(rng) for key, values in space.items()}
+        sample = {
+            key: values.draw(rng)
+            if isinstance(values, Range)
+            else values[rng.integers(len(values))]
+            for key, values in space.items()
+        }
         samples.setdefault(_canonical(sample), sample)
     if len(samples) < n:
         raise CxrError(
@@ -133,24 +121,20 @@ def text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def _values(key: str, values: str) -> Choices | Range:
-    match = RANGE.fullmatch(values)
-    if match:
+def _values(key: str, values: str) -> list[Any] | Range:
+    if match := RANGE.fullmatch(values):
         return _range(key, values, bool(match[1]), match[2], match[3])
-    if values.startswith("log:"):
-        raise CxrError(f"-S {key}={values} is not a range, such as log:1e-4..1e-2")
     try:
         choices = parse_yaml(f"[{values}]")  # as DVC reads params.yaml
     except ValueError:
         choices = None
-    if not isinstance(choices, list) or any(isinstance(each, dict) for each in choices):
+    is_list = isinstance(choices, list) and not any(isinstance(each, dict) for each in choices)
+    if not choices or not is_list or values.startswith("log:"):
         raise CxrError(
             f"-S {key}={values} is neither a list of choices (1e-3,2e-3; text with special "
             "characters in quotes: 'a[1].pth') nor a range (0.1..0.5, log:1e-4..1e-2)"
         )
-    if not choices:
-        raise CxrError(f"-S {key}= has no value")
-    return Choices(tuple(choices))
+    return list(choices)
 
 
 def _range(key: str, values: str, log: bool, first: str, last: str) -> Range:

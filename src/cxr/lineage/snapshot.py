@@ -1,6 +1,6 @@
-"""The working copy as a git commit, and clones of it.
+"""The working copy as a git commit, clones of it, and DVC experiments that come back from them.
 
-Neither the user's index, working copy, refs and stash nor the repository's objects are changed.
+A snapshot changes nothing in the user's repository: index, working copy, refs, stash and objects.
 """
 
 import shutil
@@ -9,7 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cxr import git
+from cxr.lineage.facts import code_files
+from cxr.lineage.repository import EXPERIMENTS
+from cxr.paths import PARAMS_FILE
 
+DVC_CONFIG = ".dvc/config.local"
 WHO = {
     f"GIT_{role}_{key}": value
     for role in ("AUTHOR", "COMMITTER")
@@ -24,7 +28,8 @@ class Snapshot:
     head: str  # the user's commit, under which DVC lists experiments
     commit: str  # the files; its parent is `head`
     prefix: str  # the project's folder in the repository; empty at the top
-    pack: bytes  # both commits and their files, without history
+    pack: str  # both commits and their files, without history, as `git.run` gives them
+    config: bytes  # .dvc/config.local, which git ignores
 
 
 def take(root: Path) -> Snapshot:
@@ -44,12 +49,15 @@ def take(root: Path) -> Snapshot:
             "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(objects),
         }
         git.run(root, "add", "--all", env=env)
+        code = code_files(root)  # even if git ignores it, as a user's own .gitignore can
+        git.run(root, "add", "--force", "--", PARAMS_FILE, *code, env=env)
         tree = git.run(root, "write-tree", env=env).strip()
         commit = git.run(root, "commit-tree", "-p", head, "-m", "snapshot", tree, env=env).strip()
         objects_of_both = git.run(root, "rev-list", "--objects", "--no-walk", head, commit, env=env)
         pack = git.run(root, "pack-objects", "-q", "--stdout", env=env, stdin=objects_of_both)
     prefix = git.run(root, "rev-parse", "--show-prefix").strip()
-    return Snapshot(head, commit, prefix, pack.encode(errors="surrogateescape"))
+    config = root / DVC_CONFIG
+    return Snapshot(head, commit, prefix, pack, config.read_bytes() if config.exists() else b"")
 
 
 def check_out(snapshot: Snapshot, folder: Path) -> Path:
@@ -61,8 +69,7 @@ def check_out(snapshot: Snapshot, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         git.run(folder, "init", "-q")
     if git.ask(folder, "cat-file", "-e", snapshot.commit) is None:
-        pack = snapshot.pack.decode(errors="surrogateescape")
-        git.run(folder, "unpack-objects", "-q", stdin=pack)
+        git.run(folder, "unpack-objects", "-q", stdin=snapshot.pack)
         with open(folder / ".git/shallow", "a") as file:  # git must not look for its parents
             file.write(f"{snapshot.head}\n")
     refs = git.run(folder, "for-each-ref", "--format=delete %(refname)", "refs/exps")
@@ -70,4 +77,35 @@ def check_out(snapshot: Snapshot, folder: Path) -> Path:
     git.run(folder, "update-ref", "--no-deref", "HEAD", snapshot.head)
     git.run(folder, "read-tree", "--reset", "-u", snapshot.commit)
     git.run(folder, "clean", "-fdq")
-    return folder / snapshot.prefix
+    project = folder / snapshot.prefix
+    (project / DVC_CONFIG).write_bytes(snapshot.config)
+    return project
+
+
+@dataclass(frozen=True)
+class Packed:
+    """An experiment's commit."""
+
+    ref: str  # as DVC names it
+    commit: str
+    pack: str  # its objects that the user's repository lacks, as `git.run` gives them
+
+
+def pack(name: str, head: str, folder: Path) -> Packed:
+    """Pack an experiment of a clone, to receive it elsewhere."""
+    ref = f"{EXPERIMENTS}/{head[:2]}/{head[2:]}/{name}"
+    commit = git.run(folder, "rev-parse", ref).strip()
+    wanted = f"{commit}\n^{head}\n"
+    objects = git.run(folder, "pack-objects", "-q", "--stdout", "--revs", "--thin", stdin=wanted)
+    return Packed(ref, commit, objects)
+
+
+def unpack(packed: Packed, root: Path) -> None:
+    """Add an experiment's commit to the user's repository, without a name."""
+    git.run(root, "unpack-objects", "-q", stdin=packed.pack)
+
+
+def receive(packed: Packed, root: Path) -> None:
+    """Add an experiment to the user's repository, where DVC lists it."""
+    unpack(packed, root)
+    git.run(root, "update-ref", packed.ref, packed.commit)

@@ -7,7 +7,7 @@ import pytest
 import toy
 from pipeline import Pipeline
 
-from cxr.sweep import snapshot
+from cxr.lineage import snapshot
 
 
 @pytest.fixture
@@ -67,6 +67,17 @@ def test_a_clone_is_reset_and_keeps_what_git_ignores(project: Pipeline, tmp_path
     assert files(folder) == files(project.folder)
     assert (folder / "reports/made.txt").exists()
     assert Pipeline(folder).git("for-each-ref", "refs/exps") == ""
+
+
+def test_a_clone_has_code_that_git_ignores(project: Pipeline, tmp_path: Path) -> None:
+    own = project.folder / "src/cxr/models/own.py"
+    own.parent.mkdir(parents=True)
+    own.write_text("LAYERS = 3\n")
+    (project.folder / ".git/info/exclude").write_text("own.py\nparams.yaml\n")
+    folder = snapshot.check_out(snapshot.take(project.folder), tmp_path / "clone")
+    assert (folder / "src/cxr/models/own.py").read_text() == "LAYERS = 3\n"
+    assert (folder / "params.yaml").exists()
+    assert own.relative_to(project.folder).as_posix() not in project.git("ls-files")
 
 
 def test_equal_files_give_an_equal_snapshot(project: Pipeline) -> None:

@@ -268,14 +268,21 @@ def _by_label(
 ) -> None:
     """One panel per label with every model's curve, and the models' metric in its legend."""
     rows = len(curves) // COLUMNS + 1
-    figure = Figure(figsize=(15, 3.2 * rows), layout="constrained")
+    width, height = 15, 2.8 * rows + 1
+    figure = Figure(figsize=(width, height))
     panels = figure.subplots(rows, COLUMNS).ravel()
+    # Fixed margins in inches: a constrained layout would draw all panels twice.
+    figure.subplots_adjust(
+        left=1 / width, right=1 - 0.15 / width, bottom=0.65 / height, top=1 - 0.85 / height,
+        wspace=0.2, hspace=0.28,
+    )  # fmt: skip
     colours = {model: COLOURS[i % len(COLOURS)] for i, model in enumerate(tests)}
     for axes, label in zip(panels, curves, strict=False):
         axes.set(xlim=(0, 1), ylim=(0, 1.02))
         n_positive = next(iter(tests.values()))["labels"][label]["n_positive"]
         axes.set_title(f"{short(label)} ({n_positive:,} positive)", fontsize=9)
         axes.tick_params(labelsize=7)
+        axes.locator_params(nbins=6)
         axes.spines[["top", "right"]].set_visible(False)
         if not curves[label]:
             axes.text(0.5, 0.5, "undefined (one class only)", ha="center", fontsize=8, color=GREY)

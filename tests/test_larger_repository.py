@@ -344,13 +344,13 @@ def test_a_run_of_edited_code_can_be_replayed_synced_compared_and_audited(large:
 @pytest.mark.slow
 def test_a_sweep_prints_its_table_and_leaves_the_working_copy_unchanged(large: Pipeline) -> None:
     status = large.git("status", "--porcelain")
-    call = ("cxr", "sweep", "-S", "train.cnn.lr=1e-3,2e-3", "--seeds", "1")
+    call = ("cxr", "sweep", "-S", "train.cnn.lr=3e-3", "--seeds", "1")
     done = large.run(*call)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
-    assert len([line for line in lines if line.startswith("cnn  0.00")]) == 2
+    assert len([line for line in lines if line.startswith("cnn  0.00")]) == 1
     assert large.git("status", "--porcelain") == status
-    assert "2 of them done" in large.run(*call).stdout
+    assert "1 of them done" in large.run(*call).stdout
     name = large.json("reports/sweeps/sweep.json")["experiments"][0]["name"]
     done = large.run("cxr", "diff", "HEAD", name, "--json")
     assert [change["name"] for change in json.loads(done.stdout)["parameters"]] == ["train.cnn.lr"]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cxr import params
-from cxr.data import source
+from cxr.data import source, splits
 from cxr.data.splits import Origin
 from cxr.errors import CxrError
 from cxr.labels import CHESTMNIST
@@ -226,4 +226,4 @@ def test_the_same_seed_gives_the_same_file(tmp_path: Path) -> None:
 def test_data_is_named_by_its_source(kind: str, path: str | None, name: str) -> None:
     changes = {"source": kind, "size": 64, "path": path}
     download = Download.model_validate(DEFAULTS.download.model_dump() | changes)
-    assert source.origin(download) == Origin(name, kind)
+    assert splits.origin(download) == Origin(name, kind)

@@ -38,11 +38,14 @@ def test_preprocess_killed_and_repeated_equals_a_run_without_a_kill(
 
 
 @pytest.mark.slow
-def test_every_stage_killed_and_repeated_equals_a_run_without_a_kill(tmp_path: Path) -> None:
-    reference = kills.run_reference(tmp_path, kills.STAGES[-1])
-    numbers = range(len(kills.STAGES))
-    killed = [kill_and_repeat(number, reference, tmp_path / str(number)) for number in numbers]
-    assert killed == list(kills.STAGES)
+def test_every_kind_of_stage_killed_and_repeated_equals_a_run_without_a_kill(
+    tmp_path: Path,
+) -> None:
+    """The first of each kind; `make faults` kills all of them."""
+    reference = kills.run_reference(tmp_path, "maps-cnn")
+    for stage in ("download", "features", "train-cnn", "evaluate", "maps-cnn"):
+        number = kills.STAGES.index(stage)
+        assert kill_and_repeat(number, reference, tmp_path / stage) == stage
 
 
 @pytest.mark.slow

@@ -51,11 +51,11 @@ def test_three_trainings_can_run_at_once(made: Pipeline) -> None:
 
 def test_an_orphaned_stage_is_named_and_its_progress_is_reused(made: Pipeline) -> None:
     """After `kill -9` of `dvc` training continues; the next `dvc repro` must not start another."""
-    made.change(train__cnn__lr=0.004, train__protocol__epochs=150, train__protocol__patience=150)
+    made.change(train__cnn__lr=0.004, train__protocol__epochs=60, train__protocol__patience=60)
     process = repro(made, "train-cnn")
     assert process.stdout is not None
     for line in process.stdout:
-        if "epoch  2/150" in line:
+        if "epoch  2/60" in line:
             break
     process.kill()
     process.stdout.close()
@@ -82,5 +82,5 @@ def test_an_orphaned_stage_is_named_and_its_progress_is_reused(made: Pipeline) -
     assert done.info.status == "FINISHED"
     assert "cxr.failure" not in done.data.tags
     history = store.get_metric_history(run.info.run_id, "loss/val")
-    assert [point.step for point in history] == list(range(1, 151))
+    assert [point.step for point in history] == list(range(1, 61))
     assert made.run_id("train-cnn") == run.info.run_id

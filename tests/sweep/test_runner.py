@@ -55,7 +55,7 @@ def lose_for_good(slot: FakeSlot, name: str) -> Packed:
 def state(monkeypatch: pytest.MonkeyPatch) -> State:
     """Of a sweep of six experiments, none of which is done."""
     monkeypatch.setattr(runner, "receive", lambda ended, root: None)
-    monkeypatch.setattr(runner, "notes", lambda log: {"train-cnn: note: no MLflow"})
+    monkeypatch.setattr(runner, "unlogged", lambda log: {"train-cnn: note: no MLflow"})
     monkeypatch.setattr(runner, "outcomes", lambda plan, names, root: {n: {} for n in names})
     return State(toy.plan(*range(6), place=Place()), {})
 

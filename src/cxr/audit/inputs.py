@@ -7,7 +7,7 @@ from typing import Any
 
 from cxr.audit.finding import SHOWN, Finding, Where, fails, holds, note, same, some
 from cxr.audit.project import Project
-from cxr.data import source, splits
+from cxr.data import splits
 from cxr.data.table import manifest
 from cxr.errors import CxrError
 from cxr.formatting import count
@@ -206,6 +206,8 @@ def _raw(found: Found, project: Project) -> list[Finding]:
         return _images(found, project) if found.current else []
     if name != "medmnist":
         return []
+    from cxr.data import source  # reads tables and downloads, whose libraries take a second
+
     size = params["download.size"]
     content = project.content(found, RAW)
     if content is None:

@@ -1,7 +1,6 @@
 """Sources of the raw file: a download, a user's own file, or the phantom."""
 
 import os
-import re
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from urllib3.exceptions import ReadTimeoutError
 
 from cxr.data import companion, phantom, raw
 from cxr.data.npz import Array, write_npz_arrays, write_npz_member
-from cxr.data.splits import SPLITS, Origin
+from cxr.data.splits import SPLITS
 from cxr.errors import CxrError, one_line
 from cxr.hashing import md5_of_file
 from cxr.params import Download, Params, Phantom, named_file
@@ -38,8 +37,6 @@ ALTERNATIVES = (
     "download.path=FILE, or synthetic data with download.source=phantom"
 )
 
-TABLE_SUFFIX = re.compile(r"\.(csv|tsv|txt|parquet)(\.gz)?$", re.IGNORECASE)
-
 TIMEOUT_SECONDS = (10, 60)  # to connect, and between two chunks of data
 PIECE_BYTES = 2**16  # the most that an interrupted connection loses
 MOST_DOWNLOAD_BYTES = 2**33  # twice ChestMNIST at 224 px; guards against endless responses
@@ -47,17 +44,6 @@ PHANTOM_CHUNK = 1024  # images
 
 # Called with the number of items done so far and the total.
 Progress = Callable[[int, int], None]
-
-
-def origin(download: Download) -> Origin:
-    """The data's name and source, as shown in records, runs and figures."""
-    names = {
-        "medmnist": f"chestmnist-{download.size}",
-        "phantom": f"phantom-{download.size}",
-        "file": Path(download.path or "").stem,
-        "table": TABLE_SUFFIX.sub("", Path(download.path or "").name),
-    }
-    return Origin(names[download.source], download.source)
 
 
 def get(

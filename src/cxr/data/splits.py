@@ -1,6 +1,7 @@
 """The three splits as memory-mapped arrays, with their origin and statistics."""
 
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from cxr.arrays import Labels
 from cxr.data.npz import load_npy
 from cxr.documents import read_output
 from cxr.errors import CxrError
-from cxr.params import Fit
+from cxr.params import Download, Fit
 
 SPLITS = ("train", "val", "test")
 RAW_FILE = "chest.npz"  # next to its origin.json
 SOURCES = ("medmnist", "file", "phantom", "table")
+TABLE_SUFFIX = re.compile(r"\.(csv|tsv|txt|parquet)(\.gz)?$", re.IGNORECASE)
 MOST_NAME = 200  # characters of a data set's name; MLflow allows 256
 
 Bytes = npt.NDArray[np.uint8]
@@ -45,6 +47,17 @@ class Origin:
     @property
     def is_phantom(self) -> bool:
         return self.source == "phantom"
+
+
+def origin(download: Download) -> Origin:
+    """The data's name and source, as shown in records, runs and figures."""
+    names = {
+        "medmnist": f"chestmnist-{download.size}",
+        "phantom": f"phantom-{download.size}",
+        "file": Path(download.path or "").stem,
+        "table": TABLE_SUFFIX.sub("", Path(download.path or "").name),
+    }
+    return Origin(names[download.source], download.source)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from typing import Any
 
 import cxr
 from cxr import hashing, progress, signals
-from cxr.data import source, splits
+from cxr.data import splits
 from cxr.data.splits import Origin
 from cxr.documents import write_atomically
 from cxr.errors import CxrError, is_out_of_memory, is_refused_by_disk, one_line, shown
@@ -392,7 +392,7 @@ def _origin(declared: Declaration, folder: Path, params: Params) -> Origin:
         return splits.open_dataset(folder / PROCESSED).origin
     if RAW in declared.dependencies:
         return splits.read_origin(folder / RAW)
-    return source.origin(params.download)
+    return splits.origin(params.download)
 
 
 def _write_record(stage: Stage, started: datetime) -> Record:

@@ -15,7 +15,7 @@ from cxr.sweep.plan import RANKED, Plan
 from cxr.sweep.ranking import Outcome
 
 FOLDER = f"{REPORTS}/sweeps"
-NOTE = ": note: "
+SYNC = "`cxr sync`"  # in a stage's note that MLflow does not have its run
 
 
 def done(plan: Plan, root: Path) -> set[str]:
@@ -29,9 +29,9 @@ def log_of(name: str, experiment: str) -> str:
     return f"{FOLDER}/{name}/{experiment}.log"
 
 
-def notes(log: Path) -> set[str]:
-    """What the stages of an experiment noted, such as an MLflow server that does not answer."""
-    return {line for line in log.read_text(errors="replace").splitlines() if NOTE in line}
+def unlogged(log: Path) -> set[str]:
+    """Why MLflow lacks runs of an experiment, such as a server that does not answer."""
+    return {line for line in log.read_text(errors="replace").splitlines() if SYNC in line}
 
 
 def outcomes(plan: Plan, names: Collection[str], root: Path) -> dict[str, dict[str, Outcome]]:

@@ -18,7 +18,7 @@ from cxr.signals import suspended_together
 from cxr.sweep.experiment import Lost
 from cxr.sweep.plan import Experiment, Plan
 from cxr.sweep.ranking import Outcome
-from cxr.sweep.results import log_of, notes, outcomes
+from cxr.sweep.results import log_of, outcomes, unlogged
 
 POLL_SECONDS = 0.5
 MOST_LOSSES = 3  # of a slot, until an experiment counts as the cause
@@ -142,7 +142,7 @@ class SweepRunner:
     def _finish(self, running: Running, packed: Packed) -> None:
         state, experiment = self._state, running.experiment
         receive(packed, self._root)
-        for note in notes(self._root / log_of(state.plan.name, experiment.name)) - self._noted:
+        for note in unlogged(self._root / log_of(state.plan.name, experiment.name)) - self._noted:
             self._noted.add(note)
             self._say(f"sweep: {experiment.name}: {note}")
         state.outcomes |= outcomes(state.plan, [experiment.name], self._root)

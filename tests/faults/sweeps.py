@@ -134,8 +134,7 @@ def kill_server(project: Pipeline, values: str, seconds: float) -> Outcome:
     killed = time.monotonic()
     status, stop_seconds = sweep.wait(TIMEOUT), time.monotonic() - killed
     with _server(address, project.folder):
-        for _ in range(2):  # the second must add nothing
-            subprocess.run([cxr, "sync"], check=True, **own)
+        subprocess.run([cxr, "sync"], check=True, **own)
         names = _logged(MlflowClient(address))
     logged = [names[name] for name in _done(project) if name.startswith("sweep-")]
     calls = 1 if status == 0 else 3  # no experiment may depend on the server

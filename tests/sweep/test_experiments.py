@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from faults import sweeps
 from mlflow import MlflowClient
 from pipeline import Pipeline
 
@@ -193,6 +194,15 @@ def test_the_reason_of_a_failure_is_printed(
     assert reason in done.stdout
     assert done.stdout.splitlines()[-2].endswith(f"  → {log_of('broken', failed)}")
     assert experiments(project, "broken") == {}
+
+
+def test_a_killed_mlflow_server_costs_no_result_and_sync_logs_every_run_once(
+    kept: Path, tmp_path: Path
+) -> None:
+    clone = Pipeline(kept).copy(tmp_path / "p")
+    outcome = sweeps.kill_server(clone, "train.squeezenet.lr=0.004,0.005", 3)
+    assert outcome.as_expected, outcome
+    assert outcome.stop_seconds > 3  # the sweep went on without it
 
 
 def test_an_interrupted_experiment_resumes_from_its_checkpoint(

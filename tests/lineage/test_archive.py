@@ -46,3 +46,5 @@ def test_the_maker_of_an_experiments_input_is_the_experiments_own_record(tmp_pat
     for experiment, maker in {"mine": own, "theirs": other, "unknown": other}.items():
         of = made(experiment, "2026-04", "train-cnn")
         assert archive.maker("data/processed", "ab", of) is maker
+    own.record.finished = "2026-04"  # made again, after the result had started
+    assert archive.maker("data/processed", "ab", made("mine", "2026-04", "train-cnn")) is other

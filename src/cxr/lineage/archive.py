@@ -84,23 +84,27 @@ class Archive:
     def maker(self, path: str, md5: str, of: Found) -> Found | None:
         """The record of the stage that made an input of another result.
 
-        For a result in the working copy, this is the working copy's own record, and for one of an
-        experiment it is that in the experiment's lock file. Otherwise it is the last record
-        finished before the result started, since the same content may have been made again later.
+        For a result in the working copy, this is the working copy's own record. Otherwise it must
+        have finished before the result started, since the same content may have been made again
+        later: the one in the lock file of the result's experiment, or the last of all.
         """
 
         def made(found: Found) -> bool:
             digest = found.record.outputs.get(path)
             return digest is not None and digest.md5 == md5
 
+        def is_in_time(found: Found) -> bool:
+            return found.record.finished <= of.record.started
+
         current = next(filter(made, self.current.values()), None)
         if current is not None and of.current:
             return current
-        if beside := next(filter(made, self._beside(of)), None):
-            return beside
+        for beside in filter(made, self._beside(of)):
+            if is_in_time(beside):
+                return beside
         past = self._past_with(md5, maker_of=path)
         makers = [*filter(made, past), *([current] if current else [])]
-        in_time = [each for each in makers if each.record.finished <= of.record.started]
+        in_time = [*filter(is_in_time, makers)]
         return max(in_time or makers, key=lambda each: each.record.finished, default=None)
 
     def _beside(self, found: Found) -> Iterable[Found]:

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
+from inspect import getfile
 from pathlib import Path
 from threading import Event, Lock
 from typing import IO, Any
@@ -26,7 +27,7 @@ from typing import IO, Any
 from dvc.config import Config
 from dvc.repo import Repo
 
-from cxr import git
+from cxr import git, locks
 from cxr.errors import CxrError, one_line
 from cxr.formatting import count
 from cxr.hashing import md5_of_file, md5_of_folder
@@ -80,7 +81,7 @@ class Facts:
         for name, version in head.packages.items():
             if self.packages[name] != version:
                 return f"its {name} is {self.packages[name]}, not {version}"
-        return "its code in src/cxr/sweep is another" if self.code != head.code else None
+        return "its code of sweeps is another (git pull)" if self.code != head.code else None
 
 
 def facts_here() -> Facts:
@@ -90,8 +91,10 @@ def facts_here() -> Facts:
         with suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     packages = {name: versions.get(name, "missing") for name in PACKAGES}
-    files = {path.name: md5_of_file(path) for path in Path(__file__).parent.glob("*.py")}
-    return Facts(platform.python_version(), packages, md5_of_folder(files))
+    others = (Path(getfile(each)) for each in (Snapshot, locks, git))
+    code = [*Path(__file__).parent.glob("*.py"), *others]
+    md5s = {path.name: md5_of_file(path) for path in code}
+    return Facts(platform.python_version(), packages, md5_of_folder(md5s))
 
 
 class Worker:

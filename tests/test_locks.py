@@ -129,3 +129,21 @@ def test_a_sweep_is_refused_without_file_locks(
 def test_filelock_writes_the_host_name_of_this_machine(tmp_path: Path) -> None:
     with SoftFileLock(tmp_path / "lock") as lock:
         assert Path(lock.lock_file).read_text().split()[1] == socket.gethostname()
+
+
+@pytest.mark.parametrize(
+    ("ends_it", "patience"), [(signal.SIGINT, 60), (signal.SIGKILL, 0.5)], ids=["SIGINT", "SIGKILL"]
+)
+def test_a_lock_that_an_orphan_holds_is_taken_over(
+    tmp_path: Path, ends_it: signal.Signals, patience: float
+) -> None:
+    """The orphan inherited the lock of a process that is gone; the second ignores interrupts."""
+    handler = signal.SIG_DFL if ends_it == signal.SIGINT else signal.SIG_IGN
+    with locks.taken_over(tmp_path / "clone.lock", 0) as lock:
+        orphan = subprocess.Popen(
+            ["sleep", "60"], pass_fds=[lock], process_group=0,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, handler),
+        )  # fmt: skip
+        os.pwrite(lock, f"{orphan.pid:<20}".encode(), 0)
+    with locks.taken_over(tmp_path / "clone.lock", patience):
+        assert orphan.wait(10) == -ends_it

@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 
-from cxr.documents import check_is_no_lfs_pointer, read_yaml
+from cxr.documents import check_is_no_lfs_pointer, read_yaml, restoring
 from cxr.errors import CxrError
 from cxr.paths import PARAMS_FILE
 
@@ -372,7 +372,10 @@ def change(path: Path, changes: dict[str, Any]) -> None:
     yaml = YAML()
     yaml.width = 4096
     content = yaml.load(path)
-    assign(content, changes)
+    try:
+        assign(content, changes)
+    except CxrError as error:
+        raise CxrError(f"{error}; {restoring(path)}") from None
     yaml.dump(content, path)
 
 

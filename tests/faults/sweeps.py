@@ -9,7 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,12 +109,15 @@ def run_with_fault(fault: str, seed: int, folder: Path) -> Outcome:
     return Outcome(fault, calls, len(RATES), _right(project), repeated, stop_seconds)
 
 
-def kill_server(project: Pipeline, values: str, seconds: float) -> Outcome:
+def kill_server(
+    project: Pipeline, values: str, seconds: float, *, comes_back: bool = True
+) -> Outcome:
     """Kill MLflow's server some seconds after a sweep began to work, and log the rest by `sync`.
 
     Parameters
     ----------
     values : of two configurations, which are trained with one seed.
+    comes_back : whether the server is started again; otherwise the project's own store is used.
     """
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
@@ -133,7 +136,9 @@ def kill_server(project: Pipeline, values: str, seconds: float) -> Outcome:
         time.sleep(seconds)
     killed = time.monotonic()
     status, stop_seconds = sweep.wait(TIMEOUT), time.monotonic() - killed
-    with _server(address, project.folder):
+    if not comes_back:
+        own["env"], address = project.environment(), f"sqlite:///{project.folder}/mlflow.db"
+    with _server(address, project.folder) if comes_back else nullcontext():
         subprocess.run([cxr, "sync"], check=True, **own)
         names = _logged(MlflowClient(address))
     logged = [names[name] for name in _done(project) if name.startswith("sweep-")]

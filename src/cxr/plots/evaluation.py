@@ -268,7 +268,7 @@ def _by_label(
 ) -> None:
     """One panel per label with every model's curve, and the models' metric in its legend."""
     rows = len(curves) // COLUMNS + 1
-    width, height = 15, 2.8 * rows + 1
+    width, height = 15, 3.2 * rows
     figure = Figure(figsize=(width, height))
     panels = figure.subplots(rows, COLUMNS).ravel()
     # Fixed margins in inches: a constrained layout would draw all panels twice.

@@ -102,7 +102,7 @@ def test_a_lock_of_another_machine_names_the_machine_and_the_file_to_delete(
         scratch.claimed(tmp_path, tmp_path, "download", "a" * 64, print),
     ):
         pass
-    assert str(caught.value).endswith(f"delete {lock.lock_file} if it is no longer running")
+    assert str(caught.value).endswith(f"delete {lock.lock_file} if that process has ended")
     Path(lock.lock_file).unlink()
     with scratch.claimed(tmp_path, tmp_path, "download", "a" * 64, print):
         pass

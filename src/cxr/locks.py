@@ -65,7 +65,7 @@ def exclusive(path: Path, doing: str) -> Iterator[None]:
         pid, host = _holder(lock)
         fix = f"stop it with `kill {pid}`"
         if host != socket.gethostname():
-            fix = f"delete {lock.lock_file} if it is no longer running"
+            fix = f"delete {lock.lock_file} if that process has ended"
         raise CxrError(f"{holder(lock)} is already {doing}; wait for it, or {fix}") from None
     try:
         yield
